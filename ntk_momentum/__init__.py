@@ -1,0 +1,52 @@
+"""Momentum dynamics of wide networks, after Bu, Xu and Chen (AISTATS 2021).
+
+Names load on first use (PEP 562), so that `import ntk_momentum` is instant and `--help` never imports jax.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "data": ("Dataset", "load_digits", "load_mnist", "load_npz", "sphere"),
+    "errors": ("InputError", "MissingPackage"),
+    "network": ("TwoLayerNet", "init_two_layer"),
+    "numerics": ("Numerics",),
+    "kernel": ("empirical_ntk", "infinite_ntk"),
+    "method": ("GradientFlow", "HeavyBall", "Nesterov", "gradient_descent", "heavy_ball", "nesterov"),
+    "prediction": ("Prediction", "predict", "response"),
+    "simulate": ("simulate", "simulate_error"),
+    "train": ("train",),
+    "trajectory": ("Trajectory",),
+    "ensemble": ("ensemble",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOME_OF)  # noqa: PLE0605
+
+if TYPE_CHECKING:
+    from .data import Dataset, load_digits, load_mnist, load_npz, sphere
+    from .ensemble import ensemble
+    from .errors import InputError, MissingPackage
+    from .kernel import empirical_ntk, infinite_ntk
+    from .method import GradientFlow, HeavyBall, Nesterov, gradient_descent, heavy_ball, nesterov
+    from .network import TwoLayerNet, init_two_layer
+    from .numerics import Numerics
+    from .prediction import Prediction, predict, response
+    from .simulate import simulate, simulate_error
+    from .train import train
+    from .trajectory import Trajectory
+
+
+def __getattr__(name: str):
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOME_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return [*globals(), *__all__]

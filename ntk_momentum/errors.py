@@ -1,0 +1,75 @@
+"""Errors at the boundary: what was expected, what came, what to try.
+
+Everything a user can get wrong raises `InputError`; a package that a command needs and the
+machine lacks raises `MissingPackage`. The command line turns both into one line and exit code 2.
+Checks on values look at concrete numbers only, so that every constructor also works on tracers.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Any
+
+
+class InputError(ValueError):
+    """Bad input, said in one message: what was expected, what came, what to try."""
+
+
+class MissingPackage(ImportError):
+    """A package outside the numerical core is needed and not installed."""
+
+
+def require(module: str, purpose: str, package: str | None = None) -> ModuleType:
+    """Import `module`, or say which package is missing and what it is needed for."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        name = package or module.split(".")[0]
+        raise MissingPackage(f"{purpose} needs the package {name!r}; try: pip install {name}") from error
+
+
+def concrete(value: Any) -> Any | None:
+    """The value as a numpy array, or None when it is a tracer (inside jit, vmap or grad) or no array at all."""
+    import jax
+    import numpy as np
+
+    if isinstance(value, jax.core.Tracer) or isinstance(value, jax.ShapeDtypeStruct):
+        return None
+    try:
+        array = np.asarray(value)
+    except Exception:
+        return None
+    return array if array.dtype.kind in "biufc" else None
+
+
+def check_positive(name: str, value: Any, *, strict: bool = True, hint: str = "") -> None:
+    """Raise unless every concrete entry of `value` is finite and > 0 (>= 0 when not strict)."""
+    import numpy as np
+
+    array = concrete(value)
+    if array is None:
+        return
+    good = np.isfinite(array) & ((array > 0) if strict else (array >= 0))
+    if array.dtype.kind == "c" or not np.all(good):
+        bound = "> 0" if strict else ">= 0"
+        raise InputError(f"{name} must be finite and {bound}, got {value}.{' ' + hint if hint else ''}")
+
+
+def check_interval(name: str, value: Any, low: float, high: float, hint: str = "") -> None:
+    """Raise unless every concrete entry of `value` lies in [low, high)."""
+    import numpy as np
+
+    array = concrete(value)
+    if array is not None and not np.all((array >= low) & (array < high)):
+        raise InputError(f"{name} must lie in [{low:g}, {high:g}), got {value}.{' ' + hint if hint else ''}")
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
+    """The error for a misspelt name, with the nearest known one."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    guess = f" Did you mean {near[0]!r}?" if near else ""
+    return InputError(f"unknown {kind} {name!r}.{guess} Known: {', '.join(known)}.")

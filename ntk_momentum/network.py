@@ -1,0 +1,165 @@
+"""The paper's network, and how any Equinox model is evaluated and split into trained and frozen parts.
+
+    f(W, a, x) = m^{-1/2} sum_r a_r sigma(w_r . x)                                        (section 2)
+
+with w_r ~ N(0, I), a_r = +-1 and only the hidden layer trained. `TwoLayerNet` is a plain Equinox module; everything
+downstream asks `outputs` and `split`, which have a fast method for it and a general one for any other model.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, PyTree
+
+from .errors import InputError, check_positive, unknown_name
+
+
+class TwoLayerNet(eqx.Module):
+    """f(x) = scale * sum_r a_r sigma(w_r . x).
+
+    hidden: (m, p), the rows w_r; output: (m,), the weights a_r. `scale` is m^{-1/2} unless given (1 for the standard
+    parametrisation, 1/m for mean field) and is never trained. A bias is a constant coordinate of x.
+    """
+
+    hidden: Float[Array, "m p"]
+    output: Float[Array, " m"]
+    activation: Callable = eqx.field(static=True)
+    scale: float | Float[Array, ""]
+
+    def __init__(self, hidden: Any, output: Any, activation: Callable = jax.nn.relu, *, scale: Any = None):
+        self.hidden = jnp.asarray(hidden)
+        self.output = jnp.asarray(output)
+        self.activation = activation
+        if self.hidden.ndim != 2 or self.output.shape != self.hidden.shape[:1]:
+            raise InputError(f"hidden must be (m, p) and output (m,), got {self.hidden.shape} and {self.output.shape}.")
+        self.scale = self.hidden.shape[0] ** -0.5 if scale is None else scale
+        check_positive("scale", self.scale)
+
+    def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, ""]:
+        return self.scale * jnp.dot(self.output, self.activation(self.hidden @ x.reshape(-1)))
+
+    @property
+    def width(self) -> int:
+        """m, the number of hidden neurons."""
+        return self.hidden.shape[0]
+
+
+def init_two_layer(
+    width: int,
+    input_size: int,
+    *,
+    key: Key[Array, ""],
+    activation: Callable = jax.nn.relu,
+    antisymmetric: bool = False,
+    dtype: Any = None,
+    scale: Any = None,
+) -> TwoLayerNet:
+    """The initialisation of Theorems 1-3: w_r ~ N(0, I_p), a_r uniform on {-1, +1}, independent.
+
+    antisymmetric: the second half of the neurons repeats the first with the opposite sign of a_r, so that f = 0 at the
+    start and the kernel's law is that of m/2 independent neurons; the width must then be even.
+    """
+    if isinstance(width, bool) or int(width) != width or width < 1:
+        raise InputError(f"width must be a positive whole number, got {width}.")
+    if int(input_size) != input_size or input_size < 1:
+        raise InputError(f"input_size must be a positive whole number, got {input_size}.")
+    if antisymmetric and width % 2:
+        raise InputError(f"an antisymmetric network pairs its neurons, so the width must be even, got {width}; try {width + 1}.")
+    dtype = jax.dtypes.canonicalize_dtype(jnp.float64) if dtype is None else jnp.dtype(dtype)
+    drawn = width // 2 if antisymmetric else width
+    hidden_key, output_key = jax.random.split(key)
+    hidden = jax.random.normal(hidden_key, (drawn, input_size), dtype)
+    output = jax.random.rademacher(output_key, (drawn,), dtype)
+    if antisymmetric:
+        hidden, output = jnp.concatenate([hidden, hidden]), jnp.concatenate([output, -output])
+    return TwoLayerNet(hidden, output, activation, scale=scale)
+
+
+@functools.singledispatch
+def outputs(model: Any, X: Float[Array, "n ..."]) -> Float[Array, "n *k"]:
+    """f(x_i) for every row of X: (n,) for a scalar model, (n, k) for k outputs."""
+    return jax.vmap(model)(X)
+
+
+@outputs.register
+def _(model: TwoLayerNet, X):
+    preactivation = X.reshape(X.shape[0], -1) @ model.hidden.T
+    return model.scale * (model.activation(preactivation) @ model.output)
+
+
+@functools.singledispatch
+def default_trainable(model: Any) -> PyTree:
+    """What `trainable=None` means: every inexact array of a general model."""
+    return jax.tree.map(eqx.is_inexact_array, model)
+
+
+@default_trainable.register
+def _(model: TwoLayerNet):
+    return _two_layer_spec(model, hidden=True, output=False)
+
+
+def _two_layer_spec(model: TwoLayerNet, hidden: bool, output: bool) -> PyTree:
+    nothing = jax.tree.map(lambda _: False, model)
+    return eqx.tree_at(lambda net: (net.hidden, net.output), nothing, (hidden, output))
+
+
+_LAYERS = {"hidden": (True, False), "output": (False, True), "all": (True, True)}
+
+
+def trainable_spec(model: Any, trainable: Any = None, where: Callable | None = None) -> PyTree:
+    """A tree of booleans shaped like `model`: True where a leaf is trained.
+
+    trainable: None (the hidden layer of a `TwoLayerNet`, every inexact array of another model), "hidden", "output" or
+    "all" for the two-layer net, or a filter spec as in `eqx.partition`. where: a function of the model that returns the
+    trained leaves or sub-modules, as in `eqx.tree_at`; it excludes `trainable`.
+    """
+    if where is not None:
+        if trainable is not None:
+            raise InputError("give either trainable= or where=, not both.")
+        nothing = jax.tree.map(lambda _: False, model)
+        try:
+            chosen = where(model)
+            marks = jax.tree.map(eqx.is_inexact_array, chosen)
+            spec = eqx.tree_at(where, nothing, marks, is_leaf=lambda leaf: leaf is None)
+        except (AttributeError, TypeError, ValueError, IndexError, KeyError) as error:
+            raise InputError(f"where= must return leaves or sub-modules of the model, as in eqx.tree_at ({error}).") from error
+    elif trainable is None:
+        spec = default_trainable(model)
+    elif isinstance(trainable, str):
+        if not isinstance(model, TwoLayerNet):
+            raise InputError(
+                f"trainable={trainable!r} names layers of a TwoLayerNet, but the model is a {type(model).__name__}; "
+                "pass a filter spec as in eqx.partition, or where=."
+            )
+        if trainable not in _LAYERS:
+            raise unknown_name("trainable", trainable, _LAYERS)
+        spec = _two_layer_spec(model, *_LAYERS[trainable])
+    else:
+        spec = _spread(trainable, model)
+    if not any(jax.tree.leaves(spec)):
+        raise InputError("nothing is trained: the trainable spec selects no inexact array of the model.")
+    return spec
+
+
+def _spread(filter_spec: Any, model: Any) -> PyTree:
+    """A filter spec (a predicate, or a prefix tree of booleans and predicates) spread over the inexact arrays of `model`."""
+
+    def mark(choice, part):
+        chosen = choice if callable(choice) else lambda _: bool(choice)
+        return jax.tree.map(lambda leaf: bool(chosen(leaf)) and eqx.is_inexact_array(leaf), part)
+
+    try:
+        return mark(filter_spec, model) if callable(filter_spec) else jax.tree.map(mark, filter_spec, model)
+    except ValueError as error:
+        raise InputError(f"trainable= must be a predicate or a tree of booleans shaped like the model ({error}).") from error
+
+
+def split(model: Any, trainable: Any = None, where: Callable | None = None) -> tuple[PyTree, PyTree]:
+    """(trained, frozen) parts of the model; `eqx.combine` puts them together again."""
+    return eqx.partition(model, trainable_spec(model, trainable, where))
