@@ -1,0 +1,301 @@
+"""The empirical neural tangent kernel of any Equinox model, K_ij = <df(x_i)/dtheta, df(x_j)/dtheta> over its trained leaves (2.6).
+
+Three methods agree to round-off. "jacobian" contracts per-sample Jacobians; "structured" contracts their factors instead
+(`factors`; `two_layer` for a `TwoLayerNet`); "ntk-vp" pushes each column's gradient through the model by jax.jvp. All stream through
+blocks of samples, and a kernel of one set of inputs is symmetric to the last bit.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, get_args
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from ..errors import InputError, concrete, unknown_name
+from ..network import TwoLayerNet, trainable_spec
+from .factors import Factor, jacobian
+from .plan import Method, Output, Plan, plan
+from .two_layer import two_layer_ntk
+
+
+def empirical_ntk(
+    model: Callable,
+    x1: Any,
+    x2: Any = None,
+    *,
+    trainable: Any = None,
+    where: Callable | None = None,
+    method: Method | Literal["auto"] = "auto",
+    block_size: int | None = None,
+    output: Output = "trace-mean",
+    per_layer: bool = False,
+) -> Any:
+    """The kernel of `model` between inputs x1 (n1, ...) and x2 (n2, ...); x2 = None means x1.
+
+    model: a function of one input, real-valued; k counts its outputs, flattened. A scalar model has a kernel (n1, n2). Otherwise
+    `output` picks the mean over outputs of the diagonal blocks ("trace-mean", the default), their sum ("trace-sum"), the blocks
+    ("diagonal", (n1, n2, k)) or everything ("full", (n1, k, n2, k)).
+    trainable, where: what is trained, as everywhere (`network.trainable_spec`).
+    method: "auto" takes the cheapest by the cost model of `plan_ntk`.
+    block_size: samples whose Jacobians are held at once; bounds the memory.
+    per_layer: a dictionary from the path of each trained leaf to its kernel instead; they sum to the whole.
+
+    Dropout and batch statistics must be in inference mode. Raises `InputError`.
+    """
+    problem = _prepare(model, x1, x2, trainable, where, method, block_size, output)
+    special = structured_form(model, problem) if method in ("auto", "structured") else None
+    if special is not None:
+        kernels = special(per_layer)
+    else:
+        how = _plan(problem, method, block_size)
+        how.check_memory()
+        kernels = _stream(problem, how, per_layer)
+    for kernel in kernels.values():
+        finite = concrete(jnp.isfinite(kernel).all())
+        if finite is not None and not finite:
+            raise InputError("the kernel holds NaN or infinite values: a weight of the model is not finite, or its gradients overflow.")
+    return kernels if per_layer else kernels[""]
+
+
+def plan_ntk(
+    model: Callable,
+    x1: Any,
+    x2: Any = None,
+    *,
+    trainable: Any = None,
+    where: Callable | None = None,
+    method: Method | Literal["auto"] = "auto",
+    block_size: int | None = None,
+    output: Output = "trace-mean",
+) -> Plan:
+    """What `empirical_ntk` would do with these arguments: method, block size, flops and bytes (cost model in `kernel.plan`).
+
+    x1 and x2 may be `jax.ShapeDtypeStruct`: nothing is computed. The two-layer net's own structured form streams neurons too, and
+    needs less memory than stated here.
+    """
+    problem = _prepare(model, x1, x2, trainable, where, method, block_size, output)
+    special = structured_form(model, problem) if method == "auto" else None
+    return _plan(problem, "structured" if special is not None else method, block_size)
+
+
+class _Problem(NamedTuple):
+    trained: PyTree
+    frozen: PyTree
+    x1: Any
+    x2: Any
+    output: Output
+    scalar: bool
+    k: int
+
+    def f(self, trained: PyTree, x: Array) -> Array:
+        return _outputs(trained, self.frozen, x)
+
+
+def _outputs(trained: PyTree, frozen: PyTree, x: Array) -> Array:
+    return jnp.ravel(eqx.combine(trained, frozen)(x))
+
+
+def _prepare(model, x1, x2, trainable, where, method, block_size, output) -> _Problem:
+    if method != "auto" and method not in get_args(Method):
+        raise unknown_name("method", str(method), ("auto", *get_args(Method)))
+    if output not in get_args(Output):
+        raise unknown_name("output", str(output), get_args(Output))
+    if block_size is not None and (isinstance(block_size, bool) or int(block_size) != block_size or block_size < 1):
+        raise InputError(f"block_size must be a positive number of samples, got {block_size}.")
+    x1 = _inputs("x1", x1)
+    x2 = None if x2 is None else _inputs("x2", x2)
+    if x2 is not None and x1.shape[1:] != x2.shape[1:]:
+        raise InputError(f"x1 and x2 must hold inputs of one shape, got {x1.shape[1:]} and {x2.shape[1:]}.")
+    check_inference(model)
+    trained, frozen = eqx.partition(model, trainable_spec(model, trainable, where))
+    try:
+        value = jax.eval_shape(lambda t, x: eqx.combine(t, frozen)(x), trained, jax.ShapeDtypeStruct(x1.shape[1:], x1.dtype))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"the model cannot be evaluated at one input of shape {x1.shape[1:]} (inputs are (n, ...), one per row): {error}"
+        ) from error
+    if not isinstance(value, jax.ShapeDtypeStruct) or not jnp.issubdtype(value.dtype, jnp.floating):
+        raise InputError(f"the model must return one real array, got {value}; wrap it in a function that does.")
+    return _Problem(trained, frozen, x1, x2, output, value.shape == (), value.size)
+
+
+def _inputs(name: str, x: Any) -> Any:
+    if isinstance(x, jax.ShapeDtypeStruct):
+        return x
+    values = concrete(x)
+    if values is not None and values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise InputError(f"{name} holds NaN or infinite values; drop or repair those rows.")
+    try:
+        x = jnp.asarray(x)
+    except TypeError as error:
+        raise InputError(f"{name} must be an array of real numbers ({error}).") from error
+    if x.ndim == 0 or x.shape[0] == 0 or jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise InputError(f"{name} must hold n >= 1 real inputs, one per row, got shape {x.shape} and dtype {x.dtype}.")
+    return x
+
+
+def check_inference(model: Any) -> None:
+    """Refuse a model with dropout or batch statistics in training mode: its kernel would be random or depend on the batch."""
+    training = lambda node: getattr(node, "inference", None) is False and getattr(node, "p", None) != 0
+    for node in jax.tree.leaves(model, is_leaf=training):
+        if training(node):
+            raise InputError(f"a {type(node).__name__} of the model is in training mode; pass eqx.nn.inference_mode(model).")
+
+
+def _plan(problem: _Problem, method: str, block_size: int | None) -> Plan:
+    shape = lambda tree: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
+    arrays, rest = eqx.partition(problem.frozen, eqx.is_array)
+    f = lambda trained, arrays, x: _outputs(trained, eqx.combine(arrays, rest), x)
+    return plan(f, shape(problem.trained), shape(arrays), problem.x1, problem.x2, method, block_size, problem.output)
+
+
+@functools.singledispatch
+def structured_form(model: Any, problem: _Problem) -> Callable[[bool], dict[str, Array]] | None:
+    """A model's own structured kernel, as a function of `per_layer`; None for a general model. Register to add one."""
+    return None
+
+
+@structured_form.register
+def _(model: TwoLayerNet, problem):
+    trained = problem.trained
+    if trained.scale is not None or problem.x1.ndim < 2:
+        return None
+    hidden, output = trained.hidden is not None, trained.output is not None
+    layers = [(".hidden", True, False)] * hidden + [(".output", False, True)] * output
+
+    def kernels(per_layer):
+        parts = layers if per_layer else [("", hidden, output)]
+        return {name: _two_layer(model, problem.x1, problem.x2, hidden, output) for name, hidden, output in parts}
+
+    return kernels if problem.scalar else None
+
+
+@eqx.filter_jit
+def _two_layer(model, x1, x2, hidden, output):
+    return two_layer_ntk(model, x1, x2, hidden=hidden, output=output)
+
+
+@eqx.filter_jit
+def _stream(problem: _Problem, how: Plan, per_layer: bool) -> dict[str, Array]:
+    """Blocks of rows against blocks of columns; with one set of inputs only those on and below the diagonal, then mirrored."""
+    n1, n2 = problem.x1.shape[0], (problem.x1 if problem.x2 is None else problem.x2).shape[0]
+    symmetric = problem.x2 is None
+    left, right, pair = (_push_forward if how.method == "ntk-vp" else _contraction)(problem, how, per_layer)
+    blocks1 = _blocks(problem.x1, how.block_size)
+    blocks2 = blocks1 if symmetric else _blocks(problem.x2, how.block_size)
+
+    def row(i, block):
+        of_row = left(block)
+
+        def cell(j, block):
+            compute = lambda block: pair(of_row, right(block))
+            if not symmetric:
+                return compute(block)
+            shapes = jax.eval_shape(compute, block)
+            skip = lambda _: jax.tree.map(lambda tile: jnp.zeros(tile.shape, tile.dtype), shapes)
+            return jax.lax.cond(j <= i, compute, skip, block)
+
+        return jax.lax.map(lambda args: cell(*args), (jnp.arange(len(blocks2)), blocks2))
+
+    if len(blocks1) == len(blocks2) == 1:
+        of_row = left(blocks1[0])
+        kernels = pair(of_row, of_row if symmetric and left is right else right(blocks2[0]))
+    else:
+        tiles = jax.lax.map(lambda args: row(*args), (jnp.arange(len(blocks1)), blocks1))
+        kernels = jax.tree.map(lambda tile: _assemble(tile)[:n1, :n2], tiles)
+    return {name: _finish(_mirror(kernel) if symmetric else kernel, problem) for name, kernel in kernels.items()}
+
+
+def _blocks(x: Array, block_size: int) -> Array:
+    """(blocks, b, ...), blocks of equal size filled up with copies of the last input."""
+    count = -(-x.shape[0] // block_size)
+    size = -(-x.shape[0] // count)
+    padded = jnp.pad(x, ((0, count * size - x.shape[0]),) + ((0, 0),) * (x.ndim - 1), mode="edge")
+    return padded.reshape(count, size, *x.shape[1:])
+
+
+def _assemble(tiles: Array) -> Array:
+    rows, columns, b1, b2 = tiles.shape[:4]
+    return jnp.swapaxes(tiles, 1, 2).reshape(rows * b1, columns * b2, *tiles.shape[4:])
+
+
+def _mirror(kernel: Array) -> Array:
+    """The lower triangle of an (n, n, ...) kernel, reflected: K_ij,ab = K_ji,ba to the last bit."""
+    other = jnp.swapaxes(kernel, 0, 1)
+    other = jnp.swapaxes(other, 2, 3) if kernel.ndim == 4 else other
+    index = jnp.arange(kernel.shape[0])
+    order = (index[:, None] - index[None, :]).reshape(kernel.shape[:2] + (1,) * (kernel.ndim - 2))
+    return jnp.where(order > 0, kernel, jnp.where(order < 0, other, 0.5 * (kernel + other)))
+
+
+def _finish(kernel: Array, problem: _Problem) -> Array:
+    """From (n1, n2), (n1, n2, k) or (n1, n2, k, k) to the axes asked for."""
+    if problem.output == "trace-mean":
+        kernel = kernel / problem.k
+    if problem.scalar:
+        return kernel.reshape(kernel.shape[:2])
+    return jnp.swapaxes(kernel, 1, 2) if kernel.ndim == 4 else kernel
+
+
+def _names(trained: PyTree, per_layer: bool) -> list[str]:
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(trained)]
+    return paths if per_layer else [""] * len(paths)
+
+
+def _contraction(problem: _Problem, how: Plan, per_layer: bool) -> tuple[Callable, Callable, Callable]:
+    """Factors of both blocks, and their contraction summed over leaves of one name."""
+    features = jacobian(problem.f, problem.trained, dict(how.products))
+    names = _names(problem.trained, per_layer)
+
+    def pair(left: list[Factor], right: list[Factor]) -> dict[str, Array]:
+        kernels: dict[str, Array] = {}
+        for name, u, v in zip(names, left, right, strict=True):
+            part = contract(u, v, problem.output)
+            kernels[name] = kernels[name] + part if name in kernels else part
+        return kernels
+
+    return features, features, pair
+
+
+def contract(u: Factor, v: Factor, output: Output) -> Array:
+    """<df_a(x_i), df_b(x_j)> over one leaf: (n1, n2), (n1, n2, k) or (n1, n2, k, k)."""
+    b, kept = {"diagonal": ("a", "ija"), "full": ("b", "ijab")}.get(output, ("a", "ij"))
+    if u.delta.shape[2] == 1:
+        kernel = jnp.einsum(f"iato,j{b}to->{kept}", u.delta, v.delta)
+        if u.h is None:
+            return kernel
+        inner = jnp.einsum("itc,jtc->ij", u.h, v.h)
+        return kernel * inner.reshape(inner.shape + (1,) * (kernel.ndim - 2))
+    deltas = jnp.einsum(f"iato,j{b}so->{kept}ts", u.delta, v.delta)
+    return jnp.einsum(f"{kept}ts,ijts->{kept}", deltas, jnp.einsum("itc,jsc->ijts", u.h, v.h))
+
+
+def _push_forward(problem: _Problem, how: Plan, per_layer: bool) -> tuple[Callable, Callable, Callable]:
+    """Gradients of the columns by reverse mode, pushed through the rows by forward mode, leaf by leaf when asked."""
+    features = jacobian(problem.f, problem.trained, {})
+    leaves, tree = jax.tree.flatten(problem.trained)
+    groups = {name: [i] for i, name in enumerate(_names(problem.trained, True))} if per_layer else {"": list(range(len(leaves)))}
+
+    def pair(x: Array, gradients: list[Factor]) -> dict[str, Array]:
+        n2, k = gradients[0].delta.shape[:2]
+
+        def kernel(moved: list[int]) -> Array:
+            def f(*some):
+                here = [some[moved.index(i)] if i in moved else leaf for i, leaf in enumerate(leaves)]
+                return jax.vmap(problem.f, in_axes=(None, 0))(jax.tree.unflatten(tree, here), x)
+
+            primals = tuple(leaves[i] for i in moved)
+            tangents = tuple(gradients[i].delta.reshape(n2 * k, *leaves[i].shape) for i in moved)
+            pushed = jax.vmap(lambda *v: jax.jvp(f, primals, v)[1])(*tangents).reshape(n2, k, x.shape[0], k)
+            spec = {"diagonal": "jaia->ija", "full": "jbia->ijab"}.get(problem.output, "jaia->ij")
+            return jnp.einsum(spec, pushed)
+
+        return {name: kernel(moved) for name, moved in groups.items()}
+
+    return lambda x: x, features, pair

@@ -1,0 +1,121 @@
+"""The kernel H-infinity of the infinitely wide two-layer ReLU network (Facts 2.1, 2.2), for inputs of any norm.
+
+With theta the angle between x and x', w ~ N(0, I), a = +-1 and f scaled by m^{-1/2}:
+
+    hidden layer:  H = x . x' (pi - theta) / (2 pi)
+    output layer:  K = |x| |x'| (sin theta + (pi - theta) cos theta) / (2 pi)             (arc-cosine kernel of order 1)
+
+Both behave like sqrt(1 - cos theta) near theta = 0, so an angle from arccos of a rounded cosine loses half the digits. Here
+1 -+ cos theta come from differences of unit vectors and theta = 2 atan2(sqrt(1 - cos theta), sqrt(1 + cos theta)) (Kahan).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ..errors import InputError, concrete, unknown_name
+
+Layers = Literal["hidden", "output", "all"]
+
+
+class Angles(NamedTuple):
+    """Norms of two sets of vectors and, pair by pair, near = 1 - cos theta and far = 1 + cos theta, each accurate when small."""
+
+    norm1: Float[Array, " n1"]
+    norm2: Float[Array, " n2"]
+    near: Float[Array, "n1 n2"]
+    far: Float[Array, "n1 n2"]
+
+    @property
+    def theta(self) -> Float[Array, "n1 n2"]:
+        """The angle, to absolute accuracy eps; exactly 0 for identical vectors."""
+        return 2 * jnp.arctan2(safe_sqrt(self.near), safe_sqrt(self.far))
+
+    @property
+    def opening(self) -> Float[Array, "n1 n2"]:
+        """pi - theta, as accurate near antipodes as theta near duplicates."""
+        return 2 * jnp.arctan2(safe_sqrt(self.far), safe_sqrt(self.near))
+
+    @property
+    def cos(self) -> Float[Array, "n1 n2"]:
+        """cos theta; exactly 1 for identical vectors."""
+        return 0.5 * (self.far - self.near)
+
+    @property
+    def sin(self) -> Float[Array, "n1 n2"]:
+        """sin theta, accurate at both ends."""
+        return safe_sqrt(self.near * self.far)
+
+    @property
+    def norms(self) -> Float[Array, "n1 n2"]:
+        """|x| |x'|."""
+        return self.norm1[:, None] * self.norm2[None, :]
+
+
+def safe_sqrt(x: Array) -> Array:
+    """sqrt with derivative 0 (not infinite) at 0, which keeps gradients finite at duplicates and antipodes."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
+
+
+def angles(x1: Float[Array, "n1 p"], x2: Float[Array, "n2 p"]) -> Angles:
+    """Angles between all pairs. One pass of differences |u -+ v|^2 / 2, the sign chosen so that the small one is the accurate one."""
+    (norm1, u), (norm2, v) = _directions(x1), _directions(x2)
+    sign = jnp.where(u @ v.T < 0, -1.0, 1.0).astype(u.dtype)
+    # row by row: (n2, p) differences live at once, never (n1, n2, p)
+    small = jax.lax.map(lambda row: 0.5 * jnp.sum(jnp.square(row[0][None, :] - row[1][:, None] * v), axis=1), (u, sign))
+    large = 2 - small
+    return Angles(norm1, norm2, jnp.where(sign > 0, small, large), jnp.where(sign > 0, large, small))
+
+
+def _directions(x: Array) -> tuple[Array, Array]:
+    norm = safe_sqrt(jnp.sum(jnp.square(x), axis=1))
+    return norm, x / jnp.where(norm > 0, norm, 1.0)[:, None]
+
+
+def infinite_ntk(x1: Any, x2: Any = None, *, trainable: Layers | None = None) -> Float[Array, "n1 n2"]:
+    """H-infinity, (n1, n2), for trainable None or "hidden" (the paper's), "output" or "all" (their sum).
+
+    Inputs (n, ...) of any norm; the diagonal is |x|^2 / 2 (hidden, output) or |x|^2 (all) to round-off. The absolute error is a
+    few eps times |x| |x'| at every angle. Symmetric to the last bit when x2 is None; gradients are finite at duplicates.
+    """
+    if trainable not in (None, "hidden", "output", "all"):
+        raise unknown_name("trainable", str(trainable), ("hidden", "output", "all"))
+    x1 = rows("x1", x1)
+    x2 = None if x2 is None else rows("x2", x2)
+    if x2 is not None and x1.shape[1] != x2.shape[1]:
+        raise InputError(f"x1 and x2 must hold inputs of one size, got {x1.shape[1]} and {x2.shape[1]} numbers.")
+    return _infinite_ntk(x1, x2, trainable or "hidden")
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _infinite_ntk(x1, x2, layers):
+    pairs = angles(x1, x1 if x2 is None else x2)
+    K = jnp.zeros_like(pairs.near)
+    if layers in ("hidden", "all"):
+        K = K + pairs.cos * pairs.opening
+    if layers in ("output", "all"):
+        K = K + pairs.sin + pairs.opening * pairs.cos
+    K = pairs.norms * K / (2 * jnp.pi)
+    return K if x2 is not None else 0.5 * (K + K.T)
+
+
+def rows(name: str, x: Any) -> Float[Array, "n p"]:
+    """Inputs (n, ...) as real rows (n, p), checked."""
+    values = concrete(x)
+    if values is not None and (values.dtype.kind not in "biuf" or not np.all(np.isfinite(values))):
+        raise InputError(f"{name} must hold finite real numbers; drop or repair rows with NaN or infinite values.")
+    try:
+        x = jnp.asarray(x)
+    except TypeError as error:
+        raise InputError(f"{name} must be an array of numbers ({error}).") from error
+    if x.ndim < 2 or x.size == 0:
+        raise InputError(f"{name} must have shape (n, p) or (n, ...) with n, p >= 1, got {x.shape}; one input per row.")
+    x = jnp.reshape(x, (x.shape[0], -1))
+    return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float)

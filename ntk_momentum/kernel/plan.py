@@ -1,0 +1,159 @@
+"""Which method computes an empirical kernel, what it costs in flops and bytes, and in which blocks: before anything is allocated.
+
+The cost model, with F the flops of one forward pass, P trained numbers, k outputs, e = 2 for output="full" and 1 otherwise, and
+one backward pass taken as 2F:
+
+    jacobian      n F (1 + 2k)                          + 2 n1 n2 k^e P                       bytes (b1 + b2) k P
+    structured    n F (1 + 2k)                          + 2 n1 n2 sum over leaves             bytes (b1 + b2) sum over leaves
+                    of t^2 (k^e o + i) for a weight in one product, k^e size otherwise          of k t o + t i, or k size
+    ntk-vp        n2 F (1 + 2k)                         + 2 n1 n2 k F                         bytes b k P + b^2 k A
+
+with A the numbers that one forward pass writes. n = n1 + n2 counts the Jacobians taken, recomputed once per block of rows; a symmetric
+kernel saves (half of) the blocks above its diagonal. "auto" takes the fewest flops: all three are matrix products.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from ..errors import InputError
+from . import factors
+
+Method = Literal["jacobian", "ntk-vp", "structured"]
+Output = Literal["trace-mean", "trace-sum", "diagonal", "full"]
+
+BUDGET = 2**28
+"""Bytes that the factors of two blocks of samples may take when no block_size is given: 256 MiB."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a kernel will be computed: the method, its blocks, flops, peak bytes (the result included), and the methods not taken.
+
+    products: the weights kept in factors, by leaf number ("structured" only).
+    """
+
+    method: Method
+    block_size: int
+    flops: float
+    bytes: float
+    result_bytes: float
+    products: tuple[tuple[int, factors.Product], ...] = dataclasses.field(default=(), repr=False)
+    others: tuple[Plan, ...] = dataclasses.field(default=(), compare=False)
+
+    def check_memory(self) -> None:
+        """Refuse what cannot fit in the memory of the device or machine."""
+        limit = memory_limit()
+        if limit is not None and self.bytes > limit:
+            raise InputError(
+                f"this kernel needs about {self.bytes / 2**30:.3g} GiB ({self.result_bytes / 2**30:.3g} GiB of it the result) and the "
+                f'device has {limit / 2**30:.3g}; take a smaller block_size, output="trace-mean", or ntk_operator, which never forms it.'
+            )
+
+
+def memory_limit() -> int | None:
+    """Bytes of memory of the default device, or of the machine; None where neither can be asked."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return int(stats["bytes_limit"])
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sizes:
+    """The numbers that the cost model sees."""
+
+    n1: int
+    n2: int
+    symmetric: bool
+    k: int
+    power: int
+    itemsize: int
+    forward: float
+    written: float
+    leaves: tuple[int, ...]
+
+    def blocks(self, b: int) -> tuple[float, float, float]:
+        """(Jacobians taken for rows, for columns, share of the pairs computed) with blocks of b samples."""
+        rows = math.ceil(self.n1 / b)
+        if self.symmetric:
+            return (self.n1 if rows > 1 else 0), self.n1 * (rows + 1) / 2, (rows + 1) / (2 * rows)
+        return self.n1, self.n2 * rows, 1.0
+
+    @property
+    def entries(self) -> int:
+        return self.n1 * self.n2 * self.k**self.power
+
+
+def plan(f: Any, trained: PyTree, frozen: PyTree, x1: Any, x2: Any, method: str, block_size: int | None, output: Output) -> Plan:
+    """The plan for f(trained, frozen, x) with values (k,), all given by shape. `method` is "auto" or one of the three."""
+    x = jax.ShapeDtypeStruct(x1.shape[1:], x1.dtype)
+    closed = jax.make_jaxpr(f)(trained, frozen, x)
+    value = closed.out_avals[0]
+    leaves = jax.tree.leaves(trained)
+    n1, n2 = x1.shape[0], (x1 if x2 is None else x2).shape[0]
+    k = value.size
+    power = {"trace-mean": 0, "trace-sum": 0, "diagonal": 1, "full": 2}[output]
+    cost = jax.jit(f).lower(trained, frozen, x).cost_analysis() or {}
+    written = sum(var.aval.size for eqn in closed.jaxpr.eqns for var in eqn.outvars)
+    sizes = tuple(leaf.size for leaf in leaves)
+    forward = float(cost.get("flops", 0) or 2 * sum(sizes))
+    s = _Sizes(n1, n2, x2 is None, k, power, value.dtype.itemsize, forward, written, sizes)
+    found = factors.products(closed.jaxpr, len(leaves))
+    contraction = k if output != "full" else k * k
+    chosen = {
+        index: p for index, p in found.items() if p.repeats**2 * (contraction * p.free + p.contracted) < contraction * leaves[index].size
+    }
+    plans = [_jacobian(s, block_size, {}), _ntk_vp(s, block_size)]
+    plans.insert(0, _jacobian(s, block_size, chosen) if chosen else dataclasses.replace(plans[0], method="structured"))
+    best = min(plans, key=lambda p: (p.flops, p.method != "jacobian"))
+    taken = best if method == "auto" else next(p for p in plans if p.method == method)
+    return dataclasses.replace(taken, others=tuple(p for p in plans if p.method != taken.method))
+
+
+def _jacobian(s: _Sizes, block_size: int | None, chosen: dict[int, factors.Product]) -> Plan:
+    per_sample = pair_flops = pair_numbers = 0.0
+    contraction = s.k**2 if s.power == 2 else s.k
+    for index, size in enumerate(s.leaves):
+        if index in chosen:
+            p = chosen[index]
+            per_sample += p.repeats * (s.k * p.free + p.contracted)
+            pair_flops += p.repeats**2 * (contraction * p.free + p.contracted)
+            pair_numbers = max(pair_numbers, p.repeats**2 * (s.k**s.power + 1))
+        else:
+            per_sample += s.k * size
+            pair_flops += contraction * size
+    result = s.entries * s.itemsize
+    b = _fit(s, block_size, lambda b: (2 * b * per_sample + b * b * pair_numbers) * s.itemsize)
+    rows, columns, share = s.blocks(b)
+    flops = (rows + columns) * s.forward * (1 + 2 * s.k) + 2 * share * s.n1 * s.n2 * pair_flops
+    memory = 2 * result + (2 * b * per_sample + b * b * pair_numbers) * s.itemsize
+    return Plan("structured" if chosen else "jacobian", b, flops, memory, result, tuple(chosen.items()))
+
+
+def _ntk_vp(s: _Sizes, block_size: int | None) -> Plan:
+    result = s.entries * s.itemsize
+    use = lambda b: (b * s.k * sum(s.leaves) + b * b * s.k * s.written) * s.itemsize
+    b = _fit(s, block_size, use)
+    _, columns, share = s.blocks(b)
+    flops = columns * s.forward * (1 + 2 * s.k) + 2 * share * s.n1 * s.n2 * s.k * s.forward
+    return Plan("ntk-vp", b, flops, 2 * result + use(b), result)
+
+
+def _fit(s: _Sizes, block_size: int | None, use: Any) -> int:
+    """The given block size, or the largest power-of-two share of the samples whose working memory is within `BUDGET`."""
+    n = max(s.n1, s.n2)
+    b = n if block_size is None else min(block_size, n)
+    while block_size is None and b > 1 and use(b) > BUDGET:
+        b = math.ceil(b / 2)
+    return int(np.clip(b, 1, n))
