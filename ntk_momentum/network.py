@@ -82,7 +82,7 @@ def init_two_layer(
 
 
 @functools.singledispatch
-def outputs(model: Any, X: Float[Array, "n ..."]) -> Float[Array, "n *k"]:
+def outputs(model: Any, X: Float[Array, "n ..."]) -> Float[Array, n *k]:
     """f(x_i) for every row of X: (n,) for a scalar model, (n, k) for k outputs."""
     return jax.vmap(model)(X)
 
@@ -150,12 +150,12 @@ def trainable_spec(model: Any, trainable: Any = None, where: Callable | None = N
 def _spread(filter_spec: Any, model: Any) -> PyTree:
     """A filter spec (a predicate, or a prefix tree of booleans and predicates) spread over the inexact arrays of `model`."""
 
-    def mark(choice, part):
+    def mark(choice, part):  # tree.map hands whole sub-trees to it where the spec is a prefix
         chosen = choice if callable(choice) else lambda _: bool(choice)
         return jax.tree.map(lambda leaf: bool(chosen(leaf)) and eqx.is_inexact_array(leaf), part)
 
     try:
-        return mark(filter_spec, model) if callable(filter_spec) else jax.tree.map(mark, filter_spec, model)
+        return jax.tree.map(mark, filter_spec, model)
     except ValueError as error:
         raise InputError(f"trainable= must be a predicate or a tree of booleans shaped like the model ({error}).") from error
 

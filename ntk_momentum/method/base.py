@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 
@@ -35,7 +36,7 @@ class AbstractFlow(eqx.Module):
         """(dw/dt, dv/dt) at time t >= 0, given the gradient at state.w. Exact at t = 0."""
 
     @abc.abstractmethod
-    def mode(self, eigenvalue: Float[Array, "..."], t: Float[Array, "..."]) -> tuple[Array, Array]:
+    def mode(self, eigenvalue: Float[Array, ...], t: Float[Array, ...]) -> tuple[Array, Array]:
         """(phi, dphi/dt) of one kernel eigenvalue: the closed-form solution with phi(0) = 1, started at rest. Broadcasts."""
 
     @abc.abstractmethod
@@ -48,9 +49,9 @@ class AbstractFlow(eqx.Module):
     ) -> Float[Array, ""]:
         """The paper's Lyapunov function of the error Delta and its velocity."""
 
-    def rates(self, t: Float[Array, ""], state: State, gradient: PyTree) -> PyTree:
-        """dw/dt alone."""
-        return self.vector_field(t, state, gradient).w
+    @abc.abstractmethod
+    def fastest_rate(self, lambda_max: Float[Array, ""]) -> Float[Array, ""]:
+        """The largest rate (1/time) at which a kernel with this largest eigenvalue makes the flow move: the scale of a first step."""
 
 
 class AbstractMomentumFlow(AbstractFlow):
@@ -61,7 +62,10 @@ class AbstractMomentumFlow(AbstractFlow):
         """b(t)."""
 
     def init(self, w: PyTree) -> State:
-        return State(w, jax.tree.map(jax.numpy.zeros_like, w))
+        return State(w, jax.tree.map(jnp.zeros_like, w))
+
+    def fastest_rate(self, lambda_max):
+        return jnp.sqrt(lambda_max)
 
 
 class AbstractOptimizer(eqx.Module):

@@ -32,6 +32,9 @@ class GradientFlow(AbstractFlow):
         """Gradient descent with eta = h, compared at t = k h: Euler's method, order 1."""
         return GradientDescent(h), 0.0 * h
 
+    def fastest_rate(self, lambda_max):
+        return lambda_max
+
     def lyapunov(self, t, residual, velocity, kernel):
         """L = |Delta|^2 / 2, of which L' = -Delta . H Delta."""
         return 0.5 * jnp.sum(residual**2)

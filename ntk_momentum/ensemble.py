@@ -1,0 +1,184 @@
+"""Many runs in one call: flows x widths x seeds on one data set, every run as if it were alone.
+
+A run (width, seed) is `init_two_layer(width, p, key=jax.random.key(seed))`. Flows of one kind are stacked over their
+parameters and mapped together with the seeds, one compiled program per kind of flow and width. Runs are mapped one
+after another, not vectorised, so each keeps its own step sizes: on a CPU this is also the fastest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from .data import Dataset
+from .errors import InputError, require
+from .loss import Loss, squared
+from .method import AbstractFlow
+from .network import init_two_layer
+from .numerics import Numerics
+from .prediction import check_times
+from .readout import default_readouts, resolve
+from .simulate import as_integrator, default_reference, solve, weight_problem
+from .solver import REASONS
+from .trajectory import label
+
+
+class Ensemble(eqx.Module):
+    """Read-outs of all runs, with the dimensions (flow, width, seed, time, ...), as attributes or items.
+
+    ts: (flow, time), the saved times of each flow; verdict, accepted, rejected: (flow, width, seed).
+    """
+
+    flows: tuple[AbstractFlow, ...]
+    widths: tuple[int, ...] = eqx.field(static=True)
+    seeds: tuple[int, ...] = eqx.field(static=True)
+    ts: Float[Array, "flow time"]
+    readouts: dict[str, Array]
+    verdict: Int[Array, "flow width seed"]
+    accepted: Int[Array, "flow width seed"]
+    rejected: Int[Array, "flow width seed"]
+
+    def __getattr__(self, name: str) -> Array:
+        readouts = self.__dict__.get("readouts", {})
+        if name in readouts:
+            return readouts[name]
+        raise AttributeError(f"this ensemble has no read-out {name!r}; it has: {', '.join(readouts)}.")
+
+    def __getitem__(self, name: str) -> Array:
+        return getattr(self, name)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every run succeeded."""
+        return not np.any(self.verdict)
+
+    def failures(self) -> list[str]:
+        """One line per failed run: its coordinates and the solver's reason."""
+        return [
+            f"{flow_label(self.flows[i])}, width {self.widths[j]}, seed {self.seeds[k]}: {REASONS[int(self.verdict[i, j, k])]}"
+            for i, j, k in np.argwhere(np.asarray(self.verdict))
+        ]
+
+    def to_xarray(self) -> Any:
+        """A labelled xarray.Dataset; `time` is a coordinate along (flow, step) since flows may have times of their own."""
+        xarray = require("xarray", "to_xarray")
+        leading = ("flow", "width", "seed")
+        variables = {name: label(name, np.asarray(value), (*leading, "step")) for name, value in self.readouts.items()}
+        for name in ("verdict", "accepted", "rejected"):
+            variables[name] = (leading, np.asarray(getattr(self, name)))
+        coords = {
+            "flow": [flow_label(flow) for flow in self.flows],
+            "width": np.asarray(self.widths),
+            "seed": np.asarray(self.seeds),
+            "time": (("flow", "step"), np.asarray(self.ts)),
+        }
+        return xarray.Dataset(variables, coords=coords)
+
+
+def flow_label(flow: AbstractFlow) -> str:
+    """A flow's name with its parameters, e.g. "heavy_ball b=0.25"."""
+    values = [f"{key}={float(value):.6g}" for key, value in vars(flow).items() if np.ndim(value) == 0]
+    return " ".join([flow.name, *values])
+
+
+def ensemble(
+    data: Dataset,
+    flows: Sequence[AbstractFlow],
+    widths: Sequence[int],
+    seeds: int | Sequence[int],
+    ts: Float[Array, " time"] | Float[Array, "flow time"],
+    *,
+    activation: Any = jax.nn.relu,
+    antisymmetric: bool = False,
+    loss: Loss = squared,
+    trainable: Any = None,
+    solver: Any = None,
+    readouts: Sequence[str] | Mapping[str, Any] | None = None,
+    reference: Float[Array, "n n"] | None = None,
+    config: Numerics = Numerics(),
+    dtype: Any = None,
+    progress: Any = None,
+) -> Ensemble:
+    """Simulate every flow at every width from every seed, in one call.
+
+    seeds: the seeds, or how many (0, 1, ...). ts: saved times shared by all flows, or one row per flow. progress: called
+    as progress(done, total) after every unit of work, a unit being all seeds of one kind of flow at one width. The rest
+    is as in `simulate` and `init_two_layer`. Failed runs keep their place: NaN read-outs and a verdict.
+
+    Raises `InputError`.
+    """
+    flows = (flows,) if isinstance(flows, AbstractFlow) else tuple(flows)
+    widths = (widths,) if isinstance(widths, int) else tuple(int(width) for width in widths)
+    seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(int(seed) for seed in seeds)
+    for name, values in (("flows", flows), ("widths", widths), ("seeds", seeds)):
+        if not values:
+            raise InputError(f"{name} is empty; an ensemble needs at least one.")
+        if name != "flows" and len(set(values)) < len(values):
+            raise InputError(f"{name} holds the same value twice: {list(values)}.")
+    wrong = [type(flow).__name__ for flow in flows if not isinstance(flow, AbstractFlow)]
+    if wrong:
+        raise InputError(f"flows must be flows such as nm.GradientFlow(), got {wrong}.")
+    rows = jnp.asarray(ts)
+    rows = jnp.broadcast_to(rows, (len(flows), rows.shape[-1])) if rows.ndim <= 1 else rows
+    if rows.shape[0] != len(flows):
+        raise InputError(f"ts must be (time,) or (flow, time) with {len(flows)} rows, got shape {jnp.shape(ts)}.")
+    rows = jnp.stack([check_times(row) for row in rows])
+
+    kinds: dict[Any, list[int]] = {}
+    for index, flow in enumerate(flows):
+        kinds.setdefault(jax.tree.structure(flow), []).append(index)
+    total, done = len(kinds) * len(widths), 0
+    table: dict[tuple[int, int], Any] = {}
+    for j, width in enumerate(widths):
+        models = [
+            init_two_layer(width, data.input_size, key=jax.random.key(seed), activation=activation, antisymmetric=antisymmetric, dtype=dtype)
+            for seed in seeds
+        ]
+        real = models[0].hidden.dtype
+        against = default_reference(models[0], data, trainable, None) if reference is None else jnp.asarray(reference, real)
+        names = (*default_readouts(models[0]), "lyapunov", *(("kernel_distance",) if against is not None else ()))
+        chosen = resolve(readouts, names)
+        parts = [weight_problem(model, data, loss, trainable, None) for model in models]
+        problems = _stack([problem for problem, _ in parts])
+        starts = _stack([w for _, w in parts])
+        for members in kinds.values():
+            stacked = _stack([jax.tree.map(lambda leaf: jnp.asarray(leaf, real), flows[i]) for i in members])
+            times = rows[jnp.asarray(members)].astype(real)
+            block = _map_runs(problems, starts, stacked, times, as_integrator(solver), chosen, against, config)
+            for row, i in enumerate(members):
+                table[i, j] = jax.tree.map(lambda leaf, row=row: leaf[row], block)
+            done += 1
+            if progress is not None:
+                jax.block_until_ready(block)
+                progress(done, total)
+    grid = [[table[i, j] for j in range(len(widths))] for i in range(len(flows))]
+    values, verdict, accepted, rejected = jax.tree.map(
+        lambda *cells: jnp.stack(cells).reshape(len(flows), len(widths), *cells[0].shape), *[cell for row in grid for cell in row]
+    )
+    return Ensemble(flows, widths, seeds, rows, values, verdict, accepted, rejected)
+
+
+def _stack(trees: Sequence[Any]) -> Any:
+    """Equal trees stacked along a new first axis; leaves that are no arrays must agree and stay as they are."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves) if eqx.is_array(leaves[0]) else leaves[0], *trees)
+
+
+@eqx.filter_jit
+def _map_runs(problems, starts, flows, times, integrator, readouts, reference, config):
+    """solve over (flow, seed), one run after another: a tuple of read-outs and statistics with those two leading axes."""
+    arrays, static = eqx.partition(problems, eqx.is_array)
+
+    def run(flow, ts, arrays, w):
+        trajectory = solve(eqx.combine(arrays, static), w, flow, ts, integrator, readouts, reference, config)
+        return trajectory.readouts, trajectory.verdict, trajectory.accepted, trajectory.rejected
+
+    def over_seeds(flow_and_times):
+        return jax.lax.map(lambda seed: run(*flow_and_times, *seed), (arrays, starts))
+
+    return jax.lax.map(over_seeds, (flows, times))

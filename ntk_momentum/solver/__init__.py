@@ -1,0 +1,7 @@
+"""Solvers for the weight and the error dynamics."""
+
+from .base import REASONS as REASONS
+from .base import AbstractIntegrator as AbstractIntegrator
+from .base import Progress as Progress
+from .base import Watcher as Watcher
+from .runge_kutta import RungeKutta as RungeKutta

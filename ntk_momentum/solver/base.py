@@ -1,0 +1,56 @@
+"""What fills the `solver` slot of `simulate`: something that carries a flow from one saved time to the next."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, NamedTuple, Protocol
+
+import equinox as eqx
+from jaxtyping import Array, Float, Int, PyTree
+
+from ..method import AbstractFlow, State
+from ..numerics import Numerics
+from ..problem import AbstractProblem
+
+SUCCESS, MAX_STEPS, STEP_UNDERFLOW, NOT_FINITE = 0, 1, 2, 3
+
+REASONS = {
+    SUCCESS: "success",
+    MAX_STEPS: "the maximum number of steps between two saved times was reached; raise Numerics.max_steps, or tol, or save more often",
+    STEP_UNDERFLOW: "the step size became smaller than the spacing of time's floating-point numbers; raise tol or use float64",
+    NOT_FINITE: "the run left the finite numbers; lower the step size or check the model's scale",
+}
+
+
+class Watcher(Protocol):
+    """Folds over accepted steps, seeing both ends of each."""
+
+    def init(self, problem: Any, t: Array, state: State) -> PyTree: ...
+
+    def update(self, problem: Any, watched: PyTree, t0: Array, before: State, t1: Array, after: State) -> PyTree: ...
+
+
+class Progress(NamedTuple):
+    """How far a solve has come. `memory` is the solver's own, `watched` the observers'."""
+
+    t: Float[Array, ""]
+    state: State
+    memory: PyTree
+    watched: PyTree
+    accepted: Int[Array, ""]
+    rejected: Int[Array, ""]
+    verdict: Int[Array, ""]
+
+
+class AbstractIntegrator(eqx.Module):
+    """Advances a flow on a problem. Steps end exactly at saved times; failure is a verdict, not an exception."""
+
+    @abc.abstractmethod
+    def start(self, problem: AbstractProblem, flow: AbstractFlow, state: State, watcher: Watcher, numerics: Numerics, dtype: Any) -> Progress:
+        """Progress at t = 0."""
+
+    @abc.abstractmethod
+    def advance(
+        self, problem: AbstractProblem, flow: AbstractFlow, progress: Progress, t1: Float[Array, ""], watcher: Watcher, numerics: Numerics
+    ) -> Progress:
+        """Progress at t1 >= progress.t."""
