@@ -45,10 +45,10 @@ if [ "$(cat "$root/.venv/.stamp" 2>/dev/null)" != "$stamp" ] || [ "$(version_of 
     fi
     rm -f "$root/.venv/.stamp"
     if command -v uv >/dev/null 2>&1; then
-        uv pip install --quiet --python "$python" --require-hashes -r "$root/requirements.lock" &&
+        uv pip install --quiet --python "$python" --no-deps --require-hashes -r "$root/requirements.lock" &&
             uv pip install --quiet --python "$python" --no-deps --no-build-isolation -e "$root"
     else
-        "$python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$root/requirements.lock" &&
+        "$python" -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes -r "$root/requirements.lock" &&
             "$python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e "$root"
     fi || {
         echo "error: installing the locked packages failed (see above); run this script again to resume" >&2
