@@ -1,1 +1,241 @@
-"""Special functions of the constant-kernel theory."""
+"""Special functions of the constant-kernel theory: the exact response of one kernel eigenvalue to a flow with momentum.
+
+`damped_oscillator` solves the scalar form of (3.5), `nesterov_oscillator` that of (4.3), both started at rest at 1 and both
+analytic in the eigenvalue, so they differentiate through critical damping and through zero. `kappa` and `decay_constant` are
+the constants of the sharp t^{-d} law that stands behind Theorem 3.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+from jax.scipy.special import gammaln
+from jaxtyping import Array, ArrayLike, Float
+
+from .errors import InputError, check_positive, concrete
+
+LARGEST_D = 64.0  # the recurrences are sized, and tested, up to here
+
+_LARGEST_SHIFT = math.ceil(LARGEST_D / 2) + 4  # derivatives in s ask for d + 2, d + 4, ...
+_HANKEL_FROM = 18.0  # e^{-2s} is below round-off
+_HANKEL_TERMS = 24
+_SEED_RATIO = 1.5  # the seed series sees at most (s/2)^2 / order of this size: no cancellation
+_SEED_TERMS = 20
+_STEPS = math.ceil((_LARGEST_SHIFT + 2.5) ** 2 / 4 / _SEED_RATIO - _LARGEST_SHIFT)
+
+
+def _promote(*values: ArrayLike) -> list[Array]:
+    dtype = jnp.result_type(*values, float)
+    return [jnp.asarray(value, dtype) for value in values]
+
+
+def damped_oscillator(
+    stiffness: Float[ArrayLike, "*#s"], friction: Float[ArrayLike, "*#s"], t: Float[ArrayLike, "*#s"]
+) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+    """(phi, dphi/dt) of x'' + b x' + lambda x = 0, x(0) = 1, x'(0) = 0, in every regime; broadcasts.
+
+    phi = exp(-at) (C + a t S), dphi/dt = -lambda t exp(-at) S with a = b/2, z = (lambda - a^2) t^2, C = cos sqrt z and
+    S = sin(sqrt z)/sqrt z. Assumes b, t >= 0 and lambda >= 0 up to round-off.
+    """
+    return _damped_oscillator(*jnp.broadcast_arrays(*_promote(stiffness, friction, t)))
+
+
+@jax.jit
+def _damped_oscillator(lam: Array, b: Array, t: Array) -> tuple[Array, Array]:
+    a = b / 2
+    # lambda - a^2 with an exact square: each product of half-length factors is free of rounding.
+    high = jax.lax.stop_gradient(jax.lax.reduce_precision(a, *((11, 25) if a.dtype == jnp.float64 else (8, 11))))
+    low = a - high
+    discriminant = ((lam - high * high) - 2 * high * low) - low * low
+    z = discriminant * t * t
+    near, under = jnp.abs(z) < 1, z >= 1
+
+    zn = jnp.where(near, z, 0.0)
+    cos, sinc = jnp.ones_like(z), jnp.ones_like(z)
+    for k in range(9, 0, -1):
+        cos = 1 - zn / ((2 * k - 1) * (2 * k)) * cos
+        sinc = 1 - zn / ((2 * k) * (2 * k + 1)) * sinc
+
+    far = jnp.where(near, 0.25, jnp.abs(discriminant))
+    s = jnp.sqrt(far)
+    time = jnp.where(near, 1.0, t)
+    st = s * time
+    st_over = jnp.where(under, 1.0, st)
+    decay = jnp.exp(-2 * st_over)
+    cos_far = jnp.where(under, jnp.cos(st), (1 + decay) / 2)
+    sinc_far = jnp.where(under, jnp.sin(st), -jnp.expm1(-2 * st_over) / 2) / st
+    # Overdamped, C and S carry exp(-st) with them, and (a - s) t = lambda t/(a + s) keeps the slow rate exact.
+    over = jnp.logical_not(near | under)
+    exponent = jnp.where(over, lam * t / jnp.where(over, a + s, 1.0), a * t)
+
+    envelope = jnp.exp(-exponent)
+    cos, sinc = jnp.where(near, cos, cos_far), jnp.where(near, sinc, sinc_far)
+    return envelope * (cos + a * t * sinc), -lam * t * envelope * sinc
+
+
+def nesterov_mode(d: Float[ArrayLike, "*#s"], s: Float[ArrayLike, "*#s"]) -> Float[Array, "*s"]:
+    """Lambda_d(s) = 0F1(; (d+1)/2; -s^2/4) = Gamma(nu+1) (2/s)^nu J_nu(s), nu = (d-1)/2; broadcasts. See `nesterov_modes`."""
+    return nesterov_modes(d, s)[0]
+
+
+def nesterov_modes(d: Float[ArrayLike, "*#s"], s: Float[ArrayLike, "*#s"]) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+    """(Lambda_d(s), Lambda_{d+2}(s)) for the price of one: the solution of x'' + (d/s) x' + x = 0, and -(d+1) x'/s.
+
+    Real 0 < d <= 64 and s >= 0; the error is of order round-off relative to the decaying envelope min(1, C_d s^{-d/2}).
+    Raises InputError outside that range of d; NaN when d is traced.
+    """
+    d, s = _promote(d, s)
+    return _checked_modes(d, s * s)
+
+
+def nesterov_oscillator(
+    stiffness: Float[ArrayLike, "*#s"], d: Float[ArrayLike, "*#s"], t: Float[ArrayLike, "*#s"]
+) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+    """(phi, dphi/dt) of x'' + (d/t) x' + lambda x = 0, x(0) = 1, x'(0) = 0 (4.3): Lambda_d(sqrt(lambda) t); broadcasts.
+
+    dphi/dt = -lambda t Lambda_{d+2}/(d+1). Analytic in lambda, also at and just below zero. Range and errors: `nesterov_modes`.
+    """
+    lam, d, t = _promote(stiffness, d, t)
+    if d.ndim:
+        lam, d, t = jnp.broadcast_arrays(lam, d, t)
+    else:
+        lam, t = jnp.broadcast_arrays(lam, t)
+    phi, slope = _checked_modes(d, lam * t * t)
+    return phi, -lam * t / (d + 1) * slope
+
+
+def _checked_modes(d: Array, q: Array) -> tuple[Array, Array]:
+    check_positive("the Nesterov constant d", d)
+    value = concrete(d)
+    if value is not None and value.size and value.max() > LARGEST_D:
+        raise InputError(f"the Nesterov constant d must be at most {LARGEST_D:g}, got {value.max():g}.")
+    if d.ndim:
+        d, q = jnp.broadcast_arrays(d, q)
+    outside = jnp.logical_not((d > 0) & (d <= LARGEST_D))
+    first, second = _modes(d, q)
+    return jnp.where(outside, jnp.nan, first), jnp.where(outside, jnp.nan, second)
+
+
+@jax.custom_jvp
+def _modes(d: Array, q: Array) -> tuple[Array, Array]:
+    return _modes_by_recurrence(d, q)
+
+
+@functools.partial(_modes.defjvp, symbolic_zeros=True)
+def _modes_jvp(primals, tangents):
+    """d Lambda_d/dq = -Lambda_{d+2}/(2(d+1)); in d, the derivative of the recurrences."""
+    (d, q), (d_dot, q_dot) = primals, tangents
+    if isinstance(d_dot, SymbolicZero):
+        out = _modes(d, q)
+        out_dot = (jnp.zeros_like(out[0]), jnp.zeros_like(out[1]))
+    else:
+        out, out_dot = jax.jvp(lambda d: _modes_by_recurrence(d, q), (d,), (d_dot,))
+    if not isinstance(q_dot, SymbolicZero):
+        slopes = _modes(d + 2, q)
+        out_dot = tuple(dot - slope / (2 * (d + k)) * q_dot for dot, slope, k in zip(out_dot, slopes, (1, 3), strict=True))
+    return out, out_dot
+
+
+@jax.jit
+def _modes_by_recurrence(d: Array, q: Array) -> tuple[Array, Array]:
+    """(Lambda_d, Lambda_{d+2}) at s^2 = q, from F_c = F_{c+1} - x F_{c+2}/(c(c+1)), F_c = 0F1(; c; -x), x = q/4, c = nu + 1.
+
+    Small s: down from an order so high that F's power series does not cancel. There F is the minimal solution, and the
+    scaled form neither overflows nor needs a normalisation. Large s: Hankel's expansion at d - 2 floor(d/2) in [0, 2), and up
+    by the same relation, which is stable below the turning point nu = s.
+    """
+    nu = (d - 1) / 2
+    edge = jax.lax.stop_gradient(jnp.maximum(_HANKEL_FROM, nu + 2)) ** 2
+    small = q < edge
+    x = jnp.where(small, q, 0.0) / 4
+
+    def down(pair, k):
+        low, high = pair
+        return (low - x * (1 / ((nu + k) * (nu + k + 1))) * high, low), None
+
+    pair = _seed(nu + 1 + _STEPS, x), _seed(nu + 2 + _STEPS, x)
+    (low, high), _ = jax.lax.scan(down, pair, jnp.arange(_STEPS, 0, -1, dtype=x.dtype), unroll=16)
+
+    shift = jax.lax.stop_gradient(jnp.floor(d / 2))
+    base = d - 2 * shift
+    q = jnp.where(small, edge, q)
+
+    def up(pair, j):
+        first, second = pair
+        order = (base + 1) / 2 + j
+        third = order * (order + 1) * (4 / q) * (second - first)
+        return (jnp.where(j < shift, second, first), jnp.where(j < shift, third, second)), None
+
+    (first, second), _ = jax.lax.scan(up, _hankel(base, jnp.sqrt(q)), jnp.arange(_LARGEST_SHIFT, dtype=x.dtype), unroll=12)
+    return jnp.where(small, low, first), jnp.where(small, high, second)
+
+
+def _seed(c: Array, x: Array) -> Array:
+    """0F1(; c; -x) by its power series, nested."""
+    total = jnp.ones_like(x)
+    for m in range(_SEED_TERMS, 0, -1):
+        total = 1 - x * (1 / (m * (c + m - 1))) * total
+    return total
+
+
+def _hankel(d: Array, s: Array) -> tuple[Array, Array]:
+    """(Lambda_d, Lambda_{d+2}) for d in [0, 2), s >= 18, by Hankel's expansion; the phase s - d pi/4 is never rounded."""
+    y = 1 / s
+    cos, sin = jnp.cos(s), jnp.sin(s)
+    cos_d, sin_d = jnp.cos(d * (jnp.pi / 4)), jnp.sin(d * (jnp.pi / 4))
+    cos, sin = cos * cos_d + sin * sin_d, sin * cos_d - cos * sin_d
+    amplitude = jnp.exp(gammaln((d + 1) / 2) + d / 2 * (math.log(2.0) - jnp.log(s)) - 0.5 * math.log(math.pi))
+    p, q = _hankel_series((d - 1) / 2, y)
+    first = amplitude * (p * cos - q * sin)
+    p, q = _hankel_series((d + 1) / 2, y)
+    return first, amplitude * (d + 1) * y * (p * sin + q * cos)
+
+
+def _hankel_series(nu: Array, y: Array) -> tuple[Array, Array]:
+    """P and Q of J_nu(s) = sqrt(2/(pi s)) (P cos chi - Q sin chi), chi = s - (2 nu + 1) pi/4, y = 1/s."""
+    terms = [jnp.ones_like(nu)]
+    for k in range(1, _HANKEL_TERMS):
+        terms.append(terms[-1] * (4 * nu * nu - (2 * k - 1) ** 2) / (8 * k))
+    sums = []
+    for part in (terms[0::2], terms[1::2]):
+        total = jnp.zeros_like(y)
+        for term in reversed(part):
+            total = term - y * y * total
+        sums.append(total)
+    return sums[0], y * sums[1]
+
+
+def kappa(d: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+    """kappa_d = 2^d Gamma((d+1)/2)^2/pi = limsup s^d Lambda_d(s)^2, the sharp amplitude of L ~ t^{-d}."""
+    check_positive("the Nesterov constant d", d)
+    (d,) = _promote(d)
+    return jnp.exp(d * math.log(2.0) + 2 * gammaln((d + 1) / 2)) / jnp.pi
+
+
+def decay_constant(d: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+    """K_d = sup_s s^d Lambda_d(s)^2, so that L(t) <= K_d (sqrt(lambda_min) t)^{-d} L(0) for a constant kernel.
+
+    s^{1/2} J_nu(s) has extrema that grow for |nu| <= 1/2 (d <= 2), so K_d = kappa_d there, and that fall for d > 2, where the
+    first is the largest (Watson, 15.83). Range of d: `nesterov_modes`.
+    """
+    check_positive("the Nesterov constant d", d)
+    (d,) = _promote(d)
+    nu = jax.lax.stop_gradient(jnp.maximum((d - 1) / 2, 0.5))
+    order = 2 * nu + 1
+
+    def halve(_, ends):
+        low, high = ends
+        middle = (low + high) / 2
+        value, slope = nesterov_modes(order, middle)
+        rising = order * (order + 1) / 2 * value > middle**2 * slope
+        return jnp.where(rising, middle, low), jnp.where(rising, high, middle)
+
+    # s^{1/2} J_nu turns concave at sqrt(nu^2 - 1/4) and has its peak before the first zero of J_nu.
+    ends = jnp.sqrt(nu**2 - 0.25), nu + 1.86 * nu ** (1 / 3) + 1.04 * nu ** (-1 / 3)
+    peak, _ = jax.lax.fori_loop(0, 60, halve, ends)
+    largest = peak**d * nesterov_mode(d, peak) ** 2
+    return jnp.where(d <= 2, kappa(d), largest)
