@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import equinox as eqx
 import jax
@@ -31,9 +31,9 @@ def empirical_ntk(
     *,
     trainable: Any = None,
     where: Callable | None = None,
-    method: Method | Literal["auto"] = "auto",
+    method: str = "auto",
     block_size: int | None = None,
-    output: Output = "trace-mean",
+    output: str = "trace-mean",
     per_layer: bool = False,
 ) -> Any:
     """The kernel of `model` between inputs x1 (n1, ...) and x2 (n2, ...); x2 = None means x1.
@@ -70,9 +70,9 @@ def plan_ntk(
     *,
     trainable: Any = None,
     where: Callable | None = None,
-    method: Method | Literal["auto"] = "auto",
+    method: str = "auto",
     block_size: int | None = None,
-    output: Output = "trace-mean",
+    output: str = "trace-mean",
 ) -> Plan:
     """What `empirical_ntk` would do with these arguments: method, block size, flops and bytes (cost model in `kernel.plan`).
 
@@ -115,7 +115,7 @@ def _prepare(model, x1, x2, trainable, where, method, block_size, output) -> _Pr
     check_inference(model)
     trained, frozen = eqx.partition(model, trainable_spec(model, trainable, where))
     try:
-        value = jax.eval_shape(lambda t, x: eqx.combine(t, frozen)(x), trained, jax.ShapeDtypeStruct(x1.shape[1:], x1.dtype))
+        value = eqx.filter_eval_shape(lambda t, x: eqx.combine(t, frozen)(x), trained, jax.ShapeDtypeStruct(x1.shape[1:], x1.dtype))
     except (TypeError, ValueError) as error:
         raise InputError(
             f"the model cannot be evaluated at one input of shape {x1.shape[1:]} (inputs are (n, ...), one per row): {error}"

@@ -12,7 +12,7 @@ Both behave like sqrt(1 - cos theta) near theta = 0, so an angle from arccos of 
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..errors import InputError, concrete, unknown_name
-
-Layers = Literal["hidden", "output", "all"]
 
 
 class Angles(NamedTuple):
@@ -79,7 +77,7 @@ def _directions(x: Array) -> tuple[Array, Array]:
     return norm, x / jnp.where(norm > 0, norm, 1.0)[:, None]
 
 
-def infinite_ntk(x1: Any, x2: Any = None, *, trainable: Layers | None = None) -> Float[Array, "n1 n2"]:
+def infinite_ntk(x1: Any, x2: Any = None, *, trainable: str | None = None) -> Float[Array, "n1 n2"]:
     """H-infinity, (n1, n2), for trainable None or "hidden" (the paper's), "output" or "all" (their sum).
 
     Inputs (n, ...) of any norm; the diagonal is |x|^2 / 2 (hidden, output) or |x|^2 (all) to round-off. The absolute error is a

@@ -43,8 +43,8 @@ class Plan:
     method: Method
     block_size: int
     flops: float
-    bytes: float
-    result_bytes: float
+    bytes: int
+    result_bytes: int
     products: tuple[tuple[int, factors.Product], ...] = dataclasses.field(default=(), repr=False)
     others: tuple[Plan, ...] = dataclasses.field(default=(), compare=False)
 
@@ -80,10 +80,10 @@ class _Sizes:
     power: int
     itemsize: int
     forward: float
-    written: float
+    written: int
     leaves: tuple[int, ...]
 
-    def blocks(self, b: int) -> tuple[float, float, float]:
+    def blocks(self, b: int) -> tuple[float | int, float | int, float]:
         """(Jacobians taken for rows, for columns, share of the pairs computed) with blocks of b samples."""
         rows = math.ceil(self.n1 / b)
         if self.symmetric:
@@ -138,7 +138,7 @@ def _jacobian(s: _Sizes, block_size: int | None, chosen: dict[int, factors.Produ
     rows, columns, share = s.blocks(b)
     flops = (rows + columns) * s.forward * (1 + 2 * s.k) + 2 * share * s.n1 * s.n2 * pair_flops
     memory = 2 * result + (2 * b * per_sample + b * b * pair_numbers) * s.itemsize
-    return Plan("structured" if chosen else "jacobian", b, flops, memory, result, tuple(chosen.items()))
+    return Plan("structured" if chosen else "jacobian", b, flops, int(memory), result, tuple(chosen.items()))
 
 
 def _ntk_vp(s: _Sizes, block_size: int | None) -> Plan:
@@ -147,7 +147,7 @@ def _ntk_vp(s: _Sizes, block_size: int | None) -> Plan:
     b = _fit(s, block_size, use)
     _, columns, share = s.blocks(b)
     flops = columns * s.forward * (1 + 2 * s.k) + 2 * share * s.n1 * s.n2 * s.k * s.forward
-    return Plan("ntk-vp", b, flops, 2 * result + use(b), result)
+    return Plan("ntk-vp", b, flops, 2 * result + int(use(b)), result)
 
 
 def _fit(s: _Sizes, block_size: int | None, use: Any) -> int:

@@ -32,8 +32,8 @@ def two_layer_ntk(
     """
     if not (hidden or output):
         raise InputError("nothing is trained: set hidden=True, output=True or both.")
-    X1 = X1.reshape(X1.shape[0], -1)
-    Y = X1 if X2 is None else X2.reshape(X2.shape[0], -1)
+    X1 = jnp.asarray(X1).reshape(X1.shape[0], -1)
+    Y = X1 if X2 is None else jnp.asarray(X2).reshape(X2.shape[0], -1)
     if chunk is None:
         chunk = max(1, CHUNK_ENTRIES // (X1.shape[0] + (0 if X2 is None else Y.shape[0])))
     elif chunk < 1:
