@@ -1,0 +1,23 @@
+"""`python -m ntk_momentum`, also from a checkout that is not installed."""
+
+from __future__ import annotations
+
+import sys
+
+from .errors import MissingPackage, require
+
+
+def main() -> int:
+    """The command line, or one line saying that its parser is missing."""
+    try:
+        require("tyro", "the command line")
+    except MissingPackage as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    from . import cli
+
+    return cli.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

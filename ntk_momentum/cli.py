@@ -1,0 +1,194 @@
+"""The command line: plain configurations, which help is made from without importing jax, and what each command does.
+
+Exit codes: 0, everything asked for was done; 1, some work failed (an experiment, a run, a refuted claim); 2, bad input or
+a missing package; 130, interrupted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from .errors import InputError, MissingPackage, unknown_name
+from .experiment.registry import Size
+
+
+@dataclasses.dataclass(frozen=True)
+class Reproduce:
+    """Run every experiment, draw its figure, run the claims ledger, and write one report.
+
+    Leaves report.html, claims.json, figures/ and data/ in the results folder; what is finished there is not done again.
+
+    Example: ntk-momentum reproduce --size smoke --out results
+    """
+
+    size: Size = "default"
+    """smoke: a minute, to see that it works. default: minutes, the figures of the report. full: as large as the paper's."""
+    out: Path = Path("results")
+    """Results folder."""
+    only: tuple[str, ...] = ()
+    """Names of experiments (see `ntk-momentum list`), or "claims" for the ledger."""
+
+    def __call__(self, float32: bool) -> int:
+        from .reproduce import reproduce
+
+        return reproduce(self.size, self.out, self.only, float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class List:
+    """Name the experiments and what each one claims.
+
+    Example: ntk-momentum list
+    """
+
+    def __call__(self, float32: bool) -> int:
+        from .experiment.registry import experiments, folder
+
+        found = experiments()
+        if not found:
+            raise InputError(f"no experiments in {folder()}.")
+        width = max(map(len, found))
+        for experiment in found.values():
+            print(f"{experiment.name:{width}}  {experiment.title}")
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Run one experiment and draw its figure.
+
+    Example: ntk-momentum run concentration --size smoke
+    """
+
+    name: tyro.conf.Positional[str]
+    """Name of the experiment (see `ntk-momentum list`)."""
+    size: Size = "default"
+    """smoke, default or full."""
+    out: Path = Path("results")
+    """Results folder."""
+
+    def __call__(self, float32: bool) -> int:
+        from .reproduce import run_one
+
+        return run_one(self.name, self.size, self.out, float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Verify:
+    """Run the claims ledger: every numbered statement of the paper, as printed, corrected and sharp.
+
+    Exit code 1 when a corrected or sharp statement is refuted.
+
+    Example: ntk-momentum verify --claims thm-2 lemma-4 --json claims.json
+    """
+
+    json: Path | None = None
+    """Write the full record to this file."""
+    claims: tuple[str, ...] = ()
+    """Identifiers of claims (default: all)."""
+    size: Literal["smoke", "full"] = "smoke"
+    """How many instances are tried."""
+
+    def __call__(self, float32: bool) -> int:
+        from .reproduce import verify
+
+        return verify(self.claims, self.size, self.json, float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Simulate flows x widths x seeds on one data set and store the read-outs in one NetCDF file.
+
+    Example: ntk-momentum sweep --data sphere --n 20 --flows gradient_flow heavy_ball:0.25 nesterov:3 --widths 256 1024
+    """
+
+    data: str = "digits"
+    """digits (scikit-learn), sphere (random), an .npz file with arrays X and y, or a folder with MNIST's IDX files."""
+    n: int = 50
+    """Number of samples drawn (not for an .npz file, which is taken whole)."""
+    p: int = 20
+    """Input size of --data sphere."""
+    data_seed: int = 0
+    """Seed of that draw."""
+    flows: tuple[str, ...] = ("gradient_flow", "heavy_ball", "nesterov:3")
+    """gradient_flow, heavy_ball:B (friction B; without a number sqrt(2 lambda_0)), nesterov:D."""
+    widths: tuple[int, ...] = (256, 1024, 4096)
+    """Hidden neurons, one ensemble of seeds for each."""
+    seeds: int = 4
+    """Networks drawn per width, from seeds 0, 1, ..."""
+    antisymmetric: bool = False
+    """Start from networks with output zero."""
+    t_end: float | None = None
+    """Final time of every flow (default: 5/lambda_0 for gradient flow, 10/sqrt(lambda_0) with momentum)."""
+    times: int = 101
+    """Saved times, equally spaced from 0."""
+    out: Path = Path("results")
+    """Results folder."""
+
+    def __call__(self, float32: bool) -> int:
+        from .experiment.sweep import Grid
+        from .reproduce import sweep
+
+        return sweep(Grid(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Grid)}), self.out, float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Doctor:
+    """Say what this machine computes with: devices, versions, dtype, precision of matrix products, missing packages.
+
+    Example: ntk-momentum doctor
+    """
+
+    def __call__(self, float32: bool) -> int:
+        from .experiment.provenance import provenance
+        from .reproduce import start
+
+        start(float32)
+
+        record = provenance()
+        versions = record.pop("versions")
+        for name, value in {**record, **versions}.items():
+            print(f"{name.replace('_', ' '):13} {value}")
+        return 0
+
+
+Command = Reproduce | List | Run | Verify | Sweep | Doctor
+NAMES = ("reproduce", "list", "run", "verify", "sweep", "doctor")
+
+
+@dataclasses.dataclass(frozen=True)
+class Main:
+    """Momentum dynamics of wide networks: kernels, flows, optimizers, and every statement of the paper, run."""
+
+    command: Annotated[Command, tyro.conf.arg(name="")]
+    float32: bool = False
+    """Compute in float32 instead of float64."""
+
+
+
+def parse(arguments: Sequence[str]) -> Main:
+    """The command asked for. Leaves with code 2 and a clear message when there is none."""
+    first = next((word for word in arguments if not word.startswith("-")), None)
+    if first is not None and first not in NAMES:
+        raise unknown_name("command", first, NAMES)
+    markers = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.CascadeSubcommandArgs, tyro.conf.FlagCreatePairsOff)
+    return tyro.cli(Main, prog="ntk-momentum", args=list(arguments), config=markers)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code."""
+    try:
+        chosen = parse(sys.argv[1:] if arguments is None else arguments)
+        return chosen.command(chosen.float32)
+    except (InputError, MissingPackage) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+        return 130

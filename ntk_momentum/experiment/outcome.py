@@ -1,0 +1,123 @@
+"""Running one experiment: from its file to a stored data set, a figure and a few numbers, skipping what is done.
+
+What determines a result is hashed into its file's name: the experiment's code and configuration, the package's numerical
+sources, the dtype. So a stored result is either current or ignored, and a second run computes nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import InputError, MissingPackage, require
+from . import store
+from .provenance import provenance, source_digest
+from .registry import Experiment
+
+Progress = Callable[[int, int], None]
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What became of an experiment. "kept": found finished; "failed": `message` says why and `trace` where."""
+
+    experiment: Experiment
+    size: str
+    status: Literal["computed", "kept", "failed", "absent"] = "absent"
+    seconds: float = 0.0
+    data: Path | None = None
+    figures: dict[str, Path] = dataclasses.field(default_factory=dict)
+    caption: str = ""
+    headline: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    message: str = ""
+    trace: str = ""
+
+
+def recall(experiment: Experiment, size: str, out: Path) -> Outcome:
+    """The stored outcome of an experiment, computing nothing; status "absent" when there is none."""
+    return _outcome(experiment, size, out, None, compute=False)
+
+
+def run(experiment: Experiment, size: str, out: Path, progress: Progress | None = None) -> Outcome:
+    """Compute an experiment unless its result is stored, and draw its figure unless it is drawn.
+
+    Anything that goes wrong inside becomes the outcome "failed"; only a missing package is raised.
+    """
+    return _outcome(experiment, size, out, progress, compute=True)
+
+
+def _outcome(experiment: Experiment, size: str, out: Path, progress: Progress | None, compute: bool) -> Outcome:
+    outcome = Outcome(experiment, size)
+    start = time.perf_counter()
+    try:
+        module = experiment.load()
+        dataset = _data(outcome, module, out, progress, compute)
+        if dataset is not None:
+            outcome.caption = " ".join(str(getattr(module, "CAPTION", "")).split())
+            outcome.headline = module.headline(dataset) if hasattr(module, "headline") else {}
+            outcome.figures = _figures(outcome, module, dataset, out)
+    except MissingPackage:
+        raise
+    except Exception as error:  # one failed experiment must not stop the others
+        outcome.status = "failed"
+        outcome.message = f"{type(error).__name__}: {error}"
+        outcome.trace = traceback.format_exc()
+    outcome.seconds = time.perf_counter() - start
+    return outcome
+
+
+def _data(outcome: Outcome, module: Any, out: Path, progress: Progress | None, compute: bool) -> Any | None:
+    experiment, size = outcome.experiment, outcome.size
+    config = experiment.config(module, size)
+    import jax
+
+    identity = {"source": experiment.source(), "config": config, "package": source_digest(), "x64": bool(jax.config.jax_enable_x64)}
+    path = out / "data" / f"{experiment.name}-{store.fingerprint(identity)}.nc"
+    dataset = None
+    if path.exists():
+        try:
+            dataset = store.read(path)
+        except InputError as error:
+            outcome.message = f"{error} It was computed again."
+    if dataset is not None:
+        outcome.status = "kept"
+    elif compute:
+        begin = time.perf_counter()
+        result = module.run(config, progress or (lambda done, total: None))
+        record = {
+            "experiment": experiment.name,
+            "title": experiment.title,
+            "size": size,
+            "config": store.canonical(config),
+            **provenance(getattr(config, "precision", None)),
+            "seconds": round(time.perf_counter() - begin, 3),
+        }
+        dataset = store.write(path, result, record)
+        outcome.status = "computed"
+    if dataset is not None:
+        outcome.data, outcome.attributes = path, dict(dataset.attrs)
+    return dataset
+
+
+def _figures(outcome: Outcome, module: Any, dataset: Any, out: Path) -> dict[str, Path]:
+    """figures/NAME.svg and .pdf, drawn again only when data or drawing code changed: the SVG carries the hash of both."""
+    experiment = outcome.experiment
+    paths = {kind: out / "figures" / f"{experiment.name}.{kind}" for kind in ("svg", "pdf")}
+    drawing = experiment.path.read_text(encoding="utf-8") + source_digest("plotting.py")
+    key = store.fingerprint([dataset.attrs["checksum"], drawing])
+    if all(path.exists() for path in paths.values()) and f"ntk_momentum {key}" in paths["svg"].read_text(encoding="utf-8"):
+        return paths
+    matplotlib = require("matplotlib", "drawing figures")
+    with matplotlib.rc_context({"svg.hashsalt": experiment.name}):
+        figure = module.plot(dataset)
+        svg = {"Date": None, "Creator": None, "Title": experiment.title, "Source": f"ntk_momentum {key}"}
+        pdf = {"CreationDate": None, "Title": experiment.title, "Subject": f"ntk_momentum {key}"}
+        store.atomically(paths["svg"], lambda temporary: figure.savefig(temporary, format="svg", metadata=svg))
+        store.atomically(paths["pdf"], lambda temporary: figure.savefig(temporary, format="pdf", metadata=pdf))
+    require("matplotlib.pyplot", "drawing figures").close(figure)
+    return paths

@@ -1,0 +1,100 @@
+"""The experiments: files of the folder `experiments/`, each of which states a claim and runs it.
+
+Such a file has a docstring (first line: the title; the rest: the claim), a frozen dataclass `Config` of plain values,
+`SIZES = {"smoke": Config(...), "default": ..., "full": ...}`, `run(config, progress) -> xarray.Dataset`, which calls
+`progress(done, total)`, and `plot(dataset) -> matplotlib Figure`. Optional: `CAPTION` (what to see in the figure),
+`headline(dataset) -> {quantity: value}` (what to remember), `ORDER` (an integer: its place in the report).
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, get_args
+
+from ..errors import InputError, unknown_name
+
+Size = Literal["smoke", "default", "full"]
+SIZES: tuple[str, ...] = get_args(Size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One file of the experiments folder, read but not imported. name: of the file, its results and its figure alike."""
+
+    name: str
+    title: str
+    claim: str
+    order: int
+    path: Path
+
+    def load(self) -> ModuleType:
+        """The module. Raises `InputError` when it lacks a part that every experiment has."""
+        name = f"ntk_momentum.experiments.{self.name}"
+        spec = importlib.util.spec_from_file_location(name, self.path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # dataclasses look their module up
+        spec.loader.exec_module(module)
+        missing = [part for part in ("SIZES", "run", "plot") if not hasattr(module, part)]
+        if missing:
+            raise InputError(f"experiment {self.path} lacks {', '.join(missing)}; see ntk_momentum.experiment.registry.")
+        return module
+
+    def config(self, module: ModuleType, size: str) -> Any:
+        """The configuration of this size."""
+        if size not in module.SIZES:
+            raise unknown_name(f"size of experiment {self.name}:", size, module.SIZES)
+        return module.SIZES[size]
+
+    def source(self) -> str:
+        """The code that decides the numbers: the file without docstring, caption, headline and plot, so that mending a label keeps the results."""
+        tree = ast.parse(self.path.read_text(encoding="utf-8"))
+        kept = [node for node in tree.body if not (_is_docstring(node) or _names(node) & {"CAPTION", "ORDER", "plot", "headline"})]
+        return "\n".join(ast.unparse(node) for node in kept)
+
+
+def folder() -> Path:
+    """`experiments/` beside the package in a checkout, inside it in a wheel."""
+    package = Path(__file__).resolve().parents[1]
+    checkout = package.parent / "experiments"
+    return checkout if (package.parent / "pyproject.toml").is_file() and checkout.is_dir() else package / "experiments"
+
+
+def experiments(where: Path | None = None) -> dict[str, Experiment]:
+    """All experiments by name, in the order of the report. Files that begin with an underscore are none."""
+    found = [_read(path) for path in (where or folder()).glob("*.py") if not path.name.startswith("_")]
+    return {e.name: e for e in sorted(found, key=lambda e: (e.order, e.name))}
+
+
+def find(names: tuple[str, ...] = (), where: Path | None = None) -> list[Experiment]:
+    """The named experiments (default: all), in the order of the report. Raises `InputError` on unknown names."""
+    known = experiments(where)
+    for name in names:
+        if name not in known:
+            raise unknown_name("experiment", name, known)
+    return [e for e in known.values() if not names or e.name in names]
+
+
+def _read(path: Path) -> Experiment:
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise InputError(f"experiment {path} is not valid Python ({error}).") from error
+    title, _, claim = (ast.get_docstring(tree) or path.stem).partition("\n")
+    order = next((node.value for node in tree.body if isinstance(node, ast.Assign) and "ORDER" in _names(node)), None)
+    return Experiment(path.stem, title.strip(), claim.strip(), int(ast.literal_eval(order)) if order else 100, path)
+
+
+def _is_docstring(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _names(node: ast.stmt) -> set[str]:
+    if isinstance(node, ast.Assign):
+        return {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return {node.name} if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else set()

@@ -1,0 +1,90 @@
+"""One page of what was run, on what, and what it showed: self-contained HTML with the figures inline."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import require
+from .experiment.outcome import Outcome
+from .experiment.provenance import provenance
+from .experiment.store import write_text
+
+FORMS = ("printed", "corrected", "sharp")
+
+
+def write_report(
+    out: Path, size: str, outcomes: Sequence[Outcome], claims: Sequence[dict[str, Any]] | None, problem: str, refuted: Sequence[str]
+) -> Path:
+    """Write report.html into `out` and return its path. claims: the records of claims.json; problem: why there are none."""
+    jinja2 = require("jinja2", "the report")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.filters["number"] = number
+    template = environment.from_string(Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8"))
+    run = provenance()
+    page = template.render(
+        size=size,
+        run=run,
+        software=", ".join(f"{name} {version}" for name, version in run["versions"].items()),
+        shown=[o for o in outcomes if o.status != "absent"],
+        absent=[o.experiment.name for o in outcomes if o.status == "absent"],
+        failed=[o.experiment.name for o in outcomes if o.status == "failed"],
+        figures={o.experiment.name: inline(o.figures["svg"], o.experiment.name) for o in outcomes if "svg" in o.figures},
+        configs={o.experiment.name: json.loads(o.attributes["config"]) for o in outcomes if "config" in o.attributes},
+        claims=claims,
+        counts=count(claims or []),
+        problem=problem,
+        refuted=refuted,
+        forms=FORMS,
+        verdict=verdict,
+    )
+    path = out / "report.html"
+    write_text(path, page)
+    return path
+
+
+def verdict(form: dict[str, Any] | None) -> tuple[str, str]:
+    """(class, words) of one form of a claim."""
+    if form is None:
+        return "none", ""
+    return {True: ("holds", "✓ holds"), False: ("refuted", "✗ refuted"), None: ("open", "? undefined")}[form["ok"]]
+
+
+def count(claims: Sequence[dict[str, Any]]) -> list[tuple[str, int, int, int]]:
+    """(form, how many hold, are refuted, are undecided)."""
+    table = []
+    for form in FORMS:
+        verdicts = [claim[form]["ok"] for claim in claims if claim[form]]
+        table.append((form, verdicts.count(True), verdicts.count(False), verdicts.count(None)))
+    return table
+
+
+def inline(path: Path, prefix: str) -> str:
+    """A matplotlib SVG as part of a page: its ids made unique by `prefix`, black and white left to the page's colours."""
+    text = path.read_text(encoding="utf-8")
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', text)
+    text = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', text)
+    text = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", text)
+    text = re.sub(r"#0{6}\b", "currentColor", text)
+    text = re.sub(r"#f{6}\b", "var(--paper)", text)
+    return re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1), count=1)
+
+
+def number(value: Any) -> str:
+    """Numbers to four digits, the rest as it is."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "-"}[value]
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {number(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        shown = ", ".join(number(item) for item in value[:8])
+        return shown + (f", … ({len(value)} in all)" if len(value) > 8 else "")
+    try:
+        return f"{float(value):.4g}" if not isinstance(value, (str, int)) else str(value)
+    except (TypeError, ValueError):
+        return str(value)

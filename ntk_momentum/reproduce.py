@@ -1,0 +1,199 @@
+"""What the commands do: everything in order, each piece skipped when it is finished, one failure not stopping the rest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any, Literal
+
+from .errors import InputError, MissingPackage, require
+from .experiment.registry import Experiment, find
+
+LEDGER = "claims"
+
+
+def start(float32: bool, figures: bool = False) -> None:
+    """Choose the dtype before any array is made: the command line's default is float64. Figures are drawn without a display."""
+    jax = require("jax", "this command")
+    jax.config.update("jax_enable_x64", not float32)
+    if figures:
+        require("matplotlib", "drawing figures").use("agg")
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        raise InputError(f"JAX finds no device to compute on ({error}); check JAX_PLATFORMS, or set JAX_PLATFORMS=cpu.") from error
+
+
+def reproduce(size: str, out: Path, only: tuple[str, ...], float32: bool) -> int:
+    """Experiments, figures, claims and report into `out`; returns the exit code."""
+    from .experiment.outcome import recall, run
+    from .experiment.progress import Bar
+    from .experiment.store import check_folder
+    from .report import write_report
+
+    for package, purpose in (("xarray", "storing results"), ("h5netcdf", "storing results"), ("jinja2", "the report")):
+        require(package, purpose)
+    asked = {e.name for e in find(tuple(name for name in only if name != LEDGER))} if set(only) != {LEDGER} else set()
+    check_folder(out)
+    start(float32, figures=True)
+    begin = time.perf_counter()
+    everything = find()
+    ledger = not only or LEDGER in only
+    outcomes, claims, problem = [], Claims(out, size), ""
+    with Bar(len(asked) + ledger) as bar:
+        for experiment in everything:
+            if experiment.name not in asked:
+                outcomes.append(recall(experiment, size, out))
+                continue
+            outcome = run(experiment, size, out, bar.piece(experiment.name))
+            outcomes.append(outcome)
+            bar.finish_piece()
+            bar.say(f"{experiment.name}: {outcome.status} ({outcome.seconds:.1f} s){'. ' + outcome.message if outcome.message else ''}")
+        if ledger:
+            begun = time.perf_counter()
+            try:
+                status = claims.run(bar.piece(LEDGER))
+            except MissingPackage:
+                raise
+            except Exception as error:  # the report is written whatever happens
+                status, problem = "failed", f"{type(error).__name__}: {error}"
+                print(traceback.format_exc(), file=sys.stderr)
+            bar.finish_piece()
+            bar.say(f"{LEDGER}: {status} ({time.perf_counter() - begun:.1f} s){'. ' + problem if problem else ''}")
+    records = claims.records()
+    refuted = refuted_claims(records or [])
+    report = write_report(out, size, outcomes, records, problem, refuted)
+    failed = [o.experiment.name for o in outcomes if o.status == "failed"]
+    for outcome in outcomes:
+        print(outcome.trace, end="", file=sys.stderr)
+    if refuted:
+        print(f"refuted claims: {', '.join(refuted)}", file=sys.stderr)
+    print(f"{report} ({time.perf_counter() - begin:.0f} s)")
+    return int(bool(failed or problem or (ledger and refuted)))
+
+
+def run_one(name: str, size: str, out: Path, float32: bool) -> int:
+    """One experiment with its figure."""
+    from .experiment.outcome import run
+    from .experiment.progress import Bar
+    from .experiment.store import check_folder
+
+    experiment: Experiment = find((name,))[0]
+    check_folder(out)
+    start(float32, figures=True)
+    with Bar(1) as bar:
+        outcome = run(experiment, size, out, bar.piece(name))
+        bar.finish_piece()
+    if outcome.message:
+        print(f"{outcome.status}: {outcome.message}", file=sys.stderr)
+    print(outcome.trace, end="", file=sys.stderr)
+    for quantity, value in outcome.headline.items():
+        print(f"{quantity}: {value}")
+    for path in (outcome.data, *outcome.figures.values()):
+        if path is not None:
+            print(path)
+    return int(outcome.status == "failed")
+
+
+def verify(claims: tuple[str, ...], size: Literal["smoke", "full"], path: Path | None, float32: bool) -> int:
+    """The ledger as a table of verdicts on stdout, and in full in a file."""
+    from .experiment.progress import Bar
+    from .experiment.store import check_folder
+
+    if path is not None:
+        check_folder(path.parent)
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; --json wants a file, e.g. {path / 'claims.json'}.")
+    start(float32)
+    from . import theory
+
+    with Bar(1) as bar:
+        progress = bar.piece(LEDGER)
+        ledger = theory.verify(claims or None, size=size, progress=lambda id, done, total: progress(done, total))
+        bar.finish_piece()
+    records = [claim.to_json() for claim in ledger]
+    if path is not None:
+        theory.write_claims(path, ledger)
+    width = max(len(record["id"]) for record in records)
+    print(f"{'':{width}}  {'printed':10}{'corrected':10}  sharp")
+    for record in records:
+        forms = [verdict(record[form]) for form in ("printed", "corrected", "sharp")]
+        print(f"{record['id']:{width}}  {forms[0]:10}{forms[1]:10}  {forms[2]}")
+    refuted = refuted_claims(records)
+    if refuted:
+        print(f"refuted in corrected or sharp form: {', '.join(refuted)}", file=sys.stderr)
+    return int(bool(refuted))
+
+
+def sweep(grid: Any, out: Path, float32: bool) -> int:
+    """One stored sweep; exit code 1 when a run in it failed."""
+    from .experiment import sweep as sweeps
+    from .experiment.progress import Bar
+    from .experiment.store import check_folder
+
+    require("xarray", "storing results")
+    check_folder(out)
+    start(float32)
+    with Bar(1) as bar:
+        path, dataset, fresh = sweeps.run(grid, out, bar.piece("sweep"))
+        bar.finish_piece()
+    failures = [line for line in str(dataset.attrs["failures"]).split("; ") if line]
+    for line in failures:
+        print(f"failed: {line}", file=sys.stderr)
+    runs = int(dataset["verdict"].size)
+    print(f"{path}: {runs} runs, {len(failures)} failed, {'computed' if fresh else 'kept'} ({dataset.attrs['seconds']} s)")
+    return int(bool(failures))
+
+
+def verdict(form: dict[str, Any] | None) -> str:
+    """A form of a claim in one word."""
+    if form is None:
+        return "-"
+    return {True: "holds", False: "refuted", None: "undecided"}[form["ok"]]
+
+
+def refuted_claims(records: list[dict[str, Any]]) -> list[str]:
+    """Claims whose corrected or sharp form fails. That a printed form fails is a finding about the paper, no failure."""
+    return [r["id"] for r in records if any(r[form] and r[form]["ok"] is False for form in ("corrected", "sharp"))]
+
+
+class Claims:
+    """claims.json of a results folder, run again only when the code or the size changed or the file was touched."""
+
+    def __init__(self, out: Path, size: str):
+        self.path = out / "claims.json"
+        self.stamp = out / "data" / "claims.stamp.json"
+        self.size: Literal["smoke", "full"] = "full" if size == "full" else "smoke"
+
+    def identity(self) -> dict[str, str]:
+        """What the file must have been made from to be current."""
+        from .experiment.provenance import source_digest
+
+        digest = hashlib.sha256(self.path.read_bytes()).hexdigest() if self.path.exists() else ""
+        return {"package": source_digest(), "size": self.size, "content": digest}
+
+    def current(self) -> bool:
+        """Whether claims.json can be kept."""
+        try:
+            return self.path.exists() and json.loads(self.stamp.read_text(encoding="utf-8")) == self.identity()
+        except (OSError, ValueError):
+            return False
+
+    def run(self, progress: Any) -> str:
+        """Make claims.json current; "computed" or "kept"."""
+        if self.current():
+            return "kept"
+        from . import theory
+        from .experiment.store import write_text
+
+        theory.write_claims(self.path, theory.verify(size=self.size, progress=lambda id, done, total: progress(done, total)))
+        write_text(self.stamp, json.dumps(self.identity(), indent=1) + "\n")
+        return "computed"
+
+    def records(self) -> list[dict[str, Any]] | None:
+        """The records, or None when there are none that are current."""
+        return json.loads(self.path.read_text(encoding="utf-8")) if self.current() else None
