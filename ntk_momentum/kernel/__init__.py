@@ -1,7 +1,13 @@
-"""Kernels: empirical for any Equinox model, structured for the two-layer net, closed forms at infinite width."""
+"""Kernels: empirical for any Equinox model, structured for the two-layer net, closed forms at infinite width.
+
+Importing this needs neither lineax nor matfree; the operator asks for them when called.
+"""
 
 from .empirical import empirical_ntk as empirical_ntk
 from .empirical import plan_ntk as plan_ntk
 from .infinite import infinite_ntk as infinite_ntk
+from .operator import Extremes as Extremes
+from .operator import extreme_eigenvalues as extreme_eigenvalues
+from .operator import ntk_operator as ntk_operator
 from .plan import Plan as Plan
 from .two_layer import two_layer_ntk as two_layer_ntk

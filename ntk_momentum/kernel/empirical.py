@@ -48,7 +48,7 @@ def empirical_ntk(
 
     Dropout and batch statistics must be in inference mode. Raises `InputError`.
     """
-    problem = _prepare(model, x1, x2, trainable, where, method, block_size, output)
+    problem = prepare(model, x1, x2, trainable, where, method, block_size, output)
     special = structured_form(model, problem) if method in ("auto", "structured") else None
     if special is not None:
         kernels = special(per_layer)
@@ -79,12 +79,14 @@ def plan_ntk(
     x1 and x2 may be `jax.ShapeDtypeStruct`: nothing is computed. The two-layer net's own structured form streams neurons too, and
     needs less memory than stated here.
     """
-    problem = _prepare(model, x1, x2, trainable, where, method, block_size, output)
+    problem = prepare(model, x1, x2, trainable, where, method, block_size, output)
     special = structured_form(model, problem) if method == "auto" else None
     return _plan(problem, "structured" if special is not None else method, block_size)
 
 
-class _Problem(NamedTuple):
+class Problem(NamedTuple):
+    """A kernel to be computed: the model taken apart, checked inputs, and what is asked for."""
+
     trained: PyTree
     frozen: PyTree
     x1: Any
@@ -101,7 +103,8 @@ def _outputs(trained: PyTree, frozen: PyTree, x: Array) -> Array:
     return jnp.ravel(eqx.combine(trained, frozen)(x))
 
 
-def _prepare(model, x1, x2, trainable, where, method, block_size, output) -> _Problem:
+def prepare(model, x1, x2, trainable, where, method, block_size, output) -> Problem:
+    """Check everything and take the model apart. Raises `InputError`."""
     if method != "auto" and method not in get_args(Method):
         raise unknown_name("method", str(method), ("auto", *get_args(Method)))
     if output not in get_args(Output):
@@ -122,7 +125,7 @@ def _prepare(model, x1, x2, trainable, where, method, block_size, output) -> _Pr
         ) from error
     if not isinstance(value, jax.ShapeDtypeStruct) or not jnp.issubdtype(value.dtype, jnp.floating):
         raise InputError(f"the model must return one real array, got {value}; wrap it in a function that does.")
-    return _Problem(trained, frozen, x1, x2, output, value.shape == (), value.size)
+    return Problem(trained, frozen, x1, x2, output, value.shape == (), value.size)
 
 
 def _inputs(name: str, x: Any) -> Any:
@@ -148,7 +151,7 @@ def check_inference(model: Any) -> None:
             raise InputError(f"a {type(node).__name__} of the model is in training mode; pass eqx.nn.inference_mode(model).")
 
 
-def _plan(problem: _Problem, method: str, block_size: int | None) -> Plan:
+def _plan(problem: Problem, method: str, block_size: int | None) -> Plan:
     shape = lambda tree: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
     arrays, rest = eqx.partition(problem.frozen, eqx.is_array)
     f = lambda trained, arrays, x: _outputs(trained, eqx.combine(arrays, rest), x)
@@ -156,7 +159,7 @@ def _plan(problem: _Problem, method: str, block_size: int | None) -> Plan:
 
 
 @functools.singledispatch
-def structured_form(model: Any, problem: _Problem) -> Callable[[bool], dict[str, Array]] | None:
+def structured_form(model: Any, problem: Problem) -> Callable[[bool], dict[str, Array]] | None:
     """A model's own structured kernel, as a function of `per_layer`; None for a general model. Register to add one."""
     return None
 
@@ -182,13 +185,13 @@ def _two_layer(model, x1, x2, hidden, output):
 
 
 @eqx.filter_jit
-def _stream(problem: _Problem, how: Plan, per_layer: bool) -> dict[str, Array]:
+def _stream(problem: Problem, how: Plan, per_layer: bool) -> dict[str, Array]:
     """Blocks of rows against blocks of columns; with one set of inputs only those on and below the diagonal, then mirrored."""
     n1, n2 = problem.x1.shape[0], (problem.x1 if problem.x2 is None else problem.x2).shape[0]
     symmetric = problem.x2 is None
     left, right, pair = (_push_forward if how.method == "ntk-vp" else _contraction)(problem, how, per_layer)
-    blocks1 = _blocks(problem.x1, how.block_size)
-    blocks2 = blocks1 if symmetric else _blocks(problem.x2, how.block_size)
+    blocks1 = blocks(problem.x1, how.block_size)
+    blocks2 = blocks1 if symmetric else blocks(problem.x2, how.block_size)
 
     def row(i, block):
         of_row = left(block)
@@ -212,7 +215,7 @@ def _stream(problem: _Problem, how: Plan, per_layer: bool) -> dict[str, Array]:
     return {name: _finish(_mirror(kernel) if symmetric else kernel, problem) for name, kernel in kernels.items()}
 
 
-def _blocks(x: Array, block_size: int) -> Array:
+def blocks(x: Array, block_size: int) -> Array:
     """(blocks, b, ...), blocks of equal size filled up with copies of the last input."""
     count = -(-x.shape[0] // block_size)
     size = -(-x.shape[0] // count)
@@ -234,7 +237,7 @@ def _mirror(kernel: Array) -> Array:
     return jnp.where(order > 0, kernel, jnp.where(order < 0, other, 0.5 * (kernel + other)))
 
 
-def _finish(kernel: Array, problem: _Problem) -> Array:
+def _finish(kernel: Array, problem: Problem) -> Array:
     """From (n1, n2), (n1, n2, k) or (n1, n2, k, k) to the axes asked for."""
     if problem.output == "trace-mean":
         kernel = kernel / problem.k
@@ -248,7 +251,7 @@ def _names(trained: PyTree, per_layer: bool) -> list[str]:
     return paths if per_layer else [""] * len(paths)
 
 
-def _contraction(problem: _Problem, how: Plan, per_layer: bool) -> tuple[Callable, Callable, Callable]:
+def _contraction(problem: Problem, how: Plan, per_layer: bool) -> tuple[Callable, Callable, Callable]:
     """Factors of both blocks, and their contraction summed over leaves of one name."""
     features = jacobian(problem.f, problem.trained, dict(how.products))
     names = _names(problem.trained, per_layer)
@@ -276,7 +279,7 @@ def contract(u: Factor, v: Factor, output: Output) -> Array:
     return jnp.einsum(f"{kept}ts,ijts->{kept}", deltas, jnp.einsum("itc,jsc->ijts", u.h, v.h))
 
 
-def _push_forward(problem: _Problem, how: Plan, per_layer: bool) -> tuple[Callable, Callable, Callable]:
+def _push_forward(problem: Problem, how: Plan, per_layer: bool) -> tuple[Callable, Callable, Callable]:
     """Gradients of the columns by reverse mode, pushed through the rows by forward mode, leaf by leaf when asked."""
     features = jacobian(problem.f, problem.trained, {})
     leaves, tree = jax.tree.flatten(problem.trained)
