@@ -63,7 +63,7 @@ def count(claims: Sequence[dict[str, Any]]) -> list[tuple[str, int, int, int]]:
 
 
 def inline(path: Path, prefix: str) -> str:
-    """A matplotlib SVG as part of a page: its ids made unique by `prefix`, black and white left to the page's colours."""
+    """A matplotlib SVG as part of a page: its ids made unique by `prefix`, black, white and faint lines left to the page's colours."""
     text = path.read_text(encoding="utf-8")
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -72,6 +72,7 @@ def inline(path: Path, prefix: str) -> str:
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", text)
     text = re.sub(r"#0{6}\b", "currentColor", text)
     text = re.sub(r"#f{6}\b", "var(--paper)", text)
+    text = re.sub(r"#(b0b0b0|cccccc)\b", "var(--line)", text)
     return re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1), count=1)
 
 

@@ -109,15 +109,15 @@ def verify(claims: tuple[str, ...], size: Literal["smoke", "full"], path: Path |
         if path.is_dir():
             raise InputError(f"{path} is a folder; --json wants a file, e.g. {path / 'claims.json'}.")
     start(float32)
-    from . import theory
+    from .theory import ledger
 
     with Bar(1) as bar:
         progress = bar.piece(LEDGER)
-        ledger = theory.verify(claims or None, size=size, progress=lambda id, done, total: progress(done, total))
+        verified = ledger.verify(claims or None, size=size, progress=lambda id, done, total: progress(done, total))
         bar.finish_piece()
-    records = [claim.to_json() for claim in ledger]
+    records = [claim.to_json() for claim in verified]
     if path is not None:
-        theory.write_claims(path, ledger)
+        ledger.write_claims(path, verified)
     width = max(len(record["id"]) for record in records)
     print(f"{'':{width}}  {'printed':10}{'corrected':10}  sharp")
     for record in records:
@@ -187,10 +187,10 @@ class Claims:
         """Make claims.json current; "computed" or "kept"."""
         if self.current():
             return "kept"
-        from . import theory
         from .experiment.store import write_text
+        from .theory import ledger
 
-        theory.write_claims(self.path, theory.verify(size=self.size, progress=lambda id, done, total: progress(done, total)))
+        ledger.write_claims(self.path, ledger.verify(size=self.size, progress=lambda id, done, total: progress(done, total)))
         write_text(self.stamp, json.dumps(self.identity(), indent=1) + "\n")
         return "computed"
 

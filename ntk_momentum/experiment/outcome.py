@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from ..errors import InputError, MissingPackage, require
 from . import store
-from .provenance import provenance, source_digest
+from .provenance import dtype, provenance, source_digest
 from .registry import Experiment
 
 Progress = Callable[[int, int], None]
@@ -74,9 +74,7 @@ def _outcome(experiment: Experiment, size: str, out: Path, progress: Progress | 
 def _data(outcome: Outcome, module: Any, out: Path, progress: Progress | None, compute: bool) -> Any | None:
     experiment, size = outcome.experiment, outcome.size
     config = experiment.config(module, size)
-    import jax
-
-    identity = {"source": experiment.source(), "config": config, "package": source_digest(), "x64": bool(jax.config.jax_enable_x64)}
+    identity = {"source": experiment.source(), "config": config, "package": source_digest(), "dtype": dtype()}
     path = out / "data" / f"{experiment.name}-{store.fingerprint(identity)}.nc"
     dataset = None
     if path.exists():

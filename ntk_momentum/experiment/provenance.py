@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).resolve().parents[1]
-RECORDED = ("jax", "jaxlib", "diffrax", "optax", "equinox", "numpy", "scipy", "scikit-learn", "matplotlib", "xarray", "h5netcdf", "jinja2", "tqdm")
+RECORDED = ("jax", "jaxlib", "diffrax", "optax", "equinox", "numpy", "scipy", "scikit-learn", "matplotlib", "xarray", "h5netcdf", "jinja2")
 # What no number depends on: the way results are kept and shown.
 SURFACE = ("experiment", "experiments", "plotting.py", "report.py", "reproduce.py", "cli.py", "__main__.py")
 
@@ -48,6 +48,13 @@ def versions() -> dict[str, str]:
     return found
 
 
+def dtype() -> str:
+    """The floating dtype arrays get now: "float64" or "float32"."""
+    import jax.numpy as jnp
+
+    return jnp.zeros(()).dtype.name
+
+
 def provenance(precision: str | None = None) -> dict[str, Any]:
     """Plain values: commit, whether the tree differed from it, versions, device, dtype, precision of matrix products, time."""
     import jax
@@ -64,7 +71,7 @@ def provenance(precision: str | None = None) -> dict[str, Any]:
         "versions": versions(),
         "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
         "host": f"{platform.system()} {platform.machine()}",
-        "dtype": "float64" if jax.config.jax_enable_x64 else "float32",
+        "dtype": dtype(),
         "precision": precision or Numerics().precision,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }

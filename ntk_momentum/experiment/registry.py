@@ -52,7 +52,7 @@ class Experiment:
         return module.SIZES[size]
 
     def source(self) -> str:
-        """The code that decides the numbers: the file without docstring, caption, headline and plot, so that mending a label keeps the results."""
+        """The code that decides the numbers: without docstring, caption, headline and plot, so that mending a label keeps results."""
         tree = ast.parse(self.path.read_text(encoding="utf-8"))
         kept = [node for node in tree.body if not (_is_docstring(node) or _names(node) & {"CAPTION", "ORDER", "plot", "headline"})]
         return "\n".join(ast.unparse(node) for node in kept)

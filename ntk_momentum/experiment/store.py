@@ -52,7 +52,7 @@ def check_folder(path: str | Path) -> Path:
     return path
 
 
-def atomically(path: Path, write: Callable[[Path], None]) -> None:
+def atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then put it in place. Raises `InputError` when the disk refuses."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """The same for a text file."""
-    atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+    atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write(path: Path, dataset: Any, attributes: dict[str, Any]) -> Any:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, check_positive, unknown_name
 from . import store
-from .provenance import provenance
+from .provenance import dtype, provenance
 
 if TYPE_CHECKING:
     from ..data import Dataset
@@ -105,21 +105,20 @@ def load(grid: Grid) -> Dataset:
 
 def run(grid: Grid, out: Path, progress: Any = None) -> tuple[Path, Any, bool]:
     """(file, data set, whether it was computed now). A finished sweep is read, not run again."""
-    import jax
     import numpy as np
 
-    from ..ensemble import ensemble
+    from ..ensembles import ensemble
     from ..kernel import infinite_ntk
 
     data = load(grid)
     digest = hashlib.sha256(np.asarray(data.X).tobytes() + np.asarray(data.y).tobytes()).hexdigest()
-    identity = {"grid": grid, "data": digest, "x64": bool(jax.config.jax_enable_x64)}
+    identity = {"grid": grid, "data": digest, "dtype": dtype()}
     path = out / "data" / f"sweep-{store.fingerprint(identity)}.nc"
     if path.exists():
         return path, store.read(path), False
     lambda0 = float(np.linalg.eigvalsh(np.asarray(infinite_ntk(data.X.reshape(data.n, -1)), np.float64))[0])
     if lambda0 <= 0:
-        raise InputError(f"the kernel of this data is singular (smallest eigenvalue {lambda0:.2e}); drop near-duplicate inputs or use float64.")
+        raise InputError(f"the kernel of this data is singular (lambda_0 = {lambda0:.2e}); drop near-duplicate inputs or use float64.")
     flows = [build_flow(text, lambda0) for text in grid.flows]
     ends = [grid.t_end or (5 / lambda0 if text.startswith("gradient_flow") else 10 / math.sqrt(lambda0)) for text in grid.flows]
     ts = np.stack([np.linspace(0.0, end, grid.times) for end in ends])
