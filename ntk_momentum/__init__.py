@@ -18,25 +18,25 @@ _HOMES = {
     "kernel": ("empirical_ntk", "infinite_ntk"),
     "method": ("GradientFlow", "HeavyBall", "Nesterov", "gradient_descent", "heavy_ball", "nesterov"),
     "prediction": ("Prediction", "predict", "response"),
-    "simulate": ("simulate", "simulate_error"),
-    "train": ("train",),
+    "simulation": ("simulate", "simulate_error"),
+    "training": ("train",),
     "trajectory": ("Trajectory",),
-    "ensemble": ("ensemble",),
+    "ensembles": ("ensemble",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME_OF)  # noqa: PLE0605
 
 if TYPE_CHECKING:
     from .data import Dataset, load_digits, load_mnist, load_npz, sphere
-    from .ensemble import ensemble
+    from .ensembles import ensemble
     from .errors import InputError, MissingPackage
     from .kernel import empirical_ntk, infinite_ntk
     from .method import GradientFlow, HeavyBall, Nesterov, gradient_descent, heavy_ball, nesterov
     from .network import TwoLayerNet, init_two_layer
     from .numerics import Numerics
     from .prediction import Prediction, predict, response
-    from .simulate import simulate, simulate_error
-    from .train import train
+    from .simulation import simulate, simulate_error
+    from .training import train
     from .trajectory import Trajectory
 
 

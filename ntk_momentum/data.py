@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import struct
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -18,8 +18,6 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from .errors import InputError, require, unknown_name
-
-OnDuplicates = Literal["error", "allow"]
 
 
 class Dataset(eqx.Module):
@@ -33,10 +31,10 @@ class Dataset(eqx.Module):
     """
 
     X: Float[Array, "n ..."]
-    y: Float[Array, "n *k"]
+    y: Float[Array, n *k]
     name: str = eqx.field(static=True, default="data")
 
-    def __init__(self, X: Any, y: Any, on_duplicates: OnDuplicates = "error", *, name: str = "data"):
+    def __init__(self, X: Any, y: Any, on_duplicates: str = "error", *, name: str = "data"):
         if on_duplicates not in ("error", "allow"):
             raise unknown_name("on_duplicates", str(on_duplicates), ("error", "allow"))
         self.X = _real("X", X)
@@ -109,10 +107,7 @@ def normalize(X: Any) -> np.ndarray:
     return X / norms.reshape((-1,) + (1,) * (X.ndim - 1))
 
 
-Target = Literal["parity", "digit"]
-
-
-def _targets(digits: np.ndarray, target: Target) -> np.ndarray:
+def _targets(digits: np.ndarray, target: str) -> np.ndarray:
     if target == "parity":
         return np.where(digits % 2 == 0, 1.0, -1.0)
     if target == "digit":
@@ -128,7 +123,7 @@ def _pick(n: int, available: int, key: Key[Array, ""] | None, what: str) -> np.n
     return np.asarray(jax.random.permutation(key, available))[:n]
 
 
-def load_digits(n: int, *, key: Key[Array, ""], target: Target = "parity", unit: bool = True) -> Dataset:
+def load_digits(n: int, *, key: Key[Array, ""], target: str = "parity", unit: bool = True) -> Dataset:
     """n of scikit-learn's 1,797 handwritten digits (8 x 8 pixels, so p = 64), drawn with `key`.
 
     Inputs have unit norm (or lie in [0, 1] with `unit=False`). Targets: +1 for even and -1 for odd digits
@@ -149,13 +144,13 @@ def sphere(n: int, p: int, *, key: Key[Array, ""]) -> Dataset:
     return Dataset(X, np.asarray(jax.random.rademacher(labels, (n,)), np.float64), name=f"sphere{n}x{p}")
 
 
-def load_npz(path: str | Path, *, on_duplicates: OnDuplicates = "error") -> Dataset:
+def load_npz(path: str | Path, *, on_duplicates: str = "error") -> Dataset:
     """A data set of your own: an .npz file with arrays X (n, ...) and y (n,) or (n, k). Read without pickle, never rescaled."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no file {path}; expected an .npz holding arrays X and y (np.savez(path, X=X, y=y)).")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             missing = {"X", "y"} - set(archive.files)
             if missing:
                 raise InputError(f"{path} lacks {sorted(missing)}; it holds {archive.files}. Save it with np.savez(path, X=X, y=y).")
@@ -188,7 +183,7 @@ def _read_idx(folder: Path, stem: str) -> np.ndarray:
 
 
 def load_mnist(
-    folder: str | Path, n: int, *, key: Key[Array, ""] | None = None, target: Target = "parity", unit: bool = True
+    folder: str | Path, n: int, *, key: Key[Array, ""] | None = None, target: str = "parity", unit: bool = True
 ) -> Dataset:
     """The first n MNIST training images (or n drawn with `key`) from IDX files in `folder`, gzipped or not; p = 784."""
     images = _read_idx(Path(folder), "train-images-idx3-ubyte")

@@ -55,7 +55,7 @@ class AbstractProblem(eqx.Module):
 
 def norm(tree: PyTree) -> Float[Array, ""]:
     """Euclidean norm of all leaves together; zero for a tree without leaves, such as the momentum of a first-order flow."""
-    return jnp.sqrt(sum((jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)), start=jnp.zeros(())))
+    return jnp.sqrt(sum((jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)), start=0.0))
 
 
 class WeightProblem(AbstractProblem):

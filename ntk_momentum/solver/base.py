@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 from jaxtyping import Array, Float, Int, PyTree
@@ -22,6 +22,7 @@ REASONS = {
 }
 
 
+@runtime_checkable
 class Watcher(Protocol):
     """Folds over accepted steps, seeing both ends of each."""
 

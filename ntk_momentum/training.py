@@ -16,14 +16,14 @@ from .loss import Loss, squared
 from .method import State
 from .numerics import Numerics
 from .readout import Snapshot, default_readouts, read, resolve, watch
-from .simulate import default_reference, weight_problem
+from .simulation import default_reference, weight_problem
 from .solver.base import NOT_FINITE
 from .trajectory import Trajectory
 
 
 def train(
     model: Any,
-    data: Dataset,
+    data: Any,
     optimizer: Any,
     steps: int,
     *,
@@ -32,7 +32,7 @@ def train(
     trainable: Any = None,
     where: Callable | None = None,
     readouts: Sequence[str] | Mapping[str, Any] | None = None,
-    reference: Float[Array, "n n"] | None = None,
+    reference: Any = None,
     config: Numerics = Numerics(),
 ) -> Trajectory:
     """Take `steps` full-batch steps and read the run off at k = 0, save_every, 2 save_every, ..., steps.

@@ -27,16 +27,16 @@ from .trajectory import Trajectory
 
 def simulate(
     model: Any,
-    data: Dataset,
-    flow: AbstractFlow,
-    ts: Float[Array, " times"],
+    data: Any,
+    flow: Any,
+    ts: Any,
     *,
     loss: Loss = squared,
     trainable: Any = None,
     where: Callable | None = None,
     solver: Any = None,
     readouts: Sequence[str] | Mapping[str, Any] | None = None,
-    reference: Float[Array, "n n"] | None = None,
+    reference: Any = None,
     config: Numerics = Numerics(),
 ) -> Trajectory:
     """Solve a flow on the weights of a model, from rest at t = 0, and read it off at `ts`.
@@ -57,10 +57,10 @@ def simulate(
 
 
 def simulate_error(
-    kernel: Float[Array, "n n"],
-    residual0: Float[Array, " n"],
-    flow: AbstractFlow,
-    ts: Float[Array, " times"],
+    kernel: Any,
+    residual0: Any,
+    flow: Any,
+    ts: Any,
     *,
     solver: Any = None,
     readouts: Sequence[str] | Mapping[str, Any] | None = None,
@@ -79,7 +79,7 @@ def simulate_error(
     return _run(problem, residual0.astype(dtype), flow, ts, solver, resolve(readouts, ERROR_READOUTS), None, config)
 
 
-def weight_problem(model: Any, data: Dataset, loss: Loss, trainable: Any, where: Callable | None) -> tuple[WeightProblem, PyTree]:
+def weight_problem(model: Any, data: Any, loss: Loss, trainable: Any, where: Callable | None) -> tuple[WeightProblem, PyTree]:
     """The loss of a model on a data set as a problem over its trained weights, and those weights."""
     if not isinstance(data, Dataset):
         raise InputError(f"data must be a Dataset, got {type(data).__name__}; try nm.Dataset(X, y).")
@@ -96,7 +96,7 @@ def weight_problem(model: Any, data: Dataset, loss: Loss, trainable: Any, where:
     return WeightProblem(frozen, trained, X, y, loss), w
 
 
-def default_reference(model: Any, data: Dataset, trainable: Any, where: Callable | None) -> Array | None:
+def default_reference(model: Any, data: Any, trainable: Any, where: Callable | None) -> Array | None:
     """H infinity, for a two-layer ReLU net in the paper's parametrisation with a named trained part."""
     if not isinstance(model, TwoLayerNet) or model.activation is not jax.nn.relu or where is not None:
         return None

@@ -24,7 +24,7 @@ from .network import init_two_layer
 from .numerics import Numerics
 from .prediction import check_times
 from .readout import default_readouts, resolve
-from .simulate import as_integrator, default_reference, solve, weight_problem
+from .simulation import as_integrator, default_reference, solve, weight_problem
 from .solver import REASONS
 from .trajectory import label
 
@@ -88,11 +88,11 @@ def flow_label(flow: AbstractFlow) -> str:
 
 
 def ensemble(
-    data: Dataset,
-    flows: Sequence[AbstractFlow],
-    widths: Sequence[int],
-    seeds: int | Sequence[int],
-    ts: Float[Array, " time"] | Float[Array, "flow time"],
+    data: Any,
+    flows: Any,
+    widths: Any,
+    seeds: Any,
+    ts: Any,
     *,
     activation: Any = jax.nn.relu,
     antisymmetric: bool = False,
@@ -100,7 +100,7 @@ def ensemble(
     trainable: Any = None,
     solver: Any = None,
     readouts: Sequence[str] | Mapping[str, Any] | None = None,
-    reference: Float[Array, "n n"] | None = None,
+    reference: Any = None,
     config: Numerics = Numerics(),
     dtype: Any = None,
     progress: Any = None,

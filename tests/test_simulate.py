@@ -1,0 +1,190 @@
+"""Weight dynamics, error dynamics and their closed form tell one story."""
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ntk_momentum as nm
+from ntk_momentum.readout import Observer
+
+KEY = jax.random.key(0)
+DATA = nm.sphere(8, 5, key=jax.random.key(1))
+H_INF = nm.infinite_ntk(DATA.X)
+LAM0 = float(np.linalg.eigvalsh(H_INF)[0])
+FLOWS = [nm.GradientFlow(), nm.HeavyBall(float(np.sqrt(2 * LAM0))), nm.HeavyBall(4.0), nm.Nesterov(3.0), nm.Nesterov(0.7)]
+TIMES = np.linspace(0, 6, 13)
+
+
+@pytest.mark.parametrize("flow", FLOWS, ids=str)
+def test_error_dynamics_matches_the_closed_form(flow):
+    D0 = -DATA.y
+    config = nm.Numerics(tol=1e-7)
+    solved = nm.simulate_error(H_INF, D0, flow, TIMES, config=config)
+    exact = nm.predict(H_INF, D0, flow, TIMES)
+    scale = float(jnp.linalg.norm(D0))
+    np.testing.assert_allclose(solved.residual, exact.residual, atol=2e-6 * scale)
+    np.testing.assert_allclose(solved.velocity, exact.velocity, atol=1e-5 * scale)
+    np.testing.assert_allclose(solved.loss, exact.loss, atol=2e-5 * scale**2)
+    np.testing.assert_allclose(solved.pseudo_loss, exact.pseudo_loss, atol=2e-5 * scale**2)
+
+
+def test_error_dynamics_converges_with_the_tolerance():
+    flow, D0 = nm.Nesterov(3.0), -DATA.y
+    exact = nm.predict(H_INF, D0, flow, [6.0]).residual
+    errors = [
+        float(jnp.max(jnp.abs(nm.simulate_error(H_INF, D0, flow, [6.0], config=nm.Numerics(tol=tol)).residual - exact)))
+        for tol in (1e-3, 1e-5, 1e-7)
+    ]
+    assert errors[0] > 20 * errors[1] > 400 * errors[2]
+
+
+@pytest.mark.parametrize("flow", FLOWS[:4], ids=str)
+def test_weight_dynamics_approaches_its_frozen_kernel_as_the_width_grows(flow):
+    gaps = []
+    for width in (64, 4096):
+        net = nm.init_two_layer(width, 5, key=KEY, antisymmetric=True)
+        run = nm.simulate(net, DATA, flow, TIMES, readouts=["residual"])
+        frozen = nm.predict(nm.empirical_ntk(net, DATA.X), -DATA.y, flow, TIMES)
+        assert run.ok
+        gaps.append(float(jnp.max(jnp.abs(run.residual - frozen.residual))))
+    assert gaps[1] < 0.25 * gaps[0]  # the expected factor is 1/8, slope -1/2
+    assert gaps[1] < 0.1
+
+
+def test_a_linear_model_follows_its_kernel_exactly():
+    model = eqx.nn.Linear(5, "scalar", use_bias=False, key=KEY)
+    flow = nm.HeavyBall(0.5)
+    run = nm.simulate(model, DATA, flow, TIMES, config=nm.Numerics(tol=1e-8), readouts=["residual", "lambda_max", "kernel_drift", "lyapunov"])
+    kernel = nm.empirical_ntk(model, DATA.X)
+    np.testing.assert_allclose(kernel, DATA.X @ DATA.X.T, atol=1e-13)
+    np.testing.assert_allclose(run.residual, nm.predict(kernel, run.residual[0], flow, TIMES).residual, atol=1e-6)
+    np.testing.assert_allclose(run.kernel_drift, 0, atol=1e-12)
+
+
+def test_default_readouts_are_the_papers_and_nothing_else():
+    net = nm.init_two_layer(64, 5, key=KEY)
+    run = nm.simulate(net, DATA, FLOWS[1], TIMES)
+    names = {"f", "loss", "pseudo_loss", "lambda_min", "lambda_max", "kernel_drift", "kernel_distance", "displacement", "flips", "lyapunov"}
+    assert set(run.readouts) == names
+    assert run.f.shape == (13, 8) and all(run[name].shape == (13,) for name in names - {"f"})
+    H0 = nm.empirical_ntk(net, DATA.X)
+    np.testing.assert_allclose(run.loss, 0.5 * np.sum((run.f - DATA.y[None]) ** 2, 1), rtol=1e-12)
+    np.testing.assert_allclose(run.lambda_min[0], np.linalg.eigvalsh(H0)[0], rtol=1e-9)
+    np.testing.assert_allclose(run.kernel_distance[0], np.linalg.norm(H0 - H_INF, 2), rtol=1e-9)
+    np.testing.assert_allclose(run.lyapunov[0], run.pseudo_loss[0] + LAM0 / 2 * run.loss[0], rtol=1e-9)  # (A.6) at rest: L^ + alpha^2 L
+    moved = np.linalg.norm(run.model.hidden - net.hidden, axis=1)
+    np.testing.assert_allclose(run.displacement[-1], moved.max(), rtol=1e-9)
+    assert run.displacement[0] == run.kernel_drift[0] == run.flips[0] == 0
+    now = np.sum(np.sign(DATA.X @ run.model.hidden.T) != np.sign(DATA.X @ net.hidden.T))
+    assert now <= run.flips[-1] <= 8 * 64 and np.all(np.diff(run.flips) >= 0)
+    np.testing.assert_array_equal(run.model.output, net.output)
+
+
+def test_readouts_may_be_named_renamed_computed_or_observed():
+    class Steps(Observer):
+        def init(self, problem, t, state):
+            return jnp.zeros(())
+
+        def update(self, problem, memory, t0, before, t1, after):
+            return memory + (t1 - t0)
+
+        def read(self, memory, snapshot):
+            return memory
+
+    net = nm.init_two_layer(16, 5, key=KEY)
+    run = nm.simulate(
+        net, DATA, FLOWS[3], TIMES, readouts={"L": "loss", "size": lambda s: jnp.linalg.norm(s.residual), "elapsed": Steps()}
+    )
+    assert set(run.readouts) == {"L", "size", "elapsed"}
+    np.testing.assert_allclose(run.L, run.size**2 / 2, rtol=1e-12)
+    np.testing.assert_allclose(run.elapsed, TIMES, rtol=1e-12, atol=1e-12)  # observers see accepted steps only, and all of them
+    with pytest.raises(nm.InputError, match="Did you mean 'loss'"):
+        nm.simulate(net, DATA, FLOWS[0], TIMES, readouts=["los"])
+
+
+def test_mechanical_energy_decays_along_the_heavy_ball():
+    net = nm.init_two_layer(64, 5, key=KEY)
+    energy = lambda s: s.problem.value(s.state.w) + 0.5 * jnp.sum(s.state.v.hidden**2)
+    run = nm.simulate(net, DATA, nm.HeavyBall(0.3), np.linspace(0, 10, 101), readouts={"energy": energy}, config=nm.Numerics(tol=1e-6))
+    assert np.all(np.diff(run.energy) < 1e-9)
+
+
+@pytest.mark.parametrize("trainable", ["output", "all"])
+def test_other_layers_train_with_their_own_kernels(trainable):
+    net = nm.init_two_layer(512, 5, key=KEY)
+    run = nm.simulate(net, DATA, nm.GradientFlow(), np.linspace(0, 2, 5), trainable=trainable)
+    frozen = nm.predict(nm.empirical_ntk(net, DATA.X, trainable=trainable), run.f[0] - DATA.y, nm.GradientFlow(), np.linspace(0, 2, 5))
+    np.testing.assert_allclose(run.loss, frozen.loss, rtol=0.05)
+    if trainable == "output":  # linear in its weights
+        np.testing.assert_allclose(run.loss, frozen.loss, rtol=1e-3)
+    assert run.kernel_distance[0] < 0.5
+
+
+def test_any_equinox_model_with_several_outputs_and_any_loss_runs():
+    mlp = eqx.nn.MLP(5, 2, 16, 2, activation=jnp.tanh, key=KEY)
+    data = nm.Dataset(DATA.X, np.stack([DATA.y, -DATA.y], 1))
+    huber = lambda f, y: jnp.sum(jnp.sqrt(1 + (f - y) ** 2) - 1)
+    run = nm.simulate(mlp, data, nm.HeavyBall(1.0), np.linspace(0, 5, 6), loss=huber, where=lambda m: m.layers[1])
+    assert run.ok and run.loss[-1] < 0.9 * run.loss[0]
+    assert run.f.shape == (6, 8, 2) and run.lambda_min.shape == (6,)
+    np.testing.assert_array_equal(run.model.layers[0].weight, mlp.layers[0].weight)
+
+
+def test_a_failed_solve_says_so_and_leaves_no_smooth_line():
+    net = nm.init_two_layer(64, 5, key=KEY)
+    with pytest.warns(RuntimeWarning, match="maximum number of steps"):
+        run = nm.simulate(net, DATA, nm.GradientFlow(), TIMES, config=nm.Numerics(max_steps=2))
+    assert not run.ok and "max_steps" in run.reason
+    assert np.all(np.isnan(run.loss[-1])) and np.isnan(run.flips[-1])
+
+
+def test_save_times_do_not_change_the_solution_beyond_tolerance():
+    net = nm.init_two_layer(64, 5, key=KEY)
+    coarse = nm.simulate(net, DATA, FLOWS[1], [6.0], readouts=["loss"], config=nm.Numerics(tol=1e-6))
+    fine = nm.simulate(net, DATA, FLOWS[1], np.linspace(0, 6, 61), readouts=["loss"], config=nm.Numerics(tol=1e-6))
+    np.testing.assert_allclose(coarse.loss[-1], fine.loss[-1], rtol=1e-3)
+
+
+def test_solvers_of_diffrax_fill_the_slot():
+    net = nm.init_two_layer(256, 5, key=KEY)
+    first = nm.simulate(net, DATA, FLOWS[3], TIMES, readouts=["loss"])
+    other = nm.simulate(net, DATA, FLOWS[3], TIMES, readouts=["loss"], solver=diffrax.Bosh3())
+    np.testing.assert_allclose(first.loss, other.loss, atol=2e-3 * float(first.loss[0]))
+    for bad in (diffrax.Euler(), diffrax.Kvaerno3()):
+        with pytest.raises(nm.InputError, match="explicit diffrax solver"):
+            nm.simulate(net, DATA, FLOWS[3], TIMES, solver=bad)
+
+
+def test_simulate_runs_in_float32_under_jit_and_vmap():
+    net = nm.init_two_layer(32, 5, key=KEY, dtype=jnp.float32)
+    run = nm.simulate(net, DATA, FLOWS[1], TIMES)
+    assert run.loss.dtype == jnp.float32 and run.model.hidden.dtype == jnp.float32
+    loss = lambda b: nm.simulate(net, DATA, nm.HeavyBall(b), TIMES, readouts=["loss"]).loss
+    bs = jnp.array([0.1, 1.0], jnp.float32)
+    batched = eqx.filter_jit(jax.vmap(loss))(bs)
+    np.testing.assert_allclose(batched[1], loss(bs[1]), rtol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("ts", "message"), [([0.0, 1.0, 1.0], "increas"), ([-1.0, 1.0], "negative"), ([0.0, np.nan], "finite"), ([], "empty")], ids=str
+)
+def test_bad_times_are_refused(ts, message):
+    with pytest.raises(nm.InputError, match=message):
+        nm.simulate(nm.init_two_layer(8, 5, key=KEY), DATA, nm.GradientFlow(), np.asarray(ts))
+
+
+def test_mismatched_model_data_and_flow_are_refused():
+    net = nm.init_two_layer(8, 5, key=KEY)
+    with pytest.raises(nm.InputError, match="inputs of shape"):
+        nm.simulate(net, nm.sphere(4, 3, key=KEY), nm.GradientFlow(), TIMES)
+    with pytest.raises(nm.InputError, match="must agree"):
+        nm.simulate(net, nm.Dataset(DATA.X, np.ones((8, 2))), nm.GradientFlow(), TIMES)
+    with pytest.raises(nm.InputError, match="must be a flow"):
+        nm.simulate(net, DATA, nm.heavy_ball(0.1, 0.5), TIMES)
+    with pytest.raises(nm.InputError, match="Dataset"):
+        nm.simulate(net, (DATA.X, DATA.y), nm.GradientFlow(), TIMES)
+    with pytest.raises(nm.InputError, match="TwoLayerNet"):
+        nm.simulate(eqx.nn.MLP(5, "scalar", 4, 1, key=KEY), DATA, nm.GradientFlow(), TIMES, readouts=["flips"])

@@ -1,0 +1,77 @@
+"""Discrete training is the recursion on the network's own gradient."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import ntk_momentum as nm
+from ntk_momentum.network import outputs
+
+KEY = jax.random.key(0)
+DATA = nm.sphere(6, 4, key=jax.random.key(1))
+NET = nm.init_two_layer(32, 4, key=KEY)
+
+
+def _gradient(W):
+    X, y, a = np.asarray(DATA.X), np.asarray(DATA.y), np.asarray(NET.output)
+    active = W @ X.T > 0
+    residual = (a[:, None] * active * (W @ X.T)).sum(0) / np.sqrt(32) - y
+    return a[:, None] * ((active * residual) @ X) / np.sqrt(32), 0.5 * residual @ residual
+
+
+def test_training_is_heavy_ball_written_out():
+    run = nm.train(NET, DATA, nm.heavy_ball(0.1, 0.8), 30)
+    last = W = np.asarray(NET.hidden)
+    losses = []
+    for _ in range(31):
+        gradient, loss = _gradient(W)
+        losses.append(loss)
+        last, W = W, W - 0.1 * gradient + 0.8 * (W - last)
+    np.testing.assert_allclose(run.loss, losses, rtol=1e-10)
+    np.testing.assert_array_equal(run.ts, np.arange(31))
+
+
+def test_saving_less_often_changes_nothing():
+    every = nm.train(NET, DATA, nm.nesterov(0.1, 3.0), 40)
+    some = nm.train(NET, DATA, nm.nesterov(0.1, 3.0), 40, save_every=10)
+    for name in every.readouts:
+        np.testing.assert_allclose(every[name][::10], some[name], rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(outputs(some.model, DATA.X), some.f[-1], rtol=1e-12)
+
+
+def test_optax_transformations_train_too():
+    ours = nm.train(NET, DATA, nm.heavy_ball(0.05, 0.9), 20)
+    theirs = nm.train(NET, DATA, optax.sgd(0.05, momentum=0.9), 20)
+    np.testing.assert_allclose(ours.loss, theirs.loss, rtol=1e-10)
+
+
+@pytest.mark.parametrize("flow", [nm.HeavyBall(0.6), nm.Nesterov(3.0), nm.GradientFlow()], ids=str)
+def test_training_follows_the_flow_as_the_step_shrinks(flow):
+    gaps = []
+    for h in (0.1, 0.025):
+        optimizer, offset = flow.discretize(h)
+        steps = round(4 / h)
+        run = nm.train(NET, DATA, optimizer, steps, readouts=["loss"])
+        solved = nm.simulate(NET, DATA, flow, h * np.arange(1, steps + 1) + offset, readouts=["loss"], config=nm.Numerics(tol=1e-6))
+        gaps.append(np.max(np.abs(run.loss[1:] - solved.loss)))
+    assert gaps[1] < 0.5 * gaps[0]
+
+
+def test_divergence_is_a_verdict():
+    run = nm.train(NET, DATA, nm.gradient_descent(1e3), 400, save_every=100)
+    assert not run.ok and "finite" in run.reason
+    assert np.isnan(run.loss[-1]) and np.isfinite(run.loss[0])
+
+
+@pytest.mark.parametrize(("steps", "save_every"), [(0, 1), (10, 3), (10, 0)])
+def test_bad_step_counts_are_refused(steps, save_every):
+    with pytest.raises(nm.InputError, match="multiple of save_every"):
+        nm.train(NET, DATA, nm.gradient_descent(0.1), steps, save_every=save_every)
+
+
+def test_what_is_no_optimizer_is_refused():
+    with pytest.raises(nm.InputError, match="init and update"):
+        nm.train(NET, DATA, nm.GradientFlow, 10)
+    with pytest.raises(nm.InputError, match="flows"):
+        nm.train(NET, DATA, nm.gradient_descent(0.1), 10, readouts=["lyapunov"])
