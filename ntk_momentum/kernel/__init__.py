@@ -10,4 +10,6 @@ from .operator import Extremes as Extremes
 from .operator import extreme_eigenvalues as extreme_eigenvalues
 from .operator import ntk_operator as ntk_operator
 from .plan import Plan as Plan
+from .spectrum import Spectrum as Spectrum
+from .spectrum import spectrum as spectrum
 from .two_layer import two_layer_ntk as two_layer_ntk

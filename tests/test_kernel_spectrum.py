@@ -1,0 +1,86 @@
+"""The spectrum of a kernel: known spectra, known times, and the loss curve it predicts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ntk_momentum.errors import InputError
+from ntk_momentum.kernel import infinite_ntk, spectrum
+from ntk_momentum.method import GradientFlow, HeavyBall, Nesterov
+
+EYE = jnp.eye(4)
+
+
+def test_the_identity_and_a_rank_one_kernel_have_their_known_numbers():
+    flat = spectrum(3 * EYE, jnp.ones(4))
+    assert float(flat.kappa) == pytest.approx(1)
+    assert float(flat.effective_rank) == pytest.approx(4)
+    assert float(flat.alignment) == pytest.approx(0.5)
+    y = jnp.array([1.0, -1.0, 2.0, 0.0])
+    line = spectrum(jnp.outer(y, y), y)
+    assert float(line.alignment) == pytest.approx(1)
+    assert float(line.effective_rank) == pytest.approx(1)
+    assert float(line.lambda_max) == pytest.approx(6)
+    assert float(line.shares[-1]) == pytest.approx(1)
+
+
+def test_shares_rebuild_the_quadratic_form():
+    x = np.random.default_rng(0).standard_normal((9, 4))
+    y = np.random.default_rng(1).standard_normal(9)
+    H = infinite_ntk(x)
+    s = spectrum(H, y)
+    assert float(s.shares.sum()) == pytest.approx(1)
+    assert float(s.eigenvalues @ s.shares) == pytest.approx(y @ H @ y / (y @ y))
+    assert float(s.alignment) == pytest.approx(float(y @ H @ y / (y @ y) / np.linalg.norm(H)))
+    assert float(s.kappa) == pytest.approx(np.linalg.cond(H))
+    blocks = spectrum(jnp.einsum("ij,ab->iajb", H, jnp.eye(2)), np.stack([y, y], axis=1))
+    np.testing.assert_allclose(blocks.eigenvalues[::2], s.eigenvalues, atol=1e-12)
+
+
+@pytest.mark.parametrize("epsilon", [0.5, 1e-2, 1e-8])
+def test_time_to_epsilon_of_one_mode_is_its_closed_form(epsilon):
+    one = spectrum(0.25 * EYE)
+    assert one.time_to(epsilon, GradientFlow()) == pytest.approx(-np.log(epsilon) / 0.5, rel=1e-6)
+    critical = one.time_to(epsilon, HeavyBall(1.0))  # b = 2 sqrt(lambda): phi = (1 + t/2) exp(-t/2)
+    assert ((1 + critical / 2) * np.exp(-critical / 2)) ** 2 == pytest.approx(epsilon, rel=1e-3)
+    if epsilon > 1e-3:  # phi = cos(t/2) dips below a smaller epsilon for less than the grid's resolution
+        free = one.time_to(epsilon, HeavyBall(0.0))
+        assert free == pytest.approx(2 * np.arccos(np.sqrt(epsilon)), rel=1e-3)
+
+
+def test_momentum_pays_on_an_ill_conditioned_kernel_and_nesterov_reaches_every_loss():
+    s = spectrum(jnp.diag(jnp.array([1e-4, 1e-2, 1.0])), jnp.ones(3))
+    gradient, ball = s.time_to(1e-6, GradientFlow()), s.time_to(1e-6, HeavyBall(2e-2))
+    assert gradient == pytest.approx(np.log(1e6 / 3) / 2e-4, rel=1e-4)
+    assert ball < gradient / 20
+    assert s.time_to(1e-2, Nesterov(3.0)) < gradient
+
+
+def test_what_the_kernel_cannot_see_is_never_learnt():
+    blind = spectrum(jnp.diag(jnp.array([0.0, 1.0])), jnp.array([1.0, 2.0]))
+    assert blind.time_to(0.5, GradientFlow()) < np.inf
+    assert blind.time_to(0.1, GradientFlow()) == np.inf
+    assert float(blind.kappa) == np.inf
+
+
+def test_the_spectrum_works_under_jit():
+    kappa = jax.jit(lambda H, y: spectrum(H, y).kappa)(2 * EYE, jnp.ones(4))
+    assert float(kappa) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: spectrum(jnp.ones((2, 3))), "shape"),
+        (lambda: spectrum(jnp.array([[1.0, 2.0], [0.0, 1.0]])), "symmetric"),
+        (lambda: spectrum(EYE * jnp.nan), "NaN"),
+        (lambda: spectrum(EYE, jnp.ones(3)), "y must have"),
+        (lambda: spectrum(EYE, jnp.zeros(4)), "not all zero"),
+        (lambda: spectrum(EYE).alignment, "needs labels"),
+        (lambda: spectrum(EYE).time_to(2.0, GradientFlow()), "epsilon"),
+    ],
+)
+def test_bad_input_is_refused(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
