@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jax.scipy.special import gammaln
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Real
 
 from .errors import InputError, check_positive, concrete
 
@@ -25,6 +25,7 @@ _HANKEL_FROM = 18.0  # e^{-2s} is below round-off
 _HANKEL_TERMS = 24
 _SEED_RATIO = 1.5  # the seed series sees at most (s/2)^2 / order of this size: no cancellation
 _SEED_TERMS = 20
+_UNROLL = 4
 _STEPS = math.ceil((_LARGEST_SHIFT + 2.5) ** 2 / 4 / _SEED_RATIO - _LARGEST_SHIFT)
 
 
@@ -34,7 +35,7 @@ def _promote(*values: ArrayLike) -> list[Array]:
 
 
 def damped_oscillator(
-    stiffness: Float[ArrayLike, "*#s"], friction: Float[ArrayLike, "*#s"], t: Float[ArrayLike, "*#s"]
+    stiffness: Real[ArrayLike, "*#s"], friction: Real[ArrayLike, "*#s"], t: Real[ArrayLike, "*#s"]
 ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
     """(phi, dphi/dt) of x'' + b x' + lambda x = 0, x(0) = 1, x'(0) = 0, in every regime; broadcasts.
 
@@ -77,12 +78,12 @@ def _damped_oscillator(lam: Array, b: Array, t: Array) -> tuple[Array, Array]:
     return envelope * (cos + a * t * sinc), -lam * t * envelope * sinc
 
 
-def nesterov_mode(d: Float[ArrayLike, "*#s"], s: Float[ArrayLike, "*#s"]) -> Float[Array, "*s"]:
+def nesterov_mode(d: Real[ArrayLike, "*#s"], s: Real[ArrayLike, "*#s"]) -> Float[Array, "*s"]:
     """Lambda_d(s) = 0F1(; (d+1)/2; -s^2/4) = Gamma(nu+1) (2/s)^nu J_nu(s), nu = (d-1)/2; broadcasts. See `nesterov_modes`."""
     return nesterov_modes(d, s)[0]
 
 
-def nesterov_modes(d: Float[ArrayLike, "*#s"], s: Float[ArrayLike, "*#s"]) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+def nesterov_modes(d: Real[ArrayLike, "*#s"], s: Real[ArrayLike, "*#s"]) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
     """(Lambda_d(s), Lambda_{d+2}(s)) for the price of one: the solution of x'' + (d/s) x' + x = 0, and -(d+1) x'/s.
 
     Real 0 < d <= 64 and s >= 0; the error is of order round-off relative to the decaying envelope min(1, C_d s^{-d/2}).
@@ -93,7 +94,7 @@ def nesterov_modes(d: Float[ArrayLike, "*#s"], s: Float[ArrayLike, "*#s"]) -> tu
 
 
 def nesterov_oscillator(
-    stiffness: Float[ArrayLike, "*#s"], d: Float[ArrayLike, "*#s"], t: Float[ArrayLike, "*#s"]
+    stiffness: Real[ArrayLike, "*#s"], d: Real[ArrayLike, "*#s"], t: Real[ArrayLike, "*#s"]
 ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
     """(phi, dphi/dt) of x'' + (d/t) x' + lambda x = 0, x(0) = 1, x'(0) = 0 (4.3): Lambda_d(sqrt(lambda) t); broadcasts.
 
@@ -153,12 +154,16 @@ def _modes_by_recurrence(d: Array, q: Array) -> tuple[Array, Array]:
     small = q < edge
     x = jnp.where(small, q, 0.0) / 4
 
+    def seed(pair, m):
+        c = nu + _STEPS + m
+        return (1 - x * (1 / (m * c)) * pair[0], 1 - x * (1 / (m * (c + 1))) * pair[1]), None
+
     def down(pair, k):
         low, high = pair
         return (low - x * (1 / ((nu + k) * (nu + k + 1))) * high, low), None
 
-    pair = _seed(nu + 1 + _STEPS, x), _seed(nu + 2 + _STEPS, x)
-    (low, high), _ = jax.lax.scan(down, pair, jnp.arange(_STEPS, 0, -1, dtype=x.dtype), unroll=16)
+    pair = _fold(seed, (jnp.ones_like(x), jnp.ones_like(x)), range(_SEED_TERMS, 0, -1))
+    low, high = _fold(down, pair, range(_STEPS, 0, -1))
 
     shift = jax.lax.stop_gradient(jnp.floor(d / 2))
     base = d - 2 * shift
@@ -170,53 +175,46 @@ def _modes_by_recurrence(d: Array, q: Array) -> tuple[Array, Array]:
         third = order * (order + 1) * (4 / q) * (second - first)
         return (jnp.where(j < shift, second, first), jnp.where(j < shift, third, second)), None
 
-    (first, second), _ = jax.lax.scan(up, _hankel(base, jnp.sqrt(q)), jnp.arange(_LARGEST_SHIFT, dtype=x.dtype), unroll=12)
+    first, second = _fold(up, _hankel(base, jnp.sqrt(q)), range(_LARGEST_SHIFT))
     return jnp.where(small, low, first), jnp.where(small, high, second)
 
 
-def _seed(c: Array, x: Array) -> Array:
-    """0F1(; c; -x) by its power series, nested."""
-    total = jnp.ones_like(x)
-    for m in range(_SEED_TERMS, 0, -1):
-        total = 1 - x * (1 / (m * (c + m - 1))) * total
-    return total
-
-
 def _hankel(d: Array, s: Array) -> tuple[Array, Array]:
-    """(Lambda_d, Lambda_{d+2}) for d in [0, 2), s >= 18, by Hankel's expansion; the phase s - d pi/4 is never rounded."""
+    """(Lambda_d, Lambda_{d+2}) for d in [0, 2), s >= 18, by Hankel's expansion; the phase s - d pi/4 is never rounded.
+
+    J_nu(s) = sqrt(2/(pi s)) (P cos chi - Q sin chi), chi = s - (2 nu + 1) pi/4, where P + iQ = 1 + i r_1/s (1 + i r_2/s (1 + ...))
+    and r_k = (4 nu^2 - (2k - 1)^2)/(8k).
+    """
     y = 1 / s
+
+    def nest(sums, k):
+        p, q, p_up, q_up = sums
+        odd = (2 * k - 1) ** 2
+        r, r_up = ((d - 1) ** 2 - odd) / (8 * k) * y, ((d + 1) ** 2 - odd) / (8 * k) * y
+        return (1 - r * q, r * p, 1 - r_up * q_up, r_up * p_up), None
+
+    one, zero = jnp.ones_like(y), jnp.zeros_like(y)
+    p, q, p_up, q_up = _fold(nest, (one, zero, one, zero), range(_HANKEL_TERMS, 0, -1))
     cos, sin = jnp.cos(s), jnp.sin(s)
     cos_d, sin_d = jnp.cos(d * (jnp.pi / 4)), jnp.sin(d * (jnp.pi / 4))
     cos, sin = cos * cos_d + sin * sin_d, sin * cos_d - cos * sin_d
     amplitude = jnp.exp(gammaln((d + 1) / 2) + d / 2 * (math.log(2.0) - jnp.log(s)) - 0.5 * math.log(math.pi))
-    p, q = _hankel_series((d - 1) / 2, y)
-    first = amplitude * (p * cos - q * sin)
-    p, q = _hankel_series((d + 1) / 2, y)
-    return first, amplitude * (d + 1) * y * (p * sin + q * cos)
+    return amplitude * (p * cos - q * sin), amplitude * (d + 1) * y * (p_up * sin + q_up * cos)
 
 
-def _hankel_series(nu: Array, y: Array) -> tuple[Array, Array]:
-    """P and Q of J_nu(s) = sqrt(2/(pi s)) (P cos chi - Q sin chi), chi = s - (2 nu + 1) pi/4, y = 1/s."""
-    terms = [jnp.ones_like(nu)]
-    for k in range(1, _HANKEL_TERMS):
-        terms.append(terms[-1] * (4 * nu * nu - (2 * k - 1) ** 2) / (8 * k))
-    sums = []
-    for part in (terms[0::2], terms[1::2]):
-        total = jnp.zeros_like(y)
-        for term in reversed(part):
-            total = term - y * y * total
-        sums.append(total)
-    return sums[0], y * sums[1]
+def _fold(step, start: tuple[Array, ...], over: range) -> tuple[Array, ...]:
+    """A scan over whole numbers; unrolled enough to stay in registers, little enough to compile fast."""
+    return jax.lax.scan(step, start, jnp.array(over, start[0].dtype), unroll=_UNROLL)[0]
 
 
-def kappa(d: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+def kappa(d: Real[ArrayLike, "*s"]) -> Float[Array, "*s"]:
     """kappa_d = 2^d Gamma((d+1)/2)^2/pi = limsup s^d Lambda_d(s)^2, the sharp amplitude of L ~ t^{-d}."""
     check_positive("the Nesterov constant d", d)
     (d,) = _promote(d)
     return jnp.exp(d * math.log(2.0) + 2 * gammaln((d + 1) / 2)) / jnp.pi
 
 
-def decay_constant(d: Float[ArrayLike, "*s"]) -> Float[Array, "*s"]:
+def decay_constant(d: Real[ArrayLike, "*s"]) -> Float[Array, "*s"]:
     """K_d = sup_s s^d Lambda_d(s)^2, so that L(t) <= K_d (sqrt(lambda_min) t)^{-d} L(0) for a constant kernel.
 
     s^{1/2} J_nu(s) has extrema that grow for |nu| <= 1/2 (d <= 2), so K_d = kappa_d there, and that fall for d > 2, where the

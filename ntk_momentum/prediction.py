@@ -1,0 +1,222 @@
+"""What a constant kernel predicts, in closed form: (2.5), (3.5) and (4.3) with H frozen, solved mode by mode.
+
+With H = U Lambda U^T the error is Delta(t) = U phi(Lambda, t) U^T Delta(0), where phi is the response of one eigenvalue to the
+flow, or the discrete recursion of one eigenvalue when an optimizer is given. A point with kernel row k* against the training
+points moves by f*(t) - f*(0) = -k* psi(H, t) Delta(0), psi = (1 - phi)/lambda.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from .errors import InputError, concrete
+from .method import AbstractFlow, AbstractOptimizer
+
+_DIRECT_FROM = 0.2  # the first-order 1 - phi, below which it loses digits
+_NODES, _WEIGHTS = ((1 + np.polynomial.legendre.leggauss(4)[0]) / 2).tolist(), (np.polynomial.legendre.leggauss(4)[1] / 2).tolist()
+
+
+class Prediction(eqx.Module):
+    """A trajectory of the constant-kernel theory, at the times ts (step counts for an optimizer).
+
+    residual: Delta = f - y. velocity: dDelta/dt, or the last step Delta_k - Delta_{k-1} of an optimizer (zero at k = 0).
+    loss: |Delta|^2/2. pseudo_loss: Delta . H Delta/2. test: predictions f* at the test points, if asked for.
+    """
+
+    ts: Float[Array, " T"]
+    residual: Float[Array, "T n *k"]
+    velocity: Float[Array, "T n *k"]
+    loss: Float[Array, " T"]
+    pseudo_loss: Float[Array, " T"]
+    test: Float[Array, "T q *k"] | None
+
+
+def check_times(ts: Any, *, dtype: Any = None, whole: bool = False) -> Float[Array, " T"]:
+    """The times as an array. Raises InputError unless they are finite, non-negative and strictly increasing (and whole, if asked)."""
+    value = concrete(ts)
+    if value is None and not isinstance(ts, jax.Array):
+        raise InputError(f"the times ts must be real numbers, got {ts!r}.")
+    shape = np.shape(ts)
+    if len(shape) != 1 or shape[0] == 0:
+        raise InputError(f"the times ts must be a non-empty list, got shape {shape}.")
+    if value is not None:
+        if value.dtype.kind == "c" or not np.all(np.isfinite(value)):
+            raise InputError("the times ts must be real and finite.")
+        if value[0] < 0:
+            raise InputError(f"the times ts must be non-negative, got {value[0]:g} first; flows start at t = 0.")
+        steps = np.diff(value.astype(float))
+        if not np.all(steps > 0):
+            at = int(np.argmin(steps > 0))
+            raise InputError(f"the times ts must increase, got {value[at]:g} then {value[at + 1]:g} (at {at}). Try numpy.unique.")
+        if whole and not np.all(value == np.round(value)):
+            raise InputError("for an optimizer the times ts are step counts, so whole numbers.")
+    return jnp.asarray(ts, jnp.result_type(jnp.asarray(ts), float) if dtype is None else dtype)
+
+
+def response(eigenvalues: Any, flow: AbstractFlow, ts: Any) -> Float[Array, "T n"]:
+    """phi(lambda, t): what remains at time t of an error along an eigenvector of H with eigenvalue lambda. Eigenvalues (n,)."""
+    eigenvalues = _array("eigenvalues", eigenvalues)
+    if eigenvalues.ndim != 1:
+        raise InputError(f"eigenvalues must have shape (n,), got {eigenvalues.shape}.")
+    return flow.mode(eigenvalues[None, :], check_times(ts, dtype=eigenvalues.dtype)[:, None])[0]
+
+
+def predict(
+    kernel: ArrayLike,
+    residual0: ArrayLike,
+    flow: AbstractFlow | AbstractOptimizer,
+    ts: Any,
+    *,
+    test_kernel: ArrayLike | None = None,
+    test0: ArrayLike | None = None,
+) -> Prediction:
+    """The trajectory of the error under a constant kernel, from Delta(0) = residual0, (n,) or (n, k), at rest.
+
+    kernel: (n, n), shared by all outputs, or the full (n, k, n, k) or (nk, nk). test_kernel: (q, n), (q, k, n, k) or (qk, nk), the
+    kernel of the test points against the training points; test0: their predictions at t = 0 (zero if None). With an optimizer
+    in place of the flow, ts are step counts (concrete) and each eigenvalue's recursion is run. Differentiable; in the kernel
+    itself only where its eigenvalues are distinct. Raises InputError on shapes, non-finite values, a kernel that is not
+    symmetric positive semi-definite up to round-off, and times.
+    """
+    if not isinstance(flow, AbstractFlow | AbstractOptimizer):
+        raise InputError(f"predict needs a flow or an optimizer of ntk_momentum, got {type(flow).__name__}.")
+    kernel, residual0 = _array("kernel", kernel), _array("residual0", residual0)
+    dtype = jnp.result_type(kernel, residual0)
+    kernel, residual0 = kernel.astype(dtype), residual0.astype(dtype)
+    matrix, start = _square(kernel, residual0)
+    counts, ts = concrete(ts), check_times(ts, dtype=dtype, whole=isinstance(flow, AbstractOptimizer))
+    rows, at_start = _test_rows(test_kernel, test0, len(matrix), residual0)
+
+    eigenvalues, vectors = jnp.linalg.eigh(matrix, symmetrize_input=False)
+    _check_semidefinite(eigenvalues)
+    eigenvalues = jnp.where(eigenvalues < 0, 0.0, eigenvalues)  # a Gram matrix: below zero is round-off
+    start = vectors.T @ start
+    if isinstance(flow, AbstractOptimizer):
+        if counts is None:
+            raise InputError("for an optimizer the step counts ts must be concrete: close over them instead of tracing them.")
+        modes, velocity, dual = _recursion(flow, eigenvalues, start, counts.astype(int), rows is not None)
+    else:
+        phi, slope = flow.mode(eigenvalues[None, :], ts[:, None])
+        modes, velocity = phi[:, :, None] * start[None], slope[:, :, None] * start[None]
+        dual = None if rows is None else -_deficit(flow, eigenvalues, ts, phi)[:, :, None] * start[None]
+
+    residual, velocity, loss, pseudo_loss = _assemble(eigenvalues, vectors, modes, velocity)
+    test = None
+    if rows is not None and at_start is not None and dual is not None:
+        test = jnp.einsum("qi,tik->tqk", rows @ vectors, dual).reshape(ts.shape[0], *at_start.shape) + at_start[None]
+    shape = (ts.shape[0], *residual0.shape)
+    return Prediction(ts, residual.reshape(shape), velocity.reshape(shape), loss, pseudo_loss, test)
+
+
+@jax.jit
+def _assemble(eigenvalues: Array, vectors: Array, modes: Array, velocity: Array) -> tuple[Array, Array, Array, Array]:
+    back = functools.partial(jnp.einsum, "ij,tjk->tik", vectors)
+    square = jnp.sum(modes**2, axis=2)
+    return back(modes), back(velocity), 0.5 * jnp.sum(square, axis=1), 0.5 * square @ eigenvalues
+
+
+def _deficit(flow: AbstractFlow, eigenvalues: Array, ts: Array, phi: Array) -> Array:
+    """psi = (1 - phi)/lambda, well-conditioned as lambda -> 0: there it is minus the mean of dphi/dlambda over (0, lambda)."""
+    info = jnp.finfo(eigenvalues.dtype)
+    floor = jnp.maximum(info.tiny, info.eps**2 * jnp.max(eigenvalues))  # as good as zero, and safe for a mode written in sqrt(lambda)
+
+    def slope(lam):
+        return jax.jvp(lambda lam: flow.mode(lam, ts[:, None])[0], (lam,), (jnp.ones_like(lam),))[1]
+
+    lam = jnp.maximum(eigenvalues, floor)[None, :]
+    near = -slope(jnp.full_like(lam[:, :1], floor)) * lam < _DIRECT_FROM
+    mean = sum(weight * slope(jnp.maximum(node * lam, floor)) for node, weight in zip(_NODES, _WEIGHTS, strict=True))
+    return jnp.where(near, -mean, (1 - phi) / lam)
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5))
+def _scan(optimizer: AbstractOptimizer, eigenvalues: Array, start: Array, slots: Array, saved: int, with_test: bool):
+    def step(carry, slot):
+        (modes, dual), state, kept = carry
+        gradient = eigenvalues[:, None] * modes, (modes if with_test else None)
+        change, state = optimizer.update(gradient, state, (modes, dual))
+        modes, dual = jax.tree.map(lambda old, by: old + by.astype(old.dtype), (modes, dual), change)
+        kept = jax.tree.map(lambda all, new: all.at[slot].set(new), kept, (modes, change[0], dual))
+        return ((modes, dual), state, kept), None
+
+    rest = jnp.zeros_like(start)
+    point = start, rest if with_test else None
+    kept = jax.tree.map(lambda new: jnp.broadcast_to(new, (saved, *new.shape)), (point[0], rest, point[1]))
+    (_, _, kept), _ = jax.lax.scan(step, (point, optimizer.init(point), kept), slots)
+    return kept
+
+
+def _recursion(optimizer: AbstractOptimizer, eigenvalues: Array, start: Array, counts: np.ndarray, with_test: bool):
+    """(modes, last steps, dual variable) after the given numbers of steps.
+
+    The dual variable moves with gradient Delta where an eigenmode moves with lambda Delta: the prediction at a point with kernel
+    row k* is its sum weighted by k*, and no eigenvalue divides.
+    """
+    slots = np.searchsorted(counts, np.arange(1, counts[-1] + 1))  # each step overwrites the next saved slot: the last one stays
+    return _scan(optimizer, eigenvalues, start, jnp.asarray(slots), len(counts), with_test)
+
+
+def _array(name: str, value: Any) -> Array:
+    """A finite real floating array."""
+    seen = concrete(value)
+    if seen is None and not isinstance(value, jax.Array):
+        raise InputError(f"{name} must be an array of real numbers, got {type(value).__name__}.")
+    if seen is not None and seen.dtype.kind == "c":
+        raise InputError(f"{name} must be real, got complex numbers.")
+    if seen is not None and not np.all(np.isfinite(seen)):
+        raise InputError(f"{name} must be finite; it holds NaN or infinity.")
+    return jnp.asarray(value, jnp.result_type(value, float))
+
+
+def _square(kernel: Array, residual0: Array) -> tuple[Array, Array]:
+    """(symmetric kernel matrix (N, N), Delta(0) as (N, columns))."""
+    if residual0.ndim not in (1, 2) or residual0.size == 0:
+        raise InputError(f"residual0 must have shape (n,) or (n, k), got {residual0.shape}.")
+    n, size = residual0.shape[0], residual0.size
+    if kernel.shape == (n, n):
+        start = residual0.reshape(n, -1)
+    elif kernel.shape in ((size, size), residual0.shape * 2):
+        kernel, start = kernel.reshape(size, size), residual0.reshape(size, 1)
+    else:
+        raise InputError(
+            f"the kernel must have shape {(n, n)}{f', {residual0.shape * 2} or {(size, size)}' if residual0.ndim == 2 else ''} "
+            f"for residual0 of shape {residual0.shape}, got {kernel.shape}."
+        )
+    seen = concrete(kernel)
+    if seen is not None:
+        gap, scale = np.max(np.abs(seen - seen.T)), np.max(np.abs(seen))
+        if gap > np.sqrt(np.finfo(seen.dtype).eps) * scale:
+            raise InputError(f"the kernel must be symmetric; |K - K^T| reaches {gap:.2g}, |K| {scale:.2g}. Did you pass test rows?")
+    return (kernel + kernel.T) / 2, start
+
+
+def _check_semidefinite(eigenvalues: Array) -> None:
+    seen = concrete(eigenvalues)
+    if seen is not None and seen[0] < -np.sqrt(np.finfo(seen.dtype).eps) * np.max(np.abs(seen)):
+        raise InputError(f"the kernel must be positive semi-definite; its eigenvalues run from {seen[0]:.3g} to {seen[-1]:.3g}.")
+
+
+def _test_rows(test_kernel: Any, test0: Any, size: int, residual0: Array) -> tuple[Array | None, Array | None]:
+    """(kernel rows of the test points (rows, N), their predictions at t = 0)."""
+    if test_kernel is None:
+        if test0 is not None:
+            raise InputError("test0 needs test_kernel, the kernel of the test points against the training points.")
+        return None, None
+    rows, outputs = _array("test_kernel", test_kernel).astype(residual0.dtype), residual0.shape[1:]
+    per_row = 1 if size == len(residual0) else outputs[0]
+    if rows.ndim == 4 and outputs and size == residual0.size and rows.shape[1:] == (*outputs, *residual0.shape):
+        rows = rows.reshape(-1, size)
+    if rows.ndim != 2 or rows.shape[1] != size or len(rows) % per_row:
+        raise InputError(f"test_kernel of shape {rows.shape} does not match the kernel and residual0 of shape {residual0.shape}.")
+    shape = (len(rows) // per_row, *outputs)
+    start = jnp.zeros(shape, residual0.dtype) if test0 is None else _array("test0", test0).astype(residual0.dtype)
+    if start.shape != shape:
+        raise InputError(f"test0 must have shape {shape}, got {start.shape}.")
+    return rows, start
