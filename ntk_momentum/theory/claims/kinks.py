@@ -1,0 +1,325 @@
+"""What the kinks do at finite width: (3.5), the chain of appendix A, and the Lyapunov function across crossings."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from .. import bounds
+from ..crossings import Crossings, heavy_ball_crossings
+from ..ledger import bound, claim, every, identity, typed
+from ..lyapunov import heavy_ball_energy, heavy_ball_energy_rate, sharp_energy
+from .setting import Setting, agrees, frozen, slope
+
+ONE_CROSSING = "one neuron, one sample: m = n = 1, x = a = 1, w(0) = 1, y = -1, b = 1; f = relu(w) falls to 0, where w' jumps out of f"
+
+
+@functools.cache
+def one_crossing() -> Crossings:
+    """w'' + w' + (w + 1) = 0 from w = 1 at rest until w = 0, where Delta' jumps from w' to 0; free flight afterwards."""
+    return heavy_ball_crossings(np.ones((1, 1)), np.ones(1), np.ones((1, 1)), -np.ones(1), 1.0, 3.0)
+
+
+def _impulses(setting: Setting, statement: str, sharp: bool):
+    """Checks shared by (3.5) and the appendix: the integrated identity without and with its impulses."""
+    hand = one_crossing()
+    runs = [run for group in setting.crossings.values() for run in group]
+    without = max(run.identity_error(False) for run in runs)
+    closed = max(run.identity_error(True) for run in [*runs, hand])
+    closure = max(run.closure for run in [*runs, hand])
+    checks = [
+        identity(
+            statement,
+            ONE_CROSSING,
+            hand.identity_error(False),
+            1e-9,
+            impulse=float(hand.impulse[0]),
+            moment=float(hand.moment[0]),
+            networks=without,
+        ),
+        identity(
+            "Delta'' + b Delta' + H Delta = sum_j m^{-1/2} a_r |w_r'.x_i| e_i delta(t - t_j), over the crossings (r, i)",
+            setting.on_crossings,
+            max(closed, closure),
+            1e-9,
+            integrated_identity=closed,
+            against_the_network=closure,
+            crossings=sum(run.moment.size for run in runs),
+        ),
+    ]
+    if sharp:
+        widths, total = setting.along_widths(lambda run: run.largest_total)
+        _, summed = setting.along_widths(lambda run: run.summed)
+        _, largest = setting.along_widths(lambda run: np.abs(run.impulse).max())
+        slopes = {
+            "sup of the running sum": (slope(widths, total), -0.5),
+            "sum of sizes": (slope(widths, summed), -0.5),
+            "largest impulse": (slope(widths, largest), -1.0),
+        }
+        checks.append(
+            every(
+                "each impulse is O(1/m), their sum O(m^{-1/2})",
+                setting.on_crossings,
+                {k: agrees(found, e) for k, (found, e) in slopes.items()},
+                0.15,
+                slopes={k: {"slope": s, "95% half width": h, "expected": e} for k, ((s, h), e) in slopes.items()},
+            )
+        )
+    return tuple(checks)
+
+
+@claim(
+    "eq-3.5",
+    section="3",
+    kind="identity",
+    figure="impulses",
+    note="""At a crossing w_r.x_i = 0 the gradient df_i/dw_r jumps, so Delta_i' jumps by a_r m^{-1/2} |w_r'.x_i|: crossings have
+    probability one, they are not a null set of times that may be dropped. By hand: w'' + w' + w + 1 = 0 from w = 1 at
+    rest reaches w = 0 with w' < 0; before, Delta' = w'; after, f = 0 and Delta' = 0. Pairs that cross number about n
+    sqrt(m), each impulse is O(1/m), all of one sign per sample (they act as a drag), so the sum is O(m^{-1/2}).""",
+)
+def eq_3_5(setting: Setting):
+    return _impulses(setting, "Delta'' + sqrt(2 lambda0) Delta' + H(t) Delta = 0, integrated over [0, t]", True)
+
+
+@claim(
+    "eq-a.1",
+    section="A",
+    kind="identity",
+    note="""f'' = sum_r df/dw_r w_r'' + sum_rl (d2f/dw_r dw_l) w_r' w_l': the second sum is zero at almost every t but a sum of
+    Dirac masses at the crossings, and it is integrated over time.""",
+)
+def eq_a_1(setting: Setting):
+    return _impulses(setting, "f'' = sum_r (df/dw_r) w_r'', integrated over [0, t]", False)
+
+
+@claim(
+    "eq-a.2",
+    section="A",
+    kind="identity",
+    note="""The Hessian in w_r in R^p is p x p; x_i^T x_i is a number. It should read m^{-1/2} a_r x_i x_i^T delta(w_r.x_i).
+    Integrated along w + s v through the kink it gives m^{-1/2} a_r x_i sign(v.x_i), the jump of the gradient. And
+    delta(w_r.x_i) is not zero "almost surely" along a path that crosses.""",
+)
+def eq_a_2(setting: Setting):
+    rng, m, p = np.random.default_rng(5), 4, 3
+    x, v, w = rng.standard_normal((3, p))
+    w = w - x * (w @ x) / (x @ x)  # on the kink
+    gradient = lambda u: m**-0.5 * x * (u @ x > 0)
+    jump = gradient(w + 1e-9 * v) - gradient(w - 1e-9 * v)
+    mass = m**-0.5 * np.outer(x, x) @ v / abs(v @ x)  # int delta(s v.x) ds = 1/|v.x|
+    other = gradient(w) * 0.0  # df_i/dw_r does not depend on w_l
+    return (
+        typed("d2f_i/dw_r^2 = m^{-1/2} a_r x_i^T x_i delta(w_r.x_i)", "p = 3", (p, p), np.shape(x @ x)),
+        identity(
+            "d2f_i/dw_r^2 = m^{-1/2} a_r x_i x_i^T delta(w_r.x_i), zero for l != r",
+            "random x, v in R^3, integrated across the kink",
+            float(np.abs(jump - mass).max()),
+            1e-12,
+            cross_derivative=float(np.abs(other).max()),
+        ),
+    )
+
+
+@claim(
+    "eq-a.3",
+    section="A",
+    kind="identity",
+    note="(A.1) with (3.3): the prediction dynamics carries the same impulses as the error dynamics.",
+)
+def eq_a_3(setting: Setting):
+    return _impulses(setting, "f'' + sqrt(2 lambda0) f' + H(t)(f - y) = 0, integrated over [0, t]", False)
+
+
+@claim(
+    "eq-a.4",
+    section="A",
+    kind="identity",
+    note="""(A.3) with y constant. The width at which the missing impulses stop mattering is set by their sum, O(m^{-1/2}).""",
+)
+def eq_a_4(setting: Setting):
+    return _impulses(setting, "Delta'' + sqrt(2 lambda0) Delta' + H(t) Delta = 0, integrated over [0, t]", True)
+
+
+@claim("eq-a.5", section="A", kind="identity", note="dL/dDelta = Delta, whereas (A.4) has H Delta = dL^/dDelta: the hat is missing.")
+def eq_a_5(setting: Setting):
+    ts = np.linspace(0, 20, 400)
+    H, b, step = 0.5, 1.0, 1e-4
+    from ...method import HeavyBall
+
+    run = frozen(HeavyBall(b), [H], [1.0], ts + 2 * step)
+    ahead, behind = (frozen(HeavyBall(b), [H], [1.0], ts + 2 * step + s).velocity[:, 0] for s in (step, -step))
+    rest = (ahead - behind) / (2 * step) + b * run.velocity[:, 0]
+    printed, corrected = (float(np.abs(rest + factor * run.residual[:, 0]).max()) for factor in (1.0, H))
+    return (
+        identity("Delta'' + sqrt(2 lambda0) Delta' + dL/dDelta = 0", "n = 1, H = lambda0 = 1/2, the closed form of (A.4)", printed, 1e-6),
+        identity("Delta'' + sqrt(2 lambda0) Delta' + dL^/dDelta = 0", "the same", corrected, 1e-6),
+    )
+
+
+@claim(
+    "eq-a.6",
+    section="A",
+    kind="bound",
+    figure="lyapunov",
+    note="""Between crossings H is constant and V' <= -alpha V if H >= alpha^2. Across a crossing H jumps: V is multiplied by at
+    most rho = max(1, lambda_max(H_-^{-1} H_+)), and the impulse J adds at most |J|/sqrt 2 to sqrt V. So V is not
+    decreasing along the training dynamics, but sqrt V_+ <= sqrt(rho) sqrt V_- + |J|/sqrt 2 is.""",
+)
+def eq_a_6(setting: Setting):
+    runs = [run for group in setting.crossings.values() for run in group]
+    rises = sum(int(np.sum(run.energy_after > run.energy_before * (1 + 1e-12))) for run in runs)
+    largest = max(float(np.max(run.energy_after / run.energy_before)) for run in runs)
+    jumps, decays = 0.0, 0.0
+    for run in runs:
+        allowed = np.sqrt(run.factor * run.energy_before) + np.abs(run.impulse) / np.sqrt(2)
+        jumps = max(jumps, float(np.max(np.sqrt(run.energy_after) / allowed)))
+        alpha = run.friction / 2
+        step = np.diff(run.times)
+        free = (step > 0) & (run.lambda_min[:-1] >= alpha**2)
+        decays = max(decays, float(np.max((run.energy[1:] / (run.energy[:-1] * np.exp(-alpha * step)))[free])))
+    return (
+        every(
+            "V always decreases along the training dynamics",
+            setting.on_crossings,
+            {"V rises at no crossing": rises == 0},
+            rises=rises,
+            largest_factor=largest,
+            crossings=sum(run.moment.size for run in runs),
+        ),
+        every(
+            "V' <= -alpha V between crossings where H >= alpha^2; sqrt V_+ <= sqrt(rho V_-) + |J|/sqrt 2 across",
+            setting.on_crossings,
+            {"between": decays <= 1 + 1e-7, "across": jumps <= 1 + 1e-9},
+            1e-7,
+            largest_ratio_between=decays,
+            largest_ratio_across=jumps,
+        ),
+    )
+
+
+@claim(
+    "eq-a.7",
+    section="A",
+    kind="identity",
+    note="""The chain rule, with the term of H' kept, is right where H is differentiable. For constant H, completing squares: V' +
+    alpha V = -(alpha/2) Delta.(H - alpha^2) Delta - (alpha/2) |Delta'|^2. Better: V# = Delta.(H - mu) Delta/2 +
+    |sqrt(mu) Delta + Delta'|^2/2 has V#' = -2 sqrt(mu) V# exactly at b = 2 sqrt(mu).""",
+)
+def eq_a_7(setting: Setting):
+    rng, n = np.random.default_rng(6), 5
+    A, B = rng.standard_normal((2, n, n))
+    A, B = A @ A.T + np.eye(n), B + B.T
+    D, V = rng.standard_normal((2, n))
+    mu = float(np.linalg.eigvalsh(A)[0])
+    alpha = np.sqrt(mu)
+    acceleration = -2 * alpha * V - A @ D
+
+    def along(energy, s):  # the Taylor path through (D, V), and H(t) = A + s B
+        return energy(D + s * V + s**2 / 2 * acceleration, V + s * acceleration, s)
+
+    def derivative(energy, step=1e-5):
+        return (along(energy, step) - along(energy, -step)) / (2 * step)
+
+    moving = derivative(lambda d, v, s: heavy_ball_energy(d, v, A + s * B, alpha))
+    chain = V @ A @ D + 0.5 * D @ B @ D + (alpha * V + acceleration) @ (alpha * D + V)
+    still = derivative(lambda d, v, s: heavy_ball_energy(d, v, A, alpha))
+    squares = -alpha * heavy_ball_energy(D, V, A, alpha) - alpha / 2 * D @ (A - mu * np.eye(n)) @ D - alpha / 2 * V @ V
+    closed = heavy_ball_energy_rate(D, V, A, alpha)
+    sharp = derivative(lambda d, v, s: sharp_energy(d, v, A, mu)) + 2 * alpha * sharp_energy(D, V, A, mu)
+    instance = "random H(t) = A + tB in R^{5x5}, random Delta, Delta', central differences"
+    return (
+        identity(
+            "V' = Delta'.H Delta + Delta.H' Delta/2 + <alpha Delta' + Delta'', alpha Delta + Delta'>", instance, abs(moving - chain), 1e-6
+        ),
+        identity(
+            "constant H: V' + alpha V = -(alpha/2) Delta.(H - alpha^2) Delta - (alpha/2)|Delta'|^2",
+            instance,
+            max(abs(still - squares), abs(still - closed)),
+            1e-6,
+        ),
+        identity("constant H, b = 2 sqrt(mu): V#' = -2 sqrt(mu) V#", instance, abs(sharp), 1e-6),
+    )
+
+
+@claim(
+    "eq-a.8",
+    section="A",
+    kind="bound",
+    note="""V(0) = L^(0) + (alpha^2/2)|Delta(0)|^2 (not alpha^2/4), and lambda_min(H(0)) >= alpha^2 (not alpha) gives V(0) <= 2
+    L^(0): a factor 2 is lost in (A.8). With H = alpha^2 the ratio L^(t)/(e^{-alpha t} L^(0)) is (1 + s)^2 e^{-s}, s =
+    alpha t, 4/e at s = 1.""",
+)
+def eq_a_8(setting: Setting):
+    from ...method import HeavyBall
+    from .heavy_ball import worst_modes
+
+    alpha = 0.5
+    ts = np.linspace(0, 40, 401)  # contains t = 1/alpha
+    lams = worst_modes(alpha)
+    run = frozen(HeavyBall(2 * alpha), lams, 1.0, ts)
+    pseudo, start = 0.5 * lams * run.residual**2, 0.5 * lams
+    printed = pseudo / bounds.pseudo_loss_printed(ts, alpha, 1.0)[:, None] / start
+    corrected = pseudo / bounds.pseudo_loss_corrected(ts, alpha, 1.0)[:, None] / start
+    energy = heavy_ball_energy(np.ones(1), np.zeros(1), np.array([[alpha**2]]), alpha)
+    stated = 0.5 * alpha**2 + alpha**2 / 4
+    return (
+        every(
+            "V(0) = L^(0) + (alpha^2/4)|Delta(0)|^2 and L^(t) <= e^{-alpha t} L^(0)",
+            "n = 1, H = alpha^2 = 1/4, b = 1, Delta(0) = 1",
+            {"V(0)": abs(energy - stated) < 1e-12, "bound": printed[:, 0].max() <= 1 + 1e-9},
+            V0=energy,
+            V0_printed=stated,
+            largest_ratio=printed[:, 0].max(),
+            at=ts[printed[:, 0].argmax()],
+        ),
+        bound(
+            "V(0) = L^(0) + alpha^2 L(0) <= 2 L^(0) and L^(t) <= 2 e^{-alpha t} L^(0)",
+            "modes lambda >= alpha^2, constant",
+            float(corrected.max()),
+        ),
+        every(
+            "the best constant is 4/e",
+            "the same",
+            {"largest ratio is 4/e": abs(printed.max() - 4 / np.e) < 1e-6},
+            1e-6,
+            largest_ratio=printed.max(),
+            expected=4 / np.e,
+        ),
+    )
+
+
+@claim(
+    "remark-hdot-zero",
+    section="A",
+    kind="identity",
+    note="""H is piecewise constant: H' = 0 at almost every t, but H(t) - H(0) is the sum of its jumps, not the integral of H' =
+    0. A crossing of (r, i) changes row and column i by x_i.x_j 1{r active on j}/m, so each jump is at most 2
+    sqrt(n)/m, and about n sqrt(m) of them occur.""",
+)
+def remark_hdot_zero(setting: Setting):
+    runs = [run for group in setting.crossings.values() for run in group]
+    n = setting.points.n
+    drift = min(float(run.drift.max()) for run in runs)
+    ratio = max(float(np.max(run.jump * run.width / (2 * np.sqrt(n)))) for run in runs)
+    summed = max(float(run.drift.max() / run.jump.sum()) for run in runs)
+    widths, jumps = setting.along_widths(lambda run: run.jump.max())
+    steepness, half = slope(widths, jumps)
+    return (
+        identity("H' = 0 almost surely, so that H(t) = H(0)", setting.on_crossings, drift, 1e-9),
+        every(
+            "H is piecewise constant with jumps of norm at most 2 sqrt(n)/m, whose sum bounds ||H(t) - H(0)||",
+            setting.on_crossings,
+            {
+                "size of jumps": ratio <= 1 + 1e-9,
+                "drift below sum of jumps": summed <= 1 + 1e-9,
+                "slope of the largest jump near -1": agrees((steepness, half), -1.0),
+            },
+            1e-9,
+            largest_jump_over_bound=ratio,
+            drift_over_sum=summed,
+            slope=steepness,
+            half_width=half,
+        ),
+    )

@@ -1,0 +1,331 @@
+"""Section 4: Nesterov's method, its flow, Theorem 3 and the remarks around it."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ...method import Nesterov, nesterov
+from ...special import decay_constant, kappa
+from .. import bounds
+from ..ledger import bound, claim, every, identity
+from .preliminaries import radius
+from .setting import Setting, frozen, slope
+
+DS = (0.5, 1.0, 2.0, 3.0, 6.0, 9.0)
+
+
+@functools.cache
+def _constants() -> dict[float, tuple[float, float]]:
+    values = jax.jit(lambda d: (decay_constant(d), kappa(d)))(np.array(DS))
+    return {d: (float(K), float(k)) for d, K, k in zip(DS, *values, strict=True)}
+
+
+def constant(d: float) -> float:
+    """K_d = sup_s s^d Lambda_d(s)^2."""
+    return _constants()[d][0]
+
+
+def amplitude(d: float) -> float:
+    """kappa_d = limsup s^d Lambda_d(s)^2."""
+    return _constants()[d][1]
+
+
+def reach(d: float, power: float, lam: float = 1.0, until: float = 400.0) -> float:
+    """sup_t t^power phi(t)^2 of one mode, t from 0 to until / sqrt(lambda)."""
+    ts = np.linspace(1e-3, until, 8192) / np.sqrt(lam)
+    return float(np.max(ts**power * frozen(Nesterov(d), [lam], [1.0], ts).residual[:, 0] ** 2))
+
+
+@claim(
+    "eq-4.1",
+    section="4",
+    kind="definition",
+    note="""Indexed from t = 0, as (2.1) and (3.1) are, the first momentum is (0 - 1)/(0 + d - 1) = -1/(d - 1): negative, infinite
+    at d = 1, and R(0) is undefined. It must run over t = 1, 2, ... with R(1) = w(1). R is the x of Su, Boyd, Candes
+    and w their y: the gradient is taken at w.""",
+)
+def eq_4_1(setting: Setting):
+    momenta = {f"d = {d:g}": -1 / (d - 1) if d != 1 else -np.inf for d in (1.0, 3.0, 6.0)}
+    rng, eta, d = np.random.default_rng(0), 0.2, 3.0
+    H = rng.standard_normal((4, 4))
+    H = H @ H.T / 8
+    mine = R = w = rng.standard_normal(4)
+    method, error = nesterov(eta, d), 0.0
+    state = method.init(jnp.asarray(w))
+    for t in range(1, 21):
+        ahead = mine - eta * H @ mine
+        mine, R = ahead + (t - 1) / (t + d - 1) * (ahead - R), ahead
+        step, state = method.update(jnp.asarray(H @ w), state)
+        w = w + np.asarray(step)
+        error = max(error, float(np.abs(w - mine).max()))
+    return (
+        every(
+            "indexed from t = 0, as (2.1) and (3.1): the momentum lies in [0, 1)",
+            "d = 1, 3, 6",
+            {k: 0 <= v < 1 for k, v in momenta.items()},
+            first_momentum=momenta,
+        ),
+        identity("indexed from t = 1 with R(1) = w(1)", "twenty steps on a random quadratic in R^4, eta = 0.2, d = 3", error, 1e-12),
+    )
+
+
+def _modified_mode(d: float, h: float, lam: float, ts: np.ndarray) -> np.ndarray:
+    """t Delta'' + (d + h lam t) Delta' + (t + dh/2) lam Delta = 0, the regular solution with Delta(0) = 1, by its power series."""
+    c = [1.0, -h * lam / 2]
+    for k in range(1, 80):
+        c.append(-lam * ((h * k + d * h / 2) * c[k] + c[k - 1]) / ((k + 1) * (k + d)))
+    return np.polynomial.polynomial.polyval(ts, c)
+
+
+@claim(
+    "eq-4.2",
+    section="4",
+    kind="rate",
+    figure="discrete_continuous",
+    note="""t = k sqrt(eta), first order in h = sqrt(eta). Second order: Delta'' + (d/t) Delta' + h H Delta' + (1 + dh/(2t)) H
+    Delta = 0, w_k at t = (k + d/2) h and R_k at t = (k + (d-2)/2) h, k steps taken, with the regular start Delta'(0)
+    = -(h/2) H Delta(0).""",
+)
+def eq_4_2(setting: Setting):
+    lam, until, orders, first = 1.0, 5.0, {}, {}
+    for d in (1.0, 3.0, 6.0):
+        hs = 0.1 / 2.0 ** np.arange(5)
+        errors, plain = {"w": [], "R": []}, []
+        for h in hs:
+            steps = np.arange(round(until / h) + 1)
+            w = R = 1.0
+            track = {"w": [w], "R": [R]}
+            for k in steps[:-1]:
+                ahead = w - h * h * lam * w
+                w, R = ahead + k / (k + d) * (ahead - R), ahead
+                track["w"].append(w)
+                track["R"].append(R)
+            for name, offset in (("w", d / 2), ("R", (d - 2) / 2)):
+                errors[name].append(np.abs(np.array(track[name]) - _modified_mode(d, h, lam, (steps + offset) * h)).max())
+            plain.append(np.abs(np.array(track["w"]) - frozen(Nesterov(d), [lam], [1.0], steps * h).residual[:, 0]).max())
+        orders |= {f"d = {d:g}, {name}": slope(hs, e)[0] for name, e in errors.items()}
+        first[f"d = {d:g}"] = slope(hs, plain)[0]
+    return (
+        every(
+            "(4.1) tends to (4.2), t = k sqrt(eta)",
+            "one mode, lambda = 1, t = 5, d = 1, 3, 6",
+            {k: 0.8 < v < 1.3 for k, v in first.items()},
+            0.3,
+            orders=first,
+        ),
+        None,
+        every(
+            "against the corrected flow with its time shifts the order is 2",
+            "the same",
+            {k: 1.75 < v < 2.3 for k, v in orders.items()},
+            0.3,
+            orders=orders,
+        ),
+    )
+
+
+@claim(
+    "eq-4.3",
+    section="4",
+    kind="identity",
+    note="""The second equality replaces H Delta by dL/dDelta = Delta, which is another vector unless H is the identity; it should
+    be dL^/dDelta. The first holds between crossings; with impulses as in (3.5).""",
+)
+def eq_4_3(setting: Setting):
+    ts = np.linspace(0.1, 20, 400)
+    residuals = []
+    for d in DS:
+        run = frozen(Nesterov(d), [0.5], [1.0], ts)
+        step = 1e-4
+        ahead, behind = (frozen(Nesterov(d), [0.5], [1.0], ts + s).velocity[:, 0] for s in (step, -step))
+        acceleration = (ahead - behind) / (2 * step)
+        residuals.append(np.abs(acceleration + d / ts * run.velocity[:, 0] + 0.5 * run.residual[:, 0]).max())
+    gap = abs(0.5 - 1.0)
+    return (
+        identity("H Delta = dL/dDelta", "n = 1, H = 1/2, Delta = 1: the left side is 1/2, the right side 1", gap, 1e-10),
+        identity(
+            "Delta'' + (d/t) Delta' + dL^/dDelta = 0, constant H",
+            "one mode, H = 1/2, d = 0.5 ... 9, central differences",
+            float(max(residuals)),
+            1e-6,
+        ),
+    )
+
+
+@claim(
+    "thm-3",
+    section="4",
+    kind="bound",
+    figure="nesterov_rates",
+    note="""4 < alpha <= 2d/3 with d >= 6 is empty at d = 6, and d = 3 is excluded. The exact mode is Lambda_d(s) = 0F1(;(d+1)/2;
+    -s^2/4) = Gamma((d+1)/2) (2/s)^{(d-1)/2} J_{(d-1)/2}(s), s = sqrt(lambda) t, so for every d > 0: L <= K_d
+    (sqrt(lambda_min) t)^{-d} L(0) with K_d = sup s^d Lambda_d^2, and limsup t^d L = kappa_d sum c_k^2
+    lambda_k^{-d/2}/2, kappa_d = 2^d Gamma((d+1)/2)^2/pi.""",
+)
+def thm_3(setting: Setting):
+    values, c = setting.eigen
+    ts = np.geomspace(0.05, 300, 2048) / np.sqrt(values[0])
+    ratios = {}
+    for d in DS:
+        run = frozen(Nesterov(d), values, c, ts)
+        ratios[f"{d:g}"] = float(np.max(run.loss / bounds.nesterov_sharp(ts, d, values[0], run.loss[0], constant(d))))
+    tails, suprema = {}, {}
+    pair, weights = np.array([1.0, np.pi / 2]), np.array([1.0, 0.7])
+    late = np.linspace(2000, 2600, 8192)
+    for d in (1.0, 3.0, 6.0):
+        run = frozen(Nesterov(d), pair, weights, late)
+        tails[f"{d:g}"] = float(np.max(late**d * run.loss) / bounds.nesterov_limsup(d, pair, weights, amplitude(d)))
+        suprema[f"{d:g}"] = reach(d, d) / constant(d)
+    return (
+        every("for d >= 6 there is alpha with 4 < alpha <= 2d/3", "d = 6, 7, 9", {f"d = {d}": 2 * d / 3 > 4 for d in (6, 7, 9)}),
+        bound("L(t) <= K_d (sqrt(lambda_min) t)^{-d} L(0), constant H, every d > 0", setting.on_kernel, max(ratios.values()), by_d=ratios),
+        every(
+            "limsup t^d L = kappa_d sum c_k^2 lambda_k^{-d/2} / 2, and K_d is attained",
+            "two modes, lambda = 1 and pi/2, t in [2000, 2600]; one mode",
+            {
+                **{f"limsup at d = {d}": 0.98 < v < 1.01 for d, v in tails.items()},
+                **{f"K_d attained at d = {d}": 0.99 < v < 1 + 1e-6 for d, v in suprema.items()},
+            },
+            0.02,
+            measured_over_predicted=tails,
+            suprema=suprema,
+        ),
+    )
+
+
+@claim(
+    "eq-4.4",
+    section="4",
+    kind="bound",
+    figure="nesterov_rates",
+    note="""With s = sqrt(lambda) t a single mode has L/L^(0) = Lambda_d(s)^2/lambda, so sup_t t^{2d/3} L/L^(0) is proportional to
+    lambda^{-1-d/3}: no A(alpha, d) free of lambda exists. Also Delta.H Delta = 2 L^. Corrected: L <= A_d
+    (sqrt(lambda_min) t)^{-2d/3} L(0), A_d = sup s^{2d/3} Lambda_d^2.""",
+)
+def eq_4_4(setting: Setting):
+    d, needed = 9.0, {}
+    for lam in (0.5, 0.05, 0.005):
+        needed[f"{lam:g}"] = reach(d, 2 * d / 3, lam) / lam
+    grown = needed["0.005"] / needed["0.5"]
+    exponent, _ = slope([0.5, 0.05, 0.005], list(needed.values()))
+    values, c = setting.eigen
+    ts = np.geomspace(0.05, 300, 2048) / np.sqrt(values[0])
+    ratios = {}
+    for d_ in DS:
+        run = frozen(Nesterov(d_), values, c, ts)
+        ratios[f"{d_:g}"] = float(np.max(run.loss / (reach(d_, 2 * d_ / 3) * (np.sqrt(values[0]) * ts) ** (-2 * d_ / 3) * run.loss[0])))
+    return (
+        bound(
+            "L(t) <= A(alpha, d) t^{-2d/3} L^(0) with one A for all kernels",
+            "n = 1, d = 9, H = 1/2 against H = 1/200: the A each needs",
+            grown,
+            needed_by_lambda=needed,
+            exponent_in_lambda=exponent,
+            predicted_exponent=-1 - d / 3,
+        ),
+        bound("L(t) <= A_d (sqrt(lambda_min) t)^{-2d/3} L(0), constant H", setting.on_kernel, max(ratios.values()), 1e-3, by_d=ratios),
+    )
+
+
+@claim(
+    "remark-rate-exponents",
+    section="4",
+    kind="rate",
+    figure="nesterov_rates",
+    note="""t^{-2d/3} is the guarantee of Su, Boyd, Candes for strongly convex functions; on a quadratic, which L^ is for a frozen
+    kernel, the exponent is exactly d for every d > 0. The counterexamples to 1/t^2 for d < 3 are not quadratic: here
+    1/t^2 fails only for d < 2.""",
+)
+def remark_rate_exponents(setting: Setting):
+    found = {}
+    for d in DS:
+        run = frozen(Nesterov(d), [1.0], [1.0], np.linspace(20, 2000, 16384))
+        envelope = run.residual[:, 0] ** 2 + run.velocity[:, 0] ** 2
+        found[f"{d:g}"] = float(-np.polyfit(np.log(run.ts), np.log(envelope), 1)[0])
+    middle = {f"{d:g}": reach(d, 2.0, until=1600.0) / reach(d, 2.0, until=100.0) for d in (1.5, 2.0, 2.5)}
+    return (
+        every(
+            "for d < 3 the rate 1/t^2 fails (on a frozen kernel)",
+            "one mode, d = 2 and 2.5: does sup t^2 L keep growing?",
+            {f"d = {d}": middle[d] > 1.01 for d in ("2", "2.5")},
+            growth_of_the_supremum_over_a_sixteenfold_time=middle,
+        ),
+        every(
+            "1/t^2 fails only for d < 2; t^{-2d/3} holds for every d",
+            "one mode",
+            {"fails at d = 1.5": middle["1.5"] > 1.5, "holds at d = 2": middle["2"] < 1.01, "holds at d = 2.5": middle["2.5"] < 1.01},
+            growth=middle,
+        ),
+        every(
+            "the exponent is exactly d, every d > 0",
+            "one mode, d = 0.5 ... 9, t from 20 to 2000",
+            {d: abs(v - float(d)) < 0.02 for d, v in found.items()},
+            0.02,
+            exponents=found,
+        ),
+    )
+
+
+@claim(
+    "remark-only-sublinear",
+    section="4",
+    kind="rate",
+    figure="nesterov_rates",
+    note="""For the flow (4.2) the power law is exact: never linear. For the algorithm (4.1) at a fixed step it is false: on a
+    mode with x = eta lambda < 1 the momentum tends to 1 and z^2 - 2(1 - x) z + (1 - x) has |z|^2 = 1 - x, hence L_k ~
+    k^{-d} (1 - x)^k. For 1 < x < 4/3 the root is (x - 1) + sqrt(x(x - 1)).""",
+)
+def remark_only_sublinear(setting: Setting):
+    d, fits = 3.0, {}
+    for x in (0.05, 0.2, 0.6):
+        steps = int(60 / x)
+        w = last = R = 1.0
+        log_scale, track = 0.0, []
+        for k in range(steps):
+            ahead = w - x * w
+            w, R, last = ahead + k / (k + d) * (ahead - R), ahead, w
+            energy = w * w - 2 * (1 - x) * w * last + (1 - x) * last * last  # falls by 1 - x a step when the momentum is one
+            track.append(2 * log_scale + np.log(energy))
+            size = abs(w) + abs(last)
+            w, last, R, log_scale = w / size, last / size, R / size, log_scale + np.log(size)
+        ks = np.arange(1, steps + 1)
+        tail = slice(steps // 3, None)
+        design = np.stack([np.log(ks[tail]), ks[tail], np.ones(steps)[tail]], axis=1)
+        power, rate, _ = np.linalg.lstsq(design, np.array(track)[tail], rcond=None)[0]
+        fits[f"{x:g}"] = {"exponent of k": power, "rate": rate, "log(1 - x)": np.log(1 - x)}
+    roots = {f"{x:g}": [radius([1, -2 * (1 - x), 1 - x]), (x - 1) + np.sqrt(x * (x - 1))] for x in (1.05, 1.2, 1.33)}
+    flow = {f"{d_:g}": reach(d_, d_, until=1600.0) / constant(d_) for d_ in DS}
+    ts = np.linspace(1500, 1600, 512)
+    late = {f"{d_:g}": float(np.max(ts**d_ * frozen(Nesterov(d_), [1.0], [1.0], ts).residual[:, 0] ** 2) / amplitude(d_)) for d_ in DS}
+    return (
+        every(
+            "NAG converges only sublinearly (algorithm (4.1) at a fixed step)",
+            "one mode, d = 3, eta lambda = 0.05, 0.2, 0.6",
+            {f"no linear rate at eta lambda = {x}": fit["rate"] > -1e-3 for x, fit in fits.items()},
+            fits=fits,
+        ),
+        every(
+            "the flow is sublinear, exactly t^{-d}",
+            "one mode, d = 0.5 ... 9, t from 1500 to 1600",
+            {f"d = {d_}": 0.9 < v < 1.1 for d_, v in late.items()},
+            0.1,
+            late_over_kappa=late,
+            supremum_over_K=flow,
+        ),
+        every(
+            "the algorithm: L_k ~ k^{-d} (1 - eta lambda)^k; root (x-1) + sqrt(x(x-1)) for 1 < x < 4/3",
+            "d = 3; x = 1.05, 1.2, 1.33",
+            {
+                **{f"rate at {x}": abs(f["rate"] - f["log(1 - x)"]) < 0.02 * abs(f["log(1 - x)"]) for x, f in fits.items()},
+                **{f"power at {x}": abs(f["exponent of k"] + d) < 0.4 for x, f in fits.items()},
+                **{f"root at {x}": abs(a - b) < 1e-9 for x, (a, b) in roots.items()},
+            },
+            0.02,
+            fits=fits,
+            roots=roots,
+        ),
+    )

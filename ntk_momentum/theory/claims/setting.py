@@ -1,0 +1,264 @@
+"""What the claims share: the data, the infinite kernel, closed-form modes, and trajectories that are computed once."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from functools import cached_property
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ...data import Dataset, load_digits, sphere
+from ...errors import InputError, unknown_name
+from ...kernel import infinite_ntk
+from ...method import AbstractFlow, GradientFlow, HeavyBall
+from ...network import TwoLayerNet, init_two_layer
+from ...simulation import simulate
+from ...trajectory import Trajectory
+from ..crossings import Crossings, heavy_ball_crossings
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How large the ledger is: samples of the kernel claims and of the network claims, widths, seeds, random trials."""
+
+    samples: int
+    network_samples: int
+    widths: tuple[int, ...]
+    seeds: int
+    trials: int
+
+
+SIZES = {
+    "smoke": Size(20, 6, (128, 256, 512, 1024), 4, 200),
+    "full": Size(50, 8, (128, 256, 512, 1024, 2048, 4096), 6, 1000),
+}
+
+
+class Setting:
+    """The data and the shared computations of one run of the ledger; everything is computed when first asked for."""
+
+    def __init__(self, size: Literal["smoke", "full"] = "smoke", data: Dataset | None = None):
+        if size not in SIZES:
+            raise unknown_name("size", size, SIZES)
+        if data is not None and (not data.unit or data.y.ndim != 1 or data.n < 2):
+            raise InputError(
+                "the paper's statements assume |x_i| = 1, scalar targets and n >= 2; scale every input to unit norm "
+                "(nm.Dataset(X / np.linalg.norm(X, axis=1, keepdims=True), y)) and give y the shape (n,)."
+            )
+        self.size, self.sizes, self._given = size, SIZES[size], data
+
+    # Data and kernels.
+
+    @cached_property
+    def data(self) -> Dataset:
+        """Of the kernel claims: the given data, or scikit-learn's digits."""
+        if self._given is not None:
+            return self._given
+        return load_digits(self.sizes.samples, key=jax.random.key(0))
+
+    @cached_property
+    def points(self) -> Dataset:
+        """Of the network claims: a few samples of the given data, or random points on the sphere."""
+        n = self.sizes.network_samples
+        if self._given is not None:
+            return Dataset(
+                self._given.X.reshape(self._given.n, -1)[:n], self._given.y[:n], name=f"{self._given.name}[:{min(n, self._given.n)}]"
+            )
+        return sphere(n, n, key=jax.random.key(1))
+
+    @cached_property
+    def X(self) -> np.ndarray:
+        return np.asarray(self.data.X, np.float64).reshape(self.data.n, -1)
+
+    @cached_property
+    def kernel(self) -> np.ndarray:
+        """H_infinity of `data`."""
+        return infinite_kernel(self.X)
+
+    @cached_property
+    def eigen(self) -> tuple[np.ndarray, np.ndarray]:
+        """Eigenvalues of H_infinity and the labels -y in its eigenbasis: the error at f = 0."""
+        values, vectors = np.linalg.eigh(self.kernel)
+        return values, -vectors.T @ np.asarray(self.data.y, np.float64)
+
+    @cached_property
+    def points_kernel(self) -> np.ndarray:
+        """H_infinity of `points`."""
+        return infinite_kernel(np.asarray(self.points.X).reshape(self.points.n, -1))
+
+    @cached_property
+    def points_lam0(self) -> float:
+        return float(np.linalg.eigvalsh(self.points_kernel)[0])
+
+    @property
+    def on_kernel(self) -> str:
+        """The instance of the kernel claims, in words."""
+        values = self.eigen[0]
+        return (
+            f"H_inf of {self.data.name} (n = {self.data.n}, lambda0 = {values[0]:.4g}, kappa = {values[-1] / values[0]:.4g}), Delta(0) = -y"
+        )
+
+    @property
+    def on_points(self) -> str:
+        return f"{self.points.name} (n = {self.points.n}, lambda0 = {self.points_lam0:.4g})"
+
+    # Networks.
+
+    def network(self, width: int, seed: int, antisymmetric: bool = True) -> TwoLayerNet:
+        return init_two_layer(width, self.points.input_size, key=jax.random.key(seed), antisymmetric=antisymmetric, dtype=jnp.float64)
+
+    @cached_property
+    def crossings(self) -> dict[int, list[Crossings]]:
+        """Exact heavy-ball runs at b = sqrt(2 lambda0), from kink to kink, by width; f(0) = 0."""
+        b = float(np.sqrt(2 * self.points_lam0))
+        return {
+            width: [
+                heavy_ball_crossings(net.hidden, net.output, self.points.X.reshape(self.points.n, -1), self.points.y, b, 8 / b)
+                for net in (self.network(width, seed) for seed in range(self.sizes.seeds))
+            ]
+            for width in self.sizes.widths
+        }
+
+    @cached_property
+    def initial_distances(self) -> tuple[np.ndarray, np.ndarray]:
+        """(widths, ||H(0) - H_inf||_2) over many independent draws of the paper's initialisation."""
+        rng, X = np.random.default_rng(7), np.asarray(self.points.X).reshape(self.points.n, -1)
+        gram, distances = X @ X.T, []
+        for width in self.sizes.widths:
+            for _ in range(10 * self.sizes.seeds):
+                S = (rng.standard_normal((width, X.shape[1])) @ X.T >= 0).astype(float)
+                distances.append((width, np.linalg.norm(gram * (S.T @ S) / width - self.points_kernel, 2)))
+        widths, values = np.array(distances).T
+        return widths, values
+
+    @property
+    def on_crossings(self) -> str:
+        widths = self.sizes.widths
+        return (
+            f"{self.on_points}; heavy ball with b = sqrt(2 lambda0) to t = 8/b, widths {widths[0]}..{widths[-1]}, "
+            f"{self.sizes.seeds} antisymmetric seeds each, solved from kink to kink"
+        )
+
+    def along_widths(self, quantity) -> tuple[np.ndarray, np.ndarray]:
+        """(widths, values) of a function of a run, over all of `crossings`."""
+        pairs = [(width, quantity(run)) for width, runs in self.crossings.items() for run in runs]
+        return np.array([w for w, _ in pairs], float), np.array([v for _, v in pairs], float)
+
+    @cached_property
+    def wide(self) -> int:
+        """The largest width of the network claims."""
+        return self.sizes.widths[-1]
+
+    def run(self, flow: AbstractFlow, until: float, width: int | None = None, seed: int = 0) -> Trajectory:
+        """A simulated network on `points` at 65 times from 0 to `until`, started at f = 0."""
+        return _run(self, flow, until, width or self.wide, seed)
+
+    @cached_property
+    def gradient_run(self) -> Trajectory:
+        return self.run(GradientFlow(), 6 / self.points_lam0)
+
+    @cached_property
+    def heavy_ball_run(self) -> Trajectory:
+        b = float(np.sqrt(2 * self.points_lam0))
+        return self.run(HeavyBall(b), 16 / b)
+
+
+@jax.jit
+def _infinite(X: Any) -> Any:
+    return infinite_ntk(X)
+
+
+def infinite_kernel(X: np.ndarray) -> np.ndarray:
+    """H_infinity of the rows of X, padded to one shape so that small sets share a program."""
+    n, p = X.shape
+    padded = np.zeros((max(n, 32), max(p, 8)))
+    padded[:n, :p], padded[n:, 0] = X, 1.0
+    return np.asarray(_infinite(padded))[:n, :n]
+
+
+READOUTS = ("f", "loss", "pseudo_loss", "residual", "velocity", "lambda_min", "kernel", "displacement", "lyapunov")
+
+
+def _run(setting: Setting, flow: AbstractFlow, until: float, width: int, seed: int) -> Trajectory:
+    ts = jnp.linspace(0.0, until, 65)
+    return simulate(setting.network(width, seed), setting.points, flow, ts, readouts=READOUTS)
+
+
+@jax.jit
+def _modes(flow: AbstractFlow, eigenvalues: Any, ts: Any) -> Any:
+    return flow.mode(eigenvalues, ts)
+
+
+def modes(flow: AbstractFlow, eigenvalues: Any, ts: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(phi, phi') of every eigenvalue at every time, (times, n), in blocks of one length so that one program serves all."""
+    eigenvalues, ts = np.atleast_1d(np.asarray(eigenvalues, np.float64)), np.atleast_1d(np.asarray(ts, np.float64))
+    flow = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), flow)
+    shape, block = (ts.size, eigenvalues.size), 8192
+    grid = np.stack([np.broadcast_to(eigenvalues[None], shape).ravel(), np.broadcast_to(ts[:, None], shape).ravel()])
+    padded = np.pad(grid, ((0, 0), (0, -grid.shape[1] % block)), mode="edge")
+    parts = [_modes(flow, *padded[:, i : i + block]) for i in range(0, padded.shape[1], block)]
+    phi, dphi = (np.concatenate([np.asarray(part[k]) for part in parts])[: grid.shape[1]].reshape(shape) for k in (0, 1))
+    return phi, dphi
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    """Error dynamics of a constant kernel in its eigenbasis: residual and velocity (times, n), loss and pseudo_loss (times,)."""
+
+    ts: np.ndarray
+    residual: np.ndarray
+    velocity: np.ndarray
+    loss: np.ndarray
+    pseudo_loss: np.ndarray
+
+
+def frozen(flow: AbstractFlow, eigenvalues: Any, coefficients: Any, ts: Any) -> Frozen:
+    """The closed-form solution from rest at `coefficients`, given in the eigenbasis."""
+    phi, dphi = modes(flow, eigenvalues, ts)
+    c = np.broadcast_to(np.asarray(coefficients, np.float64), phi.shape[1:])
+    residual, velocity = phi * c[None], dphi * c[None]
+    squares = 0.5 * residual**2
+    return Frozen(np.asarray(ts, float), residual, velocity, squares.sum(1), (squares * np.atleast_1d(eigenvalues)[None]).sum(1))
+
+
+def slope(x: Any, y: Any) -> tuple[float, float]:
+    """(slope, half width of its 95% interval) of log y against log x, by least squares."""
+    import scipy.stats
+
+    fit = scipy.stats.linregress(np.log(x), np.log(y))
+    half = scipy.stats.t.ppf(0.975, max(len(x) - 2, 1)) * fit.stderr if len(x) > 2 else 0.0
+    return float(fit.slope), float(half)
+
+
+def agrees(measured: tuple[float, float], expected: float) -> bool:
+    """Whether a slope with its half width is compatible with the expected one, up to 0.15 for finite widths."""
+    return abs(measured[0] - expected) <= 0.15 + measured[1]
+
+
+@functools.cache
+def pair_eigenvalues(theta: float) -> tuple[float, float]:
+    """(lambda0, 1 - cos theta) of two unit inputs at angle theta, accurate for tiny angles: lambda0 -> theta / (2 pi)."""
+    gap = 2 * np.sin(theta / 2) ** 2
+    return 0.5 * gap + (1 - gap) * theta / (2 * np.pi), gap
+
+
+def pair_kernels(theta: float, width: float, trials: int, rng: np.random.Generator) -> np.ndarray:
+    """Draws (trials, 3) of H_11, H_22 and H_12 / cos theta of H(0) for two inputs at angle theta, any width, by their exact law."""
+    p = theta / (2 * np.pi)
+    both, first, second, _ = rng.multinomial(round(width), [0.5 - p, p, p, 0.5 - p], size=trials).T.astype(float)
+    return np.stack([both + first, both + second, both], axis=1) / round(width)
+
+
+def pair_lambda_min(theta: float, width: float, trials: int, rng: np.random.Generator) -> np.ndarray:
+    """Smallest eigenvalue of those draws, by det / lambda_max, which does not cancel."""
+    gap = pair_eigenvalues(theta)[1]
+    cos = 1 - gap
+    a, d, both = pair_kernels(theta, width, trials, rng).T
+    first, second = a - both, d - both
+    determinant = both * (first + second) + first * second + gap * (1 + cos) * both**2
+    largest = (a + d) / 2 + np.sqrt(((a - d) / 2) ** 2 + (cos * both) ** 2)
+    return determinant / np.where(largest > 0, largest, 1.0)

@@ -1,0 +1,315 @@
+"""Lemmas 4 and 5 and the widths of the three theorems, on families of data sets with lambda0 -> 0."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import bounds
+from ..ledger import bound, claim, every, within
+from .setting import Setting, pair_eigenvalues, pair_kernels, pair_lambda_min, slope
+
+DELTA = 0.1
+ANGLES = (1.0, 1e-1, 1e-2, 1e-3)
+FAMILY = "two unit inputs at angle 1, 0.1, 0.01, 0.001 (lambda0 ~ angle/(2 pi)), H(0) drawn from its exact law; delta = 0.1"
+
+
+def _draw(setting: Setting, width: int, trials: int, seed: int):
+    """Kernels H(0) of `points` for the paper's initialisation."""
+    rng, X = np.random.default_rng(seed), np.asarray(setting.points.X).reshape(setting.points.n, -1)
+    for _ in range(trials):
+        S = (rng.standard_normal((width, X.shape[1])) @ X.T >= 0).astype(np.float32)
+        yield X @ X.T * (S.T @ S) / width
+
+
+@claim(
+    "lemma-4",
+    section="A",
+    kind="probability",
+    figure="concentration",
+    note="""Each entry is a mean of m independent numbers in an interval of length |x_i.x_j| <= 1. Hoeffding and a union over n^2
+    entries give ||H(0) - H_inf||_F <= n sqrt(log(2n^2/delta)/(2m)), hence m >= (8 n^2/lambda0^2) log(2 n^2/delta) for
+    lambda0/4. For lambda_min alone: H(0) is a mean of independent positive matrices D_r X X^T D_r of norm <= ||X||^2,
+    and matrix Chernoff at 1 - 1/4 gives n exp(-m lambda0/(32 ||X||^2)) <= delta.""",
+)
+def lemma_4(setting: Setting):
+    rng, failed, chernoff, widths = np.random.default_rng(11), {}, {}, {}
+    for theta in ANGLES:
+        lam0, gap = pair_eigenvalues(theta)
+        width = float(np.ceil(bounds.lemma_4_width(2, DELTA, lam0)))
+        a, d, both = pair_kernels(theta, width, setting.sizes.trials, rng).T - np.array([0.5, 0.5, 0.5 - theta / (2 * np.pi)])[:, None]
+        norm = np.abs((a + d) / 2) + np.sqrt(((a - d) / 2) ** 2 + ((1 - gap) * both) ** 2)
+        failed[f"{theta:g}"] = float(np.mean(norm > lam0 / 4))
+        smaller = float(np.ceil(bounds.chernoff_width(2, DELTA, lam0, 2 - gap)))
+        chernoff[f"{theta:g}"] = float(np.mean(pair_lambda_min(theta, smaller, setting.sizes.trials, rng) < 0.75 * lam0))
+        widths[f"{theta:g}"] = [width, smaller]
+    n, lam0 = setting.points.n, setting.points_lam0
+    width, trials = int(np.ceil(bounds.lemma_4_width(n, DELTA, lam0))), 10
+    far = np.nan
+    if width * n < 4_000_000:
+        far = float(np.mean([np.linalg.norm(H - setting.points_kernel, 2) > lam0 / 4 for H in _draw(setting, width, trials, 12)]))
+    gram_norm = np.linalg.norm(np.asarray(setting.points.X).reshape(n, -1), 2) ** 2
+    small = int(np.ceil(bounds.chernoff_width(n, DELTA, lam0, gram_norm)))
+    low = float(np.mean([np.linalg.eigvalsh(H)[0] < 0.75 * lam0 for H in _draw(setting, small, setting.sizes.trials // 4, 13)]))
+    widths[setting.points.name] = [width, small]
+    return (
+        within(
+            "m = Omega((n^2/lambda0^2) log(n^2/delta)): ||H(0) - H_inf||_2 <= lambda0/4 with probability 1 - delta",
+            FAMILY,
+            max(failed.values()),
+            0.0,
+            DELTA,
+            failure_frequency_by_angle=failed,
+        ),
+        within(
+            "explicitly m >= (8 n^2/lambda0^2) log(2 n^2/delta)",
+            f"{setting.on_points}, {trials} draws",
+            0.0 if np.isnan(far) else far,
+            0.0,
+            DELTA,
+            width=width,
+            drawn=not np.isnan(far),
+        ),
+        within(
+            "lambda_min(H(0)) >= 3 lambda0/4 already at m >= 32 (||X||^2/lambda0) log(n/delta)",
+            f"{FAMILY}; {setting.on_points}",
+            max(*chernoff.values(), low),
+            0.0,
+            DELTA,
+            failure_frequency_by_angle=chernoff,
+            failure_on_points=low,
+            widths_of_both_forms=widths,
+        ),
+    )
+
+
+def _worst_drift(setting: Setting, radius: float, width: int, trials: int, seed: int) -> np.ndarray:
+    """Upper bounds of ||H - H(0)||_F over all weights within `radius` of their start: every pair that can change is counted."""
+    rng, X = np.random.default_rng(seed), np.asarray(setting.points.X).reshape(setting.points.n, -1)
+    gram, norms = X @ X.T, []
+    for _ in range(trials):
+        near = np.abs(rng.standard_normal((width, X.shape[1])) @ X.T) <= radius
+        either = width - (~near).T.astype(float) @ (~near).astype(float)
+        norms.append(np.linalg.norm(gram * either / width))
+    return np.array(norms)
+
+
+@claim(
+    "lemma-5",
+    section="A",
+    kind="probability",
+    figure="lazy_training",
+    note="""A pair (r, i) can change sign only if |w_r(0).x_i| <= R, which has probability at most 2R/sqrt(2 pi). So E sum_ij
+    |H_ij - H_ij(0)| <= 4 n^2 R/sqrt(2 pi), and Markov's inequality with probability delta gives lambda0/4 at R = c
+    delta lambda0/n^2, c = sqrt(2 pi)/16. Very conservative: the measured radius is far larger, and real trajectories
+    leave R behind while H(t) stays close.""",
+)
+def lemma_5(setting: Setting):
+    n, lam0, width = setting.points.n, setting.points_lam0, 4096
+    R = bounds.lemma_5_radius(n, DELTA, lam0)
+    failures = float(np.mean(_worst_drift(setting, R, width, setting.sizes.trials // 4, 14) >= lam0 / 4))
+    factors = 2.0 ** np.arange(0, 12)
+    holds = [f for f in factors if np.mean(_worst_drift(setting, f * R, width, 40, 15) >= lam0 / 4) <= DELTA]
+    widest = setting.crossings[setting.wide]
+    real = {
+        "displacement over R": max(run.displaced.max() for run in widest) / R,
+        "drift over lambda0": max(run.drift.max() for run in widest) / lam0,
+    }
+    return (
+        within(
+            "|w_r - w_r(0)| <= R = c delta lambda0/n^2 implies ||H - H(0)||_2 < lambda0/4 with probability 1 - delta",
+            f"{setting.on_points}, m = {width}, every neuron moved against it, c = sqrt(2 pi)/16",
+            failures,
+            0.0,
+            DELTA,
+            R=R,
+            conservative_by_at_least=max(holds),
+            heavy_ball_at_the_largest_width=real,
+        ),
+        within("explicitly c = sqrt(2 pi)/16", "the same", failures, 0.0, DELTA, c=np.sqrt(2 * np.pi) / 16),
+    )
+
+
+def _exponents(width, lam0s=(0.1, 0.01, 0.001), ns=(10.0, 100.0, 1000.0), deltas=(0.1, 0.01, 0.001)) -> dict[str, float]:
+    """Powers of n, delta and lambda0 in a width formula f(n, delta, lam0)."""
+    return {
+        "n": slope(ns, [width(n, 0.1, 0.1) for n in ns])[0],
+        "delta": slope(deltas, [width(10.0, d, 0.1) for d in deltas])[0],
+        "lambda0": slope(lam0s, [width(10.0, 0.1, v) for v in lam0s])[0],
+    }
+
+
+def _residual(n, delta):
+    """|Delta(0)| <= C sqrt(n/delta) with probability 1 - delta (Markov), C = 1."""
+    return np.sqrt(n / delta)
+
+
+def _frozen_width(n, delta, lam0):
+    return bounds.width_from_displacement(n, delta, lam0, _residual(n, delta))
+
+
+def _suffices(setting: Setting) -> float:
+    """Smallest width of the runs from which on lambda_min(H(t)) >= lambda0/2 in every seed and at all times."""
+    kept = {width: all(run.lambda_min.min() >= setting.points_lam0 / 2 for run in runs) for width, runs in setting.crossings.items()}
+    good = [w for w in kept if all(kept[v] for v in kept if v >= w)]
+    return float(min(good)) if good else np.inf
+
+
+def _asked(setting: Setting) -> dict[str, float]:
+    """What every formula asks for on `points`, constants one, beside what suffices in fact."""
+    n, lam0 = setting.points.n, setting.points_lam0
+    gram_norm = np.linalg.norm(np.asarray(setting.points.X).reshape(n, -1), 2) ** 2
+    return {
+        "Theorem 1 printed": bounds.width_theorem_1_printed(n, DELTA),
+        "Theorem 2 printed": bounds.width_theorem_2_printed(n, DELTA, lam0, bounds.paper_friction(lam0)),
+        "Theorem 3 printed": bounds.width_theorem_3_printed(n, DELTA, lam0),
+        "n^6/(delta^3 lambda0^4)": bounds.width_corrected(n, DELTA, lam0),
+        "with its constants": bounds.width_from_displacement(n, DELTA, lam0, float(np.linalg.norm(setting.points.y))),
+        "Lemma 4": bounds.lemma_4_width(n, DELTA, lam0),
+        "matrix Chernoff": bounds.chernoff_width(n, DELTA, lam0, gram_norm),
+        "suffices in fact": _suffices(setting),
+    }
+
+
+@claim(
+    "width-thm-1",
+    section="2",
+    kind="width",
+    note="""|w_r(t) - w_r(0)| <= 2 sqrt(n)|Delta(0)|/(sqrt(m) lambda0) < R = c delta lambda0/n^2 and |Delta(0)|^2 = O(n/delta)
+    give m = Omega(n^6/(delta^3 lambda0^4)) (Du et al.). n^6/delta^3 without lambda0 is refuted by two inputs that
+    approach each other.""",
+)
+def width_thm_1(setting: Setting):
+    rng, printed = np.random.default_rng(16), {}
+    for theta in (1e-3, 1e-6, 1e-9):
+        lam0 = pair_eigenvalues(theta)[0]
+        printed[f"{theta:g}"] = float(
+            np.mean(pair_lambda_min(theta, bounds.width_theorem_1_printed(2, DELTA, 100), setting.sizes.trials, rng) <= lam0 / 2)
+        )
+    found = _exponents(_frozen_width)
+    drift = {}
+    for theta in ANGLES[:3]:
+        lam0, _ = pair_eigenvalues(theta)
+        m = min(int(bounds.width_from_displacement(2, DELTA, lam0, _residual(2, DELTA))), 10**18)
+        moved = bounds.displacement_constant(2, m, lam0, _residual(2, DELTA))
+        near = rng.binomial(m, 2 * moved / np.sqrt(2 * np.pi), size=(setting.sizes.trials, 2)) / m  # neurons that may flip on each input
+        norm = np.sqrt(near[:, 0] ** 2 + near[:, 1] ** 2 + 2 * (near.sum(1)) ** 2)
+        drift[f"{theta:g}"] = float(np.mean(norm >= lam0 / 4))
+    asked = _asked(setting)
+    return (
+        within(
+            "m = Omega(n^6/delta^3) keeps lambda_min(H(t)) > lambda0/2 with probability 1 - delta",
+            "two inputs at angle 1e-3, 1e-6, 1e-9, delta = 0.1, constant 100, t = 0",
+            max(printed.values()),
+            0.0,
+            DELTA,
+            failure_frequency_by_angle=printed,
+        ),
+        every(
+            "m = Omega(n^6/(delta^3 lambda0^4)), frozen-kernel displacement against Lemma 5",
+            FAMILY,
+            {
+                "power of n": abs(found["n"] - 6) < 1e-6,
+                "power of delta": abs(found["delta"] + 3) < 1e-6,
+                "power of lambda0": abs(found["lambda0"] + 4) < 1e-6,
+                **{f"drift < lambda0/4 at angle {k}": v <= DELTA for k, v in drift.items()},
+            },
+            1e-6,
+            powers=found,
+            failure_frequency_by_angle=drift,
+        ),
+        bound(
+            "far smaller widths suffice in fact",
+            setting.on_crossings,
+            asked["suffices in fact"] / asked["with its constants"],
+            widths=asked,
+        ),
+    )
+
+
+@claim(
+    "width-thm-2",
+    section="3",
+    kind="width",
+    note="""The displayed condition sqrt(n L^(0)/(9 m alpha^2)) < c delta lambda0/n^2 with alpha^2 = lambda0/2 gives lambda0^{-3};
+    Theorem 2 prints lambda0^{-2.5} b^{-2} = lambda0^{-3.5}, the appendix "equivalently" lambda0^{-4}. The
+    constant-kernel displacement gives n^6/(delta^3 lambda0^4).""",
+)
+def width_thm_2(setting: Setting):
+    def condition(n, delta, lam0):  # printed displacement = R, L^(0) <= ||H|| |Delta(0)|^2/2 <= n |Delta(0)|^2/2
+        pseudo0 = n * _residual(n, delta) ** 2 / 2
+        return bounds.displacement_printed(np.sqrt(lam0 / 2), n, 1.0, pseudo0) ** 2 / bounds.lemma_5_radius(n, delta, lam0) ** 2
+
+    forms = {
+        "Theorem 2": _exponents(lambda n, delta, lam0: bounds.width_theorem_2_printed(n, delta, lam0, bounds.paper_friction(lam0))),
+        "appendix": _exponents(bounds.width_corrected),
+        "displayed condition": _exponents(condition),
+        "frozen kernel": _exponents(_frozen_width),
+    }
+    same = lambda a, b: all(abs(forms[a][k] - forms[b][k]) < 1e-6 for k in forms[a])
+    return (
+        every(
+            "m = Omega(n^5/(delta^2 lambda0^{2.5} b^2)), derived as the displayed condition, equivalent to n^6/(delta^3 lambda0^4)",
+            "powers of n, delta, lambda0 at b = sqrt(2 lambda0)",
+            {
+                "theorem = appendix": same("Theorem 2", "appendix"),
+                "appendix = displayed condition": same("appendix", "displayed condition"),
+            },
+            powers=forms,
+        ),
+        every(
+            "m = Omega(n^6/(delta^3 lambda0^4)) for a frozen kernel",
+            "2 sqrt(n)|Delta(0)|/(sqrt(m) lambda0) = R, |Delta(0)|^2 = n/delta",
+            {"frozen kernel = appendix": same("frozen kernel", "appendix")},
+            1e-6,
+            powers=forms["frozen kernel"],
+        ),
+        bound(
+            "far smaller widths suffice in fact",
+            setting.on_crossings,
+            _suffices(setting)
+            / bounds.width_from_displacement(setting.points.n, DELTA, setting.points_lam0, float(np.linalg.norm(setting.points.y))),
+            widths=_asked(setting),
+        ),
+    )
+
+
+@claim(
+    "width-thm-3",
+    section="4",
+    kind="width",
+    note="""The displayed condition has lambda0^{-1} (lambda0/2)^{-(a-2)/2} on the left of (delta lambda0/n^2)^2, so m ~
+    lambda0^{-(2 + a/2)}, below lambda0^{-4} for every a > 4 and never lambda0^{-2.5}. The frozen-kernel displacement
+    bound holds for Nesterov as for the other flows: n^6/(delta^3 lambda0^4).""",
+)
+def width_thm_3(setting: Setting):
+    powers = {}
+    for a in (4.5, 6.0):
+
+        def condition(n, delta, lam0, a=a):  # (2/(a-4))^2 16 n C L^ / (m lam0 (lam0/2)^{(a-2)/2} (2d-a-2)^2) = R^2, constants apart
+            return (
+                n * (n * _residual(n, delta) ** 2 / 2) / (lam0 * (lam0 / 2) ** ((a - 2) / 2)) / bounds.lemma_5_radius(n, delta, lam0) ** 2
+            )
+
+        powers[f"a = {a:g}"] = _exponents(condition)["lambda0"]
+    printed = _exponents(bounds.width_theorem_3_printed)["lambda0"]
+    frozen_power = _exponents(_frozen_width)
+    return (
+        every(
+            "the displayed condition is equivalent to m = Omega(n^5/(delta^2 lambda0^{2.5}))",
+            "power of lambda0, a = 4.5 and 6",
+            {k: abs(v - printed) < 1e-6 for k, v in powers.items()},
+            powers=powers,
+            printed=printed,
+        ),
+        every(
+            "m = Omega(n^6/(delta^3 lambda0^4)) for a frozen kernel; the displayed condition gives lambda0^{-(2 + a/2)}",
+            "the same",
+            {
+                **{f"{k}": abs(v + 2 + float(k[4:]) / 2) < 1e-6 for k, v in powers.items()},
+                "frozen kernel": abs(frozen_power["lambda0"] + 4) < 1e-6,
+            },
+            1e-6,
+            powers=powers,
+            frozen=frozen_power,
+        ),
+    )

@@ -1,0 +1,244 @@
+"""The claims ledger: every numbered statement of the paper, run; verdicts follow from measurements.
+
+A claim is a function of a `Setting` (data, sizes, shared trajectories) that returns up to three checks: the statement as
+printed, its corrected form, and the sharp form where one is known. Each check computes `ok` from what it measured and
+`ok` means "not refuted on this instance"; None is kept for statements with an undefined symbol.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ..errors import InputError, unknown_name
+
+if TYPE_CHECKING:
+    from ..data import Dataset
+    from .claims.setting import Setting
+
+Kind = Literal["identity", "bound", "rate", "probability", "width", "definition"]
+
+# fmt: off
+PAPER_ORDER = (
+    "eq-2.1", "eq-2.2", "eq-2.3", "eq-2.4", "eq-2.5", "eq-2.6", "remark-lazy-training", "pseudo-loss", "fact-2.1", "thm-1",
+    "eq-2.7", "eq-2.8", "fact-2.2", "width-thm-1", "remark-discrete", "eq-3.1", "eq-3.2", "eq-3.3", "remark-friction-choice",
+    "remark-lipschitz", "remark-zero-velocity", "footnote-2-fastest", "thm-2", "eq-3.4", "eq-3.5", "remark-rate-comparison",
+    "remark-lambda0-half", "remark-oscillation", "eq-4.1", "eq-4.2", "eq-4.3", "thm-3", "eq-4.4", "remark-rate-exponents",
+    "remark-only-sublinear", "footnote-1-both-layers", "remark-piecewise-linear", "remark-other-losses", "eq-a.1", "eq-a.2",
+    "eq-a.3", "eq-a.4", "eq-a.5", "eq-a.6", "eq-a.7", "eq-a.8", "remark-hdot-zero", "lemma-4", "lemma-5", "lemma-6", "lemma-7",
+    "width-thm-2", "eq-b.1", "eq-b.2", "eq-b.3", "eq-b.4", "lemma-8", "lemma-9", "width-thm-3",
+)
+# fmt: on
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One form of a statement, what was measured, on which instance; ok None means it could not be decided, for `reason`."""
+
+    statement: str
+    ok: bool | None
+    measured: Mapping[str, Any]
+    instance: str
+    tolerance: float | None = None
+    reason: str | None = None
+
+
+def identity(statement: str, instance: str, error: float, tolerance: float = 1e-10, **measured: Any) -> Check:
+    """Two sides differ by at most `tolerance`."""
+    return Check(statement, bool(error <= tolerance), {"error": error, **measured}, instance, tolerance)
+
+
+def bound(statement: str, instance: str, ratio: float, tolerance: float = 1e-9, **measured: Any) -> Check:
+    """left <= right, by the largest quotient left / right met."""
+    return Check(statement, bool(ratio <= 1 + tolerance), {"largest left/right": ratio, **measured}, instance, tolerance)
+
+
+def attained(statement: str, instance: str, ratio: float, slack: float, tolerance: float = 1e-9, **measured: Any) -> Check:
+    """left <= right, and the constant cannot be improved: the largest quotient is within `slack` of one."""
+    return Check(statement, bool(1 - slack <= ratio <= 1 + tolerance), {"largest left/right": ratio, **measured}, instance, slack)
+
+
+def within(statement: str, instance: str, value: float, low: float, high: float, tolerance: float | None = None, **measured: Any) -> Check:
+    """A measured value (a slope, an order, a frequency) lies in [low, high]."""
+    numbers = {"value": value, "expected between": [low, high], **measured}
+    return Check(statement, bool(low <= value <= high), numbers, instance, tolerance)
+
+
+def every(statement: str, instance: str, conditions: Mapping[str, Any], tolerance: float | None = None, **measured: Any) -> Check:
+    """All conditions hold; each is named in what was measured."""
+    return Check(
+        statement,
+        all(bool(v) for v in conditions.values()),
+        {**{k: bool(v) for k, v in conditions.items()}, **measured},
+        instance,
+        tolerance,
+    )
+
+
+def typed(statement: str, instance: str, left: Sequence[int], right: Sequence[int], **measured: Any) -> Check:
+    """An equation whose two sides must have the same shape."""
+    return Check(statement, tuple(left) == tuple(right), {"left shape": list(left), "right shape": list(right), **measured}, instance)
+
+
+def undefined(statement: str, instance: str, reason: str, **measured: Any) -> Check:
+    """A statement with a symbol that the paper does not define."""
+    return Check(statement, None, measured, instance, reason=reason)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A registered claim: what it is called, where it stands, why it is so, and the function that runs it."""
+
+    id: str
+    section: str
+    kind: Kind
+    note: str
+    figure: str | None
+    run: Callable[[Setting], Sequence[Check | None]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A claim that has been run."""
+
+    id: str
+    section: str
+    kind: Kind
+    printed: Check
+    corrected: Check | None
+    sharp: Check | None
+    note: str
+    figure: str | None
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The record of claims.json."""
+
+        def form(check: Check | None, printed: bool) -> dict[str, Any] | None:
+            if check is None:
+                return None
+            record = {"statement": check.statement, "ok": check.ok, "measured": _plain(check.measured)}
+            record |= {} if printed else {"tolerance": check.tolerance}
+            record |= {"instance": check.instance}
+            return record if check.reason is None else record | {"reason": check.reason}
+
+        return {
+            "id": self.id,
+            "section": self.section,
+            "kind": self.kind,
+            "printed": form(self.printed, True),
+            "corrected": form(self.corrected, False),
+            "sharp": form(self.sharp, False),
+            "note": self.note,
+            "figure": self.figure,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+_REGISTRY: dict[str, Entry] = {}
+
+
+def claim(id: str, *, section: str, kind: Kind, note: str, figure: str | None = None):
+    """Register a function Setting -> (printed, corrected, sharp) as the claim `id`; later forms may be left out."""
+
+    def register(run):
+        if id in _REGISTRY:
+            raise ValueError(f"claim {id!r} is registered twice")
+        _REGISTRY[id] = Entry(id, section, kind, " ".join(note.split()), figure, run)
+        return run
+
+    return register
+
+
+def entries() -> dict[str, Entry]:
+    """All claims in the paper's order."""
+    from . import claims as _  # noqa: F401  (registers them)
+
+    return {id: _REGISTRY[id] for id in PAPER_ORDER if id in _REGISTRY}
+
+
+def verify(
+    claims: Iterable[str] | None = None,
+    size: Literal["smoke", "full"] = "smoke",
+    data: Dataset | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> list[Claim]:
+    """Run the named claims (default: all), in the paper's order, in float64.
+
+    data: unit inputs with scalar targets, on which the claims about data sets and networks run instead of their own.
+    progress(id, done, total) is called before each claim. Raises `InputError` on unknown names or unsuitable data.
+    """
+    import jax
+
+    from .claims.setting import Setting
+
+    known = entries()
+    wanted = list(known) if claims is None else list(claims)
+    for name in wanted:
+        if name not in known:
+            raise unknown_name("claim", name, known)
+    chosen = [entry for id, entry in known.items() if id in wanted]
+    results = []
+    with jax.enable_x64(True):
+        setting = Setting(size, data)
+        for done, entry in enumerate(chosen):
+            if progress is not None:
+                progress(entry.id, done, len(chosen))
+            start = time.perf_counter()
+            printed, corrected, sharp = (*entry.run(setting), None, None)[:3]
+            assert printed is not None
+            seconds = time.perf_counter() - start
+            results.append(Claim(entry.id, entry.section, entry.kind, printed, corrected, sharp, entry.note, entry.figure, seconds))
+    return results
+
+
+def refuted(claims: Iterable[Claim]) -> list[Claim]:
+    """The claims whose corrected or sharp form fails: the ones that make `verify` exit 1."""
+    return [c for c in claims if any(form is not None and form.ok is False for form in (c.corrected, c.sharp))]
+
+
+def write_claims(path: str | Path, claims: Iterable[Claim]) -> None:
+    """Write claims.json atomically: a reader sees the old file or the whole new one."""
+    path = Path(path)
+    text = json.dumps([c.to_json() for c in claims], indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+    except OSError as error:
+        raise InputError(f"cannot write {path} ({error.strerror or error}); choose another folder.") from error
+
+
+def _plain(value: Any) -> Any:
+    """JSON values: arrays as lists, numbers to nine digits, infinities and NaN as words."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, (str, bool)) or value is None:
+        return value
+    array = np.asarray(value)
+    if array.ndim:
+        return [_plain(v) for v in array.tolist()]
+    if array.dtype.kind == "b":
+        return bool(array)
+    if array.dtype.kind in "iu":
+        return int(array)
+    number = float(array)
+    return float(f"{number:.9g}") if np.isfinite(number) else str(number)

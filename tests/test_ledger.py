@@ -1,0 +1,155 @@
+"""The ledger: one entry per statement, the schema of claims.json, verdicts that follow from measurements."""
+
+import json
+import math
+
+import jax
+import pytest
+
+from ntk_momentum import Dataset, InputError, load_digits, sphere
+from ntk_momentum.theory import bounds, entries, ledger, refuted, verify, write_claims
+from ntk_momentum.theory.claims import setting as setting_module
+
+IDS = [
+    "eq-2.1", "eq-2.2", "eq-2.3", "eq-2.4", "eq-2.5", "eq-2.6", "remark-lazy-training", "pseudo-loss", "fact-2.1",
+    "thm-1", "eq-2.7", "eq-2.8", "fact-2.2", "width-thm-1", "remark-discrete", "eq-3.1", "eq-3.2", "eq-3.3",
+    "remark-friction-choice", "remark-lipschitz", "remark-zero-velocity", "footnote-2-fastest", "thm-2", "eq-3.4",
+    "eq-3.5", "remark-rate-comparison", "remark-lambda0-half", "remark-oscillation", "eq-4.1", "eq-4.2", "eq-4.3",
+    "thm-3", "eq-4.4", "remark-rate-exponents", "remark-only-sublinear", "footnote-1-both-layers",
+    "remark-piecewise-linear", "remark-other-losses", "eq-a.1", "eq-a.2", "eq-a.3", "eq-a.4", "eq-a.5", "eq-a.6",
+    "eq-a.7", "eq-a.8", "remark-hdot-zero", "lemma-4", "lemma-5", "lemma-6", "lemma-7", "width-thm-2", "eq-b.1",
+    "eq-b.2", "eq-b.3", "eq-b.4", "lemma-8", "lemma-9", "width-thm-3",
+]  # fmt: skip
+
+# Statements that fail as printed, each on a counterexample.
+BROKEN = {
+    "eq-2.3", "eq-2.4", "eq-2.5", "pseudo-loss", "thm-1", "width-thm-1", "eq-3.1", "remark-friction-choice",
+    "remark-zero-velocity", "footnote-2-fastest", "thm-2", "eq-3.4", "eq-3.5", "remark-rate-comparison",
+    "remark-lambda0-half", "eq-4.1", "eq-4.3", "thm-3", "eq-4.4", "remark-rate-exponents", "remark-only-sublinear",
+    "remark-piecewise-linear", "remark-other-losses", "eq-a.1", "eq-a.2", "eq-a.3", "eq-a.4", "eq-a.5", "eq-a.6",
+    "eq-a.8", "remark-hdot-zero", "lemma-6", "width-thm-2", "eq-b.4", "lemma-8", "lemma-9", "width-thm-3",
+}  # fmt: skip
+UNDEFINED = {"eq-3.3", "lemma-7"}
+QUICK = [
+    "thm-1", "width-thm-2", "width-thm-3", "remark-friction-choice", "remark-zero-velocity", "footnote-2-fastest",
+    "eq-3.4", "eq-a.8", "eq-4.4", "lemma-9", "remark-only-sublinear", "remark-discrete", "fact-2.2",
+    "remark-lambda0-half", "eq-a.7", "lemma-8",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small():
+    """A ledger small enough for a test."""
+    full = setting_module.SIZES["smoke"]
+    setting_module.SIZES["smoke"] = setting_module.Size(10, 4, (64, 128, 256), 3, 100)
+    yield
+    setting_module.SIZES["smoke"] = full
+
+
+@pytest.fixture(scope="module")
+def verified(small):
+    return {c.id: c for c in verify(QUICK)}
+
+
+def test_every_statement_has_exactly_one_entry_in_the_paper_s_order():
+    assert list(entries()) == IDS == list(ledger.PAPER_ORDER)
+    assert all(entry.note for entry in entries().values())
+
+
+def check_schema(record):
+    assert list(record) == ["id", "section", "kind", "printed", "corrected", "sharp", "note", "figure", "seconds"]
+    assert record["kind"] in ("identity", "bound", "rate", "probability", "width", "definition")
+    assert {"statement", "ok", "measured", "instance"} <= set(record["printed"]) <= {"statement", "ok", "measured", "instance", "reason"}
+    for form in ("corrected", "sharp"):
+        if record[form] is not None:
+            assert set(record[form]) == {"statement", "ok", "measured", "tolerance", "instance"}
+    for form in ("printed", "corrected", "sharp"):
+        if record[form] is not None and record[form]["ok"] is None:
+            assert record[form]["reason"]
+
+
+def test_counterexamples_break_the_printed_forms_and_the_corrections_hold(verified):
+    assert {id for id, c in verified.items() if c.printed.ok is False} == BROKEN & set(QUICK)
+    assert refuted(verified.values()) == []
+
+
+def test_claims_json_has_the_schema_and_is_strict_json(verified, tmp_path):
+    write_claims(tmp_path / "new" / "claims.json", verified.values())
+    records = json.loads((tmp_path / "new" / "claims.json").read_text(encoding="utf-8"), parse_constant=lambda c: pytest.fail(c))
+    assert [r["id"] for r in records] == [id for id in IDS if id in QUICK]
+    for record in records:
+        check_schema(record)
+    assert list((tmp_path / "new").iterdir()) == [tmp_path / "new" / "claims.json"]
+
+
+def test_an_unwritable_place_is_refused_and_leaves_nothing(verified, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="cannot write"):
+        write_claims(tmp_path / "file" / "claims.json", verified.values())
+
+
+def test_unknown_claims_and_unsuitable_data_are_refused():
+    with pytest.raises(InputError, match=r"Did you mean 'lemma-6'"):
+        verify(["lemma-66"])
+    with pytest.raises(InputError, match="unit norm"):
+        verify(["thm-1"], data=Dataset([[2.0, 0.0], [0.0, 1.0]], [1.0, -1.0]))
+
+
+@pytest.mark.parametrize(
+    ("function", "id", "factor"),
+    [
+        ("theorem_2_corrected", "eq-3.4", 0.5),
+        ("theorem_2_best", "eq-3.4", 0.99),
+        ("theorem_2_best", "eq-3.4", 1.01),
+        ("pseudo_loss_corrected", "eq-a.8", 0.7),
+        ("gradient_flow_sharp", "thm-1", 0.99),
+        ("lemma_8_corrected", "lemma-8", 0.98),
+        ("heavy_ball_rate", "footnote-2-fastest", 1.1),
+        ("width_corrected", "thm-1", lambda n, delta, lam0: 2.0),
+        ("width_corrected", "width-thm-2", lambda n, delta, lam0, constant=1.0: n**6 / (delta**3 * lam0**3.9)),
+        ("nesterov_switching_rate", "lemma-8", 1.1),
+    ],
+)
+def test_a_wrong_constant_is_caught(monkeypatch, function, id, factor):
+    right = getattr(bounds, function)
+    wrong = factor if callable(factor) else lambda *args, **kwargs: factor * right(*args, **kwargs)
+    monkeypatch.setattr(bounds, function, wrong)
+    assert [c.id for c in refuted(verify([id]))] == [id]
+
+
+def test_the_counterexamples_are_those_of_a_hand_calculation():
+    by_id = {c.id: c for c in verify(["eq-3.4", "eq-3.5", "lemma-6"])}
+    ratio = by_id["eq-3.4"].printed.measured["largest_ratio"]["quadratic form"]
+    assert ratio == pytest.approx(1.6 * math.exp(-math.asin(0.6) / 2), rel=1e-6)
+    # w'' + w' + w + 1 = 0 from 1 at rest: the error starts at 2 and reaches 1 with velocity w' = -impulse
+    crossing = by_id["eq-3.5"].printed.measured
+    t, omega = crossing["moment"], math.sqrt(0.75)
+    assert 2 * math.exp(-t / 2) * (math.cos(omega * t) + math.sin(omega * t) / (2 * omega)) == pytest.approx(1.0, abs=1e-9)
+    assert 2 * math.exp(-t / 2) * math.sin(omega * t) / omega == pytest.approx(crossing["impulse"], abs=1e-9)
+    assert by_id["lemma-6"].printed.measured["growth_per_half_cycle"] == pytest.approx(bounds.heavy_ball_switching_factor(25.0), rel=1e-6)
+
+
+def test_claims_run_on_the_user_s_own_data():
+    data = sphere(5, 4, key=jax.random.key(3))
+    result = verify(["eq-2.8", "lemma-4", "thm-1", "eq-2.4"], data=data)
+    assert refuted(result) == []
+    assert all("sphere5x4" in c.printed.instance + (c.sharp or c.corrected).instance for c in result if c.id != "eq-2.4")
+
+
+def test_progress_names_every_claim_before_it_runs():
+    seen = []
+    verify(["remark-friction-choice", "eq-a.8"], progress=lambda id, done, total: seen.append((id, done, total)))
+    assert seen == [("remark-friction-choice", 0, 2), ("eq-a.8", 1, 2)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", [None, "digits"])
+def test_the_whole_ledger_holds(data):
+    result = verify(data=load_digits(12, key=jax.random.key(5)) if data else None)
+    assert [c.id for c in result] == IDS
+    assert refuted(result) == []
+    assert {c.id for c in result if c.printed.ok is None} == UNDEFINED
+    if data is None:
+        assert {c.id for c in result if c.printed.ok is False} == BROKEN
+    for c in result:
+        check_schema(json.loads(json.dumps(c.to_json(), allow_nan=False)))
