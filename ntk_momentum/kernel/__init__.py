@@ -10,6 +10,8 @@ from .operator import Extremes as Extremes
 from .operator import extreme_eigenvalues as extreme_eigenvalues
 from .operator import ntk_operator as ntk_operator
 from .plan import Plan as Plan
+from .recursion import FullyConnected as FullyConnected
+from .recursion import fully_connected_ntk as fully_connected_ntk
 from .spectrum import Spectrum as Spectrum
 from .spectrum import spectrum as spectrum
 from .two_layer import two_layer_ntk as two_layer_ntk

@@ -1,0 +1,161 @@
+"""Infinite-width kernels of deep networks: closed forms, quadrature, and finite networks that converge to them."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+
+from ntk_momentum.errors import InputError
+from ntk_momentum.kernel import FullyConnected, empirical_ntk, fully_connected_ntk, infinite_ntk
+from ntk_momentum.kernel.infinite import Angles
+from ntk_momentum.kernel.recursion import dual_of, gauss_hermite
+
+KEY = jax.random.key(0)
+X = np.random.default_rng(0).standard_normal((4, 3))
+Y = np.random.default_rng(1).standard_normal((3, 3))
+leaky = lambda z: jnp.where(z > 0, z, 0.3 * z)
+
+
+def test_depth_one_is_the_two_layer_kernel():
+    network = fully_connected_ntk(depth=1, weight_std=(3**0.5, 1))
+    np.testing.assert_allclose(network(X, Y).ntk, infinite_ntk(X, Y, trainable="all"), rtol=1e-14, atol=1e-15)
+    np.testing.assert_allclose(network(X).nngp, infinite_ntk(X, trainable="output"), rtol=1e-14, atol=1e-15)
+
+
+def test_the_identity_gives_the_linear_kernel_times_the_number_of_layers():
+    kernels = fully_connected_ntk(depth=3, activation=lambda z: z)(X, Y)
+    np.testing.assert_allclose(kernels.nngp, X @ Y.T / 3, rtol=1e-13, atol=1e-15)
+    np.testing.assert_allclose(kernels.ntk, 4 * X @ Y.T / 3, rtol=1e-13, atol=1e-15)
+
+
+def moments(phi, norm1, norm2, cos):
+    """E[phi phi] by Gauss-Legendre on each side of the kinks at u = 0 and v = 0, in (u, independent part of v)."""
+    sin, (nodes, weights) = np.sqrt(1 - cos**2), np.polynomial.legendre.leggauss(120)
+    on = lambda low, high: (0.5 * (high - low) * nodes + 0.5 * (high + low), 0.5 * (high - low) * weights)
+    density = lambda z: np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+    total = 0.0
+    for outer in ((-9, 0), (0, 9)):
+        for z, wz in zip(*on(*outer), strict=True):
+            kink = np.clip(-cos * z / sin, -9, 9)
+            for inner in ((-9, kink), (kink, 9)):
+                y, wy = on(*inner)
+                total += wz * density(z) * phi(norm1 * z) * np.sum(wy * density(y) * phi(norm2 * (cos * z + sin * y)))
+    return total
+
+
+CASES = {
+    "relu": (jax.nn.relu, lambda z: np.maximum(z, 0), lambda z: np.where(z > 0, 1.0, 0.0)),
+    "leaky": (leaky, lambda z: np.where(z > 0, z, 0.3 * z), lambda z: np.where(z > 0, 1.0, 0.3)),
+    "abs": (jnp.abs, np.abs, np.sign),
+    "erf": (jax.lax.erf, scipy.special.erf, lambda z: 2 / np.sqrt(np.pi) * np.exp(-(z**2))),
+    "sin": (jnp.sin, np.sin, np.cos),
+    "cos": (jnp.cos, np.cos, lambda z: -np.sin(z)),
+    "tanh": (jnp.tanh, np.tanh, lambda z: np.cosh(z) ** -2),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_moments_match_direct_integration(name):
+    activation, phi, slope = CASES[name]
+    norm1, norm2, cos = 0.8, 1.1, -0.35
+    law = Angles(*map(jnp.asarray, ([norm1], [norm2], [[1 - cos]], [[1 + cos]])))
+    after, slopes = dual_of(activation)(law)
+    tolerance = 1e-8 if name == "tanh" else 1e-13
+    assert float((after.norms * after.cos)[0, 0]) == pytest.approx(moments(phi, norm1, norm2, cos), abs=tolerance)
+    assert float(slopes[0, 0]) == pytest.approx(moments(slope, norm1, norm2, cos), abs=tolerance)
+
+
+@pytest.mark.parametrize("activation", [jax.lax.erf, jnp.sin, jnp.cos])
+def test_quadrature_agrees_with_the_closed_form_of_a_smooth_activation(activation):
+    network = fully_connected_ntk(depth=2, activation=activation, bias_std=0.3)
+    by_quadrature = FullyConnected(network.weight_std, network.bias_std, gauss_hermite(activation))
+    for exact, approximate in zip(network(X, Y), by_quadrature(X, Y), strict=True):
+        np.testing.assert_allclose(approximate, exact, atol=1e-9)
+
+
+@pytest.mark.parametrize("activation", [jax.nn.relu, jnp.abs, leaky])
+def test_angles_survive_depth_at_duplicates_and_antipodes(activation):
+    """Nearby inputs at angle 1e-7: the NTK of a kinked network falls like the angle, which a rounded cosine would lose."""
+    angle = np.array([0.0, 1e-7, 1e-6, 1e-5])
+    x = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    kernels = fully_connected_ntk(depth=4, activation=activation)(np.concatenate([x, -x]))
+    fall = (kernels.ntk[0, 0] - kernels.ntk[0, 1:4]) / angle[1:]
+    np.testing.assert_allclose(fall[:2], fall[2], rtol=1e-4)
+    np.testing.assert_allclose(np.diagonal(kernels.ntk), kernels.ntk[0, 0], rtol=1e-14)
+    if activation is jnp.abs:  # even at its first layer: antipodes become duplicates, exactly
+        np.testing.assert_allclose(kernels.nngp[:4, 4:], kernels.nngp[:4, :4], rtol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("activation", [jax.nn.relu, jnp.tanh])
+def test_deep_kernels_are_symmetric_and_positive_semidefinite(activation, dtype):
+    x = np.random.default_rng(2).standard_normal((60, 5)).astype(dtype)
+    x[30:40] = x[:10] * (1 + 1e-3)
+    for kernel in map(np.asarray, fully_connected_ntk(depth=3, activation=activation, weight_std=1.4, bias_std=0.1)(x)):
+        assert kernel.dtype == dtype
+        assert (kernel == kernel.T).all()
+        assert np.linalg.eigvalsh(kernel.astype(float)).min() > -60 * np.finfo(dtype).eps * np.abs(kernel).max()
+
+
+class Network(eqx.Module):
+    """A fully connected network in the parametrisation of the recursion."""
+
+    weights: list
+    biases: list
+    activation: object = eqx.field(static=True)
+
+    def __init__(self, sizes, activation, *, key):
+        keys = jax.random.split(key, 2 * len(sizes))
+        self.weights = [jax.random.normal(k, (o, i)) for k, i, o in zip(keys, sizes[:-1], sizes[1:], strict=False)]
+        self.biases = [jax.random.normal(k, (o,)) for k, o in zip(keys[len(sizes) :], sizes[1:], strict=False)]
+        self.activation = activation
+
+    def __call__(self, x):
+        for layer, (W, b) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x = self.activation(x) if layer else x
+            x = 1.3 * W.shape[1] ** -0.5 * (W @ x) + 0.4 * b
+        return x[0]
+
+
+def deviation(activation, depth, width, seeds):
+    """Mean relative distance in the Frobenius norm between finite kernels and the recursion."""
+    exact = fully_connected_ntk(depth=depth, activation=activation, weight_std=1.3, bias_std=0.4)(X).ntk
+
+    @jax.jit
+    def distances(keys):
+        one = lambda key: empirical_ntk(Network([3, *[width] * depth, 1], activation, key=key), X)
+        return jax.lax.map(lambda key: jnp.linalg.norm(one(key) - exact) / jnp.linalg.norm(exact), keys)
+
+    return float(distances(jax.random.split(KEY, seeds)).mean())
+
+
+@pytest.mark.parametrize(("activation", "depth"), [(jax.nn.relu, 2), (jnp.tanh, 3)])
+def test_finite_networks_converge_at_the_root_of_the_width(activation, depth):
+    narrow, wide = (deviation(activation, depth, width, 40) for width in (16, 256))
+    assert np.log(wide / narrow) / np.log(16) == pytest.approx(-0.5, abs=0.1)
+    assert wide < 0.2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [2, 3, 4, 5])
+@pytest.mark.parametrize("activation", [jax.nn.relu, leaky, jnp.abs, jax.lax.erf, jnp.sin, jnp.cos, jnp.tanh, jax.nn.gelu])
+def test_every_activation_and_depth_converges(activation, depth):
+    narrow, wide = (deviation(activation, depth, width, 60) for width in (64, 1024))
+    assert np.log(wide / narrow) / np.log(16) == pytest.approx(-0.5, abs=0.12)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: fully_connected_ntk(depth=0), "depth"),
+        (lambda: fully_connected_ntk(depth=2, weight_std=(1, 2)), "one per layer"),
+        (lambda: fully_connected_ntk(depth=2, weight_std=0.0), "weight_std"),
+        (lambda: fully_connected_ntk(depth=2, bias_std=-1.0), "bias_std"),
+        (lambda: fully_connected_ntk(depth=2)(X, X[:, :2]), "one size"),
+    ],
+)
+def test_bad_input_is_refused(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
