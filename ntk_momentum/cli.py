@@ -118,7 +118,7 @@ class Sweep:
     """Seed of that draw."""
     flows: tuple[str, ...] = ("gradient_flow", "heavy_ball", "nesterov:3")
     """gradient_flow, heavy_ball:B (friction B; without a number sqrt(2 lambda_0)), nesterov:D."""
-    widths: tuple[int, ...] = (256, 1024, 4096)
+    widths: tuple[int, ...] = (256, 1024)
     """Hidden neurons, one ensemble of seeds for each."""
     seeds: int = 4
     """Networks drawn per width, from seeds 0, 1, ..."""

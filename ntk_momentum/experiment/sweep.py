@@ -46,6 +46,8 @@ class Grid:
         if self.times < 2:
             raise InputError(f"times must be at least 2, got {self.times}.")
         check_positive("widths", self.widths)
+        if not self.flows or not self.widths:
+            raise InputError("a sweep needs at least one flow and one width, e.g. --flows gradient_flow --widths 256.")
         odd = [width for width in self.widths if width % 2]
         if self.antisymmetric and odd:
             raise InputError(f"antisymmetric networks come in pairs of neurons, so widths must be even, got {odd}.")

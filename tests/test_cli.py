@@ -1,0 +1,198 @@
+"""The command line: help at once, exit codes that tell, one clear line for bad input, and no half-written result."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ntk_momentum import cli, reproduce
+from ntk_momentum.experiment import registry
+from ntk_momentum.theory import ledger
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch):
+    """A folder of two experiments and a ledger of two quick claims."""
+    monkeypatch.setattr(registry, "folder", lambda: ROOT / "tests" / "examples")
+    calls = []
+
+    def verify(claims=None, size="smoke", data=None, progress=None):
+        calls.append(size)
+        return [claim("eq-2.5", True), claim("thm-2", False)]
+
+    monkeypatch.setattr(ledger, "verify", verify)
+    return tmp_path, calls
+
+
+def claim(id: str, printed: bool, corrected: bool = True) -> ledger.Claim:
+    forms = [ledger.Check(f"{id} {ok}", ok, {"error": 1e-12, "nested": {"slope": -0.5}}, "sphere", 1e-10) for ok in (printed, corrected)]
+    return ledger.Claim(id, "2", "identity", forms[0], forms[1], None, "Because <b> & c.", None, 0.1)
+
+
+def run(*words) -> int:
+    return cli.main([str(word) for word in words])
+
+
+def test_help_takes_less_than_a_second_and_imports_neither_jax_nor_numpy():
+    for words in (["--help"], ["reproduce", "--help"], ["sweep", "--help"], ["list"]):
+        code = (
+            f"import sys; sys.argv = ['ntk-momentum', *{words}]\nfrom ntk_momentum.__main__ import main\n"
+            "try: main()\nexcept SystemExit as left: assert not left.code\n"
+            "heavy = {'jax', 'numpy', 'xarray', 'matplotlib'} & set(sys.modules); assert not heavy, heavy"
+        )
+        times = []
+        for _ in range(2):
+            before = os.times()
+            done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+            after = os.times()  # processor time of the child: a busy machine must not fail the test
+            times.append(after.children_user + after.children_system - before.children_user - before.children_system)
+            assert done.returncode == 0, done.stderr
+        assert min(times) < 1.0, (words, times)
+
+
+def test_every_command_has_help_with_an_example(capsys):
+    for name in cli.NAMES:
+        with pytest.raises(SystemExit) as left:
+            run(name, "--help")
+        assert left.value.code == 0
+        assert f"ntk-momentum {name}" in capsys.readouterr().out.split("Example:")[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["reproduc"], "Did you mean 'reproduce'"),
+        (["run", "decya"], "Did you mean 'decay'"),
+        (["reproduce", "--only", "decya"], "Did you mean 'decay'"),
+        (["sweep", "--flows", "heavyball"], "Did you mean 'heavy_ball'"),
+        (["sweep", "--flows", "heavy_ball:-1"], "must be finite and >= 0"),
+        (["sweep", "--widths", "-4"], "widths must be finite and > 0"),
+        (["sweep", "--widths", "3", "--antisymmetric"], "must be even"),
+        (["sweep", "--data", "missing.npz"], "no file missing.npz"),
+        (["sweep", "--data", "didgits"], "give digits, sphere"),
+        (["sweep", "--n", "0"], "n must be finite and > 0"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(house, capsys, monkeypatch, words, said):
+    monkeypatch.chdir(house[0])
+    assert run(*words) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err and captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    assert not list(house[0].rglob("*.nc")) and "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize("words", [[], ["run"], ["reproduce", "--size", "huge"], ["sweep", "--n", "many"], ["list", "--what"]])
+def test_a_command_line_that_does_not_parse_has_code_2(words):
+    with pytest.raises(SystemExit) as left:
+        run(*words)
+    assert left.value.code == 2
+
+
+@pytest.mark.parametrize("words", [["reproduce"], ["run", "decay"], ["sweep"]])
+def test_a_folder_that_cannot_be_written_is_refused_before_computing(house, capsys, words):
+    (house[0] / "file").write_text("")
+    assert run(*words, "--out", house[0] / "file" / "results") == 2
+    assert "cannot write into the folder" in capsys.readouterr().err and house[1] == []
+
+
+@pytest.mark.parametrize("contents", ["nan", "duplicate", "object", "complex", "empty", "truncated", "zero", "shape"])
+def test_bad_data_files_have_code_2(tmp_path, capsys, contents):
+    path = tmp_path / "data.npz"
+    X, y = np.eye(3), np.ones(3)
+    if contents == "nan":
+        X[1, 1] = np.nan
+    if contents == "duplicate":
+        X[1] = X[0]
+    if contents == "zero":
+        X[1] = 0
+    if contents == "complex":
+        X = X + 1j
+    if contents == "object":
+        X = np.array([[object()]])
+    if contents == "empty":
+        X, y = np.zeros((0, 3)), np.zeros(0)
+    if contents == "shape":
+        y = np.ones(2)
+    np.savez(path, X=X, y=y)
+    if contents == "truncated":
+        path.write_bytes(path.read_bytes()[:100])
+    assert run("sweep", "--data", path, "--out", tmp_path / "out") == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not list(tmp_path.rglob("*.nc"))
+
+
+def test_reproduce_leaves_everything_and_a_second_run_skips_it(house, capsys):
+    out = house[0] / "results"
+    assert run("reproduce", "--size", "smoke", "--only", "decay", "claims", "--out", out) == 0
+    assert "decay: computed" in capsys.readouterr().out
+    made = {path.relative_to(out).as_posix(): path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    assert {"report.html", "claims.json", "figures/decay.svg", "figures/decay.pdf"} <= set(made)
+    assert sum(name.endswith(".nc") for name in made) == 1 and not [name for name in made if Path(name).name.startswith(".")]
+    assert run("reproduce", "--size", "smoke", "--only", "decay", "claims", "--out", out) == 0
+    assert "decay: kept" in capsys.readouterr().out and house[1] == ["smoke"]
+    again = {path.relative_to(out).as_posix(): path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    assert {name for name in made if made[name] != again[name]} == {"report.html"}
+
+
+def test_one_failed_experiment_does_not_stop_the_others(house, capsys):
+    out = house[0] / "results"
+    assert run("reproduce", "--size", "smoke", "--out", out) == 1
+    said = capsys.readouterr()
+    assert "decay: computed" in said.out and "broken: failed" in said.out and "no luck" in said.err
+    assert "no luck" in (out / "report.html").read_text() and json.loads((out / "claims.json").read_text())[0]["id"] == "eq-2.5"
+
+
+def test_a_touched_claims_file_is_made_again(house):
+    out = house[0] / "results"
+    words = ("reproduce", "--size", "smoke", "--only", "claims", "--out", out)
+    assert run(*words) == 0
+    (out / "claims.json").write_text("[]")
+    assert run(*words) == 0
+    assert house[1] == ["smoke", "smoke"] and len(json.loads((out / "claims.json").read_text())) == 2
+
+
+def test_verify_fails_when_a_corrected_claim_is_refuted_and_not_when_the_print_is(house, capsys, monkeypatch):
+    path = house[0] / "claims.json"
+    assert run("verify", "--json", path) == 0
+    assert "thm-2   refuted   holds" in capsys.readouterr().out and len(json.loads(path.read_text())) == 2
+    monkeypatch.setattr(ledger, "verify", lambda *args, **kwargs: [claim("eq-2.5", True, False)])
+    assert run("verify") == 1
+    assert "eq-2.5" in capsys.readouterr().err
+    assert reproduce.refuted_claims(json.loads(path.read_text())) == []
+
+
+def test_a_json_path_that_is_a_folder_is_refused(house, capsys):
+    assert run("verify", "--json", house[0]) == 2 and house[1] == []
+
+
+def test_interruption_is_said_in_one_line(house, capsys, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ledger, "verify", interrupted)
+    assert run("verify") == 130
+    assert capsys.readouterr().err.startswith("interrupted")
+
+
+def test_a_missing_package_is_named_with_code_2(house, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "h5netcdf", None)
+    assert run("reproduce", "--out", house[0] / "results") == 2
+    assert "'h5netcdf'" in capsys.readouterr().err and not (house[0] / "results").exists()
+
+
+def test_a_missing_parser_is_named_with_code_2():
+    code = "import sys; sys.modules['tyro'] = None\nfrom ntk_momentum.__main__ import main\nsys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "'tyro'" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_doctor_names_device_dtype_and_precision(capsys):
+    assert run("doctor") == 0
+    said = capsys.readouterr().out
+    assert "float64" in said and "highest" in said and "cpu" in said

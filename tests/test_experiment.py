@@ -1,0 +1,174 @@
+"""Finding experiments, running them, and a store that gives back what was put in or says why not."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ntk_momentum.errors import InputError
+from ntk_momentum.experiment import outcome, provenance, registry, store
+from ntk_momentum.experiment.sweep import Grid, build_flow, parse_flow
+from ntk_momentum.experiment.sweep import run as run_sweep
+
+EXAMPLES = Path(__file__).with_name("examples")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    place = tmp_path / "experiments"
+    shutil.copytree(EXAMPLES, place)
+    (place / "_shared.py").write_text("raise SystemExit")
+    return place
+
+
+def run(folder: Path, name: str = "decay", size: str = "smoke") -> outcome.Outcome:
+    return outcome.run(registry.experiments(folder)[name], size, folder.parent / "out")
+
+
+def test_experiments_are_named_and_titled_without_being_imported(folder):
+    (folder / "explosive.py").write_text('"""Title"""\nraise SystemExit("imported")\n')
+    found = registry.experiments(folder)
+    assert list(found) == ["decay", "broken", "explosive"]
+    assert (found["decay"].title, found["decay"].claim) == ("A mode decays", "Gradient flow of one eigenvalue (2.5).")
+
+
+def test_a_misspelt_experiment_gets_a_suggestion(folder):
+    with pytest.raises(InputError, match="Did you mean 'decay'"):
+        registry.find(("decai",), folder)
+
+
+def test_the_second_run_computes_nothing_and_draws_nothing(folder):
+    first = run(folder)
+    figure = first.figures["svg"].stat().st_mtime_ns
+    second = run(folder)
+    assert (first.status, second.status) == ("computed", "kept")
+    assert second.figures["svg"].stat().st_mtime_ns == figure
+    assert second.headline == first.headline == {"phi(1)": pytest.approx(np.exp(-1))}
+    assert outcome.recall(registry.experiments(folder)["decay"], "full", folder.parent / "out").status == "absent"
+
+
+def test_a_mended_label_keeps_the_numbers_and_redraws_the_figure(folder):
+    first = run(folder)
+    drawn = first.figures["svg"].read_text()
+    text = (folder / "decay.py").read_text()
+    (folder / "decay.py").write_text(text.replace("phi$", "psi$").replace("The line falls", "It falls"))
+    second = run(folder)
+    assert second.status == "kept" and second.caption == "It falls." and second.figures["svg"].read_text() != drawn
+    (folder / "decay.py").write_text(text.replace("np.exp(-t)", "np.exp(-2 * t)"))
+    third = run(folder)
+    assert third.status == "computed" and third.data != first.data
+
+
+def test_figures_are_the_same_bytes_every_time(folder):
+    first = {kind: path.read_bytes() for kind, path in run(folder).figures.items()}
+    for path in run(folder).figures.values():
+        path.unlink()
+    assert {kind: path.read_bytes() for kind, path in run(folder).figures.items()} == first
+
+
+def test_a_failure_is_an_outcome_and_leaves_no_file(folder):
+    failed = run(folder, "broken")
+    assert failed.status == "failed" and failed.message == "ValueError: no luck" and "no luck" in failed.trace
+    assert not (folder.parent / "out").exists()
+
+
+def test_a_result_carries_where_it_came_from(folder):
+    attributes = run(folder).attributes
+    assert attributes["config"] == '{"points": 5}' and attributes["dtype"] == "float64" and attributes["precision"] == "highest"
+    assert {"git_commit", "versions", "device", "created", "seconds", "checksum"} <= set(attributes)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "empty", "altered"])
+def test_a_damaged_result_is_reported_and_computed_again(folder, damage):
+    path = run(folder).data
+    whole = path.read_bytes()
+    if damage == "altered":
+        value = np.exp(-1.0).tobytes()
+        assert value in whole
+        path.write_bytes(whole.replace(value, np.float64(0.5).tobytes()))
+    else:
+        path.write_bytes({"truncated": whole[: len(whole) // 2], "foreign": b"not NetCDF at all", "empty": b""}[damage])
+    with pytest.raises(InputError, match=r"remove it and run again"):
+        store.read(path)
+    again = run(folder)
+    assert again.status == "computed" and "computed again" in again.message
+    assert store.read(path).phi[-1] == pytest.approx(np.exp(-1))
+
+
+def test_the_store_returns_what_it_was_given(tmp_path):
+    import xarray as xr
+
+    values = np.array([1.5, np.nan, -np.inf])
+    given = xr.Dataset({"x": ("k", values), "ok": ("k", [True, False, True]), "n": ("k", [1, 2, 3])}, {"k": ["a", "b", "é"]})
+    back = store.write(tmp_path / "x.nc", given, {"nested": {"b": 1, "a": [True, None]}, "text": "λ"})
+    np.testing.assert_array_equal(back.x, values)
+    assert back.ok.dtype == bool and list(back.k.values) == ["a", "b", "é"]
+    assert back.attrs["nested"] == '{"a": [true, null], "b": 1}' and back.attrs["text"] == "λ"
+    assert [path.name for path in tmp_path.iterdir()] == ["x.nc"]
+
+
+def test_a_write_that_breaks_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "x.txt"
+    store.write_text(path, "old")
+
+    def break_off(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.atomically(path, break_off)
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["x.txt"]
+
+
+def test_fingerprints_depend_on_values_and_not_on_their_order_or_type():
+    assert store.fingerprint({"a": 1, "b": (2.0, 3)}) == store.fingerprint({"b": [np.float64(2), np.int64(3)], "a": 1})
+    assert store.fingerprint({"a": 1}) != store.fingerprint({"a": 2})
+
+
+def test_the_source_digest_ignores_how_results_are_shown():
+    assert provenance.source_digest() != provenance.source_digest("report.py")
+    assert "report.py" in provenance.SURFACE and "solver" not in provenance.SURFACE
+
+
+def test_flows_are_spelt_with_their_parameter():
+    assert [parse_flow(text) for text in ("gradient_flow", "heavy_ball", "heavy_ball:0.25", "nesterov:3")] == [
+        ("gradient_flow", None),
+        ("heavy_ball", None),
+        ("heavy_ball", 0.25),
+        ("nesterov", 3.0),
+    ]
+    assert float(build_flow("heavy_ball", 0.5).b) == 1.0  # sqrt(2 lambda_0)
+    assert float(build_flow("nesterov", 0.5).d) == 3.0
+
+
+@pytest.mark.parametrize(
+    "text", ["heavy_ball:", "heavy_ball:x", "heavy_ball:-1", "heavy_ball:nan", "nesterov:0", "gradient_flow:1", "gradiant_flow"]
+)
+def test_a_flow_that_is_none_is_refused(text):
+    with pytest.raises(InputError):
+        parse_flow(text)
+
+
+def grid(**changes) -> Grid:
+    sizes = {"n": 4, "p": 3, "widths": (16,), "seeds": 2, "times": 3, "t_end": 1.0}
+    plain = {"data": "sphere", "data_seed": 0, "flows": ("gradient_flow", "heavy_ball"), "antisymmetric": False}
+    return Grid(**{**sizes, **plain, **changes})
+
+
+@pytest.mark.parametrize(
+    "changes", [{"n": 0}, {"widths": (-2,)}, {"widths": (3,), "antisymmetric": True}, {"times": 1}, {"t_end": -1.0}, {"flows": ()}]
+)
+def test_a_grid_is_checked_before_anything_is_computed(changes):
+    with pytest.raises(InputError):
+        grid(**changes)
+
+
+def test_a_sweep_is_stored_once_and_labelled(tmp_path):
+    small = grid(flows=("gradient_flow",))
+    path, dataset, fresh = run_sweep(small, tmp_path)
+    assert fresh and dict(dataset["loss"].sizes) == {"flow": 1, "width": 1, "seed": 2, "step": 3}
+    assert dataset.attrs["failures"] == ""
+    again = run_sweep(small, tmp_path)
+    assert again[0] == path and not again[2]

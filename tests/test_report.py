@@ -1,0 +1,135 @@
+"""The report stands alone: nothing is fetched, no id clashes, every figure is in it, and a browser draws it without complaint."""
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from ntk_momentum import report
+from ntk_momentum.experiment import outcome, registry
+
+EXAMPLES = Path(__file__).with_name("examples")
+FORM = {"statement": "phi <= 1 & more", "ok": True, "measured": {"largest left/right": 0.5, "by_width": [1, 2]}, "instance": "sphere"}
+CLAIMS = [
+    {
+        "id": f"eq-{i}",
+        "section": "2",
+        "kind": "bound",
+        "printed": {**FORM, "ok": ok},
+        "corrected": {**FORM, "tolerance": 1e-9},
+        "sharp": None,
+        "note": "Because a < b.",
+        "figure": None,
+        "seconds": 0.1,
+    }
+    for i, ok in enumerate((True, False, None))
+]
+
+
+class Page(HTMLParser):
+    """Collects ids, links, what would be fetched, and whether tags are balanced."""
+
+    VOID = frozenset(("meta", "input", "br", "link", "img"))
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.fetched: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in self.VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value)
+            if name in ("href", "xlink:href"):
+                self.links.append(value)
+            if name in ("src", "srcset", "data", "action") or (tag == "link" and name == "href"):
+                self.fetched.append(value)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    examples = folder / "experiments"
+    shutil.copytree(EXAMPLES, examples)
+    shutil.copy(examples / "decay.py", examples / "twin.py")
+    outcomes = [outcome.run(e, "smoke", folder) for e in registry.experiments(examples).values()]
+    report.write_report(folder, "smoke", outcomes, CLAIMS, "", ["eq-9"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(out) -> Page:
+    return Page((out / "report.html").read_text(encoding="utf-8"))
+
+
+def test_nothing_is_fetched_from_the_network(out, page):
+    text = (out / "report.html").read_text()
+    assert page.fetched == [] and "@import" not in text and not re.search(r"url\((?!#)", text)
+    assert not [link for link in page.links if "://" in link]
+
+
+def test_tags_balance_and_no_id_occurs_twice(page):
+    assert page.open == [] and len(page.ids) == len(set(page.ids)) > 20
+
+
+def test_every_internal_link_and_file_exists(out, page):
+    for link in page.links:
+        assert (link[1:] in page.ids) if link.startswith("#") else (out / link).is_file(), link
+
+
+def test_figures_captions_headlines_failures_and_claims_are_all_there(out, page):
+    text = (out / "report.html").read_text()
+    assert text.count("<svg") == 2 and text.count("The line falls.") == 2
+    assert "0.3679" in text and "ValueError: no luck" in text and "Refuted in corrected or sharp form: eq-9" in text
+    assert "phi &lt;= 1 &amp; more" in text and "a &lt; b" in text
+    assert {f"claim-eq-{i}" for i in range(3)} <= set(page.ids)
+    assert report.count(CLAIMS) == [("printed", 1, 1, 1), ("corrected", 3, 0, 0), ("sharp", 0, 0, 0)]
+
+
+def test_inline_figures_take_the_colours_of_the_page(out):
+    text = report.inline(out / "figures" / "decay.svg", "decay")
+    assert text.startswith("<svg") and "currentColor" in text and "var(--paper)" in text and "#ffffff" not in text and "#000000" not in text
+
+
+def test_a_ledger_that_did_not_run_is_said(tmp_path):
+    path = report.write_report(tmp_path, "smoke", [], None, "ValueError: no luck", [])
+    assert "The ledger failed: ValueError: no luck" in path.read_text() and Page(path.read_text()).open == []
+
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine, so the report is not opened in a browser")
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_browser_draws_the_report_without_complaint(out, tmp_path, width):
+    probe = (
+        "<script>addEventListener('error', e => document.title = 'error ' + e.message);addEventListener('load', () => {"
+        "const box = document.getElementById('filter'); box.value = 'eq-1'; box.dispatchEvent(new Event('input'));"
+        "const sizes = [...document.querySelectorAll('figure svg')].map(s => s.getBoundingClientRect());"
+        "const wide = document.documentElement.scrollWidth > innerWidth;"
+        "const rows = [...document.querySelectorAll('.claim')].filter(r => !r.hidden).length;"
+        "if (!document.title.startsWith('error')) document.title = `figures ${sizes.filter(s => s.width > 200 && s.height > 80).length}"
+        " rows ${rows} wide ${wide}`;});</script>"
+    )
+    tested = tmp_path / "report.html"
+    tested.write_text((out / "report.html").read_text().replace("<style>", probe + "<style>", 1))
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", f"--window-size={width},900"]
+    done = subprocess.run([*command, "--dump-dom", tested.as_uri()], capture_output=True, text=True, timeout=120)
+    assert "<title>figures 2 rows 1 wide false</title>" in done.stdout, re.findall(r"<title>.*?</title>", done.stdout)
