@@ -63,17 +63,20 @@ def count(claims: Sequence[dict[str, Any]]) -> list[tuple[str, int, int, int]]:
 
 
 def inline(path: Path, prefix: str) -> str:
-    """A matplotlib SVG as part of a page: its ids made unique by `prefix`, black, white and faint lines left to the page's colours."""
+    """A matplotlib SVG as part of a page: its ids made unique by `prefix`, greys left to the page's colours."""
     text = path.read_text(encoding="utf-8")
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', text)
     text = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', text)
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", text)
-    text = re.sub(r"#0{6}\b", "currentColor", text)
-    text = re.sub(r"#f{6}\b", "var(--paper)", text)
-    text = re.sub(r"#(b0b0b0|cccccc)\b", "var(--line)", text)
+    text = re.sub(r"#([0-9a-f]{2})\1\1\b", lambda match: grey(int(match[1], 16)), text)
     return re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1), count=1)
+
+
+def grey(level: int) -> str:
+    """The page's colour that plays the part of a grey level on white, 0 to 255: ink, quiet ink, hairline or paper."""
+    return "currentColor" if level < 0x50 else "var(--soft)" if level < 0xA0 else "var(--line)" if level < 0xF0 else "var(--paper)"
 
 
 def number(value: Any) -> str:

@@ -61,8 +61,8 @@ def test_mathematics_never_imports_what_shows_it():
 
 def test_a_flow_knows_nothing_of_networks_and_the_kernel_nothing_of_flows():
     needs = graph()
-    assert needs["method"].isdisjoint({"network", "kernel", "simulate", "loss", "data"})
-    assert needs["kernel"].isdisjoint({"method", "simulate", "train", "solver", "data"})
+    assert needs["method"].isdisjoint({"network", "kernel", "simulation", "loss", "data"})
+    assert needs["kernel"].isdisjoint({"method", "simulation", "training", "solver", "data"})
 
 
 def test_packages_outside_the_core_are_imported_only_where_they_are_used():

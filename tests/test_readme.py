@@ -1,0 +1,38 @@
+"""The README's Python runs and shows what it says; its paths and commands exist."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ntk_momentum as nm
+from ntk_momentum import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_ten_lines_run_and_the_network_follows_the_theory(capsys):
+    (block,) = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+    names: dict = {}
+    exec(compile(block, "README.md", "exec"), names)
+    network, theory = names["network"], names["theory"]
+    assert network.ok and capsys.readouterr().out
+    assert np.max(np.abs(network.loss - theory.loss)) < 0.1 * network.loss[0]
+    assert network.loss[-1] < 0.05 * network.loss[0]
+
+
+def test_every_path_and_name_in_the_readme_exists():
+    paths = {*re.findall(r"`((?:ntk_momentum|experiments|scripts)/[\w./]*)`", TEXT), "CITATION.cff", "scripts/test", "scripts/gpu_check"}
+    assert len(paths) > 12 and not [path for path in paths if not (ROOT / path).exists()]
+    assert not [name for name in re.findall(r"\bnm\.(\w+)", TEXT) if name not in nm.__all__]
+
+
+@pytest.mark.parametrize("line", re.findall(r"^(?:python3 -m ntk_momentum|ntk-momentum) (.*?)(?:\s+#.*)?$", TEXT, flags=re.MULTILINE))
+def test_commands_in_the_readme_parse(line):
+    assert isinstance(cli.parse(line.split()), cli.Main)
+
+
+def test_help_names_the_commands_of_the_readme():
+    assert {line.split()[0] for line in re.findall(r"^ntk-momentum (.*)$", TEXT, flags=re.MULTILINE)} <= set(cli.NAMES)
