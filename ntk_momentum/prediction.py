@@ -94,32 +94,43 @@ def predict(
     counts, ts = concrete(ts), check_times(ts, dtype=dtype, whole=isinstance(flow, AbstractOptimizer))
     rows, at_start = _test_rows(test_kernel, test0, len(matrix), residual0)
 
-    eigenvalues, vectors = jnp.linalg.eigh(matrix, symmetrize_input=False)
-    _check_semidefinite(eigenvalues)
-    eigenvalues = jnp.where(eigenvalues < 0, 0.0, eigenvalues)  # a Gram matrix: below zero is round-off
-    start = vectors.T @ start
+    slots = None
     if isinstance(flow, AbstractOptimizer):
         if counts is None:
             raise InputError("for an optimizer the step counts ts must be concrete: close over them instead of tracing them.")
-        modes, velocity, dual = _recursion(flow, eigenvalues, start, counts.astype(int), rows is not None)
-    else:
-        phi, slope = flow.mode(eigenvalues[None, :], ts[:, None])
-        modes, velocity = phi[:, :, None] * start[None], slope[:, :, None] * start[None]
-        dual = None if rows is None else -_deficit(flow, eigenvalues, ts, phi)[:, :, None] * start[None]
+        # Each step is written over the next saved one, so that the last one stays.
+        slots = jnp.asarray(np.searchsorted(counts, np.arange(1, int(counts[-1]) + 1)))
+    parameters, rest = eqx.partition(flow, lambda leaf: isinstance(leaf, float | np.floating | np.ndarray | jax.Array))
+    eigenvalues, *series, test = _solve(parameters, rest, matrix, start, ts, slots, rows)
 
-    residual, velocity, loss, pseudo_loss = _assemble(eigenvalues, vectors, modes, velocity)
-    test = None
-    if rows is not None and at_start is not None and dual is not None:
-        test = jnp.einsum("qi,tik->tqk", rows @ vectors, dual).reshape(ts.shape[0], *at_start.shape) + at_start[None]
+    _check_semidefinite(eigenvalues)
+    loss = concrete(series[2])
+    if slots is None and loss is not None and not np.all(np.isfinite(loss)):
+        raise InputError(f"{flow} has no finite response to eigenvalues up to {eigenvalues[-1]:.3g}; see the range of its parameters.")
     shape = (ts.shape[0], *residual0.shape)
-    return Prediction(ts, residual.reshape(shape), velocity.reshape(shape), loss, pseudo_loss, test)
+    if test is not None and at_start is not None:
+        test = test.reshape(ts.shape[0], *at_start.shape) + at_start[None]
+    return Prediction(ts, series[0].reshape(shape), series[1].reshape(shape), series[2], series[3], test)
 
 
-@jax.jit
-def _assemble(eigenvalues: Array, vectors: Array, modes: Array, velocity: Array) -> tuple[Array, Array, Array, Array]:
+@functools.partial(jax.jit, static_argnums=1)
+def _solve(parameters: Any, rest: Any, matrix: Array, start: Array, ts: Array, slots: Array | None, rows: Array | None):
+    """(eigenvalues, residual, velocity, loss, pseudo_loss, what the test points moved by); errors are (N, columns) here."""
+    method = eqx.combine(parameters, rest)
+    eigenvalues, vectors = jnp.linalg.eigh(matrix, symmetrize_input=False)
+    spectrum = jnp.where(eigenvalues < 0, 0.0, eigenvalues)  # a Gram matrix: below zero is round-off
+    start, dual = vectors.T @ start, None
+    if slots is not None:
+        modes, velocity, dual = _recursion(method, spectrum, start, slots, ts.shape[0], rows is not None)
+    else:
+        phi, slope = method.mode(spectrum[None, :], ts[:, None])
+        modes, velocity = phi[:, :, None] * start[None], slope[:, :, None] * start[None]
+        if rows is not None:
+            dual = -_deficit(method, spectrum, ts, phi)[:, :, None] * start[None]
     back = functools.partial(jnp.einsum, "ij,tjk->tik", vectors)
+    moved = None if rows is None else jnp.einsum("qi,tik->tqk", rows @ vectors, dual)
     square = jnp.sum(modes**2, axis=2)
-    return back(modes), back(velocity), 0.5 * jnp.sum(square, axis=1), 0.5 * square @ eigenvalues
+    return eigenvalues, back(modes), back(velocity), 0.5 * jnp.sum(square, axis=1), 0.5 * square @ spectrum, moved
 
 
 def _deficit(flow: AbstractFlow, eigenvalues: Array, ts: Array, phi: Array) -> Array:
@@ -127,40 +138,38 @@ def _deficit(flow: AbstractFlow, eigenvalues: Array, ts: Array, phi: Array) -> A
     info = jnp.finfo(eigenvalues.dtype)
     floor = jnp.maximum(info.tiny, info.eps**2 * jnp.max(eigenvalues))  # as good as zero, and safe for a mode written in sqrt(lambda)
 
-    def slope(lam):
-        return jax.jvp(lambda lam: flow.mode(lam, ts[:, None])[0], (lam,), (jnp.ones_like(lam),))[1]
-
     lam = jnp.maximum(eigenvalues, floor)[None, :]
-    near = -slope(jnp.full_like(lam[:, :1], floor)) * lam < _DIRECT_FROM
-    mean = sum(weight * slope(jnp.maximum(node * lam, floor)) for node, weight in zip(_NODES, _WEIGHTS, strict=True))
+
+    def slope(node):
+        at = jnp.maximum(node * lam, floor)
+        return jax.jvp(lambda lam: flow.mode(lam, ts[:, None])[0], (at,), (jnp.ones_like(at),))[1]
+
+    slopes = jax.lax.map(slope, jnp.array([0.0, *_NODES], lam.dtype))
+    near = -slopes[0] * lam < _DIRECT_FROM
+    mean = jnp.tensordot(jnp.array(_WEIGHTS, lam.dtype), slopes[1:], axes=1)
     return jnp.where(near, -mean, (1 - phi) / lam)
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5))
-def _scan(optimizer: AbstractOptimizer, eigenvalues: Array, start: Array, slots: Array, saved: int, with_test: bool):
+def _recursion(optimizer: AbstractOptimizer, eigenvalues: Array, start: Array, slots: Array, saved: int, with_dual: bool):
+    """(modes, last steps, dual variable) at the saved step counts, which `slots` gives for each step.
+
+    The dual variable moves with gradient Delta where an eigenmode moves with lambda Delta: the prediction at a point with kernel
+    row k* is its sum weighted by k*, and no eigenvalue divides.
+    """
+
     def step(carry, slot):
         (modes, dual), state, kept = carry
-        gradient = eigenvalues[:, None] * modes, (modes if with_test else None)
+        gradient = eigenvalues[:, None] * modes, (modes if with_dual else None)
         change, state = optimizer.update(gradient, state, (modes, dual))
         modes, dual = jax.tree.map(lambda old, by: old + by.astype(old.dtype), (modes, dual), change)
         kept = jax.tree.map(lambda all, new: all.at[slot].set(new), kept, (modes, change[0], dual))
         return ((modes, dual), state, kept), None
 
     rest = jnp.zeros_like(start)
-    point = start, rest if with_test else None
-    kept = jax.tree.map(lambda new: jnp.broadcast_to(new, (saved, *new.shape)), (point[0], rest, point[1]))
+    point = start, rest if with_dual else None
+    kept = jax.tree.map(lambda new: jnp.broadcast_to(new, (saved, *new.shape)), (start, rest, point[1]))
     (_, _, kept), _ = jax.lax.scan(step, (point, optimizer.init(point), kept), slots)
     return kept
-
-
-def _recursion(optimizer: AbstractOptimizer, eigenvalues: Array, start: Array, counts: np.ndarray, with_test: bool):
-    """(modes, last steps, dual variable) after the given numbers of steps.
-
-    The dual variable moves with gradient Delta where an eigenmode moves with lambda Delta: the prediction at a point with kernel
-    row k* is its sum weighted by k*, and no eigenvalue divides.
-    """
-    slots = np.searchsorted(counts, np.arange(1, counts[-1] + 1))  # each step overwrites the next saved slot: the last one stays
-    return _scan(optimizer, eigenvalues, start, jnp.asarray(slots), len(counts), with_test)
 
 
 def _array(name: str, value: Any) -> Array:
