@@ -158,14 +158,20 @@ def test_solvers_of_diffrax_fill_the_slot():
             nm.simulate(net, DATA, FLOWS[3], TIMES, solver=bad)
 
 
-def test_simulate_runs_in_float32_under_jit_and_vmap():
-    net = nm.init_two_layer(32, 5, key=KEY, dtype=jnp.float32)
-    run = nm.simulate(net, DATA, FLOWS[1], TIMES)
-    assert run.loss.dtype == jnp.float32 and run.model.hidden.dtype == jnp.float32
+def test_simulate_runs_in_the_models_precision():
+    nets = [nm.init_two_layer(32, 5, key=KEY, dtype=dtype) for dtype in (jnp.float32, jnp.float64)]
+    nets[1] = jax.tree.map(lambda leaf: leaf.astype(jnp.float64) if eqx.is_array(leaf) else leaf, nets[0])
+    single, double = (nm.simulate(net, DATA, FLOWS[1], TIMES) for net in nets)
+    assert single.loss.dtype == single.model.hidden.dtype == jnp.float32
+    np.testing.assert_allclose(single.loss, double.loss, rtol=1e-2)
+
+
+def test_a_batch_of_frictions_equals_each_alone():
+    net = nm.init_two_layer(32, 5, key=KEY)
     loss = lambda b: nm.simulate(net, DATA, nm.HeavyBall(b), TIMES, readouts=["loss"]).loss
-    bs = jnp.array([0.1, 1.0], jnp.float32)
+    bs = jnp.array([0.1, 1.0])
     batched = eqx.filter_jit(jax.vmap(loss))(bs)
-    np.testing.assert_allclose(batched[1], loss(bs[1]), rtol=2e-4)
+    np.testing.assert_allclose(batched[1], loss(bs[1]), rtol=1e-9)
 
 
 @pytest.mark.parametrize(

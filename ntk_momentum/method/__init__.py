@@ -3,6 +3,7 @@
 from .base import AbstractFlow as AbstractFlow
 from .base import AbstractMomentumFlow as AbstractMomentumFlow
 from .base import AbstractOptimizer as AbstractOptimizer
+from .base import FrozenStep as FrozenStep
 from .base import State as State
 from .gradient_descent import GradientDescent as GradientDescent
 from .gradient_descent import GradientFlow as GradientFlow

@@ -22,6 +22,21 @@ class State(NamedTuple):
     v: PyTree
 
 
+class FrozenStep(NamedTuple):
+    """A step of length h with the Jacobian J frozen, in the eigenbasis of H = J J^T.
+
+    w(t+h) = w + carry_w v - J^T U impulse_w and v(t+h) = carry_v v - J^T U impulse_v; residual and velocity are the
+    exact Delta and J v at t+h, in the eigenbasis, shape (n,).
+    """
+
+    residual: Float[Array, " n"]
+    velocity: Float[Array, " n"]
+    impulse_w: Float[Array, " n"]
+    impulse_v: Float[Array, " n"]
+    carry_w: Float[Array, ""]
+    carry_v: Float[Array, ""]
+
+
 class AbstractFlow(eqx.Module):
     """An optimization flow, first order in (w, v). Its parameters are leaves, so flows stack and vmap."""
 
@@ -49,6 +64,50 @@ class AbstractFlow(eqx.Module):
     ) -> Float[Array, ""]:
         """The paper's Lyapunov function of the error Delta and its velocity."""
 
+    def frozen_step(
+        self, eigenvalues: Float[Array, " n"], t: Float[Array, ""], h: Float[Array, ""], residual: Float[Array, " n"], velocity: Float[Array, " n"]
+    ) -> FrozenStep:
+        """Solve one step of the frozen dynamics mode by mode, from Delta and J v at t, for any flow linear in (w, v, gradient).
+
+        The impulses obey the flow itself, driven by -Delta = -(Delta_0 + C J v_0 - lambda Q), and the carries obey it without
+        force. Fourth-order substeps of 1/20 of the fastest scale cost n numbers each, next to nothing beside a network's
+        evaluation, and leave relative errors of 1e-8.
+        """
+        fastest = jnp.maximum(self.fastest_rate(jnp.max(eigenvalues)), self._damping_rate(t + h))
+        substeps = jnp.ceil(20.0 * h * fastest).astype(jnp.int32) + 1
+        dt = h / substeps
+
+        def rate(s, pair):
+            impulse, carry = pair
+            now = residual + carry.w * velocity - eigenvalues * impulse.w
+            return self.vector_field(s, impulse, -now), self.vector_field(s, carry, jnp.zeros_like(h))
+
+        def add(pair, scale, slope):
+            return jax.tree.map(lambda a, b: a + scale * b, pair, slope)
+
+        def substep(i, pair):
+            s = t + i * dt
+            k1 = rate(s, pair)
+            k2 = rate(s + dt / 2, add(pair, dt / 2, k1))
+            k3 = rate(s + dt / 2, add(pair, dt / 2, k2))
+            k4 = rate(s + dt, add(pair, dt, k3))
+            return jax.tree.map(lambda y, a, b, c, d: y + dt / 6 * (a + 2 * b + 2 * c + d), pair, k1, k2, k3, k4)
+
+        zero, nothing = jnp.zeros_like(residual), jnp.zeros_like(h)
+        impulse, carry = jax.lax.fori_loop(0, substeps, substep, (State(zero, zero), State(nothing, nothing + 1)))
+        return FrozenStep(
+            residual + carry.w * velocity - eigenvalues * impulse.w,
+            carry.v * velocity - eigenvalues * impulse.v,
+            impulse.w,
+            impulse.v,
+            carry.w,
+            carry.v,
+        )
+
+    def _damping_rate(self, t: Float[Array, ""]) -> Float[Array, ""]:
+        """How fast friction alone acts at time t (1/time)."""
+        return jnp.zeros_like(t)
+
     @abc.abstractmethod
     def fastest_rate(self, lambda_max: Float[Array, ""]) -> Float[Array, ""]:
         """The largest rate (1/time) at which a kernel with this largest eigenvalue makes the flow move: the scale of a first step."""
@@ -66,6 +125,9 @@ class AbstractMomentumFlow(AbstractFlow):
 
     def fastest_rate(self, lambda_max):
         return jnp.sqrt(lambda_max)
+
+    def _damping_rate(self, t):
+        return self.friction(t)
 
 
 class AbstractOptimizer(eqx.Module):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from ..errors import check_positive
-from .base import AbstractFlow, AbstractOptimizer, State
+from .base import AbstractFlow, AbstractOptimizer, FrozenStep, State
 
 
 class GradientFlow(AbstractFlow):
@@ -31,6 +31,14 @@ class GradientFlow(AbstractFlow):
     def discretize(self, h):
         """Gradient descent with eta = h, compared at t = k h: Euler's method, order 1."""
         return GradientDescent(h), 0.0 * h
+
+    def frozen_step(self, eigenvalues, t, h, residual, velocity):
+        """Delta decays as exp(-lambda h); its integral is (1 - exp(-lambda h)) / lambda, without cancellation."""
+        x = eigenvalues * h
+        safe = jnp.where(jnp.abs(x) > 1e-30, x, 1.0)
+        integral = h * jnp.where(jnp.abs(x) > 1e-30, -jnp.expm1(-safe) / safe, 1.0) * residual
+        after, zero, nothing = jnp.exp(-x) * residual, jnp.zeros_like(residual), jnp.zeros_like(h)
+        return FrozenStep(after, -eigenvalues * after, integral, zero, nothing, nothing)
 
     def fastest_rate(self, lambda_max):
         return lambda_max

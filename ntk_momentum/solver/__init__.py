@@ -4,4 +4,5 @@ from .base import REASONS as REASONS
 from .base import AbstractIntegrator as AbstractIntegrator
 from .base import Progress as Progress
 from .base import Watcher as Watcher
+from .lazy import LazyExponential as LazyExponential
 from .runge_kutta import RungeKutta as RungeKutta

@@ -1,0 +1,85 @@
+"""The lazy exponential integrator is exact while no neuron crosses, and converges when some do."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ntk_momentum as nm
+from ntk_momentum.solver import LazyExponential
+
+KEY = jax.random.key(0)
+DATA = nm.sphere(12, 6, key=jax.random.key(1))
+FLOWS = [nm.GradientFlow(), nm.HeavyBall(0.4), nm.HeavyBall(5.0), nm.Nesterov(3.0), nm.Nesterov(0.8)]
+TIMES = np.array([0.0, 0.5, 2.0, 8.0])
+
+
+@pytest.mark.parametrize("flow", FLOWS, ids=str)
+def test_without_kinks_the_closed_form_is_reached_in_a_handful_of_steps(flow):
+    net = nm.init_two_layer(32, 6, key=KEY, activation=lambda z: 1.5 * z)
+    run = nm.simulate(net, DATA, flow, TIMES, readouts=["residual", "velocity"], solver=LazyExponential())
+    exact = nm.predict(nm.empirical_ntk(net, DATA.X), run.residual[0], flow, TIMES)
+    np.testing.assert_allclose(run.residual, exact.residual, atol=2e-7)
+    np.testing.assert_allclose(run.velocity, exact.velocity, atol=2e-6)
+    assert int(run.accepted) < 20
+
+
+@pytest.mark.parametrize("flow", FLOWS, ids=str)
+@pytest.mark.parametrize("order", [1, 2])
+def test_lazy_and_runge_kutta_agree_on_a_network_with_kinks(flow, order):
+    net = nm.init_two_layer(512, 6, key=KEY)
+    lazy = nm.simulate(net, DATA, flow, TIMES, readouts=["f"], solver=LazyExponential(order), config=nm.Numerics(tol=1e-5))
+    dense = nm.simulate(net, DATA, flow, TIMES, readouts=["f"], config=nm.Numerics(tol=1e-5))
+    assert lazy.ok and dense.ok
+    np.testing.assert_allclose(lazy.f, dense.f, atol=0.01 * float(jnp.linalg.norm(dense.f[0] - DATA.y)))
+
+
+@pytest.mark.parametrize("activation", [jax.nn.leaky_relu, jnp.abs], ids=["leaky", "abs"])
+def test_other_kinks_at_zero_are_welcome(activation):
+    net = nm.init_two_layer(512, 6, key=KEY, activation=activation)
+    runs = [nm.simulate(net, DATA, FLOWS[0], TIMES, readouts=["f"], solver=s, config=nm.Numerics(tol=1e-5)) for s in (LazyExponential(), None)]
+    np.testing.assert_allclose(runs[0].f, runs[1].f, atol=0.02)
+
+
+def test_the_error_falls_with_the_tolerance():
+    net = nm.init_two_layer(256, 6, key=KEY)
+    losses = [
+        nm.simulate(net, DATA, FLOWS[0], [20.0], readouts=["loss"], solver=LazyExponential(), config=nm.Numerics(tol=tol)).loss[0]
+        for tol in (1e-3, 1e-5, 1e-6)
+    ]
+    assert abs(losses[1] / losses[2] - 1) < 0.5 * abs(losses[0] / losses[2] - 1)
+
+
+def test_a_sliding_neuron_stays_on_its_kink():
+    # one neuron, two inputs: active on x_2 it is pushed down to w_2 = 0 by Delta_2 > 0, below it is pulled up again by x_1
+    net = nm.TwoLayerNet(jnp.array([[1.0, 0.02]]), jnp.ones(1), scale=1.0)
+    data = nm.Dataset(np.array([[0.8, 0.6], [0.0, 1.0]]), [2.0, -1.0])
+    run = nm.simulate(net, data, nm.GradientFlow(), np.linspace(0, 0.5, 6), readouts={"w": lambda s: s.state.w.hidden[0]}, solver=LazyExponential(), config=nm.Numerics(tol=1e-4))
+    # on the slide w_2 = 0 and only w_1 moves: w_1' = 0.8 (2 - 0.8 w_1)
+    np.testing.assert_allclose(run.w[:, 1], 0, atol=0.021)
+    exact = 2.5 - (2.5 - 1.0) * np.exp(-0.64 * np.linspace(0, 0.5, 6))
+    np.testing.assert_allclose(run.w[:, 0], exact, atol=0.02)
+    assert int(run.accepted) < 200
+
+
+def test_what_is_not_lazy_is_refused_with_the_reason():
+    net = nm.init_two_layer(8, 6, key=KEY)
+    lazy = LazyExponential()
+    for arguments, message in (
+        ({"model": nm.init_two_layer(8, 6, key=KEY, activation=jnp.tanh)}, "kink at zero"),
+        ({"model": eqx.nn.MLP(6, "scalar", 4, 1, key=KEY)}, "TwoLayerNet"),
+        ({"trainable": "all"}, "hidden layer"),
+        ({"loss": lambda f, y: jnp.sum((f - y) ** 4)}, "squared loss"),
+    ):
+        with pytest.raises(nm.InputError, match=message):
+            nm.simulate(arguments.pop("model", net), DATA, FLOWS[0], TIMES, solver=lazy, **arguments)
+    with pytest.raises(nm.InputError, match="order"):
+        LazyExponential(order=3)
+
+
+def test_ensembles_take_it_in_float32():
+    run = nm.ensemble(DATA, FLOWS[:2], [64], 2, TIMES, readouts=["loss"], solver=LazyExponential(), dtype=jnp.float32)
+    assert run.ok and run.loss.dtype == jnp.float32
+    alone = nm.simulate(nm.init_two_layer(64, 6, key=jax.random.key(1), dtype=jnp.float32), DATA, FLOWS[1], TIMES, readouts=["loss"], solver=LazyExponential())
+    np.testing.assert_allclose(run.loss[1, 0, 1], alone.loss, rtol=2e-3)
