@@ -2,6 +2,9 @@
 
 from . import bounds as bounds
 from . import lyapunov as lyapunov
+from .certificate import CERTIFICATE_READOUTS as CERTIFICATE_READOUTS
+from .certificate import Certificate as Certificate
+from .certificate import certify as certify
 from .crossings import Crossings as Crossings
 from .crossings import heavy_ball_crossings as heavy_ball_crossings
 from .ledger import Check as Check

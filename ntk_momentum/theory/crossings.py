@@ -90,6 +90,8 @@ def _modes(values: np.ndarray, b: float, s: float | np.ndarray) -> tuple[np.ndar
     return damping * np.cos(omega * s).real + b / 2 * sine, sine
 
 
+_SAMPLED = ("times", "loss", "energy", "lambda_min", "drift", "displaced", "residual", "velocity", "work")
+_PER_CROSSING = ("moment", "neuron", "sample", "impulse", "jump", "factor", "energy_before", "energy_after", "total")
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(4)  # error below round-off over a twentieth of a radian
 
 
@@ -185,6 +187,7 @@ def heavy_ball_crossings(
         np.abs((weight * np.maximum(z, 0.0)).sum(0) - y - residual).max(),
         np.abs((weight * np.where(S, v, 0.0)).sum(0) - velocity).max(),
     )
-    columns = [np.array(column) for column in zip(*samples, strict=True)]
-    happened = [np.array(column) for column in zip(*events, strict=True)] if events else [np.zeros(0)] * 8 + [np.zeros((0, len(y)))]
-    return Crossings(m, b, *columns, *happened, start, float(closure))
+    columns = dict(zip(_SAMPLED, (np.array(column) for column in zip(*samples, strict=True)), strict=True))
+    empty = [np.zeros(0)] * (len(_PER_CROSSING) - 1) + [np.zeros((0, len(y)))]
+    happened = dict(zip(_PER_CROSSING, [np.array(column) for column in zip(*events, strict=True)] if events else empty, strict=True))
+    return Crossings(width=m, friction=b, kernel_start=start, closure=float(closure), **columns, **happened)

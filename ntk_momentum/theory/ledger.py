@@ -66,7 +66,7 @@ def attained(statement: str, instance: str, ratio: float, slack: float, toleranc
     return Check(statement, bool(1 - slack <= ratio <= 1 + tolerance), {"largest left/right": ratio, **measured}, instance, slack)
 
 
-def within(statement: str, instance: str, value: float, low: float, high: float, tolerance: float | None = None, **measured: Any) -> Check:
+def within(statement: str, instance: str, value: Any, low: float, high: float, tolerance: float | None = None, **measured: Any) -> Check:
     """A measured value (a slope, an order, a frequency) lies in [low, high]."""
     numbers = {"value": value, "expected between": [low, high], **measured}
     return Check(statement, bool(low <= value <= high), numbers, instance, tolerance)

@@ -35,8 +35,7 @@ def _until(friction, stiffness: float, t: float, state: list[float], component: 
     def event(s, u):
         return u[component]
 
-    event.terminal = True
-    event.direction = -np.sign(state[0]) if component == 0 else -np.sign(state[1])
+    vars(event).update(terminal=True, direction=-np.sign(state[component]))
     run = scipy.integrate.solve_ivp(
         lambda s, u: [u[1], -friction(s) * u[1] - stiffness * u[0]],
         (t, t + 1e4),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from functools import partial
 
 import numpy as np
 import scipy.integrate
@@ -21,6 +22,10 @@ from .nesterov import DS, constant, reach
 from .setting import Setting, frozen, slope
 
 
+def _vanishing(d: float, t: float) -> float:
+    return d / t
+
+
 @functools.cache
 def linear_runs() -> dict[str, tuple[np.ndarray, ...]]:
     """A linear model f = J w, n = 3, mp = 20 x 2, solved in its weights for the three flows: w(t) - w(0), Delta(t), J, D0."""
@@ -30,7 +35,7 @@ def linear_runs() -> dict[str, tuple[np.ndarray, ...]]:
     D0 = rng.standard_normal(n)
     lam = float(np.linalg.eigvalsh(J @ J.T)[0])
     frictions = {"gradient flow": None, "heavy ball": lambda t: 2 * np.sqrt(lam), "Nesterov, d = 3": lambda t: 3 / t if t > 0 else np.inf}
-    runs = {}
+    runs: dict[str, tuple[np.ndarray, ...]] = {}
     for name, friction in frictions.items():
 
         def field(t, s, friction=friction):
@@ -182,7 +187,8 @@ def lemma_6(setting: Setting):
 def lemma_7(setting: Setting):
     m, delta, n, lam0 = (32_768 if setting.size == "smoke" else 131_072), 0.6 if setting.size == "smoke" else 0.3, 1, 0.5
     alpha, b = 0.5, 1.0
-    good, facts = {}, {}
+    good: dict[str, bool] = {}
+    facts = {}
     for seed in range(2):
         rng = np.random.default_rng(seed)
         half = rng.standard_normal((m // 2, 1))
@@ -322,7 +328,7 @@ def lemma_8(setting: Setting):
     }
     rates, predicted = {}, bounds.nesterov_switching_rate(1.5)
     for d_ in (3.0, 9.0):
-        times, sizes = switched_peaks(lambda t, d_=d_: d_ / t, 1.0, 1.5, 60, start=200.0)
+        times, sizes = switched_peaks(partial(_vanishing, d_), 1.0, 1.5, 60, start=200.0)
         k = len(times) // 2
         friction = d_ * np.log(times[-1] / times[k]) / (times[-1] - times[k])  # what d/t takes off the exponent of L
         rates[f"d = {d_:g}"] = [float(2 * np.log(sizes[-1] / sizes[k]) / (times[-1] - times[k])), float(predicted - friction)]

@@ -91,10 +91,13 @@ def _modified_mode(d: float, h: float, lam: float, ts: np.ndarray) -> np.ndarray
     = -(h/2) H Delta(0).""",
 )
 def eq_4_2(setting: Setting):
-    lam, until, orders, first = 1.0, 5.0, {}, {}
+    lam, until = 1.0, 5.0
+    orders: dict[str, float] = {}
+    first: dict[str, float] = {}
     for d in (1.0, 3.0, 6.0):
         hs = 0.1 / 2.0 ** np.arange(5)
-        errors, plain = {"w": [], "R": []}, []
+        errors: dict[str, list[float]] = {"w": [], "R": []}
+        plain = []
         for h in hs:
             steps = np.arange(round(until / h) + 1)
             w = R = 1.0

@@ -1,0 +1,81 @@
+"""The certificate: issued where the kernel moves little, refused with a reason where it does not, never below the true loss."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ntk_momentum import HeavyBall, InputError, Nesterov, infinite_ntk, init_two_layer, load_digits, simulate, sphere
+from ntk_momentum.theory import CERTIFICATE_READOUTS, certify, heavy_ball_crossings
+
+
+def run(data, width, factor, steps=33, seed=1):
+    lam0 = float(jnp.linalg.eigvalsh(infinite_ntk(data.X))[0])
+    b = factor * lam0**0.5
+    net = init_two_layer(width, data.input_size, key=jax.random.key(seed), antisymmetric=True)
+    return net, b, lam0, simulate(net, data, HeavyBall(b), jnp.linspace(0, 10 / b, steps), readouts=CERTIFICATE_READOUTS)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return sphere(5, 5, key=jax.random.key(4))
+
+
+@pytest.fixture(scope="module")
+def wide(data):
+    return run(data, 4096, 2**0.5)
+
+
+@pytest.mark.parametrize("reference", ["infinite", "initial", "mean"])
+def test_a_wide_network_is_certified_and_obeys_its_bound(wide, reference):
+    _, b, _, trajectory = wide
+    certificate = certify(trajectory, reference)
+    assert certificate.issued and certificate.form == "quadratic"
+    assert b / 2 * 0.9 < certificate.rate < b  # better than the paper's alpha, below the exact exponent
+    assert np.all(certificate.bound >= np.asarray(trajectory.loss) * (1 - 1e-9))
+    assert certificate.bound[-1] < 0.1 * float(trajectory.loss[0])
+    assert "certified" in str(certificate)
+
+
+def test_the_relative_form_is_never_better_than_the_quadratic_one(wide):
+    rates = certify(wide[3], "infinite").rates
+    assert rates["relative"] <= rates["quadratic"] + 1e-3
+
+
+def test_a_narrow_network_is_refused_with_the_width_it_would_take(data):
+    certificate = certify(run(data, 8, 2**0.5, seed=0)[3], "infinite")
+    assert not certificate.issued and np.all(np.isinf(certificate.bound))
+    assert "would take" in certificate.missing and certificate.widths["simple"] > 8
+
+
+def test_impulses_agree_with_the_kink_to_kink_solver(data):
+    net, b, _, trajectory = run(data, 8, 2**0.5)
+    exact = heavy_ball_crossings(net.hidden, net.output, data.X, data.y, b, 10 / b)
+    assert 0.5 * exact.summed < float(trajectory["impulses"][-1]) < 1.2 * exact.summed
+
+
+def test_what_cannot_be_certified_is_said(wide, data):
+    _, _, _, trajectory = wide
+    with pytest.raises(InputError, match="positive definite"):
+        certify(trajectory, -np.eye(5))
+    with pytest.raises(InputError, match="shape"):
+        certify(trajectory, np.eye(4))
+    net = init_two_layer(64, 5, key=jax.random.key(0))
+    with pytest.raises(InputError, match="lacks the read-outs"):
+        certify(simulate(net, data, HeavyBall(1.0), jnp.linspace(0, 1, 3), readouts=("loss",)))
+    with pytest.raises(InputError, match="varies"):
+        certify(simulate(net, data, Nesterov(3.0), jnp.linspace(0.5, 2, 3), readouts=CERTIFICATE_READOUTS))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("factor", [2**0.5, 2.0])
+def test_sphere_points_at_width_16384_are_certified_in_every_form(factor):
+    _, _, lam0, trajectory = run(sphere(20, 20, key=jax.random.key(0)), 16_384, factor, steps=81)
+    certificate = certify(trajectory, "infinite")
+    assert certificate.issued and certificate.rates["relative"] > 0 and certificate.rate > 1.2 * lam0**0.5
+
+
+@pytest.mark.slow
+def test_fifty_digits_are_certified_at_a_width_this_machine_can_run():
+    _, _, _, trajectory = run(load_digits(50, key=jax.random.key(0)), 8192, 2.0, steps=41)
+    assert certify(trajectory, "initial").issued and certify(trajectory, "mean").issued
