@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Sequence
@@ -14,6 +15,11 @@ from .experiment.provenance import provenance
 from .experiment.store import write_text
 
 FORMS = ("printed", "corrected", "sharp")
+_GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "eta": "η", "theta": "θ", "kappa": "κ", "lambda": "λ"}
+_GREEK |= {"mu": "μ", "rho": "ρ", "sigma": "σ", "phi": "φ", "omega": "ω", "Delta": "Δ", "Sigma": "Σ"}
+_SUBSCRIPT = r"min|max|\d+|[A-Za-z]\d*(?![A-Za-z])"
+_SIGNS = {"lambda0": "lambda_0", "sum_": "Σ_", "&lt;=": "≤", "&gt;=": "≥", "-&gt;": "→", "||": "‖", "sqrt(": "√(", "H infinity": "H_inf"}
+_INNER = r"\{[^{}]*\}|\((?:[^()]|\([^()]*\))*\)"
 
 
 def write_report(
@@ -23,6 +29,8 @@ def write_report(
     jinja2 = require("jinja2", "the report")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters["number"] = number
+    environment.filters["measure"] = lambda name: name if "_" not in name or "|" in name else re.sub(r"(?<=[a-z0-9]{2})_", " ", name)
+    environment.filters["maths"] = lambda text: jinja2.utils.markupsafe.Markup(typeset(str(text)))
     template = environment.from_string(Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8"))
     run = provenance()
     page = template.render(
@@ -72,6 +80,21 @@ def inline(path: Path, prefix: str) -> str:
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", text)
     text = re.sub(r"#([0-9a-f]{2})\1\1\b", lambda match: grey(int(match[1], 16)), text)
     return re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1), count=1)
+
+
+def typeset(text: str) -> str:
+    """HTML of plain text whose formulas are written as in docstrings: lambda_0, H_inf, m^(-1/2), sqrt(x), ||v||, <=."""
+    text = html.escape(text)
+    for sign, shown in _SIGNS.items():
+        text = text.replace(sign, shown)
+    text = re.sub(rf"(?<![A-Za-z])({'|'.join(_GREEK)})(?![a-z])", lambda match: _GREEK[match[1]], text)
+    text = re.sub(r"\b(\w)_inf(ty)?\b", r"\1<sup>∞</sup>", text)
+    text = re.sub(rf"(?<![A-Za-z]{{2}})([\w‖])_({_INNER}|{_SUBSCRIPT})", lambda match: f"{match[1]}<sub>{_bare(match[2])}</sub>", text)
+    return re.sub(rf"\^({_INNER}|-?\w+)", lambda match: f"<sup>{_bare(match[1])}</sup>", text)
+
+
+def _bare(text: str) -> str:
+    return text[1:-1] if text[0] in "{(" else text
 
 
 def grey(level: int) -> str:

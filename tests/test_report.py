@@ -97,7 +97,7 @@ def test_figures_captions_headlines_failures_and_claims_are_all_there(out, page)
     text = (out / "report.html").read_text()
     assert text.count("<svg") == 2 and text.count("The line falls.") == 2
     assert "0.3679" in text and "ValueError: no luck" in text and "Refuted in corrected or sharp form: eq-9" in text
-    assert "phi &lt;= 1 &amp; more" in text and "a &lt; b" in text
+    assert "φ ≤ 1 &amp; more" in text and "a &lt; b" in text
     assert {f"claim-eq-{i}" for i in range(3)} <= set(page.ids)
     assert report.count(CLAIMS) == [("printed", 1, 1, 1), ("corrected", 3, 0, 0), ("sharp", 0, 0, 0)]
 
@@ -105,6 +105,19 @@ def test_figures_captions_headlines_failures_and_claims_are_all_there(out, page)
 def test_inline_figures_take_the_colours_of_the_page(out):
     text = report.inline(out / "figures" / "decay.svg", "decay")
     assert text.startswith("<svg") and "currentColor" in text and "var(--paper)" in text and "#ffffff" not in text and "#000000" not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("||H(0) - H_inf||_2 <= lambda_0 / 4", "‖H(0) - H<sup>∞</sup>‖<sub>2</sub> ≤ λ<sub>0</sub> / 4"),
+        ("(4/lambda_0) e^(-sqrt(lambda_0/2) t)", "(4/λ<sub>0</sub>) e<sup>-√(λ<sub>0</sub>/2) t</sup>"),
+        ("theta_{k+1} = m^{-1/2} & eta -> 0", "θ<sub>k+1</sub> = m<sup>-1/2</sup> &amp; η → 0"),
+        ("zeta of a smallest_eigenvalue <b>", "zeta of a smallest_eigenvalue &lt;b&gt;"),
+    ],
+)
+def test_formulas_of_docstrings_are_typeset_and_words_left_alone(text, shown):
+    assert report.typeset(text) == shown
 
 
 def test_a_ledger_that_did_not_run_is_said(tmp_path):
