@@ -3,8 +3,8 @@
     hidden layer:  H_ij = s^2 (x_i . x_j) sum_r a_r^2 sigma'(w_r . x_i) sigma'(w_r . x_j),   s = m^{-1/2}
     output layer:  K_ij = s^2 sum_r sigma(w_r . x_i) sigma(w_r . x_j)
 
-(2.8) is the first with a_r^2 = 1 and ReLU, where sigma' is the 0/1 activation pattern. Neurons stream through in chunks, so
-memory is n^2 + n * chunk, never n * m.
+(2.8) is the first with a_r^2 = 1 and ReLU, where sigma' is the 0/1 activation pattern and the sum a count (`patterns`). Neurons stream
+through in chunks, so memory is n^2 + n * chunk, never n * m.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from ..errors import InputError
 from ..network import TwoLayerNet
+from .patterns import slope_gram
 
 CHUNK_ENTRIES = 2**23
 """Entries of sigma'(X W^T) held at once, over both sets of inputs: 32 MiB in float32."""
@@ -41,13 +42,12 @@ def two_layer_ntk(
 
     def grams(W, a, counted):
         """This chunk's share of (sum_r a_r^2 sigma' sigma', sum_r sigma sigma)."""
-        value1, slope1 = _activate(net, X1, W)
-        value2, slope2 = (value1, slope1) if X2 is None else _activate(net, Y, W)
         parts = []
         if hidden:
-            parts.append((slope1 * a[None, :]) @ (slope2 * a[None, :]).T)
+            parts.append(slope_gram(net.activation, X1, None if X2 is None else Y, W, a))
         if output:
-            parts.append((value1 * counted[None, :]) @ value2.T)
+            value = net.activation(X1 @ W.T) * counted[None, :]
+            parts.append(value @ (value if X2 is None else net.activation(Y @ W.T)).T)
         return parts
 
     sums = _over_chunks(grams, net, min(chunk, net.width))
@@ -59,12 +59,6 @@ def two_layer_ntk(
         H = H + sums[-1]
     H = scale2 * H
     return H if X2 is not None else 0.5 * (H + H.T)
-
-
-def _activate(net: TwoLayerNet, X: Array, W: Array) -> tuple[Array, Array]:
-    """sigma and sigma' at X W^T, elementwise by forward mode."""
-    z = X @ W.T
-    return jax.jvp(net.activation, (z,), (jnp.ones_like(z),))
 
 
 def _over_chunks(grams, net: TwoLayerNet, chunk: int) -> list[Array]:

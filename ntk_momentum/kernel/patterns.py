@@ -1,0 +1,100 @@
+"""The Gram matrix of activation slopes, G_ij = sum_r a_r^2 sigma'(w_r . x_i) sigma'(w_r . x_j), as a count of activation patterns.
+
+The slope of a piecewise linear activation with one kink at 0 (ReLU, leaky ReLU, absolute value) takes two values, so with b the 0/1
+pattern of the larger one, c the common a_r^2 of M neurons (others may be zero) and N_i = sum_r b_ri,
+
+    G_ij / c = lo^2 M + lo (hi - lo)(N_i + N_j) + (hi - lo)^2 sum_r b_ri b_rj.
+
+The last sum is a population count of packed bits, exact, and on a CPU several times faster than the dense product. Anything else
+(another platform, unequal a_r^2, a preactivation at a kink whose derivative is neither slope) takes the dense product, at run time.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+WORD = 32
+
+
+@functools.lru_cache(maxsize=64)
+def kink(activation: Callable, dtype: np.dtype) -> tuple[float, float, float] | None:
+    """(slope below 0, slope above 0, derivative by autodiff at 0) of an activation that is 0 at 0 and linear on each side; else None."""
+    t = np.array([1.0, 1e-3, 0.37, 2.9, 1e3])
+    with jax.ensure_compile_time_eval():
+        up, down, zero = (np.asarray(activation(jnp.asarray(z, dtype)), float) for z in (t, -t, 0 * t))
+        at_zero = float(jax.jvp(activation, (jnp.zeros((), dtype),), (jnp.ones((), dtype),))[1])
+    linear = all(np.allclose(side, t * side[0], rtol=1e-6, atol=0) for side in (up, down))
+    return (-float(down[0]), float(up[0]), at_zero) if linear and not zero.any() and (up[0] or down[0]) else None
+
+
+def slopes(activation: Callable, X: Array, W: Array) -> Array:
+    """sigma'(X W^T), (n, m), by forward mode."""
+    z = X @ W.T
+    return jax.jvp(activation, (z,), (jnp.ones_like(z),))[1]
+
+
+def dense_gram(activation: Callable, X1: Array, X2: Array | None, W: Array, a: Array) -> Float[Array, "n1 n2"]:
+    """G by one matrix product."""
+    left = slopes(activation, X1, W) * a[None, :]
+    return left @ (left if X2 is None else slopes(activation, X2, W) * a[None, :]).T
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def slope_gram(activation: Callable, X1: Array, X2: Array | None, W: Array, a: Array) -> Float[Array, "n1 n2"]:
+    """G for inputs X1 (n1, p), X2 (n2, p) or None for X1, neurons W (m, p) and a (m,). Derivatives are those of `dense_gram`."""
+    ends = kink(activation, a.dtype)
+    if ends is None or ends[0] == ends[1]:
+        return dense_gram(activation, X1, X2, W, a)
+    low, high, at_zero = ends
+    squares = jnp.square(a)
+    common, alive = jnp.max(squares), squares > 0
+    dense = functools.partial(dense_gram, activation)
+
+    # everything n x m is made inside the branches: as operands they would be written out
+    def counted(X1, X2, W, a):
+        preactivations = [X @ W.T for X in ((X1,) if X2 is None else (X1, X2))]
+        words = [pack(((z >= 0) if at_zero == high else (z > 0)) & alive[None, :]) for z in preactivations]
+        total = (high - low) ** 2 * common_bits(words[0], words[-1]).astype(a.dtype)
+        if low != 0:
+            each = [jnp.sum(jax.lax.population_count(w), axis=1).astype(a.dtype) for w in (words[0], words[-1])]
+            total = total + low * (high - low) * (each[0][:, None] + each[1][None, :]) + low**2 * jnp.sum(alive).astype(a.dtype)
+        if at_zero in (low, high):
+            return common * total
+        kinked = functools.reduce(jnp.logical_or, [jnp.any(z == 0) for z in preactivations])
+        return jax.lax.cond(kinked, dense, lambda *_: common * total, X1, X2, W, a)
+
+    on_cpu = lambda *args: jax.lax.cond(jnp.all((squares == common) | ~alive), counted, dense, *args)
+    return jax.lax.platform_dependent(X1, X2, W, a, cpu=on_cpu, default=dense)
+
+
+@slope_gram.defjvp
+def _(activation, primals, tangents):
+    X1, X2, W, a = primals
+    if X2 is None:
+        moving = lambda X1, W, a: dense_gram(activation, X1, None, W, a)
+        return slope_gram(activation, *primals), jax.jvp(moving, (X1, W, a), (tangents[0], *tangents[2:]))[1]
+    return slope_gram(activation, *primals), jax.jvp(functools.partial(dense_gram, activation), primals, tangents)[1]
+
+
+def common_bits(left: Array, right: Array) -> Array:
+    """sum_r left_ir right_jr for patterns packed in words (n1, m/32), (n2, m/32)."""
+    columns = right.T
+
+    def row(words):
+        add = lambda k, total: total + jax.lax.population_count(words[k] & columns[k]).astype(jnp.int32)
+        return jax.lax.fori_loop(0, columns.shape[0], add, jnp.zeros(columns.shape[1], jnp.int32))
+
+    return jax.lax.map(row, left)
+
+
+def pack(bits: Bool[Array, "n m"]) -> Array:
+    """(n, ceil(m/32)) words, the last filled up with zeros."""
+    padded = jnp.pad(bits, ((0, 0), (0, -bits.shape[1] % WORD))).reshape(bits.shape[0], -1, WORD)
+    place = jnp.left_shift(jnp.uint32(1), jnp.arange(WORD, dtype=jnp.uint32))
+    return jnp.sum(jnp.where(padded, place[None, None, :], jnp.uint32(0)), axis=2, dtype=jnp.uint32)
