@@ -145,12 +145,13 @@ def ensemble(
         names = (*default_readouts(models[0]), "lyapunov", *(("kernel_distance",) if against is not None else ()))
         chosen = resolve(readouts, names)
         parts = [weight_problem(model, data, loss, trainable, None) for model in models]
+        integrator = as_integrator(solver, *parts[0])
         problems = _stack([problem for problem, _ in parts])
         starts = _stack([w for _, w in parts])
         for members in kinds.values():
             stacked = _stack([jax.tree.map(lambda leaf: jnp.asarray(leaf, real), flows[i]) for i in members])
             times = rows[jnp.asarray(members)].astype(real)
-            block = _map_runs(problems, starts, stacked, times, as_integrator(solver), chosen, against, config)
+            block = _map_runs(problems, starts, stacked, times, integrator, chosen, against, config)
             for row, i in enumerate(members):
                 table[i, j] = jax.tree.map(lambda leaf, row=row: leaf[row], block)
             done += 1

@@ -21,7 +21,7 @@ from .numerics import Numerics
 from .prediction import check_times
 from .problem import AbstractProblem, ErrorProblem, WeightProblem
 from .readout import ERROR_READOUTS, Readout, Snapshot, default_readouts, read, resolve, watch
-from .solver import AbstractIntegrator, RungeKutta
+from .solver import AbstractIntegrator, LazyExponential, RungeKutta, why_not_lazy
 from .trajectory import Trajectory
 
 
@@ -43,7 +43,9 @@ def simulate(
 
     flow: `GradientFlow` (2.2), `HeavyBall` (3.2) or `Nesterov` (4.2), driven by the gradient of L(f(w), y).
     ts: non-negative, increasing times, in the flow's own unit (k eta for gradient descent, k sqrt(eta) for momentum).
-    trainable, where: the trained part, see `network.trainable_spec`. solver: a diffrax solver or an `AbstractIntegrator`.
+    trainable, where: the trained part, see `network.trainable_spec`. solver: a diffrax solver or an
+    integrator; by default `LazyExponential` for a two-layer net with a kink at zero, only its hidden layer trained on the
+    squared loss, and `RungeKutta` (Tsit5) for everything else.
     readouts: names, or a mapping to names, functions of a `Snapshot`, or observers; by default f, loss, pseudo_loss,
     lambda_min, lambda_max, kernel_drift, displacement, lyapunov and, for the two-layer net, flips and kernel_distance.
     reference: the kernel behind kernel_distance; H infinity for a standard two-layer ReLU net.
@@ -111,17 +113,17 @@ def _run(problem, w, flow, ts, solver, readouts, reference, config) -> Trajector
     dtype = jnp.result_type(*jax.tree.leaves(w))
     ts = check_times(ts).astype(dtype)
     flow = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), flow)
-    trajectory = _solve(problem, w, flow, ts, as_integrator(solver), readouts, reference, config)
+    trajectory = _solve(problem, w, flow, ts, as_integrator(solver, problem, w), readouts, reference, config)
     verdict = concrete(trajectory.verdict)
     if verdict is not None and verdict.ndim == 0 and verdict != 0:
         warnings.warn(f"the solve failed and its read-outs are NaN from there on: {trajectory.reason}", RuntimeWarning, stacklevel=3)
     return trajectory
 
 
-def as_integrator(solver: Any) -> AbstractIntegrator:
-    """The `solver` argument: None, a diffrax solver, or an integrator."""
+def as_integrator(solver: Any, problem: AbstractProblem, w: PyTree) -> AbstractIntegrator:
+    """The `solver` argument: an integrator, a diffrax solver, or None for the best that fits the problem."""
     if solver is None:
-        return RungeKutta()
+        return LazyExponential() if why_not_lazy(problem, w) is None else RungeKutta()
     return solver if isinstance(solver, AbstractIntegrator) else RungeKutta(solver)
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import ntk_momentum as nm
+from ntk_momentum.solver import RungeKutta
 
 DATA = nm.sphere(6, 4, key=jax.random.key(1))
 FLOWS = [nm.GradientFlow(), nm.HeavyBall(0.3), nm.HeavyBall(1.5)]
@@ -39,7 +40,7 @@ def test_each_flow_may_have_times_of_its_own():
 
 
 def test_failed_runs_keep_their_place():
-    run = nm.ensemble(DATA, FLOWS[:2], [16], 2, TS, config=nm.Numerics(max_steps=1), readouts=["loss"])
+    run = nm.ensemble(DATA, FLOWS[:2], [16], 2, TS, config=nm.Numerics(max_steps=1), readouts=["loss"], solver=RungeKutta())
     assert not run.ok and len(run.failures()) == 4
     assert run.failures()[0].startswith("gradient_flow, width 16, seed 0: the maximum number of steps")
 

@@ -108,7 +108,7 @@ def test_readouts_may_be_named_renamed_computed_or_observed():
 def test_mechanical_energy_decays_along_the_heavy_ball():
     net = nm.init_two_layer(64, 5, key=KEY)
     energy = lambda s: s.problem.value(s.state.w) + 0.5 * jnp.sum(s.state.v.hidden**2)
-    run = nm.simulate(net, DATA, nm.HeavyBall(0.3), np.linspace(0, 10, 101), readouts={"energy": energy}, config=nm.Numerics(tol=1e-6))
+    run = nm.simulate(net, DATA, nm.HeavyBall(0.3), np.linspace(0, 10, 101), readouts={"energy": energy}, solver=diffrax.Tsit5(), config=nm.Numerics(tol=1e-6))
     assert np.all(np.diff(run.energy) < 1e-9)
 
 
@@ -136,7 +136,7 @@ def test_any_equinox_model_with_several_outputs_and_any_loss_runs():
 def test_a_failed_solve_says_so_and_leaves_no_smooth_line():
     net = nm.init_two_layer(64, 5, key=KEY)
     with pytest.warns(RuntimeWarning, match="maximum number of steps"):
-        run = nm.simulate(net, DATA, nm.GradientFlow(), TIMES, config=nm.Numerics(max_steps=2))
+        run = nm.simulate(net, DATA, nm.GradientFlow(), TIMES, solver=diffrax.Tsit5(), config=nm.Numerics(max_steps=2))
     assert not run.ok and "max_steps" in run.reason
     assert np.all(np.isnan(run.loss[-1])) and np.isnan(run.flips[-1])
 
@@ -150,7 +150,7 @@ def test_save_times_do_not_change_the_solution_beyond_tolerance():
 
 def test_solvers_of_diffrax_fill_the_slot():
     net = nm.init_two_layer(256, 5, key=KEY)
-    first = nm.simulate(net, DATA, FLOWS[3], TIMES, readouts=["loss"])
+    first = nm.simulate(net, DATA, FLOWS[3], TIMES, readouts=["loss"], solver=diffrax.Tsit5())
     other = nm.simulate(net, DATA, FLOWS[3], TIMES, readouts=["loss"], solver=diffrax.Bosh3())
     np.testing.assert_allclose(first.loss, other.loss, atol=2e-3 * float(first.loss[0]))
     for bad in (diffrax.Euler(), diffrax.Kvaerno3()):

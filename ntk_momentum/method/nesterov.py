@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
 from ..errors import check_positive
-from ..special import nesterov_mode
+from ..special import nesterov_oscillator
 from .base import AbstractMomentumFlow, AbstractOptimizer, State
 
 
@@ -36,9 +36,8 @@ class Nesterov(AbstractMomentumFlow):
         return State(state.v, jax.tree.map(lambda v, g: (-rate * v - pull * g).astype(v.dtype), state.v, gradient))
 
     def mode(self, eigenvalue, t):
-        """phi = Lambda_d(sqrt(lambda) t) = 0F1(; (d+1)/2; -lambda t^2/4), phi' = -lambda t Lambda_{d+2}/(d + 1)."""
-        s = jnp.sqrt(jnp.maximum(eigenvalue, 0.0)) * t
-        return nesterov_mode(self.d, s), -eigenvalue * t / (self.d + 1.0) * nesterov_mode(self.d + 2.0, s)
+        """phi = Lambda_d(sqrt(lambda) t) = 0F1(; (d+1)/2; -lambda t^2/4), phi' = -lambda t Lambda_{d+2}/(d + 1). d up to 64."""
+        return nesterov_oscillator(eigenvalue, self.d, t)
 
     def discretize(self, h):
         """Nesterov's method with eta = h^2; w_k is compared at t = (k + d/2) h. Order 1 (the h^2 corrected flow damps by h H)."""

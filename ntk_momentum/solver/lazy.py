@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..errors import InputError, check_positive
+from ..errors import InputError
 from ..loss import squared
 from ..method import State
 from ..network import TwoLayerNet
@@ -32,18 +32,16 @@ class LazyExponential(AbstractIntegrator):
 
     The activation must be linear on both sides of a single kink at zero: ReLU, leaky ReLU, absolute value, identity.
     Every flow works; `Numerics.tol` bounds, per step, the gap between the residual that the frozen kernel predicts and the
-    residual of the network after the step, relative to the size of the motion, divided by `slack`.
+    residual of the network after the step, relative to the size of the motion.
 
     order: 2 (slopes averaged over the step, two evaluations) or 1 (slopes frozen at its start, one evaluation).
     """
 
     order: int = 2
-    slack: float = 3.0
 
     def __check_init__(self):
         if self.order not in (1, 2):
             raise InputError(f"order must be 1 or 2, got {self.order}.")
-        check_positive("slack", self.slack)
 
     def start(self, problem, flow, state, watcher, numerics, dtype):
         net = _lazy_net(problem, state)
@@ -68,7 +66,7 @@ class LazyExponential(AbstractIntegrator):
             h = jnp.where(last, left, jnp.where(2 * wanted > left, left / 2, wanted))
             t = jnp.where(last, t1, p.t + h)
             state, new, error = self._step(net, flow, p.t, h, p.state, memory)
-            scaled = error * (1.0 / (self.slack * numerics.tol))
+            scaled = error / numerics.tol
             accept = scaled < 1
             factor = jnp.clip(0.9 / jnp.sqrt(jnp.maximum(scaled, 1e-12)), 0.2, 3.0)
             proposed = h * jnp.where(jnp.isfinite(factor), factor, 0.2)
@@ -198,16 +196,33 @@ def _with_hidden(tree: Any, hidden: Array) -> Any:
     return jax.tree.unflatten(structure, [hidden] if len(leaves) == 1 else leaves)
 
 
-def _lazy_net(problem: Any, state: State) -> _Lazy:
-    """The problem as a lazy net, or the reason why it is none."""
+def why_not_lazy(problem: Any, w: Any) -> str | None:
+    """Why `LazyExponential` cannot solve this problem, or None when it can."""
     if not isinstance(problem, WeightProblem):
-        raise InputError("LazyExponential solves weight dynamics; a constant kernel has the closed form nm.predict.")
+        return "it solves weight dynamics; a constant kernel has the closed form nm.predict"
+    net = problem.model(w)
+    if not isinstance(net, TwoLayerNet):
+        return f"it needs a TwoLayerNet, got a {type(net).__name__}"
+    if len(jax.tree.leaves(w)) != 1 or w.hidden is None:
+        return "it needs the hidden layer, and only that, to be trained"
+    if problem.loss is not squared:
+        return "it needs the squared loss"
+    below, above = _slopes(net.activation)
+    return None if np.isfinite(below + above) else "it needs an activation that is linear on both sides of a kink at zero"
+
+
+def _slopes(activation: Any) -> tuple[float, float]:
+    """Slopes of a positively homogeneous activation below and above zero; NaN for any other."""
+    with jax.core.eval_context():  # also out of vmap
+        values = np.asarray(activation(jnp.array([-2.0, -1.0, 0.0, 1.0, 2.0])), np.float64)
+    homogeneous = np.allclose(values[[0, 2, 4]], [2 * values[1], 0, 2 * values[3]], rtol=1e-5, atol=1e-7)
+    return (float(-values[1]), float(values[3])) if homogeneous else (np.nan, np.nan)
+
+
+def _lazy_net(problem: Any, state: State) -> _Lazy:
+    reason = why_not_lazy(problem, state.w)
+    if reason is not None:
+        raise InputError(f"LazyExponential cannot be used here: {reason}. Leave solver= out to get a solver that fits.")
     net = problem.model(state.w)
-    if not isinstance(net, TwoLayerNet) or problem.loss is not squared or len(jax.tree.leaves(state.w)) != 1 or state.w.hidden is None:
-        raise InputError("LazyExponential needs a TwoLayerNet, only its hidden layer trained, and the squared loss; leave solver= out.")
-    with jax.ensure_compile_time_eval():
-        values = np.asarray(net.activation(jnp.array([-2.0, -1.0, 0.0, 1.0, 2.0])), np.float64)
-    if not np.allclose(values[[0, 2, 4]], [2 * values[1], 0, 2 * values[3]], rtol=1e-5, atol=1e-7):
-        raise InputError("LazyExponential needs an activation that is linear on both sides of a kink at zero; leave solver= out.")
     X = problem.X.reshape(problem.X.shape[0], -1)
-    return _Lazy(X, problem.y, X @ X.T, net.output, net.scale, float(-values[1]), float(values[3]))
+    return _Lazy(X, problem.y, X @ X.T, net.output, net.scale, *_slopes(net.activation))
