@@ -31,9 +31,8 @@ BROKEN = {
 }  # fmt: skip
 UNDEFINED = {"eq-3.3", "lemma-7"}
 QUICK = [
-    "thm-1", "width-thm-2", "width-thm-3", "remark-friction-choice", "remark-zero-velocity", "footnote-2-fastest",
-    "eq-3.4", "eq-a.8", "eq-4.4", "lemma-9", "remark-only-sublinear", "remark-discrete", "fact-2.2",
-    "remark-lambda0-half", "eq-a.7", "lemma-8",
+    "thm-1", "width-thm-3", "remark-friction-choice", "remark-zero-velocity", "footnote-2-fastest", "eq-3.4", "eq-a.8",
+    "eq-4.4", "remark-discrete", "fact-2.2", "remark-lambda0-half", "eq-a.7",
 ]  # fmt: skip
 
 
@@ -103,11 +102,11 @@ def test_unknown_claims_and_unsuitable_data_are_refused():
         ("theorem_2_best", "eq-3.4", 1.01),
         ("pseudo_loss_corrected", "eq-a.8", 0.7),
         ("gradient_flow_sharp", "thm-1", 0.99),
-        ("lemma_8_corrected", "lemma-8", 0.98),
+        pytest.param("lemma_8_corrected", "lemma-8", 0.98, marks=pytest.mark.slow),
         ("heavy_ball_rate", "footnote-2-fastest", 1.1),
         ("width_corrected", "thm-1", lambda n, delta, lam0: 2.0),
-        ("width_corrected", "width-thm-2", lambda n, delta, lam0, constant=1.0: n**6 / (delta**3 * lam0**3.9)),
-        ("nesterov_switching_rate", "lemma-8", 1.1),
+        pytest.param("width_corrected", "width-thm-2", lambda n, delta, lam0: n**6 / (delta**3 * lam0**3.9), marks=pytest.mark.slow),
+        pytest.param("nesterov_switching_rate", "lemma-8", 1.1, marks=pytest.mark.slow),
     ],
 )
 def test_a_wrong_constant_is_caught(monkeypatch, function, id, factor):
@@ -131,9 +130,9 @@ def test_the_counterexamples_are_those_of_a_hand_calculation():
 
 def test_claims_run_on_the_user_s_own_data():
     data = sphere(5, 4, key=jax.random.key(3))
-    result = verify(["eq-2.8", "lemma-4", "thm-1", "eq-2.4"], data=data)
+    result = verify(["lemma-4", "thm-1", "eq-a.3"], data=data)
     assert refuted(result) == []
-    assert all("sphere5x4" in c.printed.instance + (c.sharp or c.corrected).instance for c in result if c.id != "eq-2.4")
+    assert all("sphere5x4" in (c.sharp or c.corrected).instance for c in result)
 
 
 def test_progress_names_every_claim_before_it_runs():

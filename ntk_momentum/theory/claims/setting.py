@@ -128,9 +128,11 @@ class Setting:
         """(widths, ||H(0) - H_inf||_2) over many independent draws of the paper's initialisation."""
         rng, X = np.random.default_rng(7), np.asarray(self.points.X).reshape(self.points.n, -1)
         gram, distances = X @ X.T, []
+        values, vectors = np.linalg.eigh(gram)
+        root = vectors * np.sqrt(np.maximum(values, 0.0))  # w . x_i jointly: n normals a neuron instead of p
         for width in self.sizes.widths:
-            for _ in range(10 * self.sizes.seeds):
-                S = (rng.standard_normal((width, X.shape[1])) @ X.T >= 0).astype(float)
+            for _ in range(40 * self.sizes.seeds):
+                S = (rng.standard_normal((width, self.points.n)) @ root.T >= 0).astype(float)
                 distances.append((width, np.linalg.norm(gram * (S.T @ S) / width - self.points_kernel, 2)))
         widths, values = np.array(distances).T
         return widths, values
