@@ -31,7 +31,7 @@ class Dataset(eqx.Module):
     """
 
     X: Float[Array, "n ..."]
-    y: Float[Array, n *k]
+    y: Float[Array, n * k]
     name: str = eqx.field(static=True, default="data")
 
     def __init__(self, X: Any, y: Any, on_duplicates: str = "error", *, name: str = "data"):
@@ -158,7 +158,9 @@ def load_npz(path: str | Path, *, on_duplicates: str = "error") -> Dataset:
     except InputError:
         raise
     except Exception as error:  # numpy raises zipfile, value, OS, EOF and zlib errors on damaged archives
-        raise InputError(f"{path} is not a readable .npz of plain numbers ({error}); save it again with np.savez(path, X=X, y=y).") from error
+        raise InputError(
+            f"{path} is not a readable .npz of plain numbers ({error}); save it again with np.savez(path, X=X, y=y)."
+        ) from error
     return Dataset(X, y, on_duplicates, name=path.stem)
 
 
@@ -182,9 +184,7 @@ def _read_idx(folder: Path, stem: str) -> np.ndarray:
         raise InputError(f"{path} is not a complete IDX file ({error}); fetch it again.") from error
 
 
-def load_mnist(
-    folder: str | Path, n: int, *, key: Key[Array, ""] | None = None, target: str = "parity", unit: bool = True
-) -> Dataset:
+def load_mnist(folder: str | Path, n: int, *, key: Key[Array, ""] | None = None, target: str = "parity", unit: bool = True) -> Dataset:
     """The first n MNIST training images (or n drawn with `key`) from IDX files in `folder`, gzipped or not; p = 784."""
     images = _read_idx(Path(folder), "train-images-idx3-ubyte")
     digits = _read_idx(Path(folder), "train-labels-idx1-ubyte")

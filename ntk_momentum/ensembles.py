@@ -7,6 +7,7 @@ after another, not vectorised, so each keeps its own step sizes: on a CPU this i
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ from .network import init_two_layer
 from .numerics import Numerics
 from .prediction import check_times
 from .readout import default_readouts, resolve
-from .simulation import as_integrator, default_reference, solve, weight_problem
+from .simulation import as_integrator, default_reference, solve, tolerance_apart, weight_problem
 from .solver import REASONS
 from .trajectory import label
 
@@ -137,7 +138,9 @@ def ensemble(
     table: dict[tuple[int, int], Any] = {}
     for j, width in enumerate(widths):
         models = [
-            init_two_layer(width, data.input_size, key=jax.random.key(seed), activation=activation, antisymmetric=antisymmetric, dtype=dtype)
+            init_two_layer(
+                width, data.input_size, key=jax.random.key(seed), activation=activation, antisymmetric=antisymmetric, dtype=dtype
+            )
             for seed in seeds
         ]
         real = models[0].hidden.dtype
@@ -151,7 +154,7 @@ def ensemble(
         for members in kinds.values():
             stacked = _stack([jax.tree.map(lambda leaf: jnp.asarray(leaf, real), flows[i]) for i in members])
             times = rows[jnp.asarray(members)].astype(real)
-            block = _map_runs(problems, starts, stacked, times, integrator, chosen, against, config)
+            block = _map_runs(*tolerance_apart(config, real), problems, starts, stacked, times, integrator, chosen, against)
             for row, i in enumerate(members):
                 table[i, j] = jax.tree.map(lambda leaf, row=row: leaf[row], block)
             done += 1
@@ -171,8 +174,9 @@ def _stack(trees: Sequence[Any]) -> Any:
 
 
 @eqx.filter_jit
-def _map_runs(problems, starts, flows, times, integrator, readouts, reference, config):
+def _map_runs(tol, config, problems, starts, flows, times, integrator, readouts, reference):
     """solve over (flow, seed), one run after another: a tuple of read-outs and statistics with those two leading axes."""
+    config = dataclasses.replace(config, tol=tol)
     arrays, static = eqx.partition(problems, eqx.is_array)
 
     def run(flow, ts, arrays, w):

@@ -15,11 +15,11 @@ from jaxtyping import Array, Float
 Loss = Callable[[Float[Array, "n *k"], Float[Array, "n *k"]], Float[Array, ""]]
 
 
-def squared(f: Float[Array, n *k], y: Float[Array, n *k]) -> Float[Array, ""]:
+def squared(f: Float[Array, n * k], y: Float[Array, n * k]) -> Float[Array, ""]:
     """L = |f - y|^2 / 2, the paper's loss (section 2). Authors' published runs use the mean: L_mean = 2 L / n."""
     return 0.5 * jnp.sum(jnp.square(f - y))
 
 
-def output_gradient(loss: Loss, f: Float[Array, n *k], y: Float[Array, n *k]) -> Float[Array, n *k]:
+def output_gradient(loss: Loss, f: Float[Array, n * k], y: Float[Array, n * k]) -> Float[Array, n * k]:
     """dL/df; the residual f - y for the squared loss, exactly."""
     return f - y if loss is squared else jax.grad(loss)(f, y)

@@ -82,7 +82,7 @@ def init_two_layer(
 
 
 @functools.singledispatch
-def outputs(model: Any, X: Float[Array, "n ..."]) -> Float[Array, n *k]:
+def outputs(model: Any, X: Float[Array, "n ..."]) -> Float[Array, n * k]:
     """f(x_i) for every row of X: (n,) for a scalar model, (n, k) for k outputs."""
     return jax.vmap(model)(X)
 

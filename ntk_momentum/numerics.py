@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from .errors import check_positive, unknown_name
 
@@ -20,7 +20,7 @@ class Numerics:
     bfloat16; "highest" is the full precision of the dtype.
     """
 
-    tol: float = 1e-4
+    tol: Any = 1e-4  # an array inside a compiled solve, so that another tolerance needs no new compilation
     max_steps: int = 100_000
     precision: Precision = "highest"
 

@@ -30,11 +30,11 @@ class AbstractProblem(eqx.Module):
         """The gradient that drives the flow, shaped like w."""
 
     @abc.abstractmethod
-    def residual(self, w: PyTree) -> Float[Array, n *k]:
+    def residual(self, w: PyTree) -> Float[Array, n * k]:
         """Delta: f - y for the squared loss, dL/df for any other."""
 
     @abc.abstractmethod
-    def velocity(self, w: PyTree, rate: PyTree) -> Float[Array, n *k]:
+    def velocity(self, w: PyTree, rate: PyTree) -> Float[Array, n * k]:
         """df/dt = J dw/dt."""
 
     @abc.abstractmethod
@@ -67,14 +67,14 @@ class WeightProblem(AbstractProblem):
     frozen: Any
     trained: PyTree
     X: Float[Array, "n ..."]
-    y: Float[Array, n *k]
+    y: Float[Array, n * k]
     loss: Loss = eqx.field(static=True)
 
     def model(self, w: PyTree) -> Any:
         """The whole model with w put back in place."""
         return eqx.combine(w, self.frozen)
 
-    def f(self, w: PyTree) -> Float[Array, n *k]:
+    def f(self, w: PyTree) -> Float[Array, n * k]:
         """Predictions on the training inputs."""
         return outputs(self.model(w), self.X)
 

@@ -36,7 +36,7 @@ class Snapshot:
         self.start, self.reference = start or self, reference
 
     @cached_property
-    def f(self) -> Float[Array, n *k]:
+    def f(self) -> Float[Array, n * k]:
         """Predictions on the training inputs."""
         return self._weights().f(self.state.w)
 
@@ -46,7 +46,7 @@ class Snapshot:
         return self._weights().model(self.state.w)
 
     @cached_property
-    def residual(self) -> Float[Array, n *k]:
+    def residual(self) -> Float[Array, n * k]:
         """Delta = f - y (dL/df for other losses)."""
         return self.problem.residual(self.state.w)
 
@@ -58,7 +58,7 @@ class Snapshot:
         return self.flow.vector_field(self.t, self.state, self.problem.gradient(self.state.w)).w
 
     @cached_property
-    def velocity(self) -> Float[Array, n *k]:
+    def velocity(self) -> Float[Array, n * k]:
         """dDelta/dt = J dw/dt."""
         return self.problem.velocity(self.state.w, self.rate)
 
@@ -109,6 +109,47 @@ class Flips(Observer):
         return jnp.sum(memory[1])
 
 
+class Impulses(Observer):
+    """The kinks' impulses so far, J_i = m^{-1/2} sum a_r |dw_r/dt . x_i| over the crossings of w_r . x_i = 0 (the a.s. zero of (A.1)).
+
+    A crossing is seen when the sign differs at the two ends of a step, and takes the velocity interpolated to it. Smaller
+    steps miss fewer double crossings. ReLU networks and momentum flows only. Shape (n,).
+    """
+
+    def init(self, problem, t, state):
+        if state.v is None:
+            raise InputError("impulses act on velocities; they exist for momentum flows only.")
+        activation_pattern(problem.model(state.w), problem.X)
+        return jnp.zeros_like(problem.y)
+
+    def update(self, problem, memory, t0, before, t1, after):
+        net, X = problem.model(before.w), problem.X.reshape(problem.X.shape[0], -1)
+        z0, z1, v0, v1 = (X @ part.hidden.T for part in (before.w, after.w, before.v, after.v))
+        crossed = (z0 > 0) != (z1 > 0)
+        at = z0 / jnp.where(crossed, z0 - z1, 1.0)
+        speed = jnp.where(crossed, jnp.abs(v0 + at * (v1 - v0)), 0.0)
+        return memory + net.scale * (speed @ net.output)
+
+    def read(self, memory, snapshot):
+        return memory
+
+
+class KernelVariation(Observer):
+    """Total variation of log H over accepted steps: sum of max_i |log lambda_i(H_before^{-1} H_after)|, what NAG's bound needs to be finite."""
+
+    def init(self, problem, t, state):
+        return jnp.zeros_like(t)
+
+    def update(self, problem, memory, t0, before, t1, after):
+        factor = jnp.linalg.cholesky(problem.kernel(before.w))
+        half = jax.scipy.linalg.solve_triangular(factor, problem.kernel(after.w), lower=True)
+        ratio = jax.scipy.linalg.solve_triangular(factor, half.T, lower=True)
+        return memory + jnp.max(jnp.abs(jnp.log(jnp.linalg.eigvalsh(ratio))))
+
+    def read(self, memory, snapshot):
+        return memory
+
+
 def spectral_norm(matrix: Float[Array, "n n"]) -> Float[Array, ""]:
     """The 2-norm of a symmetric matrix."""
     return jnp.max(jnp.abs(jnp.linalg.eigvalsh(matrix)))
@@ -131,7 +172,9 @@ def _lyapunov(s: Snapshot) -> Array:
 
 def _displacement(s: Snapshot) -> Array:
     moved = jax.tree.map(lambda now, then: now - then, s.state.w, s.start.state.w)
-    rows = [jnp.linalg.norm(leaf.reshape(leaf.shape[0], -1) if leaf.ndim else leaf.reshape(1, 1), axis=1) for leaf in jax.tree.leaves(moved)]
+    rows = [
+        jnp.linalg.norm(leaf.reshape(leaf.shape[0], -1) if leaf.ndim else leaf.reshape(1, 1), axis=1) for leaf in jax.tree.leaves(moved)
+    ]
     return jnp.max(jnp.stack([jnp.max(row) for row in rows]))
 
 
@@ -156,6 +199,8 @@ READOUTS: dict[str, Readout] = {
     "kernel_distance": _kernel_distance,
     "displacement": _displacement,
     "flips": Flips(),
+    "impulses": Impulses(),
+    "kernel_variation": KernelVariation(),
     "lyapunov": _lyapunov,
 }
 """Every named read-out. kernel_drift = |H(t) - H(0)|_2; kernel_distance = |H(t) - reference|_2 (H infinity by default);
@@ -203,9 +248,7 @@ class Watch(eqx.Module):
         return {name: observer.init(problem, t, state) for name, observer in self.observers.items()}
 
     def update(self, problem, watched, t0, before, t1, after):
-        return {
-            name: observer.update(problem, watched[name], t0, before, t1, after) for name, observer in self.observers.items()
-        }
+        return {name: observer.update(problem, watched[name], t0, before, t1, after) for name, observer in self.observers.items()}
 
 
 def watch(readouts: dict[str, Readout]) -> Watch:

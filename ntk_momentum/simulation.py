@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .data import Dataset
-from .errors import InputError, concrete
+from .errors import InputError, check_positive, concrete
 from .kernel import infinite_ntk
 from .loss import Loss, squared
 from .method import AbstractFlow
@@ -20,8 +21,9 @@ from .network import TwoLayerNet, outputs, trainable_spec
 from .numerics import Numerics
 from .prediction import check_times
 from .problem import AbstractProblem, ErrorProblem, WeightProblem
-from .readout import ERROR_READOUTS, Readout, Snapshot, default_readouts, read, resolve, watch
+from .readout import ERROR_READOUTS, READOUTS, Readout, Snapshot, default_readouts, read, resolve, watch
 from .solver import AbstractIntegrator, LazyExponential, RungeKutta, why_not_lazy
+from .solver.base import NOT_REFINED
 from .trajectory import Trajectory
 
 
@@ -37,6 +39,7 @@ def simulate(
     solver: Any = None,
     readouts: Sequence[str] | Mapping[str, Any] | None = None,
     reference: Any = None,
+    refine: bool | float = False,
     config: Numerics = Numerics(),
 ) -> Trajectory:
     """Solve a flow on the weights of a model, from rest at t = 0, and read it off at `ts`.
@@ -48,14 +51,22 @@ def simulate(
     squared loss, and `RungeKutta` (Tsit5) for everything else.
     readouts: names, or a mapping to names, functions of a `Snapshot`, or observers; by default f, loss, pseudo_loss,
     lambda_min, lambda_max, kernel_drift, displacement, lyapunov and, for the two-layer net, flips and kernel_distance.
-    reference: the kernel behind kernel_distance; H infinity for a standard two-layer ReLU net.
+    reference: the kernel behind kernel_distance; H infinity for a standard two-layer ReLU net. refine: True to run again with
+    steps at most half as long and keep the difference as an error bar of every read-out (`trajectory.errors`); a number to
+    go on until that is the loss's relative error at every saved time, with a verdict that says so when it cannot be had.
 
     The model's precision is the run's. Raises `InputError`; warns when the solver fails, and leaves NaN behind.
     """
     problem, w = weight_problem(model, data, loss, trainable, where)
     reference = default_reference(model, data, trainable, where) if reference is None else jnp.asarray(reference)
     names = (*default_readouts(model), "lyapunov", *(("kernel_distance",) if reference is not None else ()))
-    return _run(problem, w, flow, ts, solver, resolve(readouts, names), reference, config)
+    chosen = resolve(readouts, names)
+    if refine is False:
+        return _run(problem, w, flow, ts, solver, chosen, reference, config)
+    if refine is not True:
+        check_positive("refine, the relative error of the loss asked for,", refine)
+        chosen = {"loss": READOUTS["loss"], **chosen}
+    return _refine(lambda t, c: _run(problem, w, flow, t, solver, chosen, reference, c), ts, config, None if refine is True else refine)
 
 
 def simulate_error(
@@ -113,7 +124,7 @@ def _run(problem, w, flow, ts, solver, readouts, reference, config) -> Trajector
     dtype = jnp.result_type(*jax.tree.leaves(w))
     ts = check_times(ts).astype(dtype)
     flow = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), flow)
-    trajectory = _solve(problem, w, flow, ts, as_integrator(solver, problem, w), readouts, reference, config)
+    trajectory = _solve(*tolerance_apart(config, dtype), problem, w, flow, ts, as_integrator(solver, problem, w), readouts, reference)
     verdict = concrete(trajectory.verdict)
     if verdict is not None and verdict.ndim == 0 and verdict != 0:
         warnings.warn(f"the solve failed and its read-outs are NaN from there on: {trajectory.reason}", RuntimeWarning, stacklevel=3)
@@ -156,4 +167,41 @@ def solve(
     return Trajectory(ts, values, model, end.verdict, end.accepted, end.rejected)
 
 
-_solve = eqx.filter_jit(solve)
+@eqx.filter_jit
+def _solve(tol, config, *arguments) -> Trajectory:
+    return solve(*arguments, dataclasses.replace(config, tol=tol))
+
+
+def tolerance_apart(config: Numerics, dtype: Any) -> tuple[Array, Numerics]:
+    """The tolerance as an array and the rest of the configuration, so that another tolerance needs no new compilation."""
+    return jnp.asarray(config.tol, dtype), dataclasses.replace(config, tol=1.0)
+
+
+def _refine(run: Callable[[Array, Numerics], Trajectory], ts: Any, config: Numerics, target: float | None) -> Trajectory:
+    """Runs on ever finer schedules, the last with error bars: its distance from the run before it, read-out by read-out.
+
+    Each run has an eighth of the tolerance and twice the saved times of the last, so that every step is at least halved.
+    """
+    ts = check_times(ts)
+    first = 0 if ts[0] == 0 else 1  # flows start at 0, saved or not
+    ends = jnp.concatenate([jnp.zeros(first), ts])
+    trajectory = run(ts, config)
+    for level in range(1, 2 if target is None else 7):
+        coarse, config = trajectory, dataclasses.replace(config, tol=config.tol / 8)
+        grid = jnp.interp(jnp.arange(2**level * (ends.size - 1) + 1) / 2**level, jnp.arange(ends.size), ends)
+        fine = run(grid[first:], config)
+        saved = jax.tree.map(lambda value, step=2**level: value[step - 1 if first else 0 :: step], fine.readouts)
+        trajectory = dataclasses.replace(fine, ts=coarse.ts, readouts=saved)
+        errors = jax.tree.map(lambda a, b: jnp.abs(a - b), coarse.readouts, trajectory.readouts)
+        trajectory = dataclasses.replace(trajectory, errors=errors)
+        if target is not None and bool(jnp.all(errors["loss"] <= target * trajectory.loss)):
+            return trajectory
+    if target is None or not trajectory.ok:
+        return trajectory
+    worst = float(jnp.max(trajectory.errors["loss"] / trajectory.loss))
+    warnings.warn(
+        f"the relative error {target:g} asked for was not reached: the loss is known to {worst:.2g}, with tol = {config.tol:.2g}",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+    return dataclasses.replace(trajectory, verdict=jnp.asarray(NOT_REFINED, jnp.int32))

@@ -8,9 +8,8 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from .data import Dataset
 from .errors import InputError
 from .loss import Loss, squared
 from .method import State

@@ -16,7 +16,8 @@ class Trajectory(eqx.Module):
 
     ts: saved times (or step counts of a discrete run); readouts: name -> array with time first; model: the model at the
     last time; verdict: 0 for success, see `reason`; accepted, rejected: steps of the solver. After a failure read-outs
-    are NaN, never a smooth-looking line. Flips are counts in floating point, for that reason.
+    are NaN, never a smooth-looking line. Flips are counts in floating point, for that reason. errors: numerical error bars of
+    the read-outs, where the run was refined.
     """
 
     ts: Float[Array, " times"]
@@ -25,6 +26,7 @@ class Trajectory(eqx.Module):
     verdict: Int[Array, ""]
     accepted: Int[Array, ""]
     rejected: Int[Array, ""]
+    errors: dict[str, Array] | None = None
 
     def __getattr__(self, name: str) -> Array:
         readouts = self.__dict__.get("readouts", {})
@@ -56,6 +58,8 @@ class Trajectory(eqx.Module):
             raise InputError("to_xarray is for a single run; a batch of runs comes from nm.ensemble(...).to_xarray().")
         xarray = require("xarray", "to_xarray")
         variables = {name: label(name, np.asarray(value), ("time",)) for name, value in self.readouts.items()}
+        for name, value in (self.errors or {}).items():
+            variables[f"{name}_error"] = label(name, np.asarray(value), ("time",))
         attrs = {"verdict": self.reason, "accepted": int(self.accepted), "rejected": int(self.rejected)}
         return xarray.Dataset(variables, coords={"time": np.asarray(self.ts)}, attrs=attrs)
 

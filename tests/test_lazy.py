@@ -38,7 +38,10 @@ def test_lazy_and_runge_kutta_agree_on_a_network_with_kinks(flow, order):
 @pytest.mark.parametrize("activation", [jax.nn.leaky_relu, jnp.abs], ids=["leaky", "abs"])
 def test_other_kinks_at_zero_are_welcome(activation):
     net = nm.init_two_layer(512, 6, key=KEY, activation=activation)
-    runs = [nm.simulate(net, DATA, FLOWS[0], TIMES, readouts=["f"], solver=s, config=nm.Numerics(tol=1e-5)) for s in (LazyExponential(), RungeKutta())]
+    runs = [
+        nm.simulate(net, DATA, FLOWS[0], TIMES, readouts=["f"], solver=s, config=nm.Numerics(tol=1e-5))
+        for s in (LazyExponential(), RungeKutta())
+    ]
     np.testing.assert_allclose(runs[0].f, runs[1].f, atol=0.02)
 
 
@@ -55,7 +58,15 @@ def test_a_sliding_neuron_stays_on_its_kink():
     # one neuron, two inputs: active on x_2 it is pushed down to w_2 = 0 by Delta_2 > 0, below it is pulled up again by x_1
     net = nm.TwoLayerNet(jnp.array([[1.0, 0.02]]), jnp.ones(1), scale=1.0)
     data = nm.Dataset(np.array([[0.8, 0.6], [0.0, 1.0]]), [2.0, -1.0])
-    run = nm.simulate(net, data, nm.GradientFlow(), np.linspace(0, 0.5, 6), readouts={"w": lambda s: s.state.w.hidden[0]}, solver=LazyExponential(), config=nm.Numerics(tol=1e-4))
+    run = nm.simulate(
+        net,
+        data,
+        nm.GradientFlow(),
+        np.linspace(0, 0.5, 6),
+        readouts={"w": lambda s: s.state.w.hidden[0]},
+        solver=LazyExponential(),
+        config=nm.Numerics(tol=1e-4),
+    )
     # on the slide w_2 = 0 and only w_1 moves: w_1' = 0.8 (2 - 0.8 w_1)
     np.testing.assert_allclose(run.w[:, 1], 0, atol=0.021)
     exact = 2.5 - (2.5 - 1.0) * np.exp(-0.64 * np.linspace(0, 0.5, 6))
@@ -81,5 +92,12 @@ def test_what_is_not_lazy_is_refused_with_the_reason():
 def test_ensembles_take_it_in_float32():
     run = nm.ensemble(DATA, FLOWS[:2], [64], 2, TIMES, readouts=["loss"], solver=LazyExponential(), dtype=jnp.float32)
     assert run.ok and run.loss.dtype == jnp.float32
-    alone = nm.simulate(nm.init_two_layer(64, 6, key=jax.random.key(1), dtype=jnp.float32), DATA, FLOWS[1], TIMES, readouts=["loss"], solver=LazyExponential())
+    alone = nm.simulate(
+        nm.init_two_layer(64, 6, key=jax.random.key(1), dtype=jnp.float32),
+        DATA,
+        FLOWS[1],
+        TIMES,
+        readouts=["loss"],
+        solver=LazyExponential(),
+    )
     np.testing.assert_allclose(run.loss[1, 0, 1], alone.loss, rtol=2e-3)

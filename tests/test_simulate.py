@@ -57,7 +57,9 @@ def test_weight_dynamics_approaches_its_frozen_kernel_as_the_width_grows(flow):
 def test_a_linear_model_follows_its_kernel_exactly():
     model = eqx.nn.Linear(5, "scalar", use_bias=False, key=KEY)
     flow = nm.HeavyBall(0.5)
-    run = nm.simulate(model, DATA, flow, TIMES, config=nm.Numerics(tol=1e-8), readouts=["residual", "lambda_max", "kernel_drift", "lyapunov"])
+    run = nm.simulate(
+        model, DATA, flow, TIMES, config=nm.Numerics(tol=1e-8), readouts=["residual", "lambda_max", "kernel_drift", "lyapunov"]
+    )
     kernel = nm.empirical_ntk(model, DATA.X)
     np.testing.assert_allclose(kernel, DATA.X @ DATA.X.T, atol=1e-13)
     np.testing.assert_allclose(run.residual, nm.predict(kernel, run.residual[0], flow, TIMES).residual, atol=1e-6)
@@ -95,9 +97,7 @@ def test_readouts_may_be_named_renamed_computed_or_observed():
             return memory
 
     net = nm.init_two_layer(16, 5, key=KEY)
-    run = nm.simulate(
-        net, DATA, FLOWS[3], TIMES, readouts={"L": "loss", "size": lambda s: jnp.linalg.norm(s.residual), "elapsed": Steps()}
-    )
+    run = nm.simulate(net, DATA, FLOWS[3], TIMES, readouts={"L": "loss", "size": lambda s: jnp.linalg.norm(s.residual), "elapsed": Steps()})
     assert set(run.readouts) == {"L", "size", "elapsed"}
     np.testing.assert_allclose(run.L, run.size**2 / 2, rtol=1e-12)
     np.testing.assert_allclose(run.elapsed, TIMES, rtol=1e-12, atol=1e-12)  # observers see accepted steps only, and all of them
@@ -108,7 +108,15 @@ def test_readouts_may_be_named_renamed_computed_or_observed():
 def test_mechanical_energy_decays_along_the_heavy_ball():
     net = nm.init_two_layer(64, 5, key=KEY)
     energy = lambda s: s.problem.value(s.state.w) + 0.5 * jnp.sum(s.state.v.hidden**2)
-    run = nm.simulate(net, DATA, nm.HeavyBall(0.3), np.linspace(0, 10, 101), readouts={"energy": energy}, solver=diffrax.Tsit5(), config=nm.Numerics(tol=1e-6))
+    run = nm.simulate(
+        net,
+        DATA,
+        nm.HeavyBall(0.3),
+        np.linspace(0, 10, 101),
+        readouts={"energy": energy},
+        solver=diffrax.Tsit5(),
+        config=nm.Numerics(tol=1e-6),
+    )
     assert np.all(np.diff(run.energy) < 1e-9)
 
 
@@ -194,3 +202,45 @@ def test_mismatched_model_data_and_flow_are_refused():
         nm.simulate(net, (DATA.X, DATA.y), nm.GradientFlow(), TIMES)
     with pytest.raises(nm.InputError, match="TwoLayerNet"):
         nm.simulate(eqx.nn.MLP(5, "scalar", 4, 1, key=KEY), DATA, nm.GradientFlow(), TIMES, readouts=["flips"])
+
+
+def test_refinement_gives_error_bars_that_bound_the_error():
+    net = nm.init_two_layer(128, 5, key=KEY)
+    run = nm.simulate(net, DATA, FLOWS[1], TIMES, readouts=["f"], refine=True)
+    reference = nm.simulate(net, DATA, FLOWS[1], TIMES, readouts=["f"], config=nm.Numerics(tol=1e-7))
+    assert run.errors["f"].shape == run.f.shape
+    assert float(jnp.max(jnp.abs(run.f - reference.f))) < 2 * float(jnp.max(run.errors["f"])) + 1e-6
+    assert "f_error" in run.to_xarray()
+
+
+def test_an_error_asked_for_is_reached_or_refused():
+    net = nm.init_two_layer(64, 5, key=KEY)
+    run = nm.simulate(net, DATA, FLOWS[1], TIMES, readouts=["f"], refine=0.01)
+    assert run.ok and np.all(run.errors["loss"] <= 0.01 * run.loss)
+    with pytest.warns(RuntimeWarning, match="not reached"):
+        run = nm.simulate(net, DATA, FLOWS[1], TIMES, readouts=["f"], refine=1e-13)
+    assert not run.ok and "refine" in run.reason
+
+
+def test_impulses_close_the_velocity_identity_where_the_kernel_is_constant():
+    # one sample and one neuron thrown across its kink: before it f = w moves freely under b, behind it f = 0 at once
+    net = nm.TwoLayerNet(jnp.array([[0.5]]), jnp.ones(1), scale=1.0)
+    data = nm.Dataset(np.ones((1, 1)), [-4.0])
+    run = nm.simulate(net, data, nm.HeavyBall(0.2), [0.2, 1.0], readouts=["impulses", "velocity", "f"], config=nm.Numerics(tol=1e-9))
+    w = lambda t: nm.HeavyBall(0.2).mode(jnp.asarray(1.0), t)[0] * 4.5 - 4.0
+    ts = jnp.linspace(0.2, 1.0, 100001)
+    crossing = ts[jnp.argmin(jnp.abs(w(ts)))]
+    speed = abs(float(nm.HeavyBall(0.2).mode(jnp.asarray(1.0), crossing)[1] * 4.5))
+    np.testing.assert_allclose(run.impulses[:, 0], [0.0, speed], rtol=1e-2)
+    assert run.f[1, 0] == 0 and run.velocity[1, 0] == 0
+
+
+def test_total_variation_of_log_h_vanishes_for_linear_models_and_grows_with_kinks():
+    runs = [
+        nm.simulate(nm.init_two_layer(256, 5, key=KEY, activation=activation), DATA, FLOWS[1], TIMES, readouts=["kernel_variation"])
+        for activation in (jax.nn.relu, jnp.abs)
+    ]
+    assert all(np.all(np.diff(run.kernel_variation) >= 0) and run.kernel_variation[-1] > 0 for run in runs)
+    small = nm.Dataset(DATA.X[:4], DATA.y[:4])
+    run = nm.simulate(nm.init_two_layer(256, 5, key=KEY, activation=lambda z: z), small, FLOWS[1], TIMES, readouts=["kernel_variation"])
+    np.testing.assert_allclose(run.kernel_variation, 0, atol=1e-9)

@@ -12,13 +12,14 @@ from ..method import AbstractFlow, State
 from ..numerics import Numerics
 from ..problem import AbstractProblem
 
-SUCCESS, MAX_STEPS, STEP_UNDERFLOW, NOT_FINITE = 0, 1, 2, 3
+SUCCESS, MAX_STEPS, STEP_UNDERFLOW, NOT_FINITE, NOT_REFINED = 0, 1, 2, 3, 4
 
 REASONS = {
     SUCCESS: "success",
     MAX_STEPS: "the maximum number of steps between two saved times was reached; raise Numerics.max_steps, or tol, or save more often",
     STEP_UNDERFLOW: "the step size became smaller than the spacing of time's floating-point numbers; raise tol or use float64",
     NOT_FINITE: "the run left the finite numbers; lower the step size or check the model's scale",
+    NOT_REFINED: "the run succeeded, but the error asked for with refine= was not reached; see its errors",
 }
 
 
@@ -47,7 +48,9 @@ class AbstractIntegrator(eqx.Module):
     """Advances a flow on a problem. Steps end exactly at saved times; failure is a verdict, not an exception."""
 
     @abc.abstractmethod
-    def start(self, problem: AbstractProblem, flow: AbstractFlow, state: State, watcher: Watcher, numerics: Numerics, dtype: Any) -> Progress:
+    def start(
+        self, problem: AbstractProblem, flow: AbstractFlow, state: State, watcher: Watcher, numerics: Numerics, dtype: Any
+    ) -> Progress:
         """Progress at t = 0."""
 
     @abc.abstractmethod

@@ -32,7 +32,8 @@ class LazyExponential(AbstractIntegrator):
 
     The activation must be linear on both sides of a single kink at zero: ReLU, leaky ReLU, absolute value, identity.
     Every flow works; `Numerics.tol` bounds, per step, the gap between the residual that the frozen kernel predicts and the
-    residual of the network after the step, relative to the size of the motion.
+    residual of the network after the step, relative to the size of the motion. That is an indicator; the error itself is
+    what `simulate(..., refine=True)` measures.
 
     order: 2 (slopes averaged over the step, two evaluations) or 1 (slopes frozen at its start, one evaluation).
     """
