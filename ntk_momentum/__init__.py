@@ -15,13 +15,23 @@ _HOMES = {
     "errors": ("InputError", "MissingPackage"),
     "network": ("TwoLayerNet", "init_two_layer"),
     "numerics": ("Numerics",),
-    "kernel": ("empirical_ntk", "infinite_ntk"),
+    "kernel": (
+        "empirical_ntk",
+        "extreme_eigenvalues",
+        "fully_connected_ntk",
+        "infinite_ntk",
+        "ntk_operator",
+        "plan_ntk",
+        "spectrum",
+    ),
     "method": ("GradientFlow", "HeavyBall", "Nesterov", "gradient_descent", "heavy_ball", "nesterov"),
     "prediction": ("Prediction", "predict", "response"),
     "simulation": ("simulate", "simulate_error"),
     "training": ("train",),
     "trajectory": ("Trajectory",),
     "ensembles": ("ensemble",),
+    "solver": ("LazyExponential", "RungeKutta"),
+    "theory": ("certify", "verify"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME_OF)  # noqa: PLE0605
@@ -30,12 +40,14 @@ if TYPE_CHECKING:
     from .data import Dataset, load_digits, load_mnist, load_npz, sphere
     from .ensembles import ensemble
     from .errors import InputError, MissingPackage
-    from .kernel import empirical_ntk, infinite_ntk
+    from .kernel import empirical_ntk, extreme_eigenvalues, fully_connected_ntk, infinite_ntk, ntk_operator, plan_ntk, spectrum
     from .method import GradientFlow, HeavyBall, Nesterov, gradient_descent, heavy_ball, nesterov
     from .network import TwoLayerNet, init_two_layer
     from .numerics import Numerics
     from .prediction import Prediction, predict, response
     from .simulation import simulate, simulate_error
+    from .solver import LazyExponential, RungeKutta
+    from .theory import certify, verify
     from .training import train
     from .trajectory import Trajectory
 

@@ -158,8 +158,28 @@ class Doctor:
         return 0
 
 
-Command = Reproduce | List | Run | Verify | Sweep | Doctor
-NAMES = ("reproduce", "list", "run", "verify", "sweep", "doctor")
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """Time solvers and right sides on one pinned core, as ratios against a named baseline.
+
+    Example: ntk-momentum bench dynamics --json dynamics.json
+    """
+
+    name: tyro.conf.Positional[str]
+    """dynamics."""
+    size: Size = "default"
+    """smoke: seconds. default: 50 digits. full: 200 and 500 digits (an hour)."""
+    json: Path | None = None
+    """Write the rows to this file."""
+
+    def __call__(self, float32: bool) -> int:
+        from .bench import bench
+
+        return bench(self.name, self.size, float32, self.json)
+
+
+Command = Reproduce | List | Run | Verify | Sweep | Bench | Doctor
+NAMES = ("reproduce", "list", "run", "verify", "sweep", "bench", "doctor")
 
 
 @dataclasses.dataclass(frozen=True)

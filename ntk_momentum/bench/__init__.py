@@ -1,0 +1,67 @@
+"""Benchmarks: one pinned process on one core, medians, always as ratios against a named baseline measured in the same run."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..errors import unknown_name
+
+
+def pin() -> int:
+    """Keep this process on one core, before jax starts its threads; the core's number (-1 where the system cannot)."""
+    if not hasattr(os, "sched_setaffinity"):
+        return -1
+    core = max(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {core})
+    return core
+
+
+def median_seconds(call: Callable[[], Any], repeats: int = 5) -> float:
+    """Median wall time of a call whose result jax may still be computing, after one warm-up."""
+    import jax
+
+    jax.block_until_ready(call())
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def processor() -> str:
+    """The CPU's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def bench(name: str, size: str, float32: bool, path: Path | None) -> int:
+    """Run one family of benchmarks, print its rows, and write them with the machine's description."""
+    known = ("dynamics",)
+    if name not in known:
+        raise unknown_name("benchmark", name, known)
+    core = pin()
+    import jax
+
+    jax.config.update("jax_enable_x64", not float32)
+    from ..experiment.provenance import provenance
+    from . import dynamics
+
+    rows = []
+    for row in dynamics.rows(size):
+        rows.append(row)
+        print("  ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in row.items()), flush=True)
+    if path is not None:
+        record = {"benchmark": name, "cpu": processor(), "core": core, **provenance(), "rows": rows}
+        path.write_text(json.dumps(record, indent=1, default=str) + "\n")
+    return 0

@@ -1,0 +1,97 @@
+"""Solvers and right sides: evaluations and seconds to one per cent of the loss, lazy against Runge-Kutta, and the cost of one gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import Numerics, infinite_ntk, init_two_layer, load_digits, simulate, sphere, train
+from ..loss import squared
+from ..method import GradientFlow, HeavyBall, Nesterov, gradient_descent
+from ..simulation import weight_problem
+from ..solver import LazyExponential, RungeKutta
+from . import median_seconds
+
+TARGET = 0.01  # relative error of the loss at every saved time
+EVALUATIONS = {"lazy": 2, "tsit5": 6}  # of the right side, per step: lazy takes two pulls and two preactivations; Tsit5 is FSAL
+
+
+def rows(size: str) -> Iterator[dict]:
+    """All rows, one at a time. smoke: seconds; default: 50 digits; full: the issue's 200 and 500 digits at m = 2048."""
+    sizes = {"smoke": [(20, 256)], "default": [(50, 1024)], "full": [(200, 2048), (500, 2048)]}[size]
+    for n, width in sizes:
+        for flow in ("gradient_flow", "heavy_ball", "nesterov"):
+            if flow == "gradient_flow" or n <= 200:
+                yield solvers(flow, n, width)
+    shapes = [(100, 4096, 10)] if size == "smoke" else [(100, 65536, 10), (1000, 65536, 10), (50, 4096, 784)]
+    for shape in shapes:
+        yield right_side(*shape)
+
+
+def solvers(name: str, n: int, width: int) -> dict:
+    """Loosest tolerance of each solver that reaches the target against a refined reference, with its cost."""
+    data = load_digits(n, key=jax.random.key(0))
+    lam0 = float(np.linalg.eigvalsh(infinite_ntk(data.X))[0])
+    b = float(np.sqrt(2 * lam0))
+    flow, end = {"gradient_flow": (GradientFlow(), 4 / lam0), "heavy_ball": (HeavyBall(b), 10 / b), "nesterov": (Nesterov(3.0), 10 / b)}[name]
+    net = init_two_layer(width, data.input_size, key=jax.random.key(1))
+    ts = end * np.array([0.01, 0.03, 0.1, 0.3, 1.0])
+
+    def run(solver, tol):
+        return simulate(net, data, flow, ts, readouts=["loss"], solver=solver, config=Numerics(tol=tol, max_steps=10**7))
+
+    reference = run(LazyExponential(), 1e-7)
+    halved = run(LazyExponential(), 4e-7)
+    row = {
+        "case": f"{name}, {n} digits, m = {width}",
+        "dtype": str(net.hidden.dtype),
+        "reference_error": float(np.max(np.abs(halved.loss / reference.loss - 1))),
+    }
+    for label, solver, tolerances in (
+        ("lazy", LazyExponential(), (1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)),
+        ("tsit5", RungeKutta(), (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)),
+    ):
+        for tol in tolerances:
+            result = run(solver, tol)
+            error = float(np.max(np.abs(result.loss / reference.loss - 1)))
+            if error <= TARGET:
+                break
+        steps = int(result.accepted + result.rejected)
+        row |= {f"{label}_tol": tol, f"{label}_error": error, f"{label}_evaluations": EVALUATIONS[label] * steps}
+        row[f"{label}_seconds"] = median_seconds(lambda solver=solver, tol=tol: run(solver, tol).loss, 3)
+    row["evaluations_ratio"] = row["tsit5_evaluations"] / row["lazy_evaluations"]
+    row["seconds_ratio"] = row["tsit5_seconds"] / row["lazy_seconds"]
+    problem, w = weight_problem(net, data, squared, None, None)
+    gradient = jax.jit(lambda w, problem=problem: problem.gradient(w))
+    one = median_seconds(lambda: gradient(w))
+    row["tsit5_solve_over_evaluations"] = row["tsit5_seconds"] / (one * row["tsit5_evaluations"])
+    return row
+
+
+def right_side(n: int, width: int, p: int) -> dict:
+    """One gradient in float32: the package's, one step of `train`, and jax.grad through vmap(net)."""
+    data = sphere(n, p, key=jax.random.key(0))
+    net = init_two_layer(width, p, key=jax.random.key(1), dtype=jnp.float32)
+    problem, w = weight_problem(net, data, squared, None, None)
+    X, y = problem.X, problem.y
+
+    @jax.jit
+    def plain(net):
+        return jax.grad(lambda net: squared(jax.vmap(net)(X), y), allow_int=True)(net).hidden
+
+    ours = jax.jit(lambda w: problem.gradient(w))
+    steps = 20
+    baseline = median_seconds(lambda: plain(net))
+    mine = median_seconds(lambda: ours(w))
+    whole = median_seconds(lambda: train(net, data, gradient_descent(1e-3), steps, save_every=steps, readouts=["loss"]).loss)
+    return {
+        "case": f"right side, n = {n}, m = {width}, p = {p}, float32",
+        "seconds": mine,
+        "gflops": 4 * n * width * p / mine / 1e9,
+        "vmap_grad_seconds": baseline,
+        "ratio": baseline / mine,
+        "train_step_over_right_side": whole / steps / mine,
+    }
