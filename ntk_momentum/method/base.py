@@ -65,7 +65,12 @@ class AbstractFlow(eqx.Module):
         """The paper's Lyapunov function of the error Delta and its velocity."""
 
     def frozen_step(
-        self, eigenvalues: Float[Array, " n"], t: Float[Array, ""], h: Float[Array, ""], residual: Float[Array, " n"], velocity: Float[Array, " n"]
+        self,
+        eigenvalues: Float[Array, " n"],
+        t: Float[Array, ""],
+        h: Float[Array, ""],
+        residual: Float[Array, " n"],
+        velocity: Float[Array, " n"],
     ) -> FrozenStep:
         """Solve one step of the frozen dynamics mode by mode, from Delta and J v at t, for any flow linear in (w, v, gradient).
 
@@ -73,7 +78,7 @@ class AbstractFlow(eqx.Module):
         force. Fourth-order substeps of 1/20 of the fastest scale cost n numbers each, next to nothing beside a network's
         evaluation, and leave relative errors of 1e-8.
         """
-        fastest = jnp.maximum(self.fastest_rate(jnp.max(eigenvalues)), self._damping_rate(t + h))
+        fastest = jnp.maximum(self.fastest_rate(jnp.max(eigenvalues)), self._damping_rate(t, h))
         substeps = jnp.ceil(20.0 * h * fastest).astype(jnp.int32) + 1
         dt = h / substeps
 
@@ -104,8 +109,8 @@ class AbstractFlow(eqx.Module):
             carry.v,
         )
 
-    def _damping_rate(self, t: Float[Array, ""]) -> Float[Array, ""]:
-        """How fast friction alone acts at time t (1/time)."""
+    def _damping_rate(self, t: Float[Array, ""], h: Float[Array, ""]) -> Float[Array, ""]:
+        """How fast friction alone acts in the step from t to t + h (1/time)."""
         return jnp.zeros_like(t)
 
     @abc.abstractmethod
@@ -126,8 +131,8 @@ class AbstractMomentumFlow(AbstractFlow):
     def fastest_rate(self, lambda_max):
         return jnp.sqrt(lambda_max)
 
-    def _damping_rate(self, t):
-        return self.friction(t)
+    def _damping_rate(self, t, h):
+        return self.friction(t + h)
 
 
 class AbstractOptimizer(eqx.Module):

@@ -42,7 +42,7 @@ class HeavyBall(AbstractMomentumFlow):
         The printed map (eta = h^2, beta = 1 - bh) is of first order only.
         """
         check_positive("the step h", h)
-        check_positive("1 - b h / 2 = (1 - beta)(1 + bh/2)/2 + beta", 1 - self.b * h / 2, strict=False, hint="Take h <= 2/b, so that beta >= 0.")
+        check_positive("1 - b h / 2", 1 - self.b * h / 2, strict=False, hint="Take h <= 2/b, so that beta >= 0.")
         half = self.b * h / 2
         return HeavyBallMethod(h**2 / (1 + half), (1 - half) / (1 + half)), h / 2
 
