@@ -6,11 +6,14 @@ differentiable loss enters the dynamics through dL/df alone.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from .errors import check_positive
 
 Loss = Callable[[Float[Array, "n *k"], Float[Array, "n *k"]], Float[Array, ""]]
 
@@ -23,3 +26,26 @@ def squared(f: Float[Array, n * k], y: Float[Array, n * k]) -> Float[Array, ""]:
 def output_gradient(loss: Loss, f: Float[Array, n * k], y: Float[Array, n * k]) -> Float[Array, n * k]:
     """dL/df; the residual f - y for the squared loss, exactly."""
     return f - y if loss is squared else jax.grad(loss)(f, y)
+
+
+def logistic(f: Float[Array, n * k], y: Float[Array, n * k]) -> Float[Array, ""]:
+    """L = sum log(1 + exp(-y f)) for targets y = +1 or -1."""
+    return jnp.sum(jax.nn.softplus(-y * f))
+
+
+def softmax_cross_entropy(f: Float[Array, "n k"], y: Float[Array, "n k"]) -> Float[Array, ""]:
+    """L = -sum y . log softmax(f) for targets y, one-hot or probabilities, one row per sample."""
+    return -jnp.sum(y * jax.nn.log_softmax(f, axis=-1))
+
+
+@functools.cache
+def huber(delta: float = 1.0) -> Loss:
+    """The Huber loss, L = sum e^2/2 where e = |f - y| <= delta and delta (e - delta/2) beyond; one function for each delta > 0."""
+    check_positive("delta", delta)
+
+    def loss(f: Float[Array, n * k], y: Float[Array, n * k]) -> Float[Array, ""]:
+        error = jnp.abs(f - y)
+        inside = jnp.minimum(error, delta)
+        return jnp.sum(inside * (error - inside / 2))
+
+    return loss
