@@ -84,7 +84,7 @@ def _iterates(optimizer, lams, steps):
     return jax.lax.scan(step, (w, optimizer.init(w)), None, length=steps)[1]
 
 
-def measured_order(pair, T=4.0, steps=(64, 128, 256)):
+def measured_order(pair, T=4.0, steps=(128, 256, 512)):
     """Order in h of the gap between iterates and flow, over five late steps; pair(h) is (optimizer, flow, offset)."""
     gaps = []
     for k in steps:
@@ -122,7 +122,7 @@ def test_two_frozen_steps_reach_the_mode(case):
 
 @each
 def test_iterates_converge_to_the_flow_with_the_stated_order(case):
-    assert abs(measured_order(lambda h: (*case.flow.discretize(h)[:1], case.flow, case.flow.discretize(h)[1])) - case.order) < 0.2
+    assert abs(measured_order(lambda h: (*case.flow.discretize(h)[:1], case.flow, case.flow.discretize(h)[1])) - case.order) < 0.15
 
 
 @each
@@ -357,6 +357,7 @@ def test_restarts_make_nesterov_linear():
     lams, eta, steps = np.array([1e-3, 0.1, 1.0]), 0.9, 1200
     plain = np.linalg.norm(iterates(nm.nesterov(eta, 3.0), steps, lams)[-1])
     for scheme in ("speed", "gradient", round(m.best_restart_period(1e-3).period / eta**0.5)):
+        assert m.restarted_nesterov(eta, 3.0, scheme).linear == (not isinstance(scheme, str))
         path = np.linalg.norm(iterates(m.restarted_nesterov(eta, 3.0, scheme), steps, lams), axis=1)
         assert path[-1] < 1e-2 * plain
         assert path[-1] < 1e-2 * path[steps // 2]

@@ -140,6 +140,11 @@ class AbstractOptimizer(eqx.Module):
 
     name: ClassVar[str]
 
+    @property
+    def linear(self) -> bool:
+        """Whether the steps depend linearly on the gradients, so that eigenmodes of a constant kernel evolve apart."""
+        return True
+
     @abc.abstractmethod
     def init(self, params: PyTree) -> PyTree:
         """The state before the first step (a cold start: no momentum)."""

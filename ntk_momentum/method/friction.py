@@ -64,9 +64,9 @@ class Friction(AbstractMomentumFlow):
 
 
 class FrictionState(NamedTuple):
-    """count: steps taken, k; last: w_k - w_{k-1}."""
+    """steps: taken so far, k; last: w_k - w_{k-1}."""
 
-    count: Int[Array, ""]
+    steps: Int[Array, ""]
     last: PyTree
 
 
@@ -85,9 +85,9 @@ class FrictionMethod(AbstractOptimizer):
 
     def update(self, updates, state, params=None):
         h = jnp.asarray(self.eta) ** 0.5
-        a = self.b((state.count + 0.5) * h) * h / 2
+        a = self.b((state.steps + 0.5) * h) * h / 2
         step = jax.tree.map(lambda g, u: (((1 - a) * u - self.eta * g) / (1 + a)).astype(g.dtype), updates, state.last)
-        return step, FrictionState(state.count + 1, step)
+        return step, FrictionState(state.steps + 1, step)
 
     def flow(self):
         """Time is t = (k + 1/2) h with h = sqrt(eta)."""

@@ -177,9 +177,9 @@ class HessianDampedNesterov(AbstractFlow):
 
 
 class CountedState(NamedTuple):
-    """count: steps taken, k; last: w_k - w_{k-1}; gradient: grad L(w_{k-1})."""
+    """steps: taken so far, k; last: w_k - w_{k-1}; gradient: grad L(w_{k-1})."""
 
-    count: Int[Array, ""]
+    steps: Int[Array, ""]
     last: PyTree
     gradient: PyTree
 
@@ -205,7 +205,7 @@ class HessianDampedNesterovMethod(AbstractOptimizer):
         return CountedState(jnp.zeros((), jnp.int32), zero, zero)
 
     def update(self, updates, state, params=None):
-        k, d, h = state.count, self.d, jnp.asarray(self.eta) ** 0.5
+        k, d, h = state.steps, self.d, jnp.asarray(self.eta) ** 0.5
         momentum, size = k / (k + d), h * ((k + d / 2) * h + d * self.gamma / 2) / (k + d)
         correction = momentum * self.gamma * h
         step = jax.tree.map(

@@ -55,9 +55,9 @@ class Nesterov(AbstractMomentumFlow):
 
 
 class NesterovState(NamedTuple):
-    """count: steps taken, k; ahead: w_k - R_k."""
+    """steps: taken so far, k; ahead: w_k - R_k."""
 
-    count: Int[Array, ""]
+    steps: Int[Array, ""]
     ahead: PyTree
 
 
@@ -80,10 +80,10 @@ class NesterovMethod(AbstractOptimizer):
 
     def update(self, updates, state, params=None):
         advance = jax.tree.map(lambda g, ahead: (ahead - self.eta * g).astype(g.dtype), updates, state.ahead)  # R_{k+1} - R_k
-        momentum = state.count / (state.count + self.d)
+        momentum = state.steps / (state.steps + self.d)
         ahead = jax.tree.map(lambda r: (momentum * r).astype(r.dtype), advance)
         step = jax.tree.map(lambda g, a: (a - self.eta * g).astype(g.dtype), updates, ahead)
-        return step, NesterovState(state.count + 1, ahead)
+        return step, NesterovState(state.steps + 1, ahead)
 
     def flow(self):
         """Time is t = (k + d/2) h for w_k with h = sqrt(eta)."""

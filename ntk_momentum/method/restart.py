@@ -22,9 +22,9 @@ SCHEMES = ("speed", "gradient", "function")
 
 
 class RestartedState(NamedTuple):
-    """count: steps since the last restart; ahead: w_k - R_k; measure: the last speed or loss."""
+    """steps: since the last restart; ahead: w_k - R_k; measure: the last speed or loss."""
 
-    count: Int[Array, ""]
+    steps: Int[Array, ""]
     ahead: PyTree
     measure: Float[Array, ""]
 
@@ -50,6 +50,10 @@ class RestartedNesterovMethod(AbstractOptimizer):
         elif int(self.scheme) != self.scheme or self.scheme < 1:
             raise InputError(f"the restart period must be a positive number of steps, got {self.scheme}.")
 
+    @property
+    def linear(self) -> bool:
+        return not isinstance(self.scheme, str)
+
     def init(self, params: PyTree) -> RestartedState:
         dtype = jnp.result_type(*jax.tree.leaves(params))
         measure = jnp.asarray(jnp.inf if self.scheme == "function" else 0.0, dtype)
@@ -68,8 +72,8 @@ class RestartedNesterovMethod(AbstractOptimizer):
                 raise InputError('the restart scheme "function" needs update(..., value=loss); "speed" and "gradient" do without.')
             measure, restart = value, value > state.measure
         else:
-            measure, restart = state.measure, state.count >= self.scheme
-        count = jnp.where(restart, 0, state.count)
+            measure, restart = state.measure, state.steps >= self.scheme
+        count = jnp.where(restart, 0, state.steps)
         momentum = count / (count + self.d)
         ahead = jax.tree.map(lambda r: (momentum * r).astype(r.dtype), advance)
         step = jax.tree.map(lambda g, a: (a - self.eta * g).astype(g.dtype), updates, ahead)
