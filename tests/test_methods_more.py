@@ -194,6 +194,7 @@ def test_friction_that_jumps_is_a_product_of_exponentials():
     np.testing.assert_allclose(np.array(modes(flow, [3.0], [2.0]))[:, 0, 0], exact, rtol=0, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_friction_stacks_over_the_parameters_of_its_function():
     flows = m.Friction(Fading(jnp.array([0.3, 2.0]), jnp.array([4.0, 1.0])))
     phi = eqx.filter_vmap(lambda flow: flow.mode(jnp.asarray(2.0), jnp.asarray(3.0))[0])(flows)
@@ -340,6 +341,7 @@ def test_no_other_momentum_is_faster(method):
             assert m.convergence_rate(other, 1.0, 20.0) > rate
 
 
+@pytest.mark.slow
 def test_a_second_momentum_gains_nothing_on_an_interval():
     best, rate = m.best_parameters("heavy_ball", 1.0, 20.0)
 
@@ -381,6 +383,7 @@ def test_the_function_scheme_is_told_the_loss_and_lets_it_rise_one_step_at_most(
         optimizer.update(w, optimizer.init(w))
 
 
+@pytest.mark.slow
 def test_a_fixed_period_tends_to_the_restarted_flow():
     period, T, gaps = 2.0, 7.0, []
     for k in (560, 1120):
