@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from .data import Dataset
 from .errors import InputError, require
 from .loss import Loss, squared
 from .method import AbstractFlow
@@ -152,7 +151,7 @@ def ensemble(
         problems = _stack([problem for problem, _ in parts])
         starts = _stack([w for _, w in parts])
         for members in kinds.values():
-            stacked = _stack([jax.tree.map(lambda leaf: jnp.asarray(leaf, real), flows[i]) for i in members])
+            stacked = _stack([jax.tree.map(lambda leaf, real=real: jnp.asarray(leaf, real), flows[i]) for i in members])
             times = rows[jnp.asarray(members)].astype(real)
             block = _map_runs(*tolerance_apart(config, real), problems, starts, stacked, times, integrator, chosen, against)
             for row, i in enumerate(members):

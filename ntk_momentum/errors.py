@@ -36,7 +36,7 @@ def concrete(value: Any) -> Any | None:
     import jax
     import numpy as np
 
-    if isinstance(value, jax.core.Tracer) or isinstance(value, jax.ShapeDtypeStruct):
+    if isinstance(value, jax.core.Tracer | jax.ShapeDtypeStruct):
         return None
     try:
         array = np.asarray(value)

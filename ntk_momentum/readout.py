@@ -135,7 +135,7 @@ class Impulses(Observer):
 
 
 class KernelVariation(Observer):
-    """Total variation of log H over accepted steps: sum of max_i |log lambda_i(H_before^{-1} H_after)|, what NAG's bound needs to be finite."""
+    """Total variation of log H over accepted steps, the sum of max_i |log lambda_i(H_before^{-1} H_after)|: NAG's bound needs it finite."""
 
     def init(self, problem, t, state):
         return jnp.zeros_like(t)

@@ -11,11 +11,12 @@ from ntk_momentum.solver import LazyExponential, RungeKutta
 
 KEY = jax.random.key(0)
 DATA = nm.sphere(12, 6, key=jax.random.key(1))
-FLOWS = [nm.GradientFlow(), nm.HeavyBall(0.4), nm.HeavyBall(5.0), nm.Nesterov(3.0), nm.Nesterov(0.8)]
+FLOWS = [nm.GradientFlow(), nm.HeavyBall(0.4), nm.Nesterov(3.0)]
+MORE = [pytest.param(flow, marks=pytest.mark.slow) for flow in (nm.HeavyBall(5.0), nm.Nesterov(0.8))]
 TIMES = np.array([0.0, 0.5, 2.0, 8.0])
 
 
-@pytest.mark.parametrize("flow", FLOWS, ids=str)
+@pytest.mark.parametrize("flow", [*FLOWS, *MORE], ids=str)
 def test_without_kinks_the_closed_form_is_reached_in_a_handful_of_steps(flow):
     net = nm.init_two_layer(32, 6, key=KEY, activation=lambda z: 1.5 * z)
     run = nm.simulate(net, DATA, flow, TIMES, readouts=["residual", "velocity"], solver=LazyExponential())
@@ -25,8 +26,8 @@ def test_without_kinks_the_closed_form_is_reached_in_a_handful_of_steps(flow):
     assert int(run.accepted) < 20
 
 
-@pytest.mark.parametrize("flow", FLOWS, ids=str)
-@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("flow", [*FLOWS[:2], pytest.param(FLOWS[2], marks=pytest.mark.slow), *MORE], ids=str)
+@pytest.mark.parametrize("order", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_lazy_and_runge_kutta_agree_on_a_network_with_kinks(flow, order):
     net = nm.init_two_layer(512, 6, key=KEY)
     lazy = nm.simulate(net, DATA, flow, TIMES, readouts=["f"], solver=LazyExponential(order), config=nm.Numerics(tol=1e-5))
@@ -35,6 +36,7 @@ def test_lazy_and_runge_kutta_agree_on_a_network_with_kinks(flow, order):
     np.testing.assert_allclose(lazy.f, dense.f, atol=0.01 * float(jnp.linalg.norm(dense.f[0] - DATA.y)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", [jax.nn.leaky_relu, jnp.abs], ids=["leaky", "abs"])
 def test_other_kinks_at_zero_are_welcome(activation):
     net = nm.init_two_layer(512, 6, key=KEY, activation=activation)
@@ -89,6 +91,7 @@ def test_what_is_not_lazy_is_refused_with_the_reason():
         LazyExponential(order=3)
 
 
+@pytest.mark.slow
 def test_ensembles_take_it_in_float32():
     run = nm.ensemble(DATA, FLOWS[:2], [64], 2, TIMES, readouts=["loss"], solver=LazyExponential(), dtype=jnp.float32)
     assert run.ok and run.loss.dtype == jnp.float32

@@ -14,11 +14,14 @@ KEY = jax.random.key(0)
 DATA = nm.sphere(8, 5, key=jax.random.key(1))
 H_INF = nm.infinite_ntk(DATA.X)
 LAM0 = float(np.linalg.eigvalsh(H_INF)[0])
+slow = pytest.mark.slow
 FLOWS = [nm.GradientFlow(), nm.HeavyBall(float(np.sqrt(2 * LAM0))), nm.HeavyBall(4.0), nm.Nesterov(3.0), nm.Nesterov(0.7)]
 TIMES = np.linspace(0, 6, 13)
 
 
-@pytest.mark.parametrize("flow", FLOWS, ids=str)
+@pytest.mark.parametrize(
+    "flow", [FLOWS[0], FLOWS[1], pytest.param(FLOWS[2], marks=slow), FLOWS[3], pytest.param(FLOWS[4], marks=slow)], ids=str
+)
 def test_error_dynamics_matches_the_closed_form(flow):
     D0 = -DATA.y
     config = nm.Numerics(tol=1e-7)
@@ -41,7 +44,7 @@ def test_error_dynamics_converges_with_the_tolerance():
     assert errors[0] > 20 * errors[1] > 400 * errors[2]
 
 
-@pytest.mark.parametrize("flow", FLOWS[:4], ids=str)
+@pytest.mark.parametrize("flow", [FLOWS[1], *(pytest.param(flow, marks=slow) for flow in (FLOWS[0], *FLOWS[2:4]))], ids=str)
 def test_weight_dynamics_approaches_its_frozen_kernel_as_the_width_grows(flow):
     gaps = []
     for width in (64, 4096):
@@ -120,7 +123,7 @@ def test_mechanical_energy_decays_along_the_heavy_ball():
     assert np.all(np.diff(run.energy) < 1e-9)
 
 
-@pytest.mark.parametrize("trainable", ["output", "all"])
+@pytest.mark.parametrize("trainable", [pytest.param("output", marks=slow), "all"])
 def test_other_layers_train_with_their_own_kernels(trainable):
     net = nm.init_two_layer(512, 5, key=KEY)
     run = nm.simulate(net, DATA, nm.GradientFlow(), np.linspace(0, 2, 5), trainable=trainable)
@@ -166,6 +169,7 @@ def test_solvers_of_diffrax_fill_the_slot():
             nm.simulate(net, DATA, FLOWS[3], TIMES, solver=bad)
 
 
+@slow
 def test_simulate_runs_in_the_models_precision():
     nets = [nm.init_two_layer(32, 5, key=KEY, dtype=dtype) for dtype in (jnp.float32, jnp.float64)]
     nets[1] = jax.tree.map(lambda leaf: leaf.astype(jnp.float64) if eqx.is_array(leaf) else leaf, nets[0])
@@ -213,6 +217,7 @@ def test_refinement_gives_error_bars_that_bound_the_error():
     assert "f_error" in run.to_xarray()
 
 
+@slow
 def test_an_error_asked_for_is_reached_or_refused():
     net = nm.init_two_layer(64, 5, key=KEY)
     run = nm.simulate(net, DATA, FLOWS[1], TIMES, readouts=["f"], refine=0.01)
@@ -235,6 +240,7 @@ def test_impulses_close_the_velocity_identity_where_the_kernel_is_constant():
     assert run.f[1, 0] == 0 and run.velocity[1, 0] == 0
 
 
+@slow
 def test_total_variation_of_log_h_vanishes_for_linear_models_and_grows_with_kinks():
     runs = [
         nm.simulate(nm.init_two_layer(256, 5, key=KEY, activation=activation), DATA, FLOWS[1], TIMES, readouts=["kernel_variation"])

@@ -46,7 +46,9 @@ def test_optax_transformations_train_too():
     np.testing.assert_allclose(ours.loss, theirs.loss, rtol=1e-10)
 
 
-@pytest.mark.parametrize("flow", [nm.HeavyBall(0.6), nm.Nesterov(3.0), nm.GradientFlow()], ids=str)
+@pytest.mark.parametrize(
+    "flow", [nm.HeavyBall(0.6), *(pytest.param(flow, marks=pytest.mark.slow) for flow in (nm.Nesterov(3.0), nm.GradientFlow()))], ids=str
+)
 def test_training_follows_the_flow_as_the_step_shrinks(flow):
     gaps = []
     for h in (0.1, 0.025):

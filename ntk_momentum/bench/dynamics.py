@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +38,8 @@ def solvers(name: str, n: int, width: int) -> dict:
     data = load_digits(n, key=jax.random.key(0))
     lam0 = float(np.linalg.eigvalsh(infinite_ntk(data.X))[0])
     b = float(np.sqrt(2 * lam0))
-    flow, end = {"gradient_flow": (GradientFlow(), 4 / lam0), "heavy_ball": (HeavyBall(b), 10 / b), "nesterov": (Nesterov(3.0), 10 / b)}[name]
+    cases = {"gradient_flow": (GradientFlow(), 4 / lam0), "heavy_ball": (HeavyBall(b), 10 / b), "nesterov": (Nesterov(3.0), 10 / b)}
+    flow, end = cases[name]
     net = init_two_layer(width, data.input_size, key=jax.random.key(1))
     ts = end * np.array([0.01, 0.03, 0.1, 0.3, 1.0])
 
@@ -45,7 +48,7 @@ def solvers(name: str, n: int, width: int) -> dict:
 
     reference = run(LazyExponential(), 1e-7)
     halved = run(LazyExponential(), 4e-7)
-    row = {
+    row: dict[str, Any] = {
         "case": f"{name}, {n} digits, m = {width}",
         "dtype": str(net.hidden.dtype),
         "reference_error": float(np.max(np.abs(halved.loss / reference.loss - 1))),
@@ -61,11 +64,11 @@ def solvers(name: str, n: int, width: int) -> dict:
                 break
         steps = int(result.accepted + result.rejected)
         row |= {f"{label}_tol": tol, f"{label}_error": error, f"{label}_evaluations": EVALUATIONS[label] * steps}
-        row[f"{label}_seconds"] = median_seconds(lambda solver=solver, tol=tol: run(solver, tol).loss, 3)
+        row[f"{label}_seconds"] = median_seconds(partial(run, solver, tol), 3)
     row["evaluations_ratio"] = row["tsit5_evaluations"] / row["lazy_evaluations"]
     row["seconds_ratio"] = row["tsit5_seconds"] / row["lazy_seconds"]
     problem, w = weight_problem(net, data, squared, None, None)
-    gradient = jax.jit(lambda w, problem=problem: problem.gradient(w))
+    gradient = jax.jit(lambda w: problem.gradient(w))
     one = median_seconds(lambda: gradient(w))
     row["tsit5_solve_over_evaluations"] = row["tsit5_seconds"] / (one * row["tsit5_evaluations"])
     return row

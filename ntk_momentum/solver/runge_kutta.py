@@ -102,7 +102,7 @@ class _Watched(diffrax.AbstractAdaptiveSolver):
     solver: diffrax.AbstractSolver
     problem: Any
     watcher: Any
-    tol: float
+    tol: Any
     lambda_max: Any
 
     @property
