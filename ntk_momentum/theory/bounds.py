@@ -36,6 +36,14 @@ def paper_friction(lam0: Value) -> Value:
     return np.sqrt(2 * lam0)
 
 
+def moving_kernel_rate(mu: Value, ceiling: Value) -> Value:
+    """2 sqrt(mu) - sqrt((ceiling - 1) mu / 2): certified at b = 2 sqrt(mu) for every H(t) between mu and ceiling mu, however it moves.
+
+    By V = Delta.(H_mid - mu) Delta/2 + |sqrt(mu) Delta + Delta'|^2/2, H_mid = (1 + ceiling) mu/2; positive for ceiling < 9.
+    """
+    return 2 * np.sqrt(mu) - np.sqrt((ceiling - 1) * mu / 2)
+
+
 # Curves of L(t).
 
 

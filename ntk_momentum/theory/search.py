@@ -1,0 +1,125 @@
+"""A search for Lyapunov functions: the largest rate a quadratic form certifies for the heavy ball, as a small semidefinite program.
+
+Along x'' + b x' + g = 0, g = grad f(x), with f(0) = min f = 0, the candidates are
+
+    V  = c f(x) + (p11 |x|^2 + 2 p12 x.v + p22 |v|^2) / 2
+    V' = c g.v + p11 x.v + p12 |v|^2 - (p12 x + p22 v).(b v + g)
+
+and V' + rate V <= 0 must follow for every f of a class. At a given rate this is linear in c, P and multipliers; bisection does the rest.
+
+    convex   f is mu-strongly convex: f <= g.x - mu |x|^2/2 and f >= mu |x|^2/2. V' is linear in g, which must drop out: c = p22, and
+             the multiplier of the first inequality is p12. Then f must drop out, and a 2 x 2 form in (x, v) remains
+    frozen   f = x.H x/2, constant H >= mu. On a mode, g = lambda x, the form is affine in lambda: it is <= 0 for all lambda >= mu
+             iff it is at mu and its slope is, whose last entry is 0: c = p22 and rate c <= 2 p12
+    moving   H(t) anywhere between mu and ceiling mu, jumps included: c = 0, since V may not see H, and the form at both ends
+
+Here x is the error Delta and f the pseudo-loss. With b = 2 sqrt(mu), the paper's form (A.6) gives sqrt(mu) and the best one
+(4/3) sqrt(mu) for convex f (Moucer, Taylor, Bach 2022); V# gives nearly 2 sqrt(mu) for frozen kernels; and a moving kernel leaves
+`bounds.moving_kernel_rate`, positive below ceiling 9. Needs cvxpy: pip install "ntk_momentum[lyapunov]".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import ArrayLike, Float
+
+from ..errors import InputError, check_positive, require, unknown_name
+
+Class = Literal["convex", "frozen", "moving"]
+
+
+@dataclasses.dataclass(frozen=True)
+class QuadraticForm:
+    """V = stiffness f(x) + (p11 |x|^2 + 2 p12 x.v + p22 |v|^2)/2, which decays at `rate` for every f of the class it was found for."""
+
+    rate: float
+    stiffness: float
+    P: np.ndarray
+
+    def energy(self, x: Any, v: Any, value: Any) -> Any:
+        """V at positions and velocities (..., n) with f(x) = value (...): the residual, its velocity and the pseudo-loss."""
+        x, v = np.asarray(x), np.asarray(v)
+        (p11, p12), (_, p22) = self.P
+        return self.stiffness * value + 0.5 * np.sum(p11 * x * x + 2 * p12 * x * v + p22 * v * v, axis=-1)
+
+
+def best_form(
+    b: float,
+    mu: float,
+    over: Class = "convex",
+    *,
+    ceiling: float | None = None,
+    form: Float[ArrayLike, "2 2"] | None = None,
+    margin: float = 1e-5,
+    tolerance: float = 1e-4,
+) -> QuadraticForm | None:
+    """The form with the largest rate at friction b, or None when none certifies a rate above `tolerance` sqrt(mu).
+
+    ceiling: of a moving kernel, in units of mu. form: P held fixed, e.g. [[mu, sqrt(mu)], [sqrt(mu), 1]] of (A.6).
+    margin: V >= (margin/2)(mu |x|^2 + |v|^2) is asked for, so that V bounds the loss. tolerance: of the rate, in units of sqrt(mu).
+    """
+    check_positive("b", b)
+    check_positive("mu", mu)
+    if over not in ("convex", "frozen", "moving"):
+        raise unknown_name("class", str(over), ("convex", "frozen", "moving"))
+    if (over == "moving") != (ceiling is not None) or (ceiling is not None and not 1 <= ceiling < np.inf):
+        raise InputError(f'a finite ceiling >= 1 (times mu) goes with over="moving" and nothing else; got {over!r} and {ceiling}.')
+    unit = np.diag([np.sqrt(mu), 1.0])
+    fixed = None if form is None else np.linalg.solve(unit, np.asarray(form, np.float64)) @ np.linalg.inv(unit)
+    solve = _program(b / np.sqrt(mu), over, ceiling, fixed, margin)
+    low, high, best = 0.0, b / np.sqrt(mu), None  # areas in the plane of a mode shrink like e^{-bt}, so no rate exceeds b
+    while high - low > tolerance:
+        rate = 0.5 * (low + high)
+        found = solve(rate)
+        if found is None:
+            high = rate
+        else:
+            low, best = rate, QuadraticForm(float(rate * np.sqrt(mu)), found[0], unit @ found[1] @ unit)
+    return best
+
+
+def _program(b: float, over: Class, ceiling: float | None, fixed: np.ndarray | None, margin: float):
+    """rate -> (c, P) or None, for mu = 1; compiled once."""
+    cp = require("cvxpy", "the search for Lyapunov functions")
+    rate, slack, P = cp.Parameter(nonneg=True), cp.Variable(), cp.Variable((2, 2), symmetric=True)
+    p11, p12, p22 = P[0, 0], P[0, 1], P[1, 1]
+    c = 0.0 if over == "moving" else p22
+
+    def form(xx, xv, vv):
+        return cp.bmat([[xx, xv], [xv, vv]])
+
+    def on_mode(lam):
+        """2 (V' + rate V) at g = lam x, f = lam x^2/2."""
+        return form(rate * (c * lam + p11) - 2 * p12 * lam, p11 + (c - p22) * lam + (rate - b) * p12, 2 * p12 + (rate - 2 * b) * p22)
+
+    if over == "convex":
+        definite, lower = cp.Variable(), p12 - rate * c  # multipliers of f >= |x|^2/2, in V and in V': there f drops out
+        falls = [form(rate * p11 - p12 - lower, p11 + (rate - b) * p12, 2 * p12 + (rate - 2 * b) * p22)]
+        signs = [p12, lower, definite, c - definite]
+        rises = P + form(definite, 0, 0)
+    elif over == "frozen":
+        falls, signs, rises = [on_mode(1.0)], [2 * p12 - rate * c], P + form(c, 0, 0)
+    else:
+        falls, signs, rises = [on_mode(1.0), on_mode(ceiling)], [], P
+    conditions = [slack >= -1, rises >> margin * np.eye(2)]
+    conditions += [*(matrix << slack * np.eye(2) for matrix in falls), *(s >= -slack for s in signs)]
+    conditions += [p22 == 1] if fixed is None else [fixed == P]
+    problem = cp.Problem(cp.Minimize(slack), conditions)
+
+    def solve(value: float):
+        rate.value = value
+        try:
+            problem.solve(solver=cp.CLARABEL)
+        except cp.error.SolverError:
+            return None
+        # the solver's word is not taken: its answer must satisfy every condition strictly
+        if P.value is None or not all(s.value > 0 for s in signs) or not np.linalg.eigvalsh(rises.value)[0] > 0:
+            return None
+        if max(np.linalg.eigvalsh(matrix.value)[-1] for matrix in falls) >= 0:
+            return None
+        return 0.0 if over == "moving" else float(p22.value), np.array(P.value)
+
+    return solve
