@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 
-from ntk_momentum import HeavyBall, infinite_ntk, init_two_layer, simulate, sphere
+from ntk_momentum import HeavyBall, Numerics, infinite_ntk, init_two_layer, simulate, sphere
 from ntk_momentum.method import Nesterov
 from ntk_momentum.theory import bounds, heavy_ball_crossings, lyapunov
 from ntk_momentum.theory.switching import switched_peaks
@@ -52,8 +52,10 @@ def test_the_kink_to_kink_solver_matches_a_solver_of_the_weights(run, points):
 
 def test_the_kink_to_kink_solver_matches_simulate(run, points):
     net, exact = run
-    other = simulate(net, points, HeavyBall(0.7), jnp.array([0.0, 8.0]), readouts=("loss", "lyapunov", "lambda_min"))
-    assert float(other.loss[-1]) == pytest.approx(exact.loss[-1], rel=0.02)
+    other = simulate(
+        net, points, HeavyBall(0.7), jnp.array([0.0, 8.0]), readouts=("loss", "lyapunov", "lambda_min"), config=Numerics(tol=1e-8)
+    )
+    assert float(other.loss[-1]) == pytest.approx(exact.loss[-1], rel=0.01)
     assert float(other.lyapunov[0]) == pytest.approx(exact.energy[0], rel=1e-12)
     assert float(other.lambda_min[0]) == pytest.approx(exact.lambda_min[0], rel=1e-9)
 

@@ -29,8 +29,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from ..errors import InputError, unknown_name
 from ..method import AbstractMomentumFlow
-from ..problem import activation_pattern
-from ..readout import Observer, Snapshot
+from ..readout import Impulses, Snapshot
 from ..trajectory import Trajectory
 from . import bounds
 from .lyapunov import reference_distance
@@ -38,23 +37,15 @@ from .lyapunov import reference_distance
 Form = Literal["simple", "relative", "quadratic"]
 
 
-class Impulses(Observer):
-    """Running sum of the sizes of the impulses m^{-1/2} a_r |w_r' . x_i|, those of one accepted step added as a vector over samples."""
+class ImpulseBound(Impulses):
+    """Sum over accepted steps of the norm of what `Impulses` adds: the bound of V needs the path's length, in which nothing cancels."""
 
     def init(self, problem, t, state):
+        super().init(problem, t, state)
         return jnp.zeros_like(t)
 
     def update(self, problem, memory, t0, before, t1, after):
-        old, new = problem.model(before.w), problem.model(after.w)
-        crossed = activation_pattern(old, problem.X) ^ activation_pattern(new, problem.X)
-        flat = problem.X.reshape(problem.X.shape[0], -1)
-        speed = jnp.maximum(jnp.abs(problem.model(before.v).hidden @ flat.T), jnp.abs(problem.model(after.v).hidden @ flat.T))
-        weight = (new.scale * new.output)[:, None]
-        crossed = crossed if crossed.shape == speed.shape else crossed.T
-        return memory + jnp.linalg.norm(jnp.sum(jnp.where(crossed, weight * speed, 0.0), axis=0))
-
-    def read(self, memory, snapshot):
-        return memory
+        return memory + jnp.linalg.norm(super().update(problem, jnp.zeros_like(problem.y), t0, before, t1, after))
 
 
 def _friction(s: Snapshot) -> Array:
@@ -71,7 +62,7 @@ CERTIFICATE_READOUTS = {
     **{name: name for name in ("loss", "residual", "velocity", "kernel")},
     "friction": _friction,
     "reference": _reference,
-    "impulses": Impulses(),
+    "impulses": ImpulseBound(),
 }
 """What `certify` needs: `simulate(..., HeavyBall(b), ts, readouts=CERTIFICATE_READOUTS)`; add your own to a copy."""
 
