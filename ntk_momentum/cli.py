@@ -10,12 +10,15 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from .errors import InputError, MissingPackage, unknown_name
 from .experiment.registry import Size
+
+if TYPE_CHECKING:
+    from .experiment.sweep import Grid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +88,7 @@ class Verify:
 
     Exit code 1 when a corrected or sharp statement is refuted.
 
-    Example: ntk-momentum verify --claims thm-2 lemma-4 --json claims.json
+    Example: ntk-momentum verify --claims lemma-6 thm-2 --data mine.npz --json claims.json
     """
 
     json: Path | None = None
@@ -94,11 +97,15 @@ class Verify:
     """Identifiers of claims (default: all)."""
     size: Literal["smoke", "full"] = "smoke"
     """How many instances are tried."""
+    data: str | None = None
+    """Unit inputs and scalar targets for the claims about data and networks: as for `sweep` (default: digits and sphere)."""
+    n: int = 50
+    """Number of samples drawn (not for an .npz file, which is taken whole)."""
 
     def __call__(self, float32: bool) -> int:
         from .reproduce import verify
 
-        return verify(self.claims, self.size, self.json, float32)
+        return verify(self.claims, self.size, self.json, float32, None if self.data is None else Sweep(self.data, self.n).grid())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,11 +138,16 @@ class Sweep:
     out: Path = Path("results")
     """Results folder."""
 
-    def __call__(self, float32: bool) -> int:
+    def grid(self) -> Grid:
+        """What is swept, checked."""
         from .experiment.sweep import Grid
+
+        return Grid(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Grid)})
+
+    def __call__(self, float32: bool) -> int:
         from .reproduce import sweep
 
-        return sweep(Grid(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Grid)}), self.out, float32)
+        return sweep(self.grid(), self.out, float32)
 
 
 @dataclasses.dataclass(frozen=True)

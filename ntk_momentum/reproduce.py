@@ -8,10 +8,13 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import InputError, MissingPackage, require
 from .experiment.registry import Experiment, find
+
+if TYPE_CHECKING:
+    from .experiment.sweep import Grid
 
 LEDGER = "claims"
 
@@ -34,6 +37,7 @@ def reproduce(size: str, out: Path, only: tuple[str, ...], float32: bool) -> int
     from .experiment.progress import Bar
     from .experiment.store import check_folder
     from .report import write_report
+    from .theory.ledger import refuted as refuted_claims
 
     for package, purpose in (("xarray", "storing results"), ("h5netcdf", "storing results"), ("jinja2", "the report")):
         require(package, purpose)
@@ -99,10 +103,11 @@ def run_one(name: str, size: str, out: Path, float32: bool) -> int:
     return int(outcome.status == "failed")
 
 
-def verify(claims: tuple[str, ...], size: Literal["smoke", "full"], path: Path | None, float32: bool) -> int:
-    """The ledger as a table of verdicts on stdout, and in full in a file."""
+def verify(claims: tuple[str, ...], size: Literal["smoke", "full"], path: Path | None, float32: bool, grid: Grid | None = None) -> int:
+    """The ledger as a table of verdicts on stdout, and in full in a file; on the data that a grid names, or on its own."""
     from .experiment.progress import Bar
     from .experiment.store import check_folder
+    from .experiment.sweep import load
 
     if path is not None:
         check_folder(path.parent)
@@ -111,9 +116,10 @@ def verify(claims: tuple[str, ...], size: Literal["smoke", "full"], path: Path |
     start(float32)
     from .theory import ledger
 
+    data = None if grid is None else load(grid)
     with Bar(1) as bar:
         progress = bar.piece(LEDGER)
-        verified = ledger.verify(claims or None, size=size, progress=lambda id, done, total: progress(done, total))
+        verified = ledger.verify(claims or None, size=size, data=data, progress=lambda id, done, total: progress(done, total))
         bar.finish_piece()
     records = [claim.to_json() for claim in verified]
     if path is not None:
@@ -123,7 +129,7 @@ def verify(claims: tuple[str, ...], size: Literal["smoke", "full"], path: Path |
     for record in records:
         forms = [verdict(record[form]) for form in ("printed", "corrected", "sharp")]
         print(f"{record['id']:{width}}  {forms[0]:10}{forms[1]:10}  {forms[2]}")
-    refuted = refuted_claims(records)
+    refuted = ledger.refuted(records)
     if refuted:
         print(f"refuted in corrected or sharp form: {', '.join(refuted)}", file=sys.stderr)
     return int(bool(refuted))
@@ -154,11 +160,6 @@ def verdict(form: dict[str, Any] | None) -> str:
     if form is None:
         return "-"
     return {True: "holds", False: "refuted", None: "undecided"}[form["ok"]]
-
-
-def refuted_claims(records: list[dict[str, Any]]) -> list[str]:
-    """Claims whose corrected or sharp form fails. That a printed form fails is a finding about the paper, no failure."""
-    return [r["id"] for r in records if any(r[form] and r[form]["ok"] is False for form in ("corrected", "sharp"))]
 
 
 class Claims:

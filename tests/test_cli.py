@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ntk_momentum import cli, reproduce
+from ntk_momentum import cli
 from ntk_momentum.experiment import registry
 from ntk_momentum.theory import ledger
 
@@ -164,7 +164,7 @@ def test_verify_fails_when_a_corrected_claim_is_refuted_and_not_when_the_print_i
     monkeypatch.setattr(ledger, "verify", lambda *args, **kwargs: [claim("eq-2.5", True, False)])
     assert run("verify") == 1
     assert "eq-2.5" in capsys.readouterr().err
-    assert reproduce.refuted_claims(json.loads(path.read_text())) == []
+    assert ledger.refuted(json.loads(path.read_text())) == []
 
 
 def test_a_json_path_that_is_a_folder_is_refused(house, capsys):

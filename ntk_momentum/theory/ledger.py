@@ -200,9 +200,10 @@ def verify(
     return results
 
 
-def refuted(claims: Iterable[Claim]) -> list[Claim]:
-    """The claims whose corrected or sharp form fails: the ones that make `verify` exit 1."""
-    return [c for c in claims if any(form is not None and form.ok is False for form in (c.corrected, c.sharp))]
+def refuted(claims: Iterable[Claim | Mapping[str, Any]]) -> list[str]:
+    """Ids of the claims (or records of claims.json) whose corrected or sharp form fails: these make `verify` exit 1."""
+    records = [c.to_json() if isinstance(c, Claim) else c for c in claims]
+    return [r["id"] for r in records if any(r[form] and r[form]["ok"] is False for form in ("corrected", "sharp"))]
 
 
 def write_claims(path: str | Path, claims: Iterable[Claim]) -> None:
