@@ -91,6 +91,8 @@ def predict(
     dtype = jnp.result_type(kernel, residual0)
     kernel, residual0 = kernel.astype(dtype), residual0.astype(dtype)
     matrix, start = _square(kernel, residual0)
+    if isinstance(flow, AbstractOptimizer) and not flow.linear:
+        raise InputError(f"{flow.name} is not linear in the gradients, so modes do not evolve alone; run nm.train instead.")
     counts, ts = concrete(ts), check_times(ts, dtype=dtype, whole=isinstance(flow, AbstractOptimizer))
     rows, at_start = _test_rows(test_kernel, test0, len(matrix), residual0)
 

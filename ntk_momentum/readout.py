@@ -113,7 +113,7 @@ class Impulses(Observer):
     """The kinks' impulses so far, J_i = m^{-1/2} sum a_r |dw_r/dt . x_i| over the crossings of w_r . x_i = 0 (the a.s. zero of (A.1)).
 
     A crossing is seen when the sign differs at the two ends of a step, and takes the velocity interpolated to it. Smaller
-    steps miss fewer double crossings. ReLU networks and momentum flows only. Shape (n,).
+    steps miss fewer double crossings. For ReLU networks and flows whose momentum is the velocity, v = dw/dt. Shape (n,).
     """
 
     def init(self, problem, t, state):

@@ -168,8 +168,8 @@ def solve(
 
 
 @eqx.filter_jit
-def _solve(tol, config, *arguments) -> Trajectory:
-    return solve(*arguments, dataclasses.replace(config, tol=tol))
+def _solve(tol, config, problem, w, flow, ts, integrator, readouts, reference) -> Trajectory:
+    return solve(problem, w, flow, ts, integrator, readouts, reference, dataclasses.replace(config, tol=tol))
 
 
 def tolerance_apart(config: Numerics, dtype: Any) -> tuple[Array, Numerics]:
@@ -198,7 +198,7 @@ def _refine(run: Callable[[Array, Numerics], Trajectory], ts: Any, config: Numer
             return trajectory
     if target is None or not trajectory.ok:
         return trajectory
-    worst = float(jnp.max(trajectory.errors["loss"] / trajectory.loss))
+    worst = float(jnp.max(errors["loss"] / trajectory.loss))
     warnings.warn(
         f"the relative error {target:g} asked for was not reached: the loss is known to {worst:.2g}, with tol = {config.tol:.2g}",
         RuntimeWarning,

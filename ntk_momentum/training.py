@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array
 
 from .errors import InputError
@@ -36,7 +38,7 @@ def train(
 ) -> Trajectory:
     """Take `steps` full-batch steps and read the run off at k = 0, save_every, 2 save_every, ..., steps.
 
-    optimizer: `gradient_descent`, `heavy_ball`, `nesterov`, or anything with optax's init and update. The trajectory's
+    optimizer: `gradient_descent`, `heavy_ball`, `nesterov`, or anything with optax's init and update (and `value=`, the loss). The trajectory's
     `ts` are step counts k. Arguments and read-outs are those of `simulate`, without velocity and Lyapunov function.
 
     Raises `InputError`. A run that diverges has the verdict "left the finite numbers" and NaN read-outs.
@@ -58,6 +60,7 @@ def descend(problem, w, optimizer, saves: int, save_every: int, readouts, refere
     """The traceable heart of `train`: one scan over saves, one over the steps between them."""
     with jax.default_matmul_precision(config.precision):
         watcher = watch(readouts)
+        takes_value = isinstance(optimizer, optax.GradientTransformationExtraArgs) or "value" in inspect.signature(optimizer.update).parameters
         dtype = jnp.result_type(*jax.tree.leaves(w))
         zero = jnp.zeros((), dtype)
         first = Snapshot(problem, None, zero, State(w, None), None, reference)
@@ -66,7 +69,8 @@ def descend(problem, w, optimizer, saves: int, save_every: int, readouts, refere
 
         def step(carry, k):
             w, memory, watched = carry
-            updates, memory = optimizer.update(problem.gradient(w), memory, w)
+            extra = {"value": problem.value(w)} if takes_value else {}
+            updates, memory = optimizer.update(problem.gradient(w), memory, w, **extra)
             after = jax.tree.map(lambda leaf, change: leaf + change.astype(leaf.dtype), w, updates)
             watched = watcher.update(problem, watched, k, State(w, None), k + 1, State(after, None))
             return (after, memory, watched), None

@@ -77,3 +77,11 @@ def test_what_is_no_optimizer_is_refused():
         nm.train(NET, DATA, nm.GradientFlow, 10)
     with pytest.raises(nm.InputError, match="flows"):
         nm.train(NET, DATA, nm.gradient_descent(0.1), 10, readouts=["lyapunov"])
+
+
+def test_optimizers_that_ask_for_the_loss_get_it():
+    plain = nm.train(NET, DATA, nm.nesterov(0.3, 3.0), 200, save_every=200)
+    restarted = nm.train(NET, DATA, nm.restarted_nesterov(0.3, 3.0, "function"), 200, save_every=200)
+    assert restarted.loss[-1] < plain.loss[-1]
+    with pytest.raises(nm.InputError, match="not linear"):
+        nm.predict(nm.empirical_ntk(NET, DATA.X), -DATA.y, nm.restarted_nesterov(0.3, 3.0, "speed"), [1, 2])

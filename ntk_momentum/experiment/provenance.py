@@ -13,7 +13,7 @@ from typing import Any
 PACKAGE = Path(__file__).resolve().parents[1]
 RECORDED = ("jax", "jaxlib", "diffrax", "optax", "equinox", "numpy", "scipy", "scikit-learn", "matplotlib", "xarray", "h5netcdf", "jinja2")
 # What no number depends on: the way results are kept and shown.
-SURFACE = ("experiment", "experiments", "plotting.py", "report.py", "reproduce.py", "cli.py", "__main__.py")
+SURFACE = ("bench", "experiment", "experiments", "plotting.py", "report.py", "reproduce.py", "cli.py", "__main__.py")
 
 
 def source_digest(*parts: str) -> str:

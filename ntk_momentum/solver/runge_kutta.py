@@ -110,7 +110,7 @@ class _Watched(diffrax.AbstractAdaptiveSolver):
         return self.solver.term_structure
 
     @property
-    def interpolation_cls(self):
+    def interpolation_cls(self):  # type: ignore[override]
         return self.solver.interpolation_cls
 
     def order(self, terms):
