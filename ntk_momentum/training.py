@@ -38,7 +38,7 @@ def train(
 ) -> Trajectory:
     """Take `steps` full-batch steps and read the run off at k = 0, save_every, 2 save_every, ..., steps.
 
-    optimizer: `gradient_descent`, `heavy_ball`, `nesterov`, or anything with optax's init and update (and `value=`, the loss). The trajectory's
+    optimizer: one of `ntk_momentum.method`, or anything with optax's init and update (and `value=`, the loss). The trajectory's
     `ts` are step counts k. Arguments and read-outs are those of `simulate`, without velocity and Lyapunov function.
 
     Raises `InputError`. A run that diverges has the verdict "left the finite numbers" and NaN read-outs.
@@ -60,7 +60,8 @@ def descend(problem, w, optimizer, saves: int, save_every: int, readouts, refere
     """The traceable heart of `train`: one scan over saves, one over the steps between them."""
     with jax.default_matmul_precision(config.precision):
         watcher = watch(readouts)
-        takes_value = isinstance(optimizer, optax.GradientTransformationExtraArgs) or "value" in inspect.signature(optimizer.update).parameters
+        takes_value = isinstance(optimizer, optax.GradientTransformationExtraArgs)
+        takes_value = takes_value or "value" in inspect.signature(optimizer.update).parameters
         dtype = jnp.result_type(*jax.tree.leaves(w))
         zero = jnp.zeros((), dtype)
         first = Snapshot(problem, None, zero, State(w, None), None, reference)
