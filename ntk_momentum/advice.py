@@ -1,0 +1,285 @@
+"""What a kernel's spectrum recommends: step size, momentum, friction and restarts for every method, and how many steps they will take.
+
+Under a constant kernel each eigenvalue follows its own recursion, so stability limits, rates and the number of steps to a given loss are
+known before the first step. The parameters are those of `best_parameters` on [cut, (1 + margin) lambda_max]: cut = lambda_min is best in
+the long run; a larger one spends no effort on eigenvalues that the target does not need.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from .errors import InputError, check_interval, check_positive, unknown_name
+from .kernel import spectrum
+from .method import (
+    AbstractOptimizer,
+    best_parameters,
+    best_restart_period,
+    nesterov,
+    restarted_nesterov,
+)
+from .numerics import Numerics
+from .training import train
+
+CUTS = 24  # candidates for the eigenvalue from which on a method is tuned
+D = np.geomspace(1.0, 100.0, CUTS)
+METHODS = ("gradient_descent", "heavy_ball", "constant_nesterov", "nesterov", "restarted_nesterov", "triple_momentum")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recommendation:
+    """One method with its best parameters for a kernel.
+
+    eta_limit: the step size at which this momentum turns unstable; rate: the factor of the slowest mode per step in the long run (nan where
+    it changes from step to step); steps: predicted to the target, inf when more than max_steps; friction, time_step: of the flow
+    it discretises (d/t for Nesterov's); period: steps between restarts.
+    """
+
+    method: str
+    optimizer: AbstractOptimizer
+    eta: float
+    eta_limit: float
+    rate: float
+    steps: float
+    beta: float | None = None
+    d: float | None = None
+    friction: float | None = None
+    time_step: float | None = None
+    period: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Advice:
+    """Recommendations by method, with the spectrum and the target (relative loss) they are for. Printed as a table."""
+
+    lambda_min: float
+    lambda_max: float
+    target: float
+    margin: float
+    methods: dict[str, Recommendation]
+
+    def __getitem__(self, name: str) -> Recommendation:
+        if name not in self.methods:
+            raise unknown_name("method", name, self.methods)
+        return self.methods[name]
+
+    @property
+    def best(self) -> Recommendation:
+        """The method with the fewest predicted steps; the first of those that tie."""
+        return min(self.methods.values(), key=lambda r: (r.steps, r.rate))
+
+    def __str__(self) -> str:
+        head = ("method", "eta", "eta limit", "beta", "d", "friction b", "restart every", "rate", f"steps to {self.target:g} L(0)")
+        body = [
+            [
+                r.method,
+                *(_show(x) for x in (r.eta, r.eta_limit, r.beta)),
+                _show(r.d),
+                f"{r.d:.3g}/t" if r.d is not None and r.friction is None else _show(r.friction),
+                _show(r.period),
+                "" if math.isnan(r.rate) else f"{r.rate:.6f}",
+                _show(r.steps),
+            ]
+            for r in self.methods.values()
+        ]
+        widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (head, *body)]
+        kappa = self.lambda_max / self.lambda_min
+        first = f"lambda_min = {self.lambda_min:.4g}, lambda_max = {self.lambda_max:.4g}, kappa = {kappa:.4g}, margin {self.margin:g}"
+        return "\n".join([first, *lines])
+
+
+def _show(value: float | int | None) -> str:
+    return "" if value is None else str(int(value)) if value == int(min(value, 2**53)) else f"{value:.4g}"
+
+
+def advise(
+    kernel: Any, residual0: Any, *, target: float = 1e-3, margin: float = 0.1, objective: str = "steps", max_steps: int = 10**6
+) -> Advice:
+    """The best parameters of every method for a kernel and an initial error, with stability limits and predicted numbers of steps.
+
+    kernel: (n, n), or (n, k, n, k) for several outputs; residual0 = f(0) - y, (n,) or (n, k). target: the share of the initial loss
+    to reach. margin: how much lambda_max may grow, by drift or for want of the exact kernel, before anything is unstable; 0 for the
+    textbook parameters. objective: "steps", the fewest to the target for this error, or "rate", the best for any error in the long run.
+
+    Squared loss, full batch, constant kernel. Raises `InputError`, also for a target that the kernel's null space keeps out of reach.
+    """
+    check_interval("target", target, 1e-300, 1.0, "It is the share of the initial loss that may remain.")
+    check_positive("margin", margin, strict=False)
+    if objective not in ("steps", "rate"):
+        raise unknown_name("objective", str(objective), ("steps", "rate"))
+    eigenvalues, size = modes(kernel, residual0)
+    seen = eigenvalues > len(eigenvalues) * np.finfo(np.asarray(kernel).dtype).eps * eigenvalues[-1]
+    if not seen.any():
+        raise InputError("the kernel is zero to round-off; nothing can be learnt with it.")
+    share = float(np.sum(size[~seen] ** 2) / np.sum(size**2))
+    if share >= target:
+        raise InputError(
+            f"{share:.2g} of the initial loss lies in the kernel's null space, so the target {target:g} is out of reach; "
+            "raise the target, or drop (near-)duplicate inputs."
+        )
+    low, high = float(eigenvalues[seen][0]), float(eigenvalues[-1]) * (1 + margin)
+    found = {}
+    for name in METHODS:
+        candidates = list(_candidates(name, low, high, objective))
+        steps = [float(n) for n in _count(candidates, eigenvalues, size, target, max_steps)]
+        best = int(np.argmin(steps)) if objective == "steps" else 0
+        if math.isinf(steps[best]):
+            best = 0
+        found[name] = _describe(name, candidates[best], steps[best], eigenvalues[seen])
+    return Advice(low, float(eigenvalues[-1]), target, margin, found)
+
+
+def modes(kernel: Any, residual0: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(eigenvalues ascending, never negative, and the size of the error along each eigenvector); all outputs of a mode move together."""
+    residual0 = np.asarray(residual0)
+    found = spectrum(kernel)
+    n = found.eigenvalues.shape[0]
+    if residual0.size == n:
+        columns = residual0.reshape(n, 1)
+    elif residual0.ndim == 2 and residual0.shape[0] == n:
+        columns = residual0
+    else:
+        raise InputError(f"residual0 must match the kernel's {n} samples (times outputs), got shape {residual0.shape}.")
+    if not np.all(np.isfinite(columns)) or not np.any(columns):
+        raise InputError("residual0 = f(0) - y must be finite and not all zero.")
+    size = np.linalg.norm(np.asarray(found.eigenvectors).T @ columns, axis=1)
+    return np.maximum(np.asarray(found.eigenvalues), 0.0), size
+
+
+def _candidates(name: str, low: float, high: float, objective: str) -> Iterator[AbstractOptimizer]:
+    """What is tried for a method, the best in the long run first."""
+    cuts = [low, *(np.geomspace(low, high, CUTS + 1)[1:] if objective == "steps" and high > low else ())]
+    if name == "nesterov":
+        # The momentum tends to 1, where eta (4/3) lambda is the limit; with d fixed the loss falls as k^-d until it is geometric.
+        yield from (nesterov(1 / high, float(d)) for d in (3.0, *(D if objective == "steps" else ())))
+    elif name == "restarted_nesterov":
+        for cut in cuts:
+            yield restarted_nesterov(1 / high, 3.0, max(1, round(best_restart_period(cut, 3.0).period * high**0.5)))
+    else:
+        yield from (best_parameters(name, float(cut), high).optimizer for cut in cuts)
+
+
+def _count(candidates: list[AbstractOptimizer], eigenvalues: np.ndarray, size: np.ndarray, target: float, max_steps: int) -> list[float]:
+    """Steps to the target for each candidate; those that differ in numbers only run side by side, restarts at a fixed period among them."""
+    if candidates[0].name == "gradient_descent":
+        return [_gradient_steps(c.eta, eigenvalues, size, target, max_steps) for c in candidates]
+    periods = None
+    if hasattr(candidates[0], "d"):
+        periods = jnp.asarray([getattr(c, "scheme", max_steps) for c in candidates], jnp.int32)
+        candidates = [nesterov(c.eta, c.d) for c in candidates]
+    dtype = jnp.result_type(eigenvalues.dtype, float)
+    stacked = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves), dtype), *candidates)
+    arrays = (jnp.asarray(x, dtype) for x in (eigenvalues, size, target))
+    counts = _until(stacked, periods, *arrays, jnp.asarray(max_steps, jnp.int32))
+    return [float(n) if n < max_steps else math.inf for n in counts]
+
+
+def steps_to(optimizer: AbstractOptimizer, eigenvalues: Any, size: Any, target: float, max_steps: int = 10**6) -> float:
+    """The first k at which L(w_k) <= target L(w_0) under a constant kernel, from errors `size` (n,) along its eigenvectors; inf if none."""
+    eigenvalues, size = np.asarray(eigenvalues), np.asarray(size)
+    scheme = getattr(optimizer, "scheme", None)
+    if not isinstance(scheme, str):
+        return _count([optimizer], eigenvalues, size, target, max_steps)[0]
+    dtype = jnp.result_type(eigenvalues.dtype, float)
+    stacked = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype)[None], optimizer)
+    arrays = (jnp.asarray(x, dtype) for x in (eigenvalues, size, target))
+    count = int(_until(stacked, None, *arrays, jnp.asarray(max_steps, jnp.int32))[0])
+    return float(count) if count < max_steps else math.inf
+
+
+def _gradient_steps(eta: float, eigenvalues: np.ndarray, size: np.ndarray, target: float, max_steps: int) -> float:
+    """Gradient descent in closed form: sum size^2 (1 - eta lambda)^(2k) falls with k, so bisection finds the step."""
+    factor = np.abs(1 - eta * eigenvalues)
+    loss = lambda k: float(np.sum((size * factor**k) ** 2))
+    goal, low, high = target * loss(0), 0, max_steps
+    if factor.max() > 1 or loss(high) > goal:
+        return math.inf
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if loss(middle) <= goal else (middle, high)
+    return float(high)
+
+
+@eqx.filter_jit
+def _until(optimizers: Any, periods: Array | None, eigenvalues: Array, size: Array, target: Array, max_steps: Array) -> Array:
+    """Each optimizer on the weights behind the modes, z = Delta/sqrt(lambda), so that inner products in restarts are those of w.
+
+    periods: for Nesterov's method, the steps after which its count goes back to 0.
+    """
+    root = jnp.sqrt(eigenvalues)
+    seen = root > 0
+    start = jnp.where(seen, size / jnp.where(seen, root, 1.0), 0.0)
+    still = jnp.sum(jnp.where(seen, 0.0, size**2))
+    goal = target * jnp.sum(size**2)
+
+    def count(optimizer, period):
+        def more(carry):
+            k, z, _ = carry
+            return (k < max_steps) & (jnp.sum(eigenvalues * z**2) + still > goal)
+
+        def step(carry):
+            k, z, memory = carry
+            if period is not None:
+                taken, ahead = memory
+                memory = type(memory)(jnp.where(taken >= period, 0, taken), ahead)
+            change, memory = optimizer.update(eigenvalues * z, memory, z)
+            return k + 1, z + change, memory
+
+        return jax.lax.while_loop(more, step, (jnp.zeros((), jnp.int32), start, optimizer.init(start)))[0]
+
+    return jax.vmap(count)(optimizers, periods)
+
+
+def _describe(name: str, optimizer: AbstractOptimizer, steps: float, eigenvalues: np.ndarray) -> Recommendation:
+    """Limits and rates from the roots of z^2 - (1 + beta - (eta + delta) lambda) z + beta - delta lambda, which turn unstable at
+    lambda = 2 (1 + beta)/(eta + 2 delta): delta = 0 for GD (beta = 0) and HB, beta eta for Nesterov's method with constant momentum."""
+    eta, d = float(optimizer.eta), getattr(optimizer, "d", None)
+    beta, delta = float(getattr(optimizer, "beta", 0.0)), float(getattr(optimizer, "delta", 0.0))
+    if d is not None:
+        limit, rate = 4 / (3 * eigenvalues[-1]), math.nan  # momentum k/(k + d) tends to 1
+    else:
+        limit = 2 * (1 + beta) / (1 + 2 * delta / eta) / eigenvalues[-1]
+        half, product = (1 + beta - (eta + delta) * eigenvalues) / 2, beta - delta * eigenvalues
+        rate = float(np.max(np.abs(half) + np.sqrt(np.maximum(half**2 - product, 0.0)), where=half**2 >= product, initial=0.0))
+        rate = max(rate, float(np.sqrt(np.max(product, where=half**2 < product, initial=0.0))))
+    first = name == "gradient_descent"
+    flow, h = optimizer.flow()
+    return Recommendation(
+        name,
+        optimizer,
+        eta,
+        float(limit),
+        rate,
+        steps,
+        beta=None if first or d is not None else beta,
+        d=None if d is None else float(d),
+        friction=None if first or d is not None else float(flow.b),
+        time_step=float(h),
+        period=getattr(optimizer, "scheme", None),
+    )
+
+
+def check_advice(
+    advice: Advice, model: Any, data: Any, *, trainable: Any = None, where: Callable | None = None, config: Numerics = Numerics()
+) -> dict[str, tuple[float, float]]:
+    """Train a model with each recommendation: (predicted, actual) steps to the target, by method; inf: not within twice the predicted."""
+    found = {}
+    for name, r in advice.methods.items():
+        if math.isinf(r.steps):
+            found[name] = (r.steps, math.inf)
+            continue
+        run = train(model, data, r.optimizer, 2 * int(r.steps) + 10, trainable=trainable, where=where, readouts=["loss"], config=config)
+        loss = np.asarray(run.loss)
+        below = np.flatnonzero(loss <= advice.target * loss[0])
+        found[name] = (r.steps, float(below[0]) if below.size else math.inf)
+    return found

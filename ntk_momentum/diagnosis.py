@@ -1,0 +1,191 @@
+"""Is it lazy? A short run of a model against the prediction of its own kernel at the start, by the same optimizer.
+
+The prediction is the linearised model f_lin(w) = f(w_0) + J (w - w_0), whose kernel is constant: for gradient descent, heavy ball and
+Nesterov on the squared loss it is `predict` with H(0), and for any other optimizer or loss it is what a constant kernel would have done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from .advice import Advice, Recommendation, advise
+from .errors import InputError
+from .loss import Loss, output_gradient, squared
+from .network import trainable_spec
+from .numerics import Numerics
+from .problem import WeightProblem, norm
+from .simulation import weight_problem
+from .training import train
+
+LAZY, RICH = 0.1, 0.5
+
+
+class Linearized(eqx.Module):
+    """x -> f(w_0, x) + J(w_0, x) (w - w_0): a model whose kernel is constant. w is its trained part."""
+
+    w: PyTree
+    start: PyTree
+    frozen: Any
+
+    def __call__(self, x: Array) -> Array:
+        moved = jax.tree.map(jnp.subtract, self.w, self.start)
+        value, change = jax.jvp(lambda w: eqx.combine(w, self.frozen)(x), (self.start,), (moved,))
+        return value + change
+
+
+def linearize(model: Any, *, trainable: Any = None, where: Callable | None = None) -> Linearized:
+    """A model linearised in its trained weights at their present values; train it with `trainable=trained_part(linear)`."""
+    w, frozen = eqx.partition(model, trainable_spec(model, trainable, where))
+    return Linearized(w, w, frozen)
+
+
+def trained_part(linear: Linearized) -> PyTree:
+    """The filter spec of a linearised model: w, and neither w_0 nor the frozen rest."""
+    nothing = jax.tree.map(lambda _: False, linear)
+    return eqx.tree_at(lambda m: m.w, nothing, jax.tree.map(lambda _: True, linear.w))
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnosis:
+    """How far a run is from its own kernel's prediction.
+
+    ts: saved step counts; loss, predicted_loss: of the model and of its linearisation; gap: |f - f_lin| over the predictions' largest
+    motion max_k |f_lin(k) - f(0)|, at each saved step. kernel_drift, feature_drift, weight_drift: relative Frobenius distances of H,
+    of the tangent features J and of the trained weights between the first and the last step. advice: for H(0), of the local quadratic
+    model of the loss.
+    """
+
+    ts: np.ndarray
+    loss: np.ndarray
+    predicted_loss: np.ndarray
+    gap: np.ndarray
+    kernel_drift: float
+    feature_drift: float
+    weight_drift: float
+    advice: Advice
+    reason: str
+
+    @property
+    def verdict(self) -> str:
+        """By the larger of the largest gap and the kernel's drift: lazy below 0.1, between, rich above 0.5; or diverged.
+
+        The drift counts too, since on the training points every run that fits the targets ends with no gap.
+        """
+        worst = max(float(np.max(self.gap)), self.kernel_drift)
+        if not math.isfinite(float(np.sum(self.gap)) + worst):
+            return "diverged"
+        return "lazy" if worst < LAZY else "between" if worst < RICH else "rich"
+
+    @property
+    def momentum(self) -> Recommendation:
+        """What the spectrum recommends for the heavy ball."""
+        return self.advice["heavy_ball"]
+
+    def __str__(self) -> str:
+        meaning = {
+            "lazy": "the run follows its own kernel; the theory of constant kernels applies",
+            "between": "the kernel's prediction holds in outline only",
+            "rich": "the run leaves its kernel: features are learnt, and no constant kernel describes it",
+            "diverged": "the run or its prediction left the finite numbers; see the stability limits below",
+        }
+        at = np.unique(np.linspace(0, len(self.ts) - 1, min(6, len(self.ts))).astype(int))
+        table = [f"{self.ts[i]:8.0f}  {self.loss[i]:12.5g}  {self.predicted_loss[i]:12.5g}  {self.gap[i]:10.3g}" for i in at]
+        return "\n".join(
+            [
+                f"{self.verdict}: {meaning[self.verdict]}.",
+                f"{'step':>8}  {'loss':>12}  {'predicted':>12}  {'gap of f':>10}",
+                *table,
+                f"largest gap of f {np.max(self.gap):.3g} of the predicted motion, at step {self.ts[np.argmax(self.gap)]:.0f}",
+                f"moved by the last step, relative: kernel {self.kernel_drift:.3g}, features {self.feature_drift:.3g}, "
+                f"weights {self.weight_drift:.3g}",
+                f"momentum for this spectrum: heavy ball with eta = {self.momentum.eta:.4g}, beta = {self.momentum.beta:.4g}, "
+                f"friction b = {self.momentum.friction:.4g}",
+                str(self.advice),
+            ]
+        )
+
+
+def diagnose(
+    model: Any,
+    data: Any,
+    optimizer: Any = None,
+    steps: int = 100,
+    *,
+    saves: int = 20,
+    loss: Loss = squared,
+    trainable: Any = None,
+    where: Callable | None = None,
+    target: float = 1e-3,
+    config: Numerics = Numerics(),
+) -> Diagnosis:
+    """Train a model briefly, beside its linearisation, and say how lazy it is.
+
+    model: any Equinox model of one input; optimizer: ours or optax's, the recommended heavy ball if None. steps: full-batch steps, of which
+    about `saves` are kept. The full kernel, (nk, nk) for n samples and k outputs, is formed twice: take a few hundred samples.
+    Raises `InputError`.
+    """
+    if int(steps) != steps or steps < 1 or saves < 1:
+        raise InputError(f"steps and saves must be positive whole numbers, got {steps} and {saves}.")
+    problem, w = weight_problem(model, data, loss, trainable, where)
+    with jax.default_matmul_precision(config.precision):
+        f0, kernel = eqx.filter_jit(lambda p, w: (p.f(w), p.kernel(w)))(problem, w)
+        advice = advise(*_local(kernel, f0, problem), target=target)
+    if optimizer is None:
+        optimizer = advice["heavy_ball"].optimizer
+    every = max(1, steps // saves)
+    steps = every * (steps // every)
+    linear = linearize(model, trainable=trainable, where=where)
+    options = {"save_every": every, "loss": loss, "readouts": ["f", "loss"], "config": config}
+    run = train(model, data, optimizer, steps, trainable=trainable, where=where, **options)
+    predicted = train(linear, data, optimizer, steps, trainable=trained_part(linear), **options)
+
+    rows = lambda f: np.asarray(f).reshape(len(f), -1)
+    motion = np.max(np.linalg.norm(rows(predicted.f) - rows(f0[None]), axis=1))
+    gap = np.linalg.norm(rows(run.f) - rows(predicted.f), axis=1) / motion
+    end = eqx.filter(run.model, problem.trained)
+    with jax.default_matmul_precision(config.precision):
+        drifts = eqx.filter_jit(_drifts)(problem, w, end, kernel)
+    return Diagnosis(
+        np.asarray(run.ts), np.asarray(run.loss), np.asarray(predicted.loss), gap, *(float(d) for d in drifts), advice, run.reason
+    )
+
+
+def _local(kernel: Array, f0: Array, problem: WeightProblem) -> tuple[Array, Array]:
+    """(kernel, error) of the quadratic model of L at f(0): C^{1/2} H C^{1/2} and C^{-1/2} grad_f L, with C the Hessian of L in f."""
+    gradient = output_gradient(problem.loss, f0, problem.y).reshape(-1)
+    if problem.loss is squared:
+        return kernel, gradient
+    C = jax.hessian(lambda f: problem.loss(f.reshape(f0.shape), problem.y))(f0.reshape(-1))
+    values, vectors = jnp.linalg.eigh(C)
+    seen = values > values.size * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
+    if not bool(jnp.any(seen)):
+        raise InputError("the loss has no positive curvature at f(0), so no step size can be recommended from its spectrum.")
+    root = jnp.sqrt(jnp.where(seen, values, 1.0))
+    half = vectors * jnp.where(seen, root, 0.0)[None, :]
+    H = half.T @ kernel @ half  # in C's eigenbasis
+    kept = np.flatnonzero(np.asarray(seen))
+    return ((H + H.T) / 2)[np.ix_(kept, kept)], (vectors.T @ gradient / root)[kept]
+
+
+def _drifts(problem: WeightProblem, start: PyTree, end: PyTree, kernel: Array) -> tuple[Array, Array, Array]:
+    """(|H - H_0|/|H_0|, |J - J_0|/|J_0|, |w - w_0|/|w_0|); the features J row by row, by one backward pass each."""
+    moved = jax.tree.map(jnp.subtract, end, start)
+    f0, before = jax.vjp(problem.f, start)
+    _, after = jax.vjp(problem.f, end)
+
+    def row(unit):
+        one, other = before(unit)[0], after(unit)[0]
+        return norm(jax.tree.map(jnp.subtract, other, one)) ** 2
+
+    units = jnp.eye(f0.size, dtype=f0.dtype).reshape(f0.size, *f0.shape)
+    features = jnp.sqrt(jnp.sum(jax.lax.map(row, units)) / jnp.trace(kernel))
+    return norm(problem.kernel(end) - kernel) / norm(kernel), features, norm(moved) / norm(start)

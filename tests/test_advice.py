@@ -1,0 +1,109 @@
+"""Advice: closed forms against brute force, and predicted against actual numbers of steps."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ntk_momentum as nm
+from ntk_momentum.advice import advise, check_advice, modes, steps_to
+from ntk_momentum.method import heavy_ball, nesterov, restarted_nesterov, spectral_radius
+
+DATA = nm.sphere(10, 10, key=jax.random.key(0))
+H = nm.infinite_ntk(DATA.X)
+HARD = jnp.diag(jnp.geomspace(0.01, 1.0, 12))
+EVEN = jnp.ones(12)
+
+
+def test_predicted_steps_are_those_of_the_constant_kernel():
+    advice = advise(HARD, EVEN, target=1e-4)
+    for r in advice.methods.values():
+        k = int(r.steps)
+        loss = nm.predict(HARD, EVEN, r.optimizer, [0, k - 1, k]).loss if r.period is None else _loop(r.optimizer, k)
+        assert loss[2] <= 1e-4 * loss[0] < loss[1], r.method
+
+
+def _loop(optimizer, k):
+    """Losses at 0, k - 1 and k of a method with restarts, on weights whose kernel is HARD."""
+    root = jnp.sqrt(jnp.diag(HARD))
+    w, losses = EVEN / root, []
+    state, update = optimizer.init(w), jax.jit(optimizer.update)
+    for _ in range(k + 1):
+        losses.append(0.5 * jnp.sum((root * w) ** 2))
+        change, state = update(root**2 * w, state)
+        w = w + change
+    return losses[0], losses[k - 1], losses[k]
+
+
+def test_the_best_heavy_ball_is_the_best_of_all():
+    r = advise(HARD, EVEN, margin=0.0, objective="rate")["heavy_ball"]
+    grid = [(eta, beta) for eta in np.linspace(0.5, 4, 36) for beta in np.linspace(0, 0.95, 39)]
+    etas, betas = np.array(grid).T
+    lam = np.geomspace(0.01, 1.0, 12)[:, None]
+    half = (1 + betas - etas * lam) / 2
+    radius = np.max(np.abs(np.stack([half + np.sqrt(half**2 - betas + 0j), half - np.sqrt(half**2 - betas + 0j)])), axis=(0, 1))
+    best = int(np.argmin(radius))
+    assert r.rate <= radius[best] + 1e-12
+    assert abs(r.eta - etas[best]) < 0.2 and abs(r.beta - betas[best]) < 0.1
+    assert r.rate == pytest.approx((10 - 1) / (10 + 1))
+
+
+@pytest.mark.parametrize("name", ["heavy_ball", "constant_nesterov", "triple_momentum"])
+def test_rates_and_stability_limits_are_those_of_the_companion_matrix(name):
+    r = advise(HARD, EVEN, objective="rate")[name]
+    lam = np.geomspace(0.01, 1.0, 12)
+    assert r.rate == pytest.approx(float(np.max(spectral_radius(r.optimizer, lam))), abs=1e-7)
+    edge = r.eta_limit / r.eta  # an eigenvalue this large acts as lambda_max would at the limit
+    below, above = spectral_radius(r.optimizer, np.array([0.999, 1.001]) * edge)
+    assert below < 1 < above
+
+
+def test_fewer_steps_are_found_where_small_eigenvalues_do_not_matter():
+    few = jnp.where(jnp.arange(12) > 5, 1.0, 1e-4)
+    long_run, short_run = (advise(HARD, few, target=1e-3, objective=o) for o in ("rate", "steps"))
+    assert all(short_run[name].steps <= r.steps for name, r in long_run.methods.items())
+    assert short_run["heavy_ball"].steps < long_run["heavy_ball"].steps
+
+
+def test_a_wide_network_takes_the_predicted_number_of_steps():
+    net = nm.init_two_layer(2048, 10, key=jax.random.key(1))
+    residual = jax.vmap(net)(DATA.X) - DATA.y
+    advice = advise(nm.empirical_ntk(net, DATA.X), residual, target=1e-6)
+    advice = type(advice)(
+        advice.lambda_min, advice.lambda_max, 1e-6, 0.1, {name: advice[name] for name in ("gradient_descent", "heavy_ball", "nesterov")}
+    )
+    for name, (predicted, actual) in check_advice(advice, net, DATA).items():
+        assert abs(actual - predicted) <= 1 + 0.1 * predicted, name
+
+
+def test_nothing_is_unstable_within_the_margin():
+    advice = advise(HARD, EVEN, margin=0.25)
+    assert all(r.eta * 1.25 <= r.eta_limit * (1 + 1e-9) for r in advice.methods.values())
+    assert advise(HARD, EVEN, margin=0.0)["gradient_descent"].eta <= 2 / 1.01 + 1e-12
+
+
+def test_restarts_by_the_gradient_are_counted_in_the_weights_inner_product():
+    eigenvalues, size = modes(HARD, EVEN)
+    counts = [steps_to(m, eigenvalues, size, 1e-8) for m in (nesterov(1.0, 3.0), restarted_nesterov(1.0, 3.0), heavy_ball(1.0, 0.7))]
+    assert counts[1] < counts[0] and all(math.isfinite(c) for c in counts)
+    assert steps_to(heavy_ball(1.0, 0.7), eigenvalues, size, 1e-8, max_steps=3) == math.inf
+
+
+def test_several_outputs_share_their_modes():
+    eigenvalues, size = modes(H, np.stack([DATA.y, 2 * DATA.y], axis=1))
+    np.testing.assert_allclose(size, 5**0.5 * modes(H, DATA.y)[1], rtol=1e-10)
+    np.testing.assert_allclose(eigenvalues, jnp.linalg.eigvalsh(H), rtol=1e-10)
+
+
+def test_what_cannot_be_reached_is_said():
+    singular = jnp.diag(jnp.array([0.0, 1.0]))
+    with pytest.raises(nm.InputError, match="null space"):
+        advise(singular, jnp.array([1.0, 1.0]))
+    with pytest.raises(nm.InputError, match="residual0 must match"):
+        advise(H, jnp.ones(3))
+    with pytest.raises(nm.InputError, match="Did you mean 'heavy_ball'"):
+        advise(singular, jnp.array([0.0, 1.0]))["heavyball"]
+    table = str(advise(HARD, EVEN))
+    assert "eta limit" in table and "triple_momentum" in table
