@@ -1,9 +1,10 @@
 """Three flows on real images: wide networks follow the closed form of the limit kernel
 
-Gradient flow (2.2), heavy ball (3.2) with b = sqrt(2 lambda_0) and Nesterov (4.2) train the hidden layer on handwritten digits. As the width
-grows the loss approaches the closed-form solution of (2.5), (3.5) and (4.3) with H infinity in place of H(t), which has no fitted parameter and starts
-from each network's own residual. The theorems' bounds lie above: Theorem 1, e^(-lambda_0 t) L(0), and Theorem 2 corrected, (4/lambda_0)
-e^(-sqrt(lambda_0/2) t) times the pseudo-loss at 0. For a constant kernel the sharp laws are e^(-2 lambda_0 t) L(0), 2 e^(-sqrt(2 lambda_0) t) L(0)
+Gradient flow (2.2), heavy ball (3.2) with b = sqrt(2 lambda_0) and Nesterov (4.2) train the hidden layer on
+handwritten digits. As the width grows the loss approaches the closed-form solution of (2.5), (3.5) and (4.3) with H
+infinity in place of H(t), which has no fitted parameter and starts from each network's own residual. The theorems'
+bounds lie above: Theorem 1, e^(-lambda_0 t) L(0), and Theorem 2 corrected, (4/lambda_0) e^(-sqrt(lambda_0/2) t) times
+the pseudo-loss at 0. For a constant kernel the sharp laws are e^(-2 lambda_0 t) L(0), 2 e^(-sqrt(2 lambda_0) t) L(0)
 and, where Theorem 3 has t^(-2d/3), the power t^(-d) with its exact constant, kappa_d sum_k c_k^2 lambda_k^(-d/2) / 2.
 """
 
@@ -11,35 +12,35 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-import xarray
 
 import ntk_momentum as nm
 from ntk_momentum import plotting
-from ntk_momentum.solver import LazyExponential
 from ntk_momentum.special import kappa
 from ntk_momentum.theory import bounds
 
 ORDER = 10
-CAPTION = """Training loss of the three flows on digits, median and range over seeds, darker for wider networks. Black: the closed form for the limit kernel,
-from the same starts. Dashed: what the theorems guarantee. Dotted:
-the sharp laws of a constant kernel. Nesterov on logarithmic axes, where t^(-d) is a straight line."""
+CAPTION = """Training loss of the three flows on digits, median and range over seeds, darker for wider networks.
+Black: the closed form for the limit kernel, from the same starts. Dashed: what the theorems guarantee. Dotted: the
+sharp laws of a constant kernel. Nesterov on logarithmic axes, where t^(-d) is a straight line."""
+
+READOUTS = ("f", "loss", "lambda_min", "displacement", "kernel_drift", "flips")  # one set in three experiments: programs compile once
 
 
 @dataclass(frozen=True)
 class Config:
     n: int = 50
     widths: tuple[int, ...] = (128, 1024, 8192)
-    seeds: int = 4
+    seeds: int = 3
     d: float = 3.0
     horizon: float = 2.5  # in units of 1/lambda_0 for gradient flow, 3/sqrt(lambda_0) for momentum
-    times: int = 61
-    tol: float = 1e-5  # of the lazy exponential integrator
+    times: int = 41
+    tol: float = 3e-4  # see Numerics
 
 
 SIZES = {
-    "smoke": Config(n=20, widths=(512,), seeds=2, times=31),
+    "smoke": Config(n=20, widths=(512,), seeds=2, times=9),
     "default": Config(),
-    "full": Config(n=200, widths=(512, 2048, 8192, 65536), seeds=10, times=121, tol=1e-6),
+    "full": Config(n=200, widths=(512, 2048, 8192, 65536), seeds=10, times=121, tol=1e-4),
 }
 
 
@@ -51,9 +52,7 @@ def run(config, progress):
     ends = config.horizon * np.array([1 / lam0, 3 / np.sqrt(lam0), 3 / np.sqrt(lam0)])
     ts = ends[:, None] * np.linspace(0, 1, config.times)[None] ** 1.5
     numerics = nm.Numerics(tol=config.tol)
-    runs = nm.ensemble(
-        data, flows, config.widths, config.seeds, ts, readouts=("f", "loss"), solver=LazyExponential(), config=numerics, progress=progress
-    )
+    runs = nm.ensemble(data, flows, config.widths, config.seeds, ts, readouts=READOUTS, config=numerics, progress=progress)
     ds = runs.to_xarray()
     start = ds.f.isel(step=0, flow=0, width=-1).values - np.asarray(data.y)
     predicted = [[nm.predict(limit, residual, flow, t).loss for residual in start] for flow, t in zip(flows, ts, strict=True)]
@@ -67,7 +66,7 @@ def run(config, progress):
         sharp = [bounds.gradient_flow_sharp(ts[0], lam0, loss0), bounds.heavy_ball_sharp(ts[1], lam0, loss0), power * ts[2] ** -config.d]
     ds["guarantee"] = (("flow", "step"), np.asarray(guarantee))
     ds["sharp"] = (("flow", "step"), np.asarray(sharp))
-    return ds.drop_vars("f").assign_attrs(lambda_0=lam0, d=config.d)
+    return ds[["loss", "predicted", "guarantee", "sharp", "verdict", "accepted", "rejected"]].assign_attrs(lambda_0=lam0, d=config.d)
 
 
 def headline(ds):

@@ -88,6 +88,13 @@ def flow_color(label: str) -> str:
     return COLORS.get(flow_kind(label).replace("gradient_descent", "gradient_flow"), MUTED)
 
 
+def flow_handles(labels: Sequence[str]) -> tuple[list[Any], list[str]]:
+    """Handles and names for a legend of flows shared by several panels."""
+    lines = require("matplotlib.lines", "drawing figures")
+    handles = [lines.Line2D([], [], color=flow_color(label), marker="o", linewidth=1) for label in labels]
+    return handles, [FLOW_NAMES.get(flow_kind(label), label) for label in labels]
+
+
 def shades(color: str, count: int) -> list[str]:
     """`count` tones of one colour, from light to full: smaller to larger widths."""
     colors = require("matplotlib.colors", "drawing figures")
@@ -126,5 +133,17 @@ def power_ticks(axis: Any, values: Sequence[float]) -> None:
     """Label a logarithmic axis at these values only, written out in full."""
     ticker = require("matplotlib.ticker", "drawing figures")
     axis.set_major_locator(ticker.FixedLocator(list(values)))
-    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.0f}".replace(",", " ")))
+    axis.set_major_formatter(ticker.FuncFormatter(_in_full))
     axis.set_minor_locator(ticker.NullLocator())
+
+
+def log_ticks(axis: Any) -> None:
+    """Label a logarithmic axis of few decades at 1, 2 and 5 times the powers of ten, written out in full."""
+    ticker = require("matplotlib.ticker", "drawing figures")
+    axis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(ticker.FuncFormatter(_in_full))
+    axis.set_minor_locator(ticker.NullLocator())
+
+
+def _in_full(value: float, _: Any) -> str:
+    return f"{value:,.0f}".replace(",", "\u2009") if value >= 1 else f"{value:g}"

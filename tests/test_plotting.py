@@ -1,0 +1,64 @@
+"""The house style: fits are exact on exact powers, nothing global changes, colours stay apart."""
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+
+from ntk_momentum import plotting
+
+
+def test_power_law_is_exact_on_a_power():
+    x = np.array([64.0, 256.0, 1024.0])
+    slope, half, prefactor = plotting.power_law(x, np.stack([3 * x**-0.5, 6 * x**-0.5]))
+    assert (slope, half, prefactor) == pytest.approx((-0.5, 0.0, np.sqrt(18)), abs=1e-10)
+
+
+def test_power_law_interval_covers_the_true_slope_as_often_as_it_says():
+    x, rng = np.array([1.0, 4.0, 16.0, 64.0]), np.random.default_rng(0)
+    draws = [plotting.power_law(x, x**0.5 * np.exp(0.3 * rng.standard_normal((4, 4)))) for _ in range(400)]
+    covered = np.mean([abs(slope - 0.5) <= half for slope, half, _ in draws])
+    assert 0.92 < covered < 0.98
+
+
+def test_one_seed_has_no_interval():
+    _, half, _ = plotting.power_law([1.0, 2.0], [1.0, 2.0])
+    assert np.isnan(half)
+    assert plotting.with_interval(0.5, half) == "0.50"
+
+
+def test_drawing_changes_no_global_setting_and_keeps_the_style():
+    before = dict(matplotlib.rcParams)
+
+    @plotting.house_style
+    def draw():
+        figure, axes = plotting.panels(1, 2)
+        plotting.band(axes[0], [1, 2], [[1.0, 2.0], [2.0, 3.0]], color=plotting.COLORS["nesterov"], label="a")
+        plotting.band(axes[1], [1, 2], [[1.0, 2.0]], color=plotting.THEORY)
+        axes[1].set(yscale="log")
+        plotting.log_ticks(axes[1].yaxis)
+        return figure
+
+    figure = draw()
+    assert dict(matplotlib.rcParams) == before
+    assert not figure.axes[0].spines["top"].get_visible()
+    assert figure.axes[0].xaxis.get_major_ticks()[0].label1.get_fontsize() == plotting.STYLE["xtick.labelsize"]
+
+
+def test_band_is_the_range_over_seeds_around_the_median():
+    _, axes = plotting.panels(1, 1)
+    plotting.band(axes, [0.0, 1.0], [[0.0, 1.0], [1.0, 5.0], [4.0, 2.0]], color="black")
+    assert axes.lines[0].get_ydata().tolist() == [1.0, 2.0]
+    corners = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert (corners.min(), corners.max()) == (0.0, 5.0)
+
+
+def test_shades_darken_towards_the_full_colour():
+    tones = [sum(to_rgb(tone)) for tone in plotting.shades("#0072b2", 4)]
+    assert tones == sorted(tones, reverse=True)
+    assert plotting.shades("#0072b2", 4)[-1] == plotting.shades("#0072b2", 1)[0] == "#0072b2"
+
+
+def test_a_discrete_twin_has_the_colour_of_its_flow():
+    assert plotting.flow_color("gradient_descent eta=0.1") == plotting.flow_color("gradient_flow")
+    assert plotting.flow_color("heavy_ball b=0.2") == plotting.flow_color("heavy_ball")
