@@ -4,9 +4,11 @@ import json
 import math
 
 import jax
+import numpy as np
 import pytest
 
-from ntk_momentum import Dataset, InputError, load_digits, sphere
+from ntk_momentum import Dataset, InputError, cli, load_digits, sphere
+from ntk_momentum.experiment import registry
 from ntk_momentum.theory import bounds, entries, ledger, refuted, verify, write_claims
 from ntk_momentum.theory.claims import setting as setting_module
 
@@ -25,7 +27,7 @@ IDS = [
 BROKEN = {
     "eq-2.3", "eq-2.4", "eq-2.5", "pseudo-loss", "thm-1", "width-thm-1", "eq-3.1", "remark-friction-choice",
     "remark-zero-velocity", "footnote-2-fastest", "thm-2", "eq-3.4", "eq-3.5", "remark-rate-comparison",
-    "remark-lambda0-half", "eq-4.1", "eq-4.3", "thm-3", "eq-4.4", "remark-rate-exponents", "remark-only-sublinear",
+    "remark-lambda0-half", "eq-4.1", "eq-4.3", "thm-3", "eq-4.4", "remark-only-sublinear",
     "remark-piecewise-linear", "remark-other-losses", "eq-a.1", "eq-a.2", "eq-a.3", "eq-a.4", "eq-a.5", "eq-a.6",
     "eq-a.8", "remark-hdot-zero", "lemma-6", "width-thm-2", "eq-b.4", "lemma-8", "lemma-9", "width-thm-3",
 }  # fmt: skip
@@ -53,6 +55,7 @@ def verified(small):
 def test_every_statement_has_exactly_one_entry_in_the_paper_s_order():
     assert list(entries()) == IDS == list(ledger.PAPER_ORDER)
     assert all(entry.note for entry in entries().values())
+    assert {entry.figure for entry in entries().values()} - {None} <= set(registry.experiments())
 
 
 def check_schema(record):
@@ -133,6 +136,22 @@ def test_claims_run_on_the_user_s_own_data():
     result = verify(["lemma-4", "thm-1", "eq-a.3"], data=data)
     assert refuted(result) == []
     assert all("sphere5x4" in (c.sharp or c.corrected).instance for c in result)
+
+
+def test_the_command_line_verifies_a_claim_on_a_file(tmp_path, capsys):
+    X = np.eye(3)[:, [0, 1, 2, 0]] * [0.8, 1, 1, 0.6]
+    np.savez(tmp_path / "mine.npz", X=X.astype(np.float32), y=np.float32([1, -1, 1]))
+    assert cli.main(["verify", "--claims", "lemma-6", "--data", str(tmp_path / "mine.npz"), "--json", str(tmp_path / "claims.json")]) == 0
+    assert "lemma-6  refuted   holds       holds" in capsys.readouterr().out
+    assert "mine" in json.loads((tmp_path / "claims.json").read_text(encoding="utf-8"))[0]["printed"]["instance"]
+
+
+@pytest.mark.parametrize(("X", "said"), [(2 * np.eye(3), "unit norm"), (np.ones((3, 1)), "identical"), (np.eye(2), "rows")])
+def test_the_command_line_refuses_unsuitable_files_in_one_line(tmp_path, capsys, X, said):
+    np.savez(tmp_path / "mine.npz", X=X, y=np.ones(3))
+    assert cli.main(["verify", "--claims", "lemma-6", "--data", str(tmp_path / "mine.npz")]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.startswith("error: ") and error.count("\n") == 1
 
 
 def test_progress_names_every_claim_before_it_runs():

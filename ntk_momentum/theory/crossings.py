@@ -26,7 +26,8 @@ class Crossings:
     """A heavy-ball run, sampled at every step and on both sides of every crossing.
 
     times (k,), loss, energy (V of (A.6)), lambda_min, drift (||H(t) - H(0)||_2), displaced (max_r |w_r(t) - w_r(0)|);
-    residual and velocity (k, n); per crossing (e,): moment, neuron, sample, impulse (signed), jump (||H_+ - H_-||_2), factor (rho),
+    residual and velocity (k, n); per crossing (e,): moment, neuron, sample, switch (+1: the neuron becomes
+    active, -1: inactive), impulse (signed), jump (||H_+ - H_-||_2), factor (rho),
     energy_before, energy_after. total (e, n): the running sum of impulses. closure: |tracked - recomputed| of f and df/dt, at the end.
     unexplained: what the integrated identity misses when the impulses are left out, sup over time.
     """
@@ -45,6 +46,7 @@ class Crossings:
     moment: np.ndarray
     neuron: np.ndarray
     sample: np.ndarray
+    switch: np.ndarray
     impulse: np.ndarray
     jump: np.ndarray
     factor: np.ndarray
@@ -80,6 +82,15 @@ class Crossings:
         return float(np.linalg.norm(left, axis=1).max())
 
 
+    def dropped(self) -> float:
+        """The largest sum, up to some t, of Delta.(H_+ - H_-) Delta/2 over crossings, relative to V(0): what H' = 0 leaves out of V."""
+        at = np.flatnonzero(np.diff(self.times) == 0)
+        alpha_residual = self.friction / 2 * self.residual[at]
+        kinetic = [0.5 * np.sum((alpha_residual + self.velocity[k]) ** 2, axis=1) for k in (at, at + 1)]
+        gains = np.cumsum(self.energy[at + 1] - self.energy[at] - (kinetic[1] - kinetic[0]))
+        return float(np.abs(gains).max(initial=0.0) / self.energy[0])
+
+
 def _modes(values: np.ndarray, b: float, s: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(phi, psi): the responses to a unit displacement and to a unit velocity after a time s."""
     omega = np.sqrt(values - b * b / 4 + 0j)
@@ -91,7 +102,7 @@ def _modes(values: np.ndarray, b: float, s: float | np.ndarray) -> tuple[np.ndar
 
 
 _SAMPLED = ("times", "loss", "energy", "lambda_min", "drift", "displaced", "residual", "velocity", "work")
-_PER_CROSSING = ("moment", "neuron", "sample", "impulse", "jump", "factor", "energy_before", "energy_after", "total")
+_PER_CROSSING = ("moment", "neuron", "sample", "switch", "impulse", "jump", "factor", "energy_before", "energy_after", "total")
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(4)  # error below round-off over a twentieth of a radian
 
 
@@ -182,7 +193,7 @@ def heavy_ball_crossings(
         kernel[:, i] = kernel[i]
         values, vectors = np.linalg.eigh(kernel)
         jump, factor = np.linalg.norm(kernel - old, 2), jump_factor(old, kernel)
-        events.append((t, r, i, impulse, jump, factor, before, record(), total))
+        events.append((t, r, i, sign, impulse, jump, factor, before, record(), total))
     closure = max(
         np.abs((weight * np.maximum(z, 0.0)).sum(0) - y - residual).max(),
         np.abs((weight * np.where(S, v, 0.0)).sum(0) - velocity).max(),

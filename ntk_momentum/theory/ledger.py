@@ -72,6 +72,25 @@ def within(statement: str, instance: str, value: Any, low: float, high: float, t
     return Check(statement, bool(low <= value <= high), numbers, instance, tolerance)
 
 
+def rarely(
+    statement: str, instance: str, failures: Mapping[str, int], trials: int | Mapping[str, int], delta: float, **measured: Any
+) -> Check:
+    """An event has probability at most delta: refuted when the exact 95% interval of some failure probability lies above delta.
+
+    The interval (Clopper-Pearson) is recorded, so that too few draws are seen.
+    """
+    import scipy.stats
+
+    counts = {name: trials if isinstance(trials, int) else trials[name] for name in failures}
+    intervals = {name: scipy.stats.binomtest(int(k), counts[name]).proportion_ci(method="exact") for name, k in failures.items()}
+    numbers = {
+        name: {"failures": int(k), "draws": counts[name], "95% interval": [float(intervals[name].low), float(intervals[name].high)]}
+        for name, k in failures.items()
+    }
+    holds = all(interval.low <= delta for interval in intervals.values())
+    return Check(statement, bool(holds), {"failures": numbers, "allowed": delta, **measured}, instance, delta)
+
+
 def every(statement: str, instance: str, conditions: Mapping[str, Any], tolerance: float | None = None, **measured: Any) -> Check:
     """All conditions hold; each is named in what was measured."""
     return Check(

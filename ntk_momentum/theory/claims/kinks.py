@@ -73,7 +73,6 @@ def _impulses(setting: Setting, statement: str, sharp: bool):
     "eq-3.5",
     section="3",
     kind="identity",
-    figure="impulses",
     note="""At a crossing w_r.x_i = 0 the gradient df_i/dw_r jumps, so Delta_i' jumps by a_r m^{-1/2} |w_r'.x_i|: crossings have
     probability one, they are not a null set of times that may be dropped. By hand: w'' + w' + w + 1 = 0 from w = 1 at
     rest reaches w = 0 with w' < 0; before, Delta' = w'; after, f = 0 and Delta' = 0. Pairs that cross number about n
@@ -162,7 +161,6 @@ def eq_a_5(setting: Setting):
     "eq-a.6",
     section="A",
     kind="bound",
-    figure="lyapunov",
     note="""Between crossings H is constant and V' <= -alpha V if H >= alpha^2. Across a crossing H jumps: V is multiplied by at
     most rho = max(1, lambda_max(H_-^{-1} H_+)), and the impulse J adds at most |J|/sqrt 2 to sqrt V. So V is not
     decreasing along the training dynamics, but sqrt V_+ <= sqrt(rho) sqrt V_- + |J|/sqrt 2 is.""",
@@ -203,9 +201,9 @@ def eq_a_6(setting: Setting):
     "eq-a.7",
     section="A",
     kind="identity",
-    note="""The chain rule, with the term of H' kept, is right where H is differentiable. For constant H, completing squares: V' +
-    alpha V = -(alpha/2) Delta.(H - alpha^2) Delta - (alpha/2) |Delta'|^2. Better: V# = Delta.(H - mu) Delta/2 +
-    |sqrt(mu) Delta + Delta'|^2/2 has V#' = -2 sqrt(mu) V# exactly at b = 2 sqrt(mu).""",
+    note="""The chain rule, with the term of H' kept, is right where H is differentiable. For constant H, completing
+    squares: V' + alpha V = -(alpha/2) Delta.(H - alpha^2) Delta - (alpha/2) |Delta'|^2. Better: V# = Delta.(H - mu)
+    Delta/2 + |sqrt(mu) Delta + Delta'|^2/2 has V#' = -2 sqrt(mu) V# exactly at b = 2 sqrt(mu).""",
 )
 def eq_a_7(setting: Setting):
     rng, n = np.random.default_rng(6), 5
@@ -294,20 +292,28 @@ def eq_a_8(setting: Setting):
     "remark-hdot-zero",
     section="A",
     kind="identity",
-    note="""H is piecewise constant: H' = 0 at almost every t, but H(t) - H(0) is the sum of its jumps, not the integral of H' =
-    0. A crossing of (r, i) changes row and column i by x_i.x_j 1{r active on j}/m, so each jump is at most 2
-    sqrt(n)/m, and about n sqrt(m) of them occur.""",
+    note="""H is piecewise constant: H' = 0 at almost every t, but H(t) - H(0) is the sum of its jumps, not the integral of
+    H' = 0, and V gains Delta.(H_+ - H_-) Delta/2 at each, which the proof drops with H'. A crossing of (r, i) changes
+    row and column i by x_i.x_j 1{r active on j}/m, so each jump is at most 2 sqrt(n)/m, and about n sqrt(m) of them
+    occur.""",
 )
 def remark_hdot_zero(setting: Setting):
     runs = [run for group in setting.crossings.values() for run in group]
     n = setting.points.n
     drift = min(float(run.drift.max()) for run in runs)
+    dropped = max(abs(run.dropped()) for run in runs)
     ratio = max(float(np.max(run.jump * run.width / (2 * np.sqrt(n)))) for run in runs)
     summed = max(float(run.drift.max() / run.jump.sum()) for run in runs)
     widths, jumps = setting.along_widths(lambda run: run.jump.max())
     steepness, half = slope(widths, jumps)
     return (
-        identity("H' = 0 almost surely, so that H(t) = H(0)", setting.on_crossings, drift, 1e-9),
+        identity(
+            "H' = 0 almost surely, so that Delta.H' Delta/2 may be dropped from (A.7): integrated over [0, t], over V(0)",
+            setting.on_crossings,
+            dropped,
+            1e-9,
+            smallest_drift=drift,
+        ),
         every(
             "H is piecewise constant with jumps of norm at most 2 sqrt(n)/m, whose sum bounds ||H(t) - H(0)||",
             setting.on_crossings,

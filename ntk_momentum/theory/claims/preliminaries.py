@@ -12,8 +12,8 @@ from ...kernel import empirical_ntk
 from ...method import GradientFlow, HeavyBall, gradient_descent
 from ...network import outputs, split
 from .. import bounds
-from ..ledger import attained, bound, claim, every, identity, typed, within
-from .setting import Setting, agrees, frozen, infinite_kernel, pair_eigenvalues, pair_lambda_min, slope
+from ..ledger import attained, bound, claim, every, identity, rarely, typed, within
+from .setting import Setting, agrees, frozen, infinite_kernel, pair_eigenvalues, pair_lambda_min, slope, while_bounded
 
 # The sliding neuron. One neuron w in R^2, a = 1, two unit inputs with x_1 . x_2 = c = 0.6, y = (-1, 2), and w on the kink
 # of x_1 with w . x_2 = 1. Then Delta = (1, -1): from either side the gradient flow pushes w back onto the kink, so it
@@ -125,7 +125,8 @@ def eq_2_2(setting: Setting):
     section="2",
     kind="identity",
     note="""With f in R^n the derivative df/dw_r is n x p, and -(f - y) df/dw_r multiplies an n-vector (n x 1) into it: the inner
-    sizes are 1 and n. A transpose is missing: dw_r/dt = -(df/dw_r)^T (f - y) = -sum_i (f_i - y_i) df_i/dw_r.""",
+    sizes are 1 and n (Delta = f - y is a column in (2.4) and (2.5)). A transpose is missing: dw_r/dt = -(df/dw_r)^T (f - y)
+    = -sum_i (f_i - y_i) df_i/dw_r.""",
 )
 def eq_2_3(setting: Setting):
     net, points = setting.network(64, 0), setting.points
@@ -155,9 +156,10 @@ def _rate_along_gradient(net, points):
     "eq-2.4",
     section="2",
     kind="identity",
-    note="""The chain rule needs w(t) off the kinks. On a sliding neuron f_1 stays 0, so df_1/dt = 0, whereas -sum_r
-    (df/dw_r)(df/dw_r)^T (f - y) with 1{w.x_1 >= 0} = 1 gives -(Delta_1 + c Delta_2) = -0.4. Off the sliding set, and
-    on it with df_1/dw = theta x_1, the equation holds.""",
+    note="""Printed without a quantifier. The chain rule needs w(t) off the kinks, and sliding on one lasts a positive time,
+    so "for almost every t" alone is no repair: for a.e. t off the sliding set. On a sliding neuron f_1 stays 0, so
+    df_1/dt = 0, whereas -sum_r (df/dw_r)(df/dw_r)^T (f - y) with 1{w.x_1 >= 0} = 1 gives -(Delta_1 + c Delta_2) = -0.4.
+    Off the sliding set, and on it with df_1/dw = theta x_1, the equation holds.""",
 )
 def eq_2_4(setting: Setting):
     net, points = setting.network(256, 0), setting.points
@@ -183,10 +185,10 @@ def eq_2_4(setting: Setting):
     "eq-2.5",
     section="2",
     kind="identity",
-    note="""Delta' = -H Delta for almost every t off the sliding set. While a neuron slides, neither convention for 1{w.x = 0}
-    gives the true rate: the fraction theta must stand in J, H = J J^T. On networks some neurons do slide, so Delta(t)
-    - Delta(0) + int H Delta, with the indicator in H, does not vanish with the step of gradient descent; with the
-    indicator averaged over a short window, which tends to theta, it does.""",
+    note="""Printed without a quantifier; true for almost every t off the sliding set. While a neuron slides, for a positive
+    time, neither convention for 1{w.x = 0} gives the true rate: the fraction theta must stand in J, H = J J^T. On
+    networks some neurons do slide, so Delta(t) - Delta(0) + int H Delta, with the indicator in H, does not vanish with
+    the step of gradient descent; with the indicator averaged over a short window, which tends to theta, it does.""",
 )
 def eq_2_5(setting: Setting):
     conventions = {name: float(np.abs(_TRUE_RATE + _sliding_kernel(v) @ _DELTA).max()) for name, v in (("active", 1.0), ("inactive", 0.0))}
@@ -264,7 +266,9 @@ def eq_2_6(setting: Setting):
     figure="lazy_training",
     note="""The printed chain should begin with H_inf. Each entry of H(0) is a mean of m independent terms: ||H(0) - H_inf|| ~
     m^{-1/2}. Each neuron feels a force O(m^{-1/2}): displacement ~ m^{-1/2}; so O(m^{1/2}) pairs change sign, each
-    moves H by O(1/m): ||H(t) - H(0)|| ~ m^{-1/2}.""",
+    moves H by O(1/m): ||H(t) - H(0)|| = O(m^{-1/2}). Were as many pairs to switch on as off, their signs would average to
+    m^{-3/4}; but only an active neuron feels its own sample, so switching off prevails by a fixed share and -1/2 is the
+    limit. With many samples the share is small, and -3/4 is what moderate widths show.""",
 )
 def remark_lazy_training(setting: Setting):
     widths, moved = setting.along_widths(lambda run: run.displaced.max())
@@ -275,10 +279,12 @@ def remark_lazy_training(setting: Setting):
     slopes = {
         name: slope(widths, values) for name, values in (("displacement", moved), ("||H(t)-H(0)||", drift), ("pairs that cross", pairs))
     }
+    _, off = setting.along_widths(lambda run: -run.switch.sum() / run.switch.size)
     slopes["||H(0)-H_inf||"] = slope(start_widths, start)
     narrow, wide = widths == widths.min(), widths == widths.max()
     before, after = (start[start_widths == w].mean() for w in (start_widths.min(), start_widths.max()))
-    expected = {"displacement": -0.5, "||H(t)-H(0)||": -0.5, "||H(0)-H_inf||": -0.5, "pairs that cross": 0.5}
+    expected = {"displacement": -0.5, "||H(0)-H_inf||": -0.5, "pairs that cross": 0.5}
+    fall, half = slopes["||H(t)-H(0)||"]
     return (
         every(
             "W(t) stays near W(0) and H_inf ~ H(0) ~ H(t) while the loss changes largely",
@@ -292,11 +298,20 @@ def remark_lazy_training(setting: Setting):
             largest_final_loss=left.max(),
         ),
         every(
-            "slopes in m: -1/2 for displacement, ||H(t)-H(0)|| and ||H(0)-H_inf||, +1/2 for the pairs that cross",
+            "slopes in m: -1/2 for displacement and ||H(0)-H_inf||, +1/2 for the pairs that cross, between -1/2 and -3/4 for ||H(t)-H(0)||",
             setting.on_crossings,
-            {name: agrees(found, expected[name]) for name, found in slopes.items()},
+            {
+                **{name: agrees(slopes[name], value) for name, value in expected.items()},
+                "||H(t)-H(0)||": -0.9 - half < fall < -0.35 + half and half < 0.25,
+            },
             0.15,
-            slopes={name: {"slope": s, "95% half width": h, "expected": expected[name]} for name, (s, h) in slopes.items()},
+            slopes={
+                name: {"slope": s, "95% half width": h, "expected": expected.get(name, "-1/2 to -3/4")} for name, (s, h) in slopes.items()
+            },
+            surplus_of_switching_off={
+                "share of crossings": float(off.mean()),
+                "95% half width": float(1.96 * off.std(ddof=1) / np.sqrt(off.size)),
+            },
         ),
     )
 
@@ -319,8 +334,8 @@ def pseudo_loss(setting: Setting):
     return (
         typed(
             "the matrix ODE (2.2) with a constant H: the unknown of (2.2) has as many rows as H",
-            f"{setting.on_kernel}; W with m = 64",
-            (64, setting.X.shape[1]),
+            f"{setting.on_kernel}; W with m = 2n",
+            (2 * n, setting.X.shape[1]),
             (n, setting.X.shape[1]),
         ),
         every(
@@ -354,8 +369,8 @@ def fact_2_1(setting: Setting):
     return (
         every(
             "no two parallel inputs: lambda0 > 0",
-            "digits, sphere and random sets without parallel inputs",
-            {name: value > 0 for name, value in smallest.items()},
+            ", ".join(smallest),
+            {name: value > 1e-9 for name, value in smallest.items()},
             lambda0=smallest,
         ),
         within("the closed form is the expectation", f"{setting.on_points}, {draws} draws", error, 0.0, 5 * 0.5 / np.sqrt(draws)),
@@ -366,9 +381,9 @@ def fact_2_1(setting: Setting):
     "fact-2.2",
     section="2",
     kind="bound",
-    note="""x.x' (1/2 - arccos(x.x')/(2 pi)) = t/4 + t arcsin(t)/(2 pi) at t = x.x': the even part t arcsin t is strictly positive
-    definite on axes, the odd part is linear. Sharp, unit inputs: lambda0 > 0 iff no two inputs coincide and the axes
-    of the antipodal pairs are linearly independent. So {+-e_i} has lambda0 = 1/2, a regular hexagon 0. The arccos
+    note="""x.x' (1/2 - arccos(x.x')/(2 pi)) = t/4 + t arcsin(t)/(2 pi) at t = x.x': the even part t arcsin t is strictly
+    positive definite on axes, the odd part is linear. Sharp, unit inputs: lambda0 > 0 iff no two inputs coincide and the
+    axes of the antipodal pairs are linearly independent. So {+-e_i} has lambda0 = 1/2, a regular hexagon 0. The arccos
     form needs |x_i| = 1, which the fact forgets to say; for other norms the angle must stand in its place.""",
 )
 def fact_2_2(setting: Setting):
@@ -425,7 +440,7 @@ def _positive(Z: np.ndarray) -> bool:
     "thm-1",
     section="2",
     kind="probability",
-    figure="convergence",
+    figure="three_flows",
     note="""The width n^6/delta^3 does not see lambda0, so it cannot keep lambda_min(H) > lambda0/2 when lambda0 -> 0. Two inputs
     at angle theta: lambda0 ~ theta/(2 pi), but with m theta/pi << 1 no neuron tells them apart and lambda_min(H(0)) ~
     theta^2/4. Du et al. have n^6/(lambda0^4 delta^3). Given lambda_min(H(t)) >= lambda0/2, L' = -Delta.H Delta <=
@@ -433,40 +448,35 @@ def _positive(Z: np.ndarray) -> bool:
 )
 def thm_1(setting: Setting):
     rng, delta = np.random.default_rng(2), 0.1
-    printed, corrected = {}, {}
+    printed, corrected, trials = {}, {}, setting.sizes.trials
     for theta in (1e-1, 1e-3, 1e-6, 1e-9):
         lam0, _ = pair_eigenvalues(theta)
-        failures = [
-            np.mean(pair_lambda_min(theta, bounds.width_theorem_1_printed(2, delta, k), setting.sizes.trials, rng) <= lam0 / 2)
-            for k in (1, 1000)
-        ]
-        printed[f"{theta:g}"] = failures
+        for k in (1, 1000):
+            width = bounds.width_theorem_1_printed(2, delta, k)
+            printed[f"angle {theta:g}, constant {k}"] = int(np.sum(pair_lambda_min(theta, width, trials, rng) <= lam0 / 2))
     for theta in (1.0, 0.1, 0.03):
         lam0, _ = pair_eigenvalues(theta)
-        corrected[f"{theta:g}"] = np.mean(
-            pair_lambda_min(theta, bounds.width_corrected(2, delta, lam0), setting.sizes.trials, rng) <= lam0 / 2
-        )
+        width = bounds.width_corrected(2, delta, lam0)
+        corrected[f"angle {theta:g}"] = int(np.sum(pair_lambda_min(theta, width, trials, rng) <= lam0 / 2))
     values, c = setting.eigen
     ts = np.linspace(0, 60 / values[0], 512)
     run = frozen(GradientFlow(), values, c, ts)
     ratio = float(np.max(run.loss / bounds.gradient_flow_sharp(ts, values[0], run.loss[0])))
     tail = -float(np.log(run.loss[-1] / run.loss[-65]) / (ts[-1] - ts[-65]))
     return (
-        within(
+        rarely(
             "at m = Omega(n^6/delta^3), lambda_min(H(t)) > lambda0/2 with probability 1 - delta (here t = 0)",
             "n = 2 inputs at angles 0.1, 1e-3, 1e-6, 1e-9; delta = 0.1; constants 1 and 1000",
-            max(max(f) for f in printed.values()),
-            0.0,
+            printed,
+            trials,
             delta,
-            failure_frequency_by_angle=printed,
         ),
-        within(
-            "the same at m = n^6/(delta^3 lambda0^4)",
+        rarely(
+            "the same at m = n^6/(delta^3 lambda0^4), t = 0 (for the whole path see width-thm-1)",
             "the same family, angles 1, 0.1, 0.03",
-            max(corrected.values()),
-            0.0,
+            corrected,
+            trials,
             delta,
-            failure_frequency_by_angle=corrected,
         ),
         every(
             "constant H: L(t) <= exp(-2 lambda_min t) L(0), and no larger exponent",
@@ -484,14 +494,15 @@ def thm_1(setting: Setting):
     "eq-2.7",
     section="2",
     kind="bound",
-    figure="convergence",
+    figure="three_flows",
     note="""d/dt L = -Delta.H Delta <= -2 lambda_min(H) L <= -lambda0 L while lambda_min(H(t)) >= lambda0/2. For constant H the
     exponent is 2 lambda_min, so for H = lambda0/2 (2.7) is attained.""",
 )
 def eq_2_7(setting: Setting):
     run, lam0 = setting.gradient_run, setting.points_lam0
     ts, loss, lam = np.asarray(run.ts), np.asarray(run.loss), np.asarray(run.lambda_min)
-    ratio = float(np.max(loss / bounds.theorem_1(ts, lam0, loss[0])))
+    held = while_bounded(run, lam0 / 2)
+    ratio = float(np.max((loss / bounds.theorem_1(ts, lam0, loss[0]))[held], initial=0.0))
     worst = frozen(GradientFlow(), [lam0 / 2], [1.0], ts)
     sharp = float(np.max(worst.loss / bounds.theorem_1(ts, lam0, worst.loss[0])))
     return (
@@ -500,6 +511,8 @@ def eq_2_7(setting: Setting):
             f"{setting.on_points}, gradient flow at m = {setting.wide}",
             ratio,
             smallest_lambda_min_over_lam0=lam.min() / lam0,
+            times_checked=len(ts[held]),
+            final_loss_over_bound=float(loss[-1] / bounds.theorem_1(ts[-1], lam0, loss[0])),
         ),
         None,
         attained("the exponent lambda0 cannot be improved under this hypothesis", "one mode with H = lambda0/2", sharp, 1e-9),
@@ -510,8 +523,8 @@ def eq_2_7(setting: Setting):
     "eq-2.8",
     section="2",
     kind="identity",
-    note="""df_i/dw_r = m^{-1/2} a_r x_i 1{w_r.x_i >= 0}, and a_r^2 = 1 removes the output weights. With other output weights each
-    term of the sum carries a_r^2.""",
+    note="""df_i/dw_r = m^{-1/2} a_r x_i 1{w_r.x_i >= 0}, and a_r^2 = 1 removes the output weights. With other output
+    weights each term of the sum carries a_r^2.""",
 )
 def eq_2_8(setting: Setting):
     net, points = setting.network(64, 3, antisymmetric=False), setting.points
@@ -550,11 +563,11 @@ def eq_2_8(setting: Setting):
     "remark-discrete",
     section="2",
     kind="rate",
-    figure="discrete_continuous",
-    note="""Constant kernel, x = eta lambda. Gradient descent has the root 1 - x, the heavy ball those of z^2 - (1 + beta - x) z +
-    beta, Nesterov with constant beta those of z^2 - (1 + beta)(1 - x) z + beta (1 - x). Best rates over [mu, kappa
-    mu]: (kappa-1)/(kappa+1), (sqrt kappa - 1)/(sqrt kappa + 1), and 1 - 2/sqrt(3 kappa + 1). At the second-order map
-    of (3.1), -2 log|z|/h tends to r(b) as h^2.""",
+    figure="discrete_vs_flow",
+    note="""Constant kernel, x = eta lambda. Gradient descent has the root 1 - x, the heavy ball those of z^2 - (1 + beta -
+    x) z + beta, Nesterov with constant beta those of z^2 - (1 + beta)(1 - x) z + beta (1 - x). Best rates over [mu,
+    kappa mu]: (kappa-1)/(kappa+1), (sqrt kappa - 1)/(sqrt kappa + 1), and 1 - 2/sqrt(3 kappa + 1). At the second-order
+    map of (3.1), -2 log|z|/h tends to r(b) as h^2.""",
 )
 def remark_discrete(setting: Setting):
     values = setting.eigen[0]

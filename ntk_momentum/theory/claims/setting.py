@@ -241,8 +241,19 @@ def slope(x: Any, y: Any) -> tuple[float, float]:
 
 
 def agrees(measured: tuple[float, float], expected: float) -> bool:
-    """Whether a slope with its half width is compatible with the expected one, up to 0.15 for finite widths."""
-    return abs(measured[0] - expected) <= 0.15 + measured[1]
+    """Whether a slope is compatible with the expected one up to 0.15 for finite widths, and known well enough to tell 1/2 from 1."""
+    return abs(measured[0] - expected) <= 0.15 + measured[1] and measured[1] < 0.25
+
+
+def growth(needed: dict[str, float]) -> float:
+    """p in needed ~ lambda^{-p}, from the constant needed at each lambda (its name): one constant serves lambda -> 0 iff p <= 0."""
+    return -slope([float(name) for name in needed], list(needed.values()))[0]
+
+
+def while_bounded(run: Any, floor: float) -> slice:
+    """The saved times of a run up to which lambda_min(H) >= floor has held: where a statement with that hypothesis speaks."""
+    low = np.flatnonzero(np.asarray(run.lambda_min) < floor)
+    return slice(0, int(low[0]) if low.size else None)
 
 
 @functools.cache
