@@ -6,7 +6,7 @@ Colours are those of Okabe and Ito, told apart by every kind of colour vision an
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -88,7 +88,7 @@ def flow_color(label: str) -> str:
     return COLORS.get(flow_kind(label).replace("gradient_descent", "gradient_flow"), MUTED)
 
 
-def flow_handles(labels: Sequence[str]) -> tuple[list[Any], list[str]]:
+def flow_handles(labels: Iterable[str]) -> tuple[list[Any], list[str]]:
     """Handles and names for a legend of flows shared by several panels."""
     lines = require("matplotlib.lines", "drawing figures")
     handles = [lines.Line2D([], [], color=flow_color(label), marker="o", linewidth=1) for label in labels]
@@ -129,7 +129,7 @@ def with_interval(value: float, half: float, digits: int = 2) -> str:
     return f"{value:.{digits}f}" + (f" ± {half:.{digits}f}" if np.isfinite(half) else "")
 
 
-def power_ticks(axis: Any, values: Sequence[float]) -> None:
+def power_ticks(axis: Any, values: Any) -> None:
     """Label a logarithmic axis at these values only, written out in full."""
     ticker = require("matplotlib.ticker", "drawing figures")
     axis.set_major_locator(ticker.FixedLocator(list(values)))

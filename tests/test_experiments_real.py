@@ -1,6 +1,7 @@
 """The experiments of the checkout: each states its claim, its configurations are plain values, and the small ones run and draw."""
 
 import dataclasses
+import functools
 import json
 
 import numpy as np
@@ -13,6 +14,7 @@ EXPERIMENTS = experiments()
 QUICK = ("lambda_min",)
 
 
+@functools.cache
 def run(name, size="smoke"):
     module = EXPERIMENTS[name].load()
     calls = []
@@ -35,7 +37,8 @@ def test_an_experiment_states_its_claim_and_is_sized_by_plain_values(name):
 def test_a_small_experiment_runs_to_the_end_and_its_figure_shows_all_its_text(name):
     module, ds, calls = run(name)
     assert calls == sorted(calls) and calls[-1] == 1
-    assert all(np.isfinite(ds[variable]).all() for variable in ds.data_vars if variable != "guarantee")
+    bounds_of = ("guarantee", "sharp")  # t^(-d) is infinite at 0
+    assert all(np.isfinite(ds[variable]).all() for variable in ds.data_vars if variable not in bounds_of)
     figure = module.plot(ds)
     figure.draw_without_rendering()
     page = figure.bbox
