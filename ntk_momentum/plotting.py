@@ -145,5 +145,5 @@ def log_ticks(axis: Any) -> None:
     axis.set_minor_locator(ticker.NullLocator())
 
 
-def _in_full(value: float, _: Any) -> str:
+def _in_full(value: Any, _: Any) -> str:
     return f"{value:,.0f}".replace(",", "\u2009") if value >= 1 else f"{value:g}"
