@@ -32,6 +32,7 @@ BROKEN = {
     "eq-a.8", "remark-hdot-zero", "lemma-6", "width-thm-2", "eq-b.4", "lemma-8", "lemma-9", "width-thm-3",
 }  # fmt: skip
 UNDEFINED = {"eq-3.3", "lemma-7"}
+SMOKE = setting_module.SIZES["smoke"]
 QUICK = [
     "thm-1", "width-thm-3", "remark-friction-choice", "remark-zero-velocity", "footnote-2-fastest", "eq-3.4", "eq-a.8",
     "eq-4.4", "remark-discrete", "fact-2.2", "remark-lambda0-half", "eq-a.7",
@@ -41,10 +42,9 @@ QUICK = [
 @pytest.fixture(autouse=True, scope="module")
 def small():
     """A ledger small enough for a test."""
-    full = setting_module.SIZES["smoke"]
     setting_module.SIZES["smoke"] = setting_module.Size(10, 4, (64, 128, 256), 2, 100)
     yield
-    setting_module.SIZES["smoke"] = full
+    setting_module.SIZES["smoke"] = SMOKE
 
 
 @pytest.fixture(scope="module")
@@ -162,12 +162,15 @@ def test_progress_names_every_claim_before_it_runs():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("data", [None, "digits"])
-def test_the_whole_ledger_holds(data):
+def test_the_whole_ledger_holds(data, monkeypatch):
+    monkeypatch.setitem(setting_module.SIZES, "smoke", SMOKE)
     result = verify(data=load_digits(12, key=jax.random.key(5)) if data else None)
     assert [c.id for c in result] == IDS
     assert refuted(result) == []
     assert {c.id for c in result if c.printed.ok is None} == UNDEFINED
     if data is None:
         assert {c.id for c in result if c.printed.ok is False} == BROKEN
+        widths = [s["95% half width"] for c in result for f in (c.corrected, c.sharp) if f for s in f.measured.get("slopes", {}).values()]
+        assert len(widths) > 6 and max(widths) < 0.2  # narrow enough to tell one half from one
     for c in result:
         check_schema(json.loads(json.dumps(c.to_json(), allow_nan=False)))

@@ -73,10 +73,11 @@ def _impulses(setting: Setting, statement: str, sharp: bool):
     "eq-3.5",
     section="3",
     kind="identity",
-    note="""At a crossing w_r.x_i = 0 the gradient df_i/dw_r jumps, so Delta_i' jumps by a_r m^{-1/2} |w_r'.x_i|: crossings have
-    probability one, they are not a null set of times that may be dropped. By hand: w'' + w' + w + 1 = 0 from w = 1 at
-    rest reaches w = 0 with w' < 0; before, Delta' = w'; after, f = 0 and Delta' = 0. Pairs that cross number about n
-    sqrt(m), each impulse is O(1/m), all of one sign per sample (they act as a drag), so the sum is O(m^{-1/2}).""",
+    note="""At a crossing w_r.x_i = 0 the gradient df_i/dw_r jumps, so Delta_i' jumps by a_r m^{-1/2} |w_r'.x_i|: crossings
+    have probability one, they are not a null set of times that may be dropped. By hand: w'' + w' + w + 1 = 0 from w = 1
+    at rest reaches w = 0 with w' < 0; before, Delta' = w'; after, f = 0 and Delta' = 0. Pairs that cross number about n
+    sqrt(m), each impulse is O(1/m), mostly of one sign per sample (against Delta_i': they act as a drag), so the sum is
+    O(m^{-1/2}) without further cancellation.""",
 )
 def eq_3_5(setting: Setting):
     return _impulses(setting, "Delta'' + sqrt(2 lambda0) Delta' + H(t) Delta = 0, integrated over [0, t]", True)

@@ -241,8 +241,8 @@ def slope(x: Any, y: Any) -> tuple[float, float]:
 
 
 def agrees(measured: tuple[float, float], expected: float) -> bool:
-    """Whether a slope is compatible with the expected one up to 0.15 for finite widths, and known well enough to tell 1/2 from 1."""
-    return abs(measured[0] - expected) <= 0.15 + measured[1] and measured[1] < 0.25
+    """Whether a slope with its half width is compatible with the expected one, up to 0.15 for finite widths."""
+    return abs(measured[0] - expected) <= 0.15 + measured[1]
 
 
 def growth(needed: dict[str, float]) -> float:
