@@ -437,3 +437,20 @@ def test_further_flows_drive_networks_through_both_integrators(solver, tol):
 def test_bad_parameters_are_refused(make, message):
     with pytest.raises(nm.InputError, match=message):
         make()
+
+
+def test_pytorchs_nesterov_is_the_published_one_and_not_the_printed_one():
+    stiffness, eta, d, w = jnp.array([0.5, 3.0]), 0.01, 3.0, np.array([1.0, -2.0])
+    buffer, path = np.zeros(2), [w]
+    for k in range(1, 200):  # torch.optim.SGD(momentum=beta, nesterov=True), beta set before every step
+        beta, gradient = (k - 1) / (k + d - 1), np.asarray(stiffness) * w
+        buffer = beta * buffer + gradient
+        w = w - eta * (gradient + beta * buffer)
+        path.append(w)
+    steps = np.arange(200)
+    torch = nm.predict(jnp.diag(stiffness), jnp.array(path[0]), nm.nesterov_torch(eta, d), steps).residual
+    np.testing.assert_allclose(torch, path, rtol=0, atol=1e-13)
+    printed = nm.predict(jnp.diag(stiffness), jnp.array(path[0]), nm.nesterov(eta, d), steps).residual
+    assert np.abs(torch - printed).max() > 1e-3
+    flow, h = nm.nesterov_torch(eta, d).flow()
+    assert flow.d == d and h == pytest.approx(0.1)

@@ -23,7 +23,9 @@ from .multi_step import MultiStepMomentumMethod as MultiStepMomentumMethod
 from .multi_step import multi_step_momentum as multi_step_momentum
 from .nesterov import Nesterov as Nesterov
 from .nesterov import NesterovMethod as NesterovMethod
+from .nesterov import NesterovTorch as NesterovTorch
 from .nesterov import nesterov as nesterov
+from .nesterov import nesterov_torch as nesterov_torch
 from .restart import RestartedNesterovMethod as RestartedNesterovMethod
 from .restart import RestartPeriod as RestartPeriod
 from .restart import best_restart_period as best_restart_period

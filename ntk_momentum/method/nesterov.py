@@ -55,7 +55,7 @@ class Nesterov(AbstractMomentumFlow):
 
 
 class NesterovState(NamedTuple):
-    """steps: taken so far, k; ahead: w_k - R_k."""
+    """steps: taken so far, k; ahead: w_k - R_k (the velocity v_k of `NesterovTorch`)."""
 
     steps: Int[Array, ""]
     ahead: PyTree
@@ -90,6 +90,27 @@ class NesterovMethod(AbstractOptimizer):
         return Nesterov(self.d), self.eta**0.5
 
 
+class NesterovTorch(NesterovMethod):
+    """v_{k+1} = beta_k v_k - eta grad L(w_k), w_{k+1} = w_k + beta_k v_{k+1} - eta grad L(w_k), v_0 = 0, beta_k = k/(k+d).
+
+    PyTorch's form, in which the authors' experiments run: velocity and look-ahead share beta_k, where (4.1) has beta_{k-1} in the
+    velocity. A constant beta would make them equal; a growing one makes other iterates with the same flow (4.2).
+    """
+
+    name: ClassVar[str] = "nesterov_torch"
+
+    def update(self, updates, state, params=None):
+        momentum = state.steps / (state.steps + self.d)
+        velocity = jax.tree.map(lambda g, v: (momentum * v - self.eta * g).astype(g.dtype), updates, state.ahead)
+        step = jax.tree.map(lambda g, v: (momentum * v - self.eta * g).astype(g.dtype), updates, velocity)
+        return step, NesterovState(state.steps + 1, velocity)
+
+
 def nesterov(eta: Any, d: Any) -> NesterovMethod:
     """Nesterov's method (4.1) with step size eta > 0 and constant d > 0, as an optax-style transformation."""
     return NesterovMethod(eta, d)
+
+
+def nesterov_torch(eta: Any, d: Any) -> NesterovTorch:
+    """Nesterov's method in PyTorch's form with momentum k/(k + d), as an optax-style transformation."""
+    return NesterovTorch(eta, d)
