@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import InputError, MissingPackage, require
-from .experiment.registry import Experiment, find
+from .experiment.registry import Experiment, due, find
 
 if TYPE_CHECKING:
     from .experiment.sweep import Grid
@@ -41,7 +41,7 @@ def reproduce(size: str, out: Path, only: tuple[str, ...], float32: bool) -> int
 
     for package, purpose in (("xarray", "storing results"), ("h5netcdf", "storing results"), ("jinja2", "the report")):
         require(package, purpose)
-    asked = {e.name for e in find(tuple(name for name in only if name != LEDGER))} if set(only) != {LEDGER} else set()
+    asked = {e.name for e in due(tuple(name for name in only if name != LEDGER), size)} if set(only) != {LEDGER} else set()
     check_folder(out)
     start(float32, figures=True)
     begin = time.perf_counter()

@@ -39,6 +39,14 @@ def test_a_misspelt_experiment_gets_a_suggestion(folder):
         registry.find(("decai",), folder)
 
 
+def test_a_long_experiment_waits_to_be_named_or_for_full_size(folder):
+    (folder / "long.py").write_text('"""Long"""\nORDER = 100\n')
+    names = lambda *args: [e.name for e in registry.due(*args, folder)]
+    assert names((), "smoke") == names((), "default") == ["decay", "broken"]
+    assert names((), "full") == ["decay", "broken", "long"]
+    assert names(("long",), "smoke") == ["long"]
+
+
 def test_the_second_run_computes_nothing_and_draws_nothing(folder):
     first = run(folder)
     figure = first.figures["svg"].stat().st_mtime_ns

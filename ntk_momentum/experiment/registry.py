@@ -3,7 +3,8 @@
 Such a file has a docstring (first line: the title; the rest: the claim), a frozen dataclass `Config` of plain values,
 `SIZES = {"smoke": Config(...), "default": ..., "full": ...}`, `run(config, progress) -> xarray.Dataset`, which calls
 `progress(done, total)`, and `plot(dataset) -> matplotlib Figure`. Optional: `CAPTION` (what to see in the figure),
-`headline(dataset) -> {quantity: value}` (what to remember), `ORDER` (an integer: its place in the report).
+`headline(dataset) -> {quantity: value}` (what to remember), `ORDER` (an integer: its place in the report; from 100 on the
+experiment has a time budget of its own and runs when it is named, or at full size).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ..errors import InputError, unknown_name
 
 Size = Literal["smoke", "default", "full"]
 SIZES: tuple[str, ...] = get_args(Size)
+EXTRA = 100  # the ORDER from which an experiment waits to be named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +82,11 @@ def find(names: tuple[str, ...] = (), where: Path | None = None) -> list[Experim
     return [e for e in known.values() if not names or e.name in names]
 
 
+def due(names: tuple[str, ...], size: str, where: Path | None = None) -> list[Experiment]:
+    """What `reproduce` runs: the named experiments; without names all, at full size, or all but those with a budget of their own."""
+    return [e for e in find(names, where) if names or size == "full" or e.order < EXTRA]
+
+
 def _read(path: Path) -> Experiment:
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -87,7 +94,7 @@ def _read(path: Path) -> Experiment:
         raise InputError(f"experiment {path} is not valid Python ({error}).") from error
     title, _, claim = (ast.get_docstring(tree) or path.stem).partition("\n")
     order = next((node.value for node in tree.body if isinstance(node, ast.Assign) and "ORDER" in _names(node)), None)
-    return Experiment(path.stem, title.strip(), claim.strip(), int(ast.literal_eval(order)) if order else 100, path)
+    return Experiment(path.stem, title.strip(), claim.strip(), int(ast.literal_eval(order)) if order else EXTRA - 1, path)
 
 
 def _is_docstring(node: ast.stmt) -> bool:
