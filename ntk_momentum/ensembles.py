@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -108,11 +109,42 @@ def ensemble(
     """Simulate every flow at every width from every seed, in one call.
 
     seeds: the seeds, or how many (0, 1, ...). ts: saved times shared by all flows, or one row per flow. progress: called
-    as progress(done, total) after every unit of work, a unit being all seeds of one kind of flow at one width. The rest
+    as progress(done, total), in pairs of a flow and a width, after every unit of work: all seeds of one kind of flow at one width. The rest
     is as in `simulate` and `init_two_layer`. Failed runs keep their place: NaN read-outs and a verdict.
 
     Raises `InputError`.
     """
+    flows, widths, seeds = _axes(flows, widths, seeds)
+    rows = _times(ts, len(flows))
+    kinds: dict[Any, list[int]] = {}
+    for index, flow in enumerate(flows):
+        kinds.setdefault(jax.tree.structure(flow), []).append(index)
+    cells: dict[tuple[int, int], Any] = {}
+    for j, width in enumerate(widths):
+        keys = [jax.random.key(seed) for seed in seeds]
+        draw = partial(init_two_layer, width, data.input_size, activation=activation, antisymmetric=antisymmetric, dtype=dtype)
+        models = [draw(key=key) for key in keys]
+        against = (
+            default_reference(models[0], data, trainable, None) if reference is None else jnp.asarray(reference, models[0].hidden.dtype)
+        )
+        names = (*default_readouts(models[0]), "lyapunov", *(("kernel_distance",) if against is not None else ()))
+        parts = [weight_problem(model, data, loss, trainable, None) for model in models]
+        runs = _stack([problem for problem, _ in parts]), _stack([w for _, w in parts])
+        how = as_integrator(solver, *parts[0]), resolve(readouts, names), against
+        for members in kinds.values():
+            block = _unit(config, runs, [flows[i] for i in members], rows[jnp.asarray(members)], how)
+            cells |= {(i, j): jax.tree.map(lambda leaf, row=row: leaf[row], block) for row, i in enumerate(members)}
+            if progress is not None:
+                jax.block_until_ready(block)
+                progress(len(cells), len(flows) * len(widths))
+    grid = [cells[i, j] for i in range(len(flows)) for j in range(len(widths))]
+    values, verdict, accepted, rejected = jax.tree.map(
+        lambda *leaves: jnp.stack(leaves).reshape(len(flows), len(widths), *leaves[0].shape), *grid
+    )
+    return Ensemble(flows, widths, seeds, rows, values, verdict, accepted, rejected)
+
+
+def _axes(flows: Any, widths: Any, seeds: Any) -> tuple[tuple[AbstractFlow, ...], tuple[int, ...], tuple[int, ...]]:
     flows = (flows,) if isinstance(flows, AbstractFlow) else tuple(flows)
     widths = (widths,) if isinstance(widths, int) else tuple(int(width) for width in widths)
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(int(seed) for seed in seeds)
@@ -124,47 +156,23 @@ def ensemble(
     wrong = [type(flow).__name__ for flow in flows if not isinstance(flow, AbstractFlow)]
     if wrong:
         raise InputError(f"flows must be flows such as nm.GradientFlow(), got {wrong}.")
-    rows = jnp.asarray(ts)
-    rows = jnp.broadcast_to(rows, (len(flows), rows.shape[-1])) if rows.ndim <= 1 else rows
-    if rows.shape[0] != len(flows):
-        raise InputError(f"ts must be (time,) or (flow, time) with {len(flows)} rows, got shape {jnp.shape(ts)}.")
-    rows = jnp.stack([check_times(row) for row in rows])
+    return flows, widths, seeds
 
-    kinds: dict[Any, list[int]] = {}
-    for index, flow in enumerate(flows):
-        kinds.setdefault(jax.tree.structure(flow), []).append(index)
-    total, done = len(kinds) * len(widths), 0
-    table: dict[tuple[int, int], Any] = {}
-    for j, width in enumerate(widths):
-        models = [
-            init_two_layer(
-                width, data.input_size, key=jax.random.key(seed), activation=activation, antisymmetric=antisymmetric, dtype=dtype
-            )
-            for seed in seeds
-        ]
-        real = models[0].hidden.dtype
-        against = default_reference(models[0], data, trainable, None) if reference is None else jnp.asarray(reference, real)
-        names = (*default_readouts(models[0]), "lyapunov", *(("kernel_distance",) if against is not None else ()))
-        chosen = resolve(readouts, names)
-        parts = [weight_problem(model, data, loss, trainable, None) for model in models]
-        integrator = as_integrator(solver, *parts[0])
-        problems = _stack([problem for problem, _ in parts])
-        starts = _stack([w for _, w in parts])
-        for members in kinds.values():
-            stacked = _stack([jax.tree.map(lambda leaf, real=real: jnp.asarray(leaf, real), flows[i]) for i in members])
-            times = rows[jnp.asarray(members)].astype(real)
-            block = _map_runs(*tolerance_apart(config, real), problems, starts, stacked, times, integrator, chosen, against)
-            for row, i in enumerate(members):
-                table[i, j] = jax.tree.map(lambda leaf, row=row: leaf[row], block)
-            done += 1
-            if progress is not None:
-                jax.block_until_ready(block)
-                progress(done, total)
-    grid = [[table[i, j] for j in range(len(widths))] for i in range(len(flows))]
-    values, verdict, accepted, rejected = jax.tree.map(
-        lambda *cells: jnp.stack(cells).reshape(len(flows), len(widths), *cells[0].shape), *[cell for row in grid for cell in row]
-    )
-    return Ensemble(flows, widths, seeds, rows, values, verdict, accepted, rejected)
+
+def _times(ts: Any, flows: int) -> Float[Array, "flow time"]:
+    rows = jnp.asarray(ts)
+    rows = jnp.broadcast_to(rows, (flows, rows.shape[-1])) if rows.ndim == 1 else rows
+    if rows.ndim != 2 or rows.shape[0] != flows:
+        raise InputError(f"ts must be (time,) or (flow, time) with {flows} rows, got shape {rows.shape}.")
+    return jnp.stack([check_times(row) for row in rows])
+
+
+def _unit(config: Numerics, runs: tuple[Any, Any], flows: list[AbstractFlow], times: Array, how: tuple[Any, ...]) -> Any:
+    """All seeds of one width under flows of one kind, in the precision of the weights."""
+    problems, starts = runs
+    dtype = jnp.result_type(*jax.tree.leaves(starts))
+    stacked = _stack([jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), flow) for flow in flows])
+    return _map_runs(*tolerance_apart(config, dtype), problems, starts, stacked, times.astype(dtype), *how)
 
 
 def _stack(trees: Sequence[Any]) -> Any:
