@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import platform
@@ -36,6 +37,20 @@ def median_seconds(call: Callable[[], Any], repeats: int = 5) -> float:
     return statistics.median(times)
 
 
+def compare(mine: Callable[[], Any], baseline: Callable[[], Any], repeats: int = 5) -> tuple[float, float]:
+    """Median seconds of two calls made in turn, so that a busy machine slows both alike; after one warm-up of each."""
+    import jax
+
+    times: tuple[list[float], list[float]] = [], []
+    for turn in range(repeats + 1):
+        for call, kept in zip((mine, baseline), times, strict=True):
+            start = time.perf_counter()
+            jax.block_until_ready(call())
+            if turn:
+                kept.append(time.perf_counter() - start)
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
 def processor() -> str:
     """The CPU's name."""
     try:
@@ -47,7 +62,7 @@ def processor() -> str:
 
 def bench(name: str, size: str, float32: bool, path: Path | None) -> int:
     """Run one family of benchmarks, print its rows, and write them with the machine's description."""
-    known = ("dynamics",)
+    known = ("dynamics", "kernels")
     if name not in known:
         raise unknown_name("benchmark", name, known)
     core = pin()
@@ -55,10 +70,10 @@ def bench(name: str, size: str, float32: bool, path: Path | None) -> int:
 
     jax.config.update("jax_enable_x64", not float32)
     from ..experiment.provenance import provenance
-    from . import dynamics
 
+    family = importlib.import_module(f".{name}", __name__)
     rows = []
-    for row in dynamics.rows(size):
+    for row in family.rows(size):
         rows.append(row)
         print("  ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in row.items()), flush=True)
     if path is not None:

@@ -1,0 +1,190 @@
+"""Kernels against their obvious rivals: the dense structured Gram, contracted Jacobians, and the eigendecomposition behind `predict`."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import (
+    GradientFlow,
+    HeavyBall,
+    Nesterov,
+    TwoLayerNet,
+    empirical_ntk,
+    extreme_eigenvalues,
+    infinite_ntk,
+    init_two_layer,
+    ntk_operator,
+    plan_ntk,
+    predict,
+    sphere,
+)
+from . import compare, median_seconds
+
+TWO_LAYER = {
+    "smoke": [(50, 1000, 10), (200, 2000, 20)],
+    "default": [(50, 1000, 10), (50, 1000, 100), (500, 1000, 100), (500, 10_000, 100), (2000, 10_000, 100)],
+    "full": [(n, m, 100) for n in (50, 200, 500, 2000) for m in (1000, 10_000)] + [(50, 1000, 10), (2000, 10_000, 10), (500, 100_000, 100)],
+}
+CONTRACTION = {"smoke": (20, 200, 10), "default": (500, 10_000, 100), "full": (500, 10_000, 100)}
+GENERAL = {"smoke": (20, 32, 3, 20, 3), "default": (200, 512, 3, 100, 10), "full": (200, 512, 3, 100, 10)}
+PREDICT = {"smoke": (100, 100), "default": (1000, 1000), "full": (1000, 1000)}
+LANCZOS = {"smoke": (500, 256, 20), "default": (5000, 1024, 64), "full": (20_000, 2048, 64)}
+
+
+def rows(size: str) -> Iterator[dict]:
+    """All rows, one at a time, in float32."""
+    for shape in TWO_LAYER[size]:
+        yield two_layer(*shape)
+    yield contraction(*CONTRACTION[size])
+    yield general(*GENERAL[size])
+    for flow in (GradientFlow(), HeavyBall(0.1), Nesterov(3.0)):
+        yield prediction(flow, *PREDICT[size])
+    yield ends(*LANCZOS[size])
+
+
+def setting(n: int, m: int, p: int) -> tuple[TwoLayerNet, jax.Array]:
+    """A two-layer net and unit inputs in float32."""
+    return init_two_layer(m, p, key=jax.random.key(1), dtype=jnp.float32), sphere(n, p, key=jax.random.key(0)).X.astype(jnp.float32)
+
+
+@jax.jit
+def dense(hidden, output, X):
+    """The structured form (2.8) as one writes it down: one Gram of 0/1 patterns, one of inputs."""
+    pattern = (X @ hidden.T > 0).astype(X.dtype) * output[None, :]
+    return (X @ X.T) * (pattern @ pattern.T) / hidden.shape[0]
+
+
+def two_layer(n: int, m: int, p: int) -> dict:
+    """The package's two-layer kernel against `dense`. TFLOP/s count the dense form's flops, whichever way they are saved."""
+    net, X = setting(n, m, p)
+    ours = jax.jit(lambda net, X: empirical_ntk(net, X))
+    repeats = 15 if n <= 500 else 5
+    mine, baseline = compare(lambda: ours(net, X), lambda: dense(net.hidden, net.output, X), repeats)
+    gap = float(jnp.max(jnp.abs(ours(net, X) - dense(net.hidden, net.output, X))))
+    flops = 2.0 * n * m * p + 2.0 * n * n * m
+    return {
+        "case": f"two-layer kernel against the dense Gram, n = {n}, m = {m}, p = {p}, float32",
+        "seconds": mine,
+        "baseline_seconds": baseline,
+        "ratio": baseline / mine,
+        "gap": gap,
+        "tflops": flops / mine / 1e12,
+        **peak(mine, flops),
+    }
+
+
+def peak(seconds: float, flops: float) -> dict:
+    """The share of the device's measured float32 matrix product rate; measured once, left out on a CPU, where bits are counted instead."""
+    return {} if jax.default_backend() == "cpu" else {"share_of_matmul_peak": flops / seconds / matmul_rate()}
+
+
+@functools.cache
+def matmul_rate(size: int = 8192) -> float:
+    """Flops per second of one square float32 matrix product at jax's default precision."""
+    a = jax.random.normal(jax.random.key(0), (size, size), jnp.float32)
+    product = jax.jit(lambda a: a @ a)
+    return 2 * size**3 / median_seconds(lambda: product(a))
+
+
+def contracted_jacobian(model: Any, X: jax.Array) -> Callable[[], jax.Array]:
+    """vmap of grad for one trained array, then one contraction over all its entries."""
+
+    @jax.jit
+    def kernel(hidden, X):
+        gradient = jax.grad(lambda hidden, x: eqx.tree_at(lambda net: net.hidden, model, hidden)(x))
+        J = jax.vmap(gradient, (None, 0))(hidden, X).reshape(X.shape[0], -1)
+        return J @ J.T
+
+    return lambda: kernel(model.hidden, X)
+
+
+def contraction(n: int, m: int, p: int) -> dict:
+    """The two-layer kernel against the vmap-of-grad Jacobian and its contraction."""
+    net, X = setting(n, m, p)
+    ours = jax.jit(lambda net, X: empirical_ntk(net, X))
+    rival = contracted_jacobian(net, X)
+    mine, baseline = compare(lambda: ours(net, X), rival, 3)
+    return {
+        "case": f"two-layer kernel against the contracted Jacobian, n = {n}, m = {m}, p = {p}, float32",
+        "seconds": mine,
+        "baseline_seconds": baseline,
+        "ratio": baseline / mine,
+        "gap": float(jnp.max(jnp.abs(ours(net, X) - rival()))),
+        "baseline_bytes": 4 * n * m * p,
+    }
+
+
+def general(n: int, width: int, depth: int, p: int, k: int) -> dict:
+    """An Equinox MLP with the full kernel of its outputs: `auto` against the Jacobian contraction, in seconds and compiled bytes."""
+    model = eqx.nn.MLP(p, k, width, depth, key=jax.random.key(1), dtype=jnp.float32)
+    X = sphere(n, p, key=jax.random.key(0)).X.astype(jnp.float32)
+    arrays, static = eqx.partition(model, eqx.is_array)
+
+    def jacobian(arrays, X):
+        J = jax.vmap(lambda x: jax.jacrev(lambda arrays: eqx.combine(arrays, static)(x))(arrays))(X)
+        flat = jnp.concatenate([leaf.reshape(n * k, -1) for leaf in jax.tree.leaves(J)], axis=1)
+        return (flat @ flat.T).reshape(n, k, n, k)
+
+    def auto(arrays, X):
+        return empirical_ntk(eqx.combine(arrays, static), X, output="full")
+
+    programs = [jax.jit(f).lower(arrays, X).compile() for f in (auto, jacobian)]
+    mine = median_seconds(lambda: programs[0](arrays, X))
+    begin = time.perf_counter()
+    second = np.asarray(programs[1](arrays, X))  # once: it is compiled, and every call fills its gigabytes anew
+    baseline = time.perf_counter() - begin
+    memory = [p.memory_analysis() for p in programs]
+    used = [int(m.temp_size_in_bytes + m.output_size_in_bytes) if m is not None else -1 for m in memory]
+    plan = plan_ntk(model, X, output="full")
+    first = np.asarray(programs[0](arrays, X))
+    return {
+        "case": f"MLP {depth} x {width}, {p} inputs, n = {n}, {k} outputs, full kernel, float32, method {plan.method}",
+        "seconds": mine,
+        "baseline_seconds": baseline,
+        "ratio": baseline / mine,
+        "gap": float(np.max(np.abs(first - second)) / np.max(np.abs(second))),
+        "bytes": used[0],
+        "baseline_bytes": used[1],
+        "memory_ratio": used[1] / used[0],
+        "planned_bytes": plan.bytes,
+    }
+
+
+def prediction(flow: Any, n: int, times: int) -> dict:
+    """`predict` at many times against the eigendecomposition that it cannot do without."""
+    data = sphere(n, 20, key=jax.random.key(0))
+    kernel, start = infinite_ntk(data.X).astype(jnp.float32), -data.y.astype(jnp.float32)
+    ts = jnp.linspace(0.0, 100.0, times, dtype=jnp.float32)
+    decompose = jax.jit(jnp.linalg.eigh)
+    mine, baseline = compare(lambda: predict(kernel, start, flow, ts), lambda: decompose(kernel))
+    return {
+        "case": f"predict, {flow.name}, n = {n}, {times} times, {kernel.dtype}",
+        "seconds": mine,
+        "baseline_seconds": baseline,
+        "over_eigendecomposition": mine / baseline,
+    }
+
+
+def ends(n: int, m: int, p: int) -> dict:
+    """Both ends of the spectrum by Lanczos, without the matrix, whose bytes are given beside."""
+    net, X = setting(n, m, p)
+    found = lambda: extreme_eigenvalues(ntk_operator(net, X), key=jax.random.key(2), order=50)
+    seconds = median_seconds(found, 1)
+    result = found()
+    return {
+        "case": f"extreme eigenvalues, n = {n}, m = {m}, p = {p}, float32, 50 Lanczos steps",
+        "seconds": seconds,
+        "lambda_min": float(result.lambda_min),
+        "error_min": float(result.error_min),
+        "lambda_max": float(result.lambda_max),
+        "error_max": float(result.error_max),
+        "matrix_bytes": 4 * n * n,
+    }
