@@ -35,7 +35,8 @@ class Reproduce:
     out: Path = Path("results")
     """Results folder."""
     only: tuple[str, ...] = ()
-    """Names of experiments (see `ntk-momentum list`), or "claims" for the ledger."""
+    """Names of experiments (see `ntk-momentum list`), or "claims" for the ledger. Without it: everything, but below full size
+    not the longer experiments (ORDER 100 and more, e.g. published_nesterov_epochs), which run when they are named."""
 
     def __call__(self, float32: bool) -> int:
         from .reproduce import reproduce
@@ -172,15 +173,15 @@ class Doctor:
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    """Time solvers and right sides on one pinned core, as ratios against a named baseline.
+    """Time kernels, or solvers and right sides, on one pinned core, as ratios against a named baseline.
 
-    Example: ntk-momentum bench dynamics --json dynamics.json
+    Example: ntk-momentum bench kernels --json kernels.json
     """
 
     name: tyro.conf.Positional[str]
-    """dynamics."""
+    """dynamics (solvers, right sides) or kernels (two-layer and general kernels, predictions, extreme eigenvalues)."""
     size: Size = "default"
-    """smoke: seconds. default: 50 digits. full: 200 and 500 digits (an hour)."""
+    """smoke: seconds. default: minutes, 10 GB of memory for the kernels' rivals. full: an hour."""
     json: Path | None = None
     """Write the rows to this file."""
 
@@ -190,8 +191,84 @@ class Bench:
         return bench(self.name, self.size, float32, self.json)
 
 
-Command = Reproduce | List | Run | Verify | Sweep | Bench | Doctor
-NAMES = ("reproduce", "list", "run", "verify", "sweep", "bench", "doctor")
+@dataclasses.dataclass(frozen=True)
+class Advise:
+    """Recommend step size, momentum, d, friction and restart period for a kernel, with stability limits and predicted steps.
+
+    Example: ntk-momentum advise --data sphere --n 10 --width 2048 --target 1e-3 --check
+    """
+
+    data: str = "digits"
+    """digits (scikit-learn), sphere (random), an .npz file with arrays X and y, or a folder with MNIST's IDX files."""
+    n: int = 50
+    """Number of samples drawn (not for an .npz file, which is taken whole)."""
+    p: int = 20
+    """Input size of --data sphere."""
+    seed: int = 0
+    """Seed of that draw and of the network."""
+    width: int | None = None
+    """Hidden neurons of a network whose own kernel is taken (default: the kernel at infinite width, and f(0) = 0)."""
+    target: float = 1e-3
+    """Share of the initial loss to reach."""
+    margin: float = 0.1
+    """How much the largest eigenvalue may grow before anything is unstable."""
+    objective: Literal["steps", "rate"] = "steps"
+    """steps: fewest steps to the target. rate: fastest decay in the long run, whatever the error."""
+    check: bool = False
+    """Train the network (of width 2048 if --width is not given) with every recommendation, and show predicted against actual steps."""
+
+    def __call__(self, float32: bool) -> int:
+        from .experiment.consult import advise
+        from .reproduce import start
+
+        start(float32)
+        return advise(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnose:
+    """Train a model briefly and say how far it runs from its own kernel's prediction: is it lazy?
+
+    Example: ntk-momentum diagnose --data mine.npz --model mymodel.py:build --optimizer adam --eta 1e-3
+    """
+
+    data: str = "digits"
+    """digits (scikit-learn), sphere (random), an .npz file with arrays X and y, or a folder with MNIST's IDX files."""
+    n: int = 50
+    """Number of samples drawn (not for an .npz file, which is taken whole)."""
+    p: int = 20
+    """Input size of --data sphere."""
+    seed: int = 0
+    """Seed of that draw and of the model."""
+    model: str | None = None
+    """FILE.py:FUNCTION, where FUNCTION(key) returns an Equinox model of one input (default: a ReLU MLP)."""
+    width: int = 256
+    """Width of that MLP."""
+    depth: int = 2
+    """Hidden layers of that MLP."""
+    optimizer: Literal["heavy_ball", "gradient_descent", "nesterov", "adam"] = "heavy_ball"
+    """What trains it, full batch."""
+    eta: float | None = None
+    """Step size (default: recommended from the spectrum; 1e-3 for adam)."""
+    beta: float | None = None
+    """Momentum of heavy_ball (default: recommended, with --eta too)."""
+    d: float | None = None
+    """Constant of nesterov (default: recommended)."""
+    loss: Literal["squared", "logistic", "softmax"] = "squared"
+    """What is trained on. logistic takes targets +1 and -1, softmax one row of class probabilities for each sample."""
+    steps: int = 100
+    """Steps taken."""
+
+    def __call__(self, float32: bool) -> int:
+        from .experiment.consult import diagnose
+        from .reproduce import start
+
+        start(float32)
+        return diagnose(self)
+
+
+Command = Reproduce | List | Run | Verify | Sweep | Advise | Diagnose | Bench | Doctor
+NAMES = ("reproduce", "list", "run", "verify", "sweep", "advise", "diagnose", "bench", "doctor")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -136,9 +136,7 @@ def diagnose(
     if int(steps) != steps or steps < 1 or saves < 1:
         raise InputError(f"steps and saves must be positive whole numbers, got {steps} and {saves}.")
     problem, w = weight_problem(model, data, loss, trainable, where)
-    with jax.default_matmul_precision(config.precision):
-        f0, kernel = eqx.filter_jit(lambda p, w: (p.f(w), p.kernel(w)))(problem, w)
-        advice = advise(*_local(kernel, f0, problem), target=target)
+    f0, kernel, advice = _start(problem, w, target, config)
     if optimizer is None:
         optimizer = advice["heavy_ball"].optimizer
     every = max(1, steps // saves)
@@ -157,6 +155,31 @@ def diagnose(
     return Diagnosis(
         np.asarray(run.ts), np.asarray(run.loss), np.asarray(predicted.loss), gap, *(float(d) for d in drifts), advice, run.reason
     )
+
+
+def recommend(
+    model: Any,
+    data: Any,
+    *,
+    loss: Loss = squared,
+    trainable: Any = None,
+    where: Callable | None = None,
+    target: float = 1e-3,
+    config: Numerics = Numerics(),
+) -> Advice:
+    """`advise` for a model's own kernel at its present weights, with the local quadratic model of any loss."""
+    return _start(*weight_problem(model, data, loss, trainable, where), target, config)[2]
+
+
+def _start(problem: WeightProblem, w: PyTree, target: float, config: Numerics) -> tuple[Array, Array, Advice]:
+    with jax.default_matmul_precision(config.precision):
+        f0, kernel = _outset(problem, w)
+        return f0, kernel, advise(*_local(kernel, f0, problem), target=target)
+
+
+@eqx.filter_jit
+def _outset(problem: WeightProblem, w: PyTree) -> tuple[Array, Array]:
+    return problem.f(w), problem.kernel(w)
 
 
 def _local(kernel: Array, f0: Array, problem: WeightProblem) -> tuple[Array, Array]:

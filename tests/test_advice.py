@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import ntk_momentum as nm
+from ntk_momentum import cli
 from ntk_momentum.advice import advise, check_advice, modes, steps_to
+from ntk_momentum.bench import kernels
 from ntk_momentum.method import heavy_ball, nesterov, restarted_nesterov, spectral_radius
 
 DATA = nm.sphere(10, 10, key=jax.random.key(0))
@@ -107,3 +109,17 @@ def test_what_cannot_be_reached_is_said():
         advise(singular, jnp.array([0.0, 1.0]))["heavyball"]
     table = str(advise(HARD, EVEN))
     assert "eta limit" in table and "triple_momentum" in table
+
+
+def test_the_command_prints_advice_and_fact(capsys):
+    assert cli.main(["advise", "--data", "sphere", "--n", "6", "--width", "64", "--objective", "rate"]) == 0
+    assert "heavy_ball" in capsys.readouterr().out
+    assert cli.main(["advise", "--data", "sphere", "--n", "0"]) == 2
+    assert "n must be finite and > 0" in capsys.readouterr().err
+
+
+def test_the_benchmark_of_kernels_counts_what_it_says():
+    row = kernels.two_layer(20, 64, 4)
+    assert row["gap"] < 1e-6 and row["ratio"] == pytest.approx(row["baseline_seconds"] / row["seconds"])
+    row = kernels.contraction(6, 32, 4)
+    assert row["gap"] < 1e-5 and row["baseline_bytes"] == 4 * 6 * 32 * 4

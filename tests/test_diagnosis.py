@@ -8,7 +8,9 @@ import optax
 import pytest
 
 import ntk_momentum as nm
+from ntk_momentum import cli
 from ntk_momentum.diagnosis import _drifts, _local, diagnose, linearize, trained_part
+from ntk_momentum.experiment.consult import load_model, perceptron
 from ntk_momentum.loss import logistic
 from ntk_momentum.simulation import weight_problem
 
@@ -69,3 +71,20 @@ def test_wrong_input_is_refused():
         diagnose(net, DATA, steps=0)
     with pytest.raises(nm.InputError, match="the data"):
         diagnose(eqx.nn.MLP(10, 2, 5, 1, key=jax.random.key(1)), DATA)
+
+
+def test_a_users_model_is_loaded_and_what_is_wrong_with_it_said(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("import equinox as eqx\ndef build(key): return eqx.nn.Linear(10, 'scalar', key=key)\ndef broken(key): return 1 / 0\n")
+    assert load_model(f"{file}:build", jax.random.key(0))(jnp.ones(10)).shape == ()
+    wrong = {"build": "FILE.py:FUNCTION", "no.py:build": "no file", f"{file}:bild": "defines: build", f"{file}:broken": "ZeroDivision"}
+    for text, said in wrong.items():
+        with pytest.raises(nm.InputError, match=said):
+            load_model(text, jax.random.key(0))
+    assert jax.vmap(perceptron(DATA, 5, 2, jax.random.key(0)))(DATA.X).shape == (6,)
+
+
+@pytest.mark.slow
+def test_the_command_says_how_lazy(capsys):
+    assert cli.main(["diagnose", "--data", "sphere", "--n", "6", "--width", "32", "--steps", "10"]) == 0
+    assert "largest gap of f" in capsys.readouterr().out

@@ -1,0 +1,117 @@
+"""The commands `advise` and `diagnose`: from names and files on the command line to data, models and optimizers, and printed answers."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError, require
+
+if TYPE_CHECKING:
+    from ..cli import Advise, Diagnose
+
+
+def advise(asked: Advise) -> int:
+    """Print the recommendations for a data set and, if asked, what training with them took."""
+    import jax
+
+    from ..advice import advise, check_advice
+    from ..kernel import empirical_ntk, infinite_ntk
+    from ..network import init_two_layer, outputs
+
+    data = dataset(asked)
+    X = data.X.reshape(data.n, -1)
+    if data.y.ndim != 1:
+        raise InputError(f"advise takes one target per sample, got y of shape {data.y.shape}; use nm.advise with your own kernel.")
+    infinite = asked.width is None
+    net = init_two_layer(2048 if infinite else asked.width, X.shape[1], key=jax.random.key(asked.seed), antisymmetric=infinite)
+    kernel, f0 = (infinite_ntk(X), 0 * data.y) if infinite else (empirical_ntk(net, X), outputs(net, X))
+    advice = advise(kernel, f0 - data.y, target=asked.target, margin=asked.margin, objective=asked.objective)
+    print(advice)
+    if asked.check:
+        print(f"\nsteps to {asked.target:g} L(0), trained with width {net.width}:")
+        for name, (predicted, actual) in check_advice(advice, net, data).items():
+            print(f"{name:20}  predicted {predicted:8.0f}  actual {actual:8.0f}")
+    return 0
+
+
+def diagnose(asked: Diagnose) -> int:
+    """Print how lazy a model is on a data set."""
+    import jax
+
+    from ..diagnosis import diagnose, recommend
+    from ..loss import logistic, softmax_cross_entropy, squared
+
+    data = dataset(asked)
+    key = jax.random.key(asked.seed)
+    model = load_model(asked.model, key) if asked.model else perceptron(data, asked.width, asked.depth, key)
+    loss = {"squared": squared, "logistic": logistic, "softmax": softmax_cross_entropy}[asked.loss]
+    optimizer = build(asked, lambda: recommend(model, data, loss=loss))
+    print(diagnose(model, data, optimizer, asked.steps, loss=loss))
+    return 0
+
+
+def dataset(asked: Any) -> Any:
+    """The data set that --data, --n, --p and --seed name."""
+    from .sweep import Grid, load
+
+    return load(Grid(asked.data, asked.n, asked.p, asked.seed, ("gradient_flow",), (2,), 1, False, None, 2))
+
+
+def perceptron(data: Any, width: int, depth: int, key: Any) -> Any:
+    """Flattened input, `depth` hidden ReLU layers of one width, and the outputs that the targets want."""
+    import equinox as eqx
+
+    if width < 1 or depth < 1:
+        raise InputError(f"width and depth must be positive, got {width} and {depth}.")
+    if data.X.ndim != 2:
+        raise InputError(f"the built-in MLP takes inputs (n, p), got {data.X.shape}; flatten them or give --model FILE.py:FUNCTION.")
+    size = "scalar" if data.y.ndim == 1 else data.y.shape[1]
+    return eqx.nn.MLP(data.input_size, size, width, depth, key=key, dtype=data.X.dtype)
+
+
+def load_model(text: str, key: Any) -> Any:
+    """The model that FILE.py:FUNCTION makes from a key. Runs that file. Raises `InputError` unless all goes well."""
+    file, _, name = text.rpartition(":")
+    path = Path(file)
+    if not file or not name.isidentifier() or path.suffix != ".py":
+        raise InputError(f"--model must be FILE.py:FUNCTION, got {text!r}.")
+    if not path.is_file():
+        raise InputError(f"no file {path} for --model {text}.")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent.resolve()))
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, name):
+            functions = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
+            raise InputError(f"{path} defines no {name!r}; it defines: {', '.join(functions) or 'nothing callable'}.")
+        model = getattr(module, name)(key)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"--model {text} failed: {type(error).__name__}, {error}. It must return an Equinox model from a key.") from error
+    finally:
+        sys.path.pop(0)
+    if not callable(model):
+        raise InputError(f"--model {text} returned a {type(model).__name__}, not a model that can be called with one input.")
+    return model
+
+
+def build(asked: Diagnose, advice: Any) -> Any:
+    """The optimizer that the options name; what they leave open comes from `advice()`, which is asked for only then."""
+    from ..method import gradient_descent, heavy_ball, nesterov
+
+    if asked.optimizer == "adam":
+        return require("optax", "adam").adam(1e-3 if asked.eta is None else asked.eta)
+    open_ = asked.eta is None or {"heavy_ball": asked.beta, "nesterov": asked.d}.get(asked.optimizer, 0.0) is None
+    best = advice()[asked.optimizer] if open_ else None
+    eta = best.eta if asked.eta is None else asked.eta
+    if asked.optimizer == "gradient_descent":
+        return gradient_descent(eta)
+    if asked.optimizer == "heavy_ball":
+        return heavy_ball(eta, best.beta if asked.beta is None else asked.beta)
+    return nesterov(eta, best.d if asked.d is None else asked.d)
