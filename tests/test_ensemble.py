@@ -13,6 +13,7 @@ TS = np.linspace(0, 4, 5)
 MANY = nm.ensemble(DATA, FLOWS, [16, 32], 3, TS)
 
 
+@pytest.mark.gpu
 def test_every_run_equals_the_same_run_alone():
     for i, j, k in ((0, 0, 0), (1, 1, 2), (2, 0, 1)):
         net = nm.init_two_layer([16, 32][j], 4, key=jax.random.key(k))

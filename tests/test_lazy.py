@@ -16,6 +16,7 @@ MORE = [pytest.param(flow, marks=pytest.mark.slow) for flow in (nm.HeavyBall(5.0
 TIMES = np.array([0.0, 0.5, 2.0, 8.0])
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("flow", [*FLOWS, *MORE], ids=str)
 def test_without_kinks_the_closed_form_is_reached_in_a_handful_of_steps(flow):
     net = nm.init_two_layer(32, 6, key=KEY, activation=lambda z: 1.5 * z)
