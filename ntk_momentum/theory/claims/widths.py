@@ -45,11 +45,13 @@ def lemma_4(setting: Setting):
     n, lam0 = setting.points.n, setting.points_lam0
     width, few, far = int(np.ceil(bounds.lemma_4_width(n, DELTA, lam0))), 40, {}
     if width * n < 4_000_000:  # wider ones take too long to draw; the family stands alone then
-        far[setting.points.name] = sum(np.linalg.norm(H - setting.points_kernel, 2) > lam0 / 4 for H in _draw(setting, width, few, 12))
+        distances = [np.linalg.norm(H - setting.points_kernel, 2) for H in _draw(setting, width, few, 12)]
+        far[setting.points.name] = int(np.sum(np.array(distances) > lam0 / 4))
     gram_norm = np.linalg.norm(np.asarray(setting.points.X).reshape(n, -1), 2) ** 2
     small = int(np.ceil(bounds.chernoff_width(n, DELTA, lam0, gram_norm)))
-    low = sum(np.linalg.eigvalsh(H)[0] < 0.75 * lam0 for H in _draw(setting, small, trials // 4, 13)) if small * n < 4_000_000 else None
-    chernoff |= {} if low is None else {setting.points.name: low}
+    if small * n < 4_000_000:
+        smallest = [np.linalg.eigvalsh(H)[0] for H in _draw(setting, small, trials // 4, 13)]
+        chernoff[setting.points.name] = int(np.sum(np.array(smallest) < 0.75 * lam0))
     widths[setting.points.name] = [width, small]
     return (
         rarely(
