@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ntk_momentum import HeavyBall, InputError, Nesterov, infinite_ntk, init_two_layer, load_digits, simulate, sphere
-from ntk_momentum.theory import CERTIFICATE_READOUTS, certify, heavy_ball_crossings
+from ntk_momentum.theory import CERTIFICATE_READOUTS, best_form, certify, heavy_ball_crossings
 
 
 def run(data, width, factor, steps=33, seed=1):
@@ -81,3 +81,17 @@ def test_sphere_points_at_width_16384_are_certified_in_every_form(factor):
 def test_fifty_digits_are_certified_at_a_width_this_machine_can_run():
     _, _, _, trajectory = run(load_digits(50, key=jax.random.key(0)), 8192, 2.0, steps=41)
     assert certify(trajectory, "initial").issued and certify(trajectory, "mean").issued
+
+
+def test_a_form_found_by_the_search_bounds_the_loss_of_a_network_whose_kernel_moves(wide):
+    pytest.importorskip("cvxpy", reason="the search for Lyapunov functions needs cvxpy, an optional extra", exc_type=ImportError)
+    _, b, _, trajectory = wide
+    ts, D, V, H, impulses = (np.asarray(x) for x in (trajectory.ts, *(trajectory[k] for k in ("residual", "velocity", "kernel", "impulses"))))
+    values = np.linalg.eigvalsh(H)
+    mu, ceiling = values.min(), values.max() / values.min()
+    form = best_form(b, mu, "moving", ceiling=ceiling)
+    energy = form.energy(D, V, 0.0)
+    kicks = np.diff(impulses, prepend=0.0)
+    decay = np.tril(np.exp(-form.rate / 2 * (ts[:, None] - ts[None])))  # as if every impulse fell at the end of its interval
+    allowed = np.exp(-form.rate * ts / 2) * np.sqrt(energy[0]) + decay @ kicks / np.sqrt(2)
+    assert form.rate > 0 and np.all(np.sqrt(energy) <= allowed * (1 + 1e-3))
