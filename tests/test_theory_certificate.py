@@ -86,7 +86,7 @@ def test_fifty_digits_are_certified_at_a_width_this_machine_can_run():
 def test_a_form_found_by_the_search_bounds_the_loss_of_a_network_whose_kernel_moves(wide):
     pytest.importorskip("cvxpy", reason="the search for Lyapunov functions needs cvxpy, an optional extra", exc_type=ImportError)
     _, b, _, trajectory = wide
-    ts, D, V, H, impulses = (np.asarray(x) for x in (trajectory.ts, *(trajectory[k] for k in ("residual", "velocity", "kernel", "impulses"))))
+    ts, (D, V, H, impulses) = np.asarray(trajectory.ts), (np.asarray(trajectory[k]) for k in ("residual", "velocity", "kernel", "impulses"))
     values = np.linalg.eigvalsh(H)
     mu, ceiling = values.min(), values.max() / values.min()
     form = best_form(b, mu, "moving", ceiling=ceiling)
