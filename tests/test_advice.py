@@ -23,12 +23,12 @@ def test_predicted_steps_are_those_of_the_constant_kernel():
     advice = advise(HARD, EVEN, target=1e-4)
     for r in advice.methods.values():
         k = int(r.steps)
-        loss = nm.predict(HARD, EVEN, r.optimizer, [0, k - 1, k]).loss if r.period is None else _loop(r.optimizer, k)
+        loss = _loop(r.optimizer, k)
         assert loss[2] <= 1e-4 * loss[0] < loss[1], r.method
 
 
 def _loop(optimizer, k):
-    """Losses at 0, k - 1 and k of a method with restarts, on weights whose kernel is HARD."""
+    """Losses at 0, k - 1 and k of a method on weights whose kernel is HARD."""
     root = jnp.sqrt(jnp.diag(HARD))
     w, losses = EVEN / root, []
     state, update = optimizer.init(w), jax.jit(optimizer.update)
@@ -118,6 +118,7 @@ def test_the_command_prints_advice_and_fact(capsys):
     assert "n must be finite and > 0" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_kernels_counts_what_it_says():
     row = kernels.two_layer(20, 64, 4)
     assert row["gap"] < 1e-6 and row["ratio"] == pytest.approx(row["baseline_seconds"] / row["seconds"])

@@ -48,6 +48,7 @@ def test_any_optax_optimizer_and_several_outputs():
     assert 0 < found.weight_drift < 0.01
 
 
+@pytest.mark.slow
 def test_drifts_are_frobenius_distances():
     model = nm.init_two_layer(5, 10, key=jax.random.key(1), activation=jnp.tanh)
     problem, w = weight_problem(model, DATA, logistic, None, None)

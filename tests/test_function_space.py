@@ -50,6 +50,7 @@ def test_the_dual_variable_carries_the_prediction_and_friction_takes_the_energy(
             np.testing.assert_allclose(energy, energy[0], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_softmax_keeps_the_sum_of_its_outputs_and_two_classes_are_logistic():
     y = jnp.stack([DATA.y > 0, DATA.y < 0], axis=1).astype(float)
     run = simulate_function(K, jnp.zeros((8, 2)), y, nm.HeavyBall(0.5), TIMES, loss=softmax_cross_entropy, config=FINE)
@@ -67,9 +68,13 @@ def test_the_full_kernel_of_several_outputs_is_the_shared_one_repeated():
     np.testing.assert_allclose(a.f, b.f, atol=1e-7)
 
 
-def test_huber_is_squared_inside_and_linear_far_outside():
+@pytest.mark.slow
+def test_huber_pulls_far_targets_at_constant_speed():
     narrow = simulate_function(K, jnp.zeros(8), 100 * DATA.y, nm.GradientFlow(), [1.0], loss=huber(0.1), readouts=["f"], config=FINE)
     np.testing.assert_allclose(narrow.f[0], 0.1 * K @ DATA.y, rtol=1e-7)
+
+
+def test_huber_is_squared_inside_and_linear_far_outside():
     e = jnp.array([-3.0, -0.2, 0.0, 1.5])
     assert huber(1.0) is huber(1.0)
     np.testing.assert_allclose(jax.grad(huber(1.0))(e, 0 * e), jnp.clip(e, -1, 1))
