@@ -20,7 +20,7 @@ class Numerics:
     bfloat16; "highest" is the full precision of the dtype.
     """
 
-    tol: Any = 1e-4  # an array inside a compiled solve, so that another tolerance needs no new compilation
+    tol: Any = 1e-5  # an array inside a compiled solve, so that another tolerance needs no new compilation
     max_steps: int = 100_000
     precision: Precision = "highest"
 
