@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _HOMES = {
+    "advice": ("advise",),
     "data": ("Dataset", "load_digits", "load_mnist", "load_npz", "sphere"),
+    "diagnosis": ("diagnose", "linearize"),
     "errors": ("InputError", "MissingPackage"),
+    "function_space": ("predict_law", "simulate_function"),
+    "loss": ("huber", "logistic", "softmax_cross_entropy", "squared"),
     "network": ("TwoLayerNet", "init_two_layer"),
     "numerics": ("Numerics",),
     "kernel": (
@@ -65,10 +69,14 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME_OF)  # noqa: PLE0605
 
 if TYPE_CHECKING:
+    from .advice import advise
     from .data import Dataset, load_digits, load_mnist, load_npz, sphere
+    from .diagnosis import diagnose, linearize
     from .ensembles import ensemble
     from .errors import InputError, MissingPackage
+    from .function_space import predict_law, simulate_function
     from .kernel import empirical_ntk, extreme_eigenvalues, fully_connected_ntk, infinite_ntk, ntk_operator, plan_ntk, spectrum
+    from .loss import huber, logistic, softmax_cross_entropy, squared
     from .method import (
         Friction,
         GradientFlow,

@@ -169,7 +169,7 @@ def _candidates(name: str, low: float, high: float, objective: str) -> Iterator[
         yield from (best_parameters(name, float(cut), high).optimizer for cut in cuts)
 
 
-def _count(candidates: list[AbstractOptimizer], eigenvalues: np.ndarray, size: np.ndarray, target: float, max_steps: int) -> list[float]:
+def _count(candidates: list[Any], eigenvalues: np.ndarray, size: np.ndarray, target: float, max_steps: int) -> list[float]:
     """Steps to the target for each candidate; those that differ in numbers only run side by side, restarts at a fixed period among them."""
     if candidates[0].name == "gradient_descent":
         return [_gradient_steps(c.eta, eigenvalues, size, target, max_steps) for c in candidates]
@@ -179,8 +179,8 @@ def _count(candidates: list[AbstractOptimizer], eigenvalues: np.ndarray, size: n
         candidates = [nesterov(c.eta, c.d) for c in candidates]
     dtype = jnp.result_type(eigenvalues.dtype, float)
     stacked = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves), dtype), *candidates)
-    arrays = (jnp.asarray(x, dtype) for x in (eigenvalues, size, target))
-    counts = _until(stacked, periods, *arrays, jnp.asarray(max_steps, jnp.int32))
+    modes, start, goal = (jnp.asarray(x, dtype) for x in (eigenvalues, size, target))
+    counts = _until(stacked, periods, modes, start, goal, jnp.asarray(max_steps, jnp.int32))
     return [float(n) if n < max_steps else math.inf for n in counts]
 
 
@@ -192,8 +192,8 @@ def steps_to(optimizer: AbstractOptimizer, eigenvalues: Any, size: Any, target: 
         return _count([optimizer], eigenvalues, size, target, max_steps)[0]
     dtype = jnp.result_type(eigenvalues.dtype, float)
     stacked = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype)[None], optimizer)
-    arrays = (jnp.asarray(x, dtype) for x in (eigenvalues, size, target))
-    count = int(_until(stacked, None, *arrays, jnp.asarray(max_steps, jnp.int32))[0])
+    modes, start, goal = (jnp.asarray(x, dtype) for x in (eigenvalues, size, target))
+    count = int(_until(stacked, None, modes, start, goal, jnp.asarray(max_steps, jnp.int32))[0])
     return float(count) if count < max_steps else math.inf
 
 
@@ -240,7 +240,7 @@ def _until(optimizers: Any, periods: Array | None, eigenvalues: Array, size: Arr
     return jax.vmap(count)(optimizers, periods)
 
 
-def _describe(name: str, optimizer: AbstractOptimizer, steps: float, eigenvalues: np.ndarray) -> Recommendation:
+def _describe(name: str, optimizer: Any, steps: float, eigenvalues: np.ndarray) -> Recommendation:
     """Limits and rates from the roots of z^2 - (1 + beta - (eta + delta) lambda) z + beta - delta lambda, which turn unstable at
     lambda = 2 (1 + beta)/(eta + 2 delta): delta = 0 for GD (beta = 0) and HB, beta eta for Nesterov's method with constant momentum."""
     eta, d = float(optimizer.eta), getattr(optimizer, "d", None)

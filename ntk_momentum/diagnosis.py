@@ -142,7 +142,7 @@ def diagnose(
     every = max(1, steps // saves)
     steps = every * (steps // every)
     linear = linearize(model, trainable=trainable, where=where)
-    options = {"save_every": every, "loss": loss, "readouts": ["f", "loss"], "config": config}
+    options: dict[str, Any] = {"save_every": every, "loss": loss, "readouts": ["f", "loss"], "config": config}
     run = train(model, data, optimizer, steps, trainable=trainable, where=where, **options)
     predicted = train(linear, data, optimizer, steps, trainable=trained_part(linear), **options)
 
@@ -152,9 +152,9 @@ def diagnose(
     end = eqx.filter(run.model, problem.trained)
     with jax.default_matmul_precision(config.precision):
         drifts = eqx.filter_jit(_drifts)(problem, w, end, kernel)
-    return Diagnosis(
-        np.asarray(run.ts), np.asarray(run.loss), np.asarray(predicted.loss), gap, *(float(d) for d in drifts), advice, run.reason
-    )
+    losses = np.asarray(run.loss), np.asarray(predicted.loss)
+    kernel_moved, features_moved, weights_moved = (float(drift) for drift in drifts)
+    return Diagnosis(np.asarray(run.ts), *losses, gap, kernel_moved, features_moved, weights_moved, advice, run.reason)
 
 
 def recommend(

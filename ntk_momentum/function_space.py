@@ -24,7 +24,7 @@ from .method import AbstractFlow, AbstractOptimizer
 from .numerics import Numerics
 from .prediction import _array, _square, _test_rows, check_times, predict
 from .problem import AbstractProblem, norm
-from .readout import Readout, resolve
+from .readout import resolve
 from .simulation import _run
 from .trajectory import Trajectory
 
@@ -48,6 +48,7 @@ class FunctionProblem(AbstractProblem):
 
     def test(self, w: Array) -> Float[Array, q *k]:
         """Predictions on the test points."""
+        assert self.rows is not None and self.test0 is not None, "the read-out exists only with a test kernel"
         return self.test0 + (self.rows @ w).reshape(self.test0.shape)
 
     def value(self, w: Array) -> Float[Array, ""]:
@@ -77,7 +78,7 @@ class FunctionProblem(AbstractProblem):
         return (norm(self.matrix @ error.w) + pushed) / size
 
 
-_READOUTS: dict[str, Readout] = {
+_READOUTS: dict[str, Any] = {
     "f": lambda s: s.problem.f(s.state.w),
     "test": lambda s: s.problem.test(s.state.w),
     "loss": lambda s: s.problem.value(s.state.w),

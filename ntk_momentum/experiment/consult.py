@@ -26,7 +26,7 @@ def advise(asked: Advise) -> int:
     if data.y.ndim != 1:
         raise InputError(f"advise takes one target per sample, got y of shape {data.y.shape}; use nm.advise with your own kernel.")
     infinite = asked.width is None
-    net = init_two_layer(2048 if infinite else asked.width, X.shape[1], key=jax.random.key(asked.seed), antisymmetric=infinite)
+    net = init_two_layer(2048 if asked.width is None else asked.width, X.shape[1], key=jax.random.key(asked.seed), antisymmetric=infinite)
     kernel, f0 = (infinite_ntk(X), 0 * data.y) if infinite else (empirical_ntk(net, X), outputs(net, X))
     advice = advise(kernel, f0 - data.y, target=asked.target, margin=asked.margin, objective=asked.objective)
     print(advice)
@@ -68,7 +68,7 @@ def perceptron(data: Any, width: int, depth: int, key: Any) -> Any:
         raise InputError(f"width and depth must be positive, got {width} and {depth}.")
     if data.X.ndim != 2:
         raise InputError(f"the built-in MLP takes inputs (n, p), got {data.X.shape}; flatten them or give --model FILE.py:FUNCTION.")
-    size = "scalar" if data.y.ndim == 1 else data.y.shape[1]
+    size: Any = "scalar" if data.y.ndim == 1 else data.y.shape[1]
     return eqx.nn.MLP(data.input_size, size, width, depth, key=key, dtype=data.X.dtype)
 
 
@@ -108,7 +108,7 @@ def build(asked: Diagnose, advice: Any) -> Any:
     if asked.optimizer == "adam":
         return require("optax", "adam").adam(1e-3 if asked.eta is None else asked.eta)
     open_ = asked.eta is None or {"heavy_ball": asked.beta, "nesterov": asked.d}.get(asked.optimizer, 0.0) is None
-    best = advice()[asked.optimizer] if open_ else None
+    best: Any = advice()[asked.optimizer] if open_ else None
     eta = best.eta if asked.eta is None else asked.eta
     if asked.optimizer == "gradient_descent":
         return gradient_descent(eta)
