@@ -237,6 +237,7 @@ def write_claims(path: str | Path, claims: Iterable[Claim]) -> None:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
+            os.chmod(name, 0o644)  # mkstemp's files are private
             os.replace(name, path)
         except BaseException:
             os.unlink(name)
