@@ -5,7 +5,8 @@ m^(-1/2) (the displacement in the proofs of Theorems 1-3), and the pairs of neur
 only like m^(1/2), out of m n. Each changes H by 1/m, so Lemma 5 lets the kernel drift by ||H(t) - H(0)|| ~ m^(-1/2).
 The measured drift falls faster, like m^(-3/4) over these widths: about as many pairs switch on as off, and a sum of
 m^(1/2) independent signs over m is m^(-3/4); the small surplus of one kind restores m^(-1/2) in the limit.
-Antisymmetric initialisation, f(0) = 0: otherwise f(0) along the top eigenvector, different from seed to seed, moves more of the heavy ball's neurons than the labels do.
+Antisymmetric initialisation, f(0) = 0: otherwise f(0) along the top eigenvector, different from seed to seed, moves
+more of the heavy ball's neurons than the labels do.
 """
 
 from dataclasses import dataclass
