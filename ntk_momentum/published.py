@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -11,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from .data import Dataset, load_digits, load_mnist
-from .errors import unknown_name
+from .errors import require, unknown_name
 from .kernel import empirical_ntk
 from .method import AbstractOptimizer
 from .network import TwoLayerNet
@@ -66,3 +67,36 @@ def predicted(net: TwoLayerNet, data: Dataset, optimizer: Any, counts: Any, trai
 def sharpness(net: TwoLayerNet, data: Dataset, trainable: str = "all") -> float:
     """2 lambda_max(H(0)) / n, the largest eigenvalue as a step on the MSE meets it: gradient descent is stable below 2/eta."""
     return 2 / data.n * float(np.linalg.eigvalsh(np.asarray(empirical_ntk(net, data.X, trainable=trainable)))[-1])
+
+
+def against_width(data: Dataset, methods: Mapping[str, Any], plain: Any, config: Any, progress: Any) -> Any:
+    """The loss after `config.epoch` steps by method, width and seed, and what the width does to the kernel, as an xarray.Dataset.
+
+    mse: of the authors' network. stiffness: eta times `sharpness` of its initial kernel. ratio: in the paper's parametrisation,
+    hidden layer trained by `plain`, the loss over the prediction of the network's own kernel, at every second width.
+    config: has widths, seeds, epoch and eta.
+    """
+    widths, seeds = config.widths, range(config.seeds)
+    lazy = widths[::-2][::-1]
+    mse = np.empty((len(methods), len(widths), len(seeds)))
+    stiffness, ratio = np.empty(mse.shape[1:]), np.empty((len(lazy), len(seeds)))
+    for j, width in enumerate(widths):
+        for k in seeds:
+            net = network(width, data.input_size, key=jax.random.key(k))
+            stiffness[j, k] = config.eta * sharpness(net, data)
+            for i, method in enumerate(methods.values()):
+                mse[i, j, k] = measured(net, data, method, config.epoch, config.epoch)[-1]
+            if width in lazy:
+                wide = network(width, data.input_size, key=jax.random.key(k), scheme="paper")
+                run = measured(wide, data, plain, config.epoch, config.epoch, "hidden")[-1]
+                ratio[lazy.index(width), k] = run / predicted(wide, data, plain, np.array([0, config.epoch]), "hidden")[-1]
+            progress(j * len(seeds) + k + 1, stiffness.size)
+    runs = ("width", "seed")
+    variables = {"mse": (("algorithm", *runs), mse), "stiffness": (runs, stiffness), "ratio": (("lazy_width", "seed"), ratio)}
+    coords = {"algorithm": list(methods), "width": list(widths), "lazy_width": list(lazy), "seed": list(seeds)}
+    return require("xarray", "experiments").Dataset(variables, coords=coords, attrs={"data": data.name, "epoch": config.epoch})
+
+
+def crossing(widths: Any, stiffness: Any, limit: float) -> float:
+    """The width at which eta lambda_max, interpolated, meets the limit of stability; NaN outside the widths."""
+    return float(np.interp(limit, stiffness, widths, left=np.nan, right=np.nan))
