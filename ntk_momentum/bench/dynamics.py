@@ -46,15 +46,15 @@ def solvers(name: str, n: int, width: int) -> dict:
     def run(solver, tol):
         return simulate(net, data, flow, ts, readouts=["loss"], solver=solver, config=Numerics(tol=tol, max_steps=10**7))
 
-    reference = run(LazyExponential(), 1e-7)
-    halved = run(LazyExponential(), 4e-7)
+    reference = run(LazyExponential(), 1e-6)
+    halved = run(LazyExponential(), 4e-6)
     row: dict[str, Any] = {
         "case": f"{name}, {n} digits, m = {width}",
         "dtype": str(net.hidden.dtype),
         "reference_error": float(np.max(np.abs(halved.loss / reference.loss - 1))),
     }
     for label, solver, tolerances in (
-        ("lazy", LazyExponential(), (1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)),
+        ("lazy", LazyExponential(), (1e-3, 3e-4, 1e-4, 3e-5, 1e-5)),
         ("tsit5", RungeKutta(), (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)),
     ):
         for tol in tolerances:
