@@ -117,6 +117,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str):
+    if name in _HOMES:  # a module, as in nm.theory.CERTIFICATE_READOUTS
+        return importlib.import_module(f".{name}", __name__)
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_HOME_OF[name]}", __name__), name)
