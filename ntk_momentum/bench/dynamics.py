@@ -1,4 +1,4 @@
-"""Solvers and right sides: evaluations and seconds to one per cent of the loss, lazy against Runge-Kutta, and the cost of one gradient."""
+"""Solvers and right sides: evaluations and seconds to one per cent of the loss, lazy against Runge-Kutta."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from .. import Numerics, infinite_ntk, init_two_layer, load_digits, simulate, sphere, train
+from .. import Numerics, infinite_ntk, init_two_layer, load_digits, simulate
 from ..loss import squared
-from ..method import GradientFlow, HeavyBall, Nesterov, gradient_descent
+from ..method import GradientFlow, HeavyBall, Nesterov
 from ..simulation import weight_problem
 from ..solver import LazyExponential, RungeKutta
 from . import median_seconds
+from .right_side import right_side
 
 TARGET = 0.01  # relative error of the loss at every saved time
 EVALUATIONS = {"lazy": 2, "tsit5": 6}  # of the right side, per step: lazy takes two pulls and two preactivations; Tsit5 is FSAL
@@ -72,29 +72,3 @@ def solvers(name: str, n: int, width: int) -> dict:
     one = median_seconds(lambda: gradient(w))
     row["tsit5_solve_over_evaluations"] = row["tsit5_seconds"] / (one * row["tsit5_evaluations"])
     return row
-
-
-def right_side(n: int, width: int, p: int) -> dict:
-    """One gradient in float32: the package's, one step of `train`, and jax.grad through vmap(net)."""
-    data = sphere(n, p, key=jax.random.key(0))
-    net = init_two_layer(width, p, key=jax.random.key(1), dtype=jnp.float32)
-    problem, w = weight_problem(net, data, squared, None, None)
-    X, y = problem.X, problem.y
-
-    @jax.jit
-    def plain(net):
-        return jax.grad(lambda net: squared(jax.vmap(net)(X), y), allow_int=True)(net).hidden
-
-    ours = jax.jit(lambda w: problem.gradient(w))
-    steps = 20
-    baseline = median_seconds(lambda: plain(net))
-    mine = median_seconds(lambda: ours(w))
-    whole = median_seconds(lambda: train(net, data, gradient_descent(1e-3), steps, save_every=steps, readouts=["loss"]).loss)
-    return {
-        "case": f"right side, n = {n}, m = {width}, p = {p}, float32",
-        "seconds": mine,
-        "gflops": 4 * n * width * p / mine / 1e9,
-        "vmap_grad_seconds": baseline,
-        "ratio": baseline / mine,
-        "train_step_over_right_side": whole / steps / mine,
-    }
