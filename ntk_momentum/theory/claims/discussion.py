@@ -9,7 +9,8 @@ import scipy.integrate
 from ...kernel import empirical_ntk, infinite_ntk
 from .. import bounds
 from ..ledger import claim, every, within
-from .setting import Setting, agrees, slope
+from .fits import agrees, slope
+from .setting import Setting
 
 
 def momentum_path(net_gradient, hidden: np.ndarray, b: float, until: float, steps: int):

@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-
-import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.integrate
+import scipy.linalg
 import scipy.optimize
 
 from ...method import Nesterov, nesterov
-from ...special import decay_constant, kappa
 from .. import bounds
 from ..ledger import bound, claim, every, identity
-from .preliminaries import radius
-from .setting import Setting, frozen, growth, slope
-
-DS = (0.5, 1.0, 2.0, 3.0, 6.0, 9.0)
-
-
-@functools.cache
-def _constants() -> dict[float, tuple[float, float]]:
-    values = jax.jit(lambda d: (decay_constant(d), kappa(d)))(np.array(DS))
-    return {d: (float(K), float(k)) for d, K, k in zip(DS, *values, strict=True)}
-
-
-def constant(d: float) -> float:
-    """K_d = sup_s s^d Lambda_d(s)^2."""
-    return _constants()[d][0]
-
-
-def amplitude(d: float) -> float:
-    """kappa_d = limsup s^d Lambda_d(s)^2."""
-    return _constants()[d][1]
-
-
-def reach(d: float, power: float, lam: float = 1.0, until: float = 400.0) -> float:
-    """sup_t t^power phi(t)^2 of one mode, t from 0 to until / sqrt(lambda)."""
-    ts = np.linspace(1e-3, until, 8192) / np.sqrt(lam)
-    return float(np.max(ts**power * frozen(Nesterov(d), [lam], [1.0], ts).residual[:, 0] ** 2))
+from .fits import growth, slope
+from .modes import DS, amplitude, constant, frozen, radius, reach
+from .setting import Setting
 
 
 @claim(

@@ -1,9 +1,8 @@
-"""What the claims share: the data, the infinite kernel, closed-form modes, and trajectories that are computed once."""
+"""The data, the infinite kernel, and trajectories that are computed once for all claims."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from functools import cached_property
 from typing import Any, Literal
 
@@ -185,6 +184,11 @@ def infinite_kernel(X: np.ndarray) -> np.ndarray:
     return np.asarray(_infinite(padded))[:n, :n]
 
 
+def predictions(net, hidden, X):
+    z = X.reshape(X.shape[0], -1) @ hidden.T
+    return net.scale * (net.activation(z) @ net.output)
+
+
 READOUTS = ("f", "loss", "pseudo_loss", "residual", "velocity", "lambda_min", "kernel", "displacement", "lyapunov")
 
 
@@ -192,90 +196,3 @@ def _run(setting: Setting, flow: AbstractFlow, until: float, width: int, seed: i
     ts = jnp.linspace(0.0, until, 65)
     # far below the default: the loss of these runs is then known to 1e-3, by refinement
     return simulate(setting.network(width, seed), setting.points, flow, ts, readouts=READOUTS, config=Numerics(tol=1e-6))
-
-
-@jax.jit
-def _modes(flow: AbstractFlow, eigenvalues: Any, ts: Any) -> Any:
-    return flow.mode(eigenvalues, ts)
-
-
-def modes(flow: AbstractFlow, eigenvalues: Any, ts: Any) -> tuple[np.ndarray, np.ndarray]:
-    """(phi, phi') of every eigenvalue at every time, (times, n), in blocks of one length so that one program serves all."""
-    eigenvalues, ts = np.atleast_1d(np.asarray(eigenvalues, np.float64)), np.atleast_1d(np.asarray(ts, np.float64))
-    flow = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), flow)
-    shape, block = (ts.size, eigenvalues.size), 8192
-    grid = np.stack([np.broadcast_to(eigenvalues[None], shape).ravel(), np.broadcast_to(ts[:, None], shape).ravel()])
-    padded = np.pad(grid, ((0, 0), (0, -grid.shape[1] % block)), mode="edge")
-    parts = [_modes(flow, *padded[:, i : i + block]) for i in range(0, padded.shape[1], block)]
-    phi, dphi = (np.concatenate([np.asarray(part[k]) for part in parts])[: grid.shape[1]].reshape(shape) for k in (0, 1))
-    return phi, dphi
-
-
-@dataclasses.dataclass(frozen=True)
-class Frozen:
-    """Error dynamics of a constant kernel in its eigenbasis: residual and velocity (times, n), loss and pseudo_loss (times,)."""
-
-    ts: np.ndarray
-    residual: np.ndarray
-    velocity: np.ndarray
-    loss: np.ndarray
-    pseudo_loss: np.ndarray
-
-
-def frozen(flow: AbstractFlow, eigenvalues: Any, coefficients: Any, ts: Any) -> Frozen:
-    """The closed-form solution from rest at `coefficients`, given in the eigenbasis."""
-    phi, dphi = modes(flow, eigenvalues, ts)
-    c = np.broadcast_to(np.asarray(coefficients, np.float64), phi.shape[1:])
-    residual, velocity = phi * c[None], dphi * c[None]
-    squares = 0.5 * residual**2
-    return Frozen(np.asarray(ts, float), residual, velocity, squares.sum(1), (squares * np.atleast_1d(eigenvalues)[None]).sum(1))
-
-
-def slope(x: Any, y: Any) -> tuple[float, float]:
-    """(slope, half width of its 95% interval) of log y against log x, by least squares."""
-    import scipy.stats
-
-    fit = scipy.stats.linregress(np.log(x), np.log(y))
-    half = scipy.stats.t.ppf(0.975, max(len(x) - 2, 1)) * fit.stderr if len(x) > 2 else 0.0
-    return float(fit.slope), float(half)
-
-
-def agrees(measured: tuple[float, float], expected: float) -> bool:
-    """Whether a slope with its half width is compatible with the expected one, up to 0.15 for finite widths."""
-    return abs(measured[0] - expected) <= 0.15 + measured[1]
-
-
-def growth(needed: dict[str, float]) -> float:
-    """p in needed ~ lambda^{-p}, from the constant needed at each lambda (its name): one constant serves lambda -> 0 iff p <= 0."""
-    return -slope([float(name) for name in needed], list(needed.values()))[0]
-
-
-def while_bounded(run: Any, floor: float) -> slice:
-    """The saved times of a run up to which lambda_min(H) >= floor has held: where a statement with that hypothesis speaks."""
-    low = np.flatnonzero(np.asarray(run.lambda_min) < floor)
-    return slice(0, int(low[0]) if low.size else None)
-
-
-@functools.cache
-def pair_eigenvalues(theta: float) -> tuple[float, float]:
-    """(lambda0, 1 - cos theta) of two unit inputs at angle theta, accurate for tiny angles: lambda0 -> theta / (2 pi)."""
-    gap = 2 * np.sin(theta / 2) ** 2
-    return 0.5 * gap + (1 - gap) * theta / (2 * np.pi), gap
-
-
-def pair_kernels(theta: float, width: float, trials: int, rng: np.random.Generator) -> np.ndarray:
-    """Draws (trials, 3) of H_11, H_22 and H_12 / cos theta of H(0) for two inputs at angle theta, any width, by their exact law."""
-    p = theta / (2 * np.pi)
-    both, first, second, _ = rng.multinomial(round(width), [0.5 - p, p, p, 0.5 - p], size=trials).T.astype(float)
-    return np.stack([both + first, both + second, both], axis=1) / round(width)
-
-
-def pair_lambda_min(theta: float, width: float, trials: int, rng: np.random.Generator) -> np.ndarray:
-    """Smallest eigenvalue of those draws, by det / lambda_max, which does not cancel."""
-    gap = pair_eigenvalues(theta)[1]
-    cos = 1 - gap
-    a, d, both = pair_kernels(theta, width, trials, rng).T
-    first, second = a - both, d - both
-    determinant = both * (first + second) + first * second + gap * (1 + cos) * both**2
-    largest = (a + d) / 2 + np.sqrt(((a - d) / 2) ** 2 + (cos * both) ** 2)
-    return determinant / np.where(largest > 0, largest, 1.0)

@@ -6,11 +6,9 @@ import numpy as np
 
 from .. import bounds
 from ..ledger import Check, bound, claim, every, rarely
-from .setting import Setting, growth, pair_eigenvalues, pair_kernels, pair_lambda_min, slope
-
-DELTA = 0.1
-ANGLES = (1.0, 1e-1, 1e-2, 1e-3)
-FAMILY = "two unit inputs at angle 1, 0.1, 0.01, 0.001 (lambda0 ~ angle/(2 pi)), H(0) drawn from its exact law; delta = 0.1"
+from .fits import growth, slope
+from .pairs import ANGLES, DELTA, FAMILY, pair_eigenvalues, pair_kernels, pair_lambda_min
+from .setting import Setting
 
 
 def _draw(setting: Setting, width: int, trials: int, seed: int):

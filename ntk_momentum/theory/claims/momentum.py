@@ -1,4 +1,4 @@
-"""Section 3: the heavy ball, its flow, Theorem 2 and the remarks around it."""
+"""Section 3: the heavy ball, its flow, and the remarks on friction, rate and oscillation."""
 
 from __future__ import annotations
 
@@ -9,16 +9,10 @@ import numpy as np
 from ...method import HeavyBall, heavy_ball
 from ...network import outputs
 from .. import bounds
-from ..ledger import attained, bound, claim, every, identity, undefined, within
-from .preliminaries import _f, radius
-from .setting import Setting, frozen, infinite_kernel, slope, while_bounded
-
-ONE = "n = 1, |x| = 1: H = lambda0 = 1/2, b = sqrt(2 lambda0) = 1, Delta(0) = 1"
-
-
-def worst_modes(alpha: float, spread: float = 1e4) -> np.ndarray:
-    """Eigenvalues from alpha^2 upwards, on which a bound for H >= alpha^2 must hold."""
-    return alpha**2 * np.concatenate([np.linspace(1.0, 4.0, 32), np.geomspace(4.1, spread, 32)])
+from ..ledger import claim, every, identity, undefined, within
+from .fits import slope
+from .modes import ONE, exponent, frozen, radius
+from .setting import Setting, infinite_kernel, predictions
 
 
 @claim(
@@ -130,8 +124,8 @@ def eq_3_2(setting: Setting):
 )
 def eq_3_3(setting: Setting):
     net, points = setting.network(64, 1), setting.points
-    gradient = jax.grad(lambda w: 0.5 * jnp.sum((_f(net, w, points.X) - points.y) ** 2))(net.hidden)
-    force = jax.vjp(lambda w: _f(net, w, points.X), net.hidden)[1](outputs(net, points.X) - points.y)[0]
+    gradient = jax.grad(lambda w: 0.5 * jnp.sum((predictions(net, w, points.X) - points.y) ** 2))(net.hidden)
+    force = jax.vjp(lambda w: predictions(net, w, points.X), net.hidden)[1](outputs(net, points.X) - points.y)[0]
     return (
         undefined("w_r'' + sqrt(2 lambda0) w_r' + dJ/dw_r (f - y) = 0", "any", "the paper does not define J"),
         identity(
@@ -161,81 +155,6 @@ def remark_friction_choice(setting: Setting):
             twice_coefficient=lam0,
         ),
         identity("b = sqrt(2 lambda0) is twice its square root", "the same", float(np.abs(b - 2 * np.sqrt(lam0 / 2)).max()), 1e-12),
-    )
-
-
-def exponent(b: float, lam: float, until: float = 60.0) -> float:
-    """Measured exponent of the envelope phi^2 + phi'^2/lambda of one mode, over the last third of [0, until / r(b)]."""
-    end = until / float(bounds.heavy_ball_rate(b, lam))
-    run = frozen(HeavyBall(b), [lam], [1.0], np.linspace(0, end, 512))
-    tail = slice(342, None)
-    envelope = run.residual[:, 0] ** 2 + run.velocity[:, 0] ** 2 / lam
-    return float(-np.polyfit(run.ts[tail], np.log(envelope[tail]), 1)[0])
-
-
-@claim(
-    "remark-lipschitz",
-    section="3",
-    kind="bound",
-    note="""For every mode lambda >= alpha^2, |phi| <= (1 + alpha t) e^{-alpha t}: no smoothness constant enters. Nor does it for
-    any other b > 0: r(b) depends on lambda_min alone, so a Lipschitz gradient is not needed there either.""",
-)
-def remark_lipschitz(setting: Setting):
-    alpha = 0.5
-    ts = np.linspace(0, 40, 512)
-    ratios = {}
-    for top in (1e2, 1e4, 1e6):
-        run = frozen(HeavyBall(2 * alpha), worst_modes(alpha, top), 1.0, ts)
-        ratios[f"{top:g}"] = float(np.max(run.residual**2 / bounds.heavy_ball_critical(ts, alpha, 1.0)[:, None]))
-    rates = {}
-    for b in (0.25, 0.5, 1.0, 1.4, 3.0):
-        rates[f"{b:g}"] = [min(exponent(b, lam) for lam in (0.25, 0.25 * 1e2, 0.25 * 1e4)), float(bounds.heavy_ball_rate(b, 0.25))]
-    return (
-        bound(
-            "b = sqrt(2 lambda0) gives linear convergence without a Lipschitz constant",
-            "modes lambda from alpha^2 to 1e2, 1e4, 1e6 times that, alpha = 1/2",
-            max(ratios.values()),
-            by_kappa=ratios,
-        ),
-        every(
-            "every other b > 0 needs none either: the worst exponent over lambda_min <= lambda <= 1e4 lambda_min is r(b) > 0",
-            "lambda_min = 1/4, b = 0.25 ... 3",
-            {f"b = {b}": measured > 0 and abs(measured / predicted - 1) < 0.06 for b, (measured, predicted) in rates.items()},
-            0.06,
-            measured_and_predicted=rates,
-        ),
-    )
-
-
-@claim(
-    "remark-zero-velocity",
-    section="3",
-    kind="bound",
-    note="""Start at Delta(0) = 0 with Delta'(0) = 1: L^(0) = 0, so every bound by L^(0) says Delta = 0 for ever, while Delta
-    moves. With a velocity, V(0) = L^(0) + |alpha Delta(0) + Delta'(0)|^2/2 must stand on the right: L <= (2/lambda0)
-    e^{-alpha t} V(0).""",
-)
-def remark_zero_velocity(setting: Setting):
-    lam0, ts = 0.5, np.linspace(0, 30, 512)
-    alpha = np.sqrt(lam0 / 2)
-    run = frozen(HeavyBall(2 * alpha), [lam0], [1.0], ts)
-    moving = -run.velocity[:, 0] / lam0  # psi = -phi'/lambda: from 0 at unit velocity
-    worst = 0.0
-    for lam in worst_modes(alpha, 1e3):
-        mode = frozen(HeavyBall(2 * alpha), [lam], [1.0], ts)
-        phi, psi = mode.residual[:, 0], -mode.velocity[:, 0] / lam
-        for D, V in ((0.0, 1.0), (1.0, 1.0), (1.0, -1.0), (1.0, 3.0)):
-            energy = 0.5 * lam * D**2 + 0.5 * (alpha * D + V) ** 2
-            worst = max(worst, float(np.max(0.5 * (phi * D + psi * V) ** 2 / (2 / lam0 * np.exp(-alpha * ts) * energy))))
-    reached = float(np.max(0.5 * moving**2))
-    return (
-        bound(
-            "w'(0) = 0 without loss of generality: L(t) <= (4/lambda0) e^{-alpha t} L^(0) from any velocity",
-            "n = 1, H = lambda0 = 1/2, Delta(0) = 0, Delta'(0) = 1: L^(0) = 0",
-            np.inf if reached > 0 else 0.0,
-            largest_loss=reached,
-        ),
-        bound("L(t) <= (2/lambda0) e^{-alpha t} V(0) from any velocity", "modes lambda >= alpha^2, four starts", worst),
     )
 
 
@@ -283,108 +202,6 @@ def footnote_2(setting: Setting):
             0.06,
             measured_and_predicted=measured,
         ),
-    )
-
-
-def theorem_2_ratio(setting: Setting, formula, lam0: float, low: float) -> float:
-    """Largest L(t) / formula over modes with eigenvalue >= low at b = sqrt(2 lambda0)."""
-    alpha = np.sqrt(lam0 / 2)
-    ts = np.linspace(0, 20 / alpha, 512)
-    lams = low * np.concatenate([np.linspace(1, 4, 32), np.geomspace(4.1, 1e4, 32)])
-    run = frozen(HeavyBall(2 * alpha), lams, 1.0, ts)
-    losses = 0.5 * run.residual**2
-    return float(np.max(losses / formula(ts[:, None], lams[None, :])))
-
-
-@claim(
-    "thm-2",
-    section="3",
-    kind="bound",
-    figure="three_flows",
-    note="""V' = -alpha V - (alpha/2) Delta.(H - alpha^2) Delta - (alpha/2)|Delta'|^2 for constant H >= alpha^2 = lambda0/2, and
-    V(0) = L^(0) + alpha^2 L(0) <= 2 L^(0), L <= (2/lambda0) L^: L <= (4/lambda0) e^{-alpha t} L^(0). Mode by mode,
-    |phi| <= (1 + alpha t) e^{-alpha t}, with equality for H = alpha^2; if H >= lambda0 = 2 alpha^2, phi^2 e^{2 alpha
-    t} <= lambda/(lambda - alpha^2) <= 2. The printed b = sqrt(2 lambda0^2) has exponent sqrt 2 lambda0, below
-    sqrt(lambda0/2) when lambda0 < 1/4.""",
-)
-def thm_2(setting: Setting):
-    lam0 = 0.1
-    ts = np.linspace(0, 400, 512)
-    slow = frozen(HeavyBall(np.sqrt(2 * lam0**2)), [lam0], [1.0], ts)
-    printed = float(np.max(slow.loss / bounds.theorem_2_printed(ts, lam0, slow.pseudo_loss[0], "quadratic form")))
-    run, points0 = setting.heavy_ball_run, setting.points_lam0
-    times, loss = np.asarray(run.ts), np.asarray(run.loss)
-    held = while_bounded(run, points0 / 2)
-    network = float(np.max((loss / bounds.theorem_2_corrected(times, points0, float(run.pseudo_loss[0])))[held], initial=0.0))
-    corrected = theorem_2_ratio(setting, lambda t, lam: bounds.theorem_2_corrected(t, lam0, 0.5 * lam), lam0, lam0 / 2)
-    critical = theorem_2_ratio(setting, lambda t, lam: bounds.heavy_ball_critical(t, np.sqrt(lam0 / 2), 0.5), lam0, lam0 / 2)
-    double = theorem_2_ratio(setting, lambda t, lam: bounds.heavy_ball_sharp(t, lam0, 0.5), lam0, lam0)
-    return (
-        bound(
-            "b = sqrt(2 lambda0^2): L(t) <= exp(-sqrt(lambda0/2) t) Delta(0).H(0) Delta(0)",
-            "one mode, H = lambda0 = 0.1, b = 0.1 sqrt 2, t <= 400",
-            printed,
-            exponent=bounds.heavy_ball_rate(np.sqrt(2 * lam0**2), lam0),
-            claimed=np.sqrt(lam0 / 2),
-        ),
-        bound(
-            "b = sqrt(2 lambda0), constant H >= lambda0/2: L(t) <= (4/lambda0) exp(-sqrt(lambda0/2) t) L^(0)",
-            f"modes lambda >= lambda0/2; and, moving kernel, {setting.on_points} at m = {setting.wide}",
-            max(corrected, network),
-            modes=corrected,
-            network=network,
-            network_times_checked=len(times[held]),
-        ),
-        every(
-            "(1 + alpha t)^2 e^{-2 alpha t} L(0) for H >= lambda0/2; 2 e^{-sqrt(2 lambda0) t} L(0) for H >= lambda0; both attained",
-            "modes lambda from lambda0/2, or lambda0, to 1e4 times that",
-            {
-                "first": critical <= 1 + 1e-9,
-                "first attained": critical > 1 - 1e-9,
-                "second": double <= 1 + 1e-9,
-                "second attained": double > 0.99,
-            },
-            1e-2,
-            ratios=[critical, double],
-        ),
-    )
-
-
-@claim(
-    "eq-3.4",
-    section="3",
-    kind="bound",
-    figure="three_flows",
-    note="""Delta.H Delta = 2 L^, so the displayed equality is off by two. At t = 0 the second form demands L(0) <= L^(0), while
-    L(0)/L^(0) reaches 1/lambda_min. By hand, n = 1, H = 1/2, b = 1: phi = e^{-t/2}(cos(t/2) + sin(t/2)), and the
-    first form fails at sin t = 3/5 with ratio (8/5) e^{-0.3218} = 1.16. Best constant: sup (1 + s)^2 e^{-s} = 4/e at
-    s = 1 gives 8/(e lambda0).""",
-)
-def eq_3_4(setting: Setting):
-    lam0, ts = 0.5, np.concatenate([[0.0, np.arcsin(0.6)], np.linspace(0.01, 20, 510)])
-    run = frozen(HeavyBall(1.0), [lam0], [1.0], ts)
-    ratios = {
-        reading: float(np.max(run.loss / bounds.theorem_2_printed(ts, lam0, run.pseudo_loss[0], reading)))
-        for reading in ("quadratic form", "pseudo-loss")
-    }
-    corrected = theorem_2_ratio(setting, lambda t, lam: bounds.theorem_2_corrected(t, lam0, 0.5 * lam), lam0, lam0 / 2)
-    best = theorem_2_ratio(setting, lambda t, lam: bounds.theorem_2_best(t, lam0, 0.5 * lam), lam0, lam0 / 2)
-    return (
-        every(
-            "L(t) <= e^{-sqrt(lambda0/2) t} Delta.H Delta = e^{-sqrt(lambda0/2) t} L^(0)",
-            ONE,
-            {
-                **{f"bound read as {reading}": ratio <= 1 + 1e-9 for reading, ratio in ratios.items()},
-                "Delta.H Delta = L^": abs(2 * run.pseudo_loss[0] - run.pseudo_loss[0]) < 1e-12,
-            },
-            largest_ratio=ratios,
-        ),
-        bound(
-            "L(t) <= (4/lambda0) e^{-sqrt(lambda0/2) t} L^(0) for constant H >= lambda0/2",
-            "modes lambda >= lambda0/2, lambda0 = 1/2",
-            corrected,
-        ),
-        attained("the best constant is 8/(e lambda0)", "the same; met at H = lambda0/2, t = 1/alpha", best, 1e-3),
     )
 
 

@@ -1,0 +1,193 @@
+"""Section 2: the kernel, its limit and when that is positive, the pseudo-loss."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ...kernel import empirical_ntk
+from ...method import GradientFlow
+from ...network import split
+from ..ledger import claim, every, identity, typed, within
+from .modes import frozen
+from .setting import Setting, infinite_kernel, predictions
+
+
+@claim(
+    "eq-2.6",
+    section="2",
+    kind="definition",
+    note="""H = sum_r (df/dw_r)(df/dw_r)^T = J J^T with J the n x mp Jacobian, so it is positive semi-definite. Two routes:
+    reverse-mode Jacobian against the structured kernel.""",
+)
+def eq_2_6(setting: Setting):
+    net, points = setting.network(64, 0), setting.points
+    J = jax.jacrev(lambda w: predictions(net, w, points.X))(net.hidden).reshape(points.n, -1)
+    H = empirical_ntk(net, points.X)
+    error = float(jnp.abs(J @ J.T - H).max())
+    return (
+        identity(
+            "H = sum_r (df/dw_r)(df/dw_r)^T", f"{setting.on_points}, m = 64", error, 1e-12, smallest_eigenvalue=jnp.linalg.eigvalsh(H)[0]
+        ),
+    )
+
+
+@claim(
+    "pseudo-loss",
+    section="2",
+    kind="identity",
+    note="""dL^/dDelta = H Delta with H held fixed, and L^ is lambda_min(H)-strongly convex in Delta. The text's "matrix ODE
+    (2.2)" must read (2.5): the unknown of (2.2) is W, of shape (m, p), on which an n x n matrix H does not act, and W
+    does not tend to 0.""",
+)
+def pseudo_loss(setting: Setting):
+    n, (values, c) = setting.data.n, setting.eigen
+    K = jnp.asarray(setting.kernel)
+    D = -jnp.asarray(setting.data.y)
+    error = float(jnp.abs(jax.grad(lambda d: 0.5 * d @ (K @ d))(D) - K @ D).max())
+    run = frozen(GradientFlow(), values, c, np.linspace(0, 20 / values[0], 400))
+    final = float(run.loss[-1] / run.loss[0])
+    return (
+        typed(
+            "the matrix ODE (2.2) with a constant H: the unknown of (2.2) has as many rows as H",
+            f"{setting.on_kernel}; W with m = 2n",
+            (2 * n, setting.X.shape[1]),
+            (n, setting.X.shape[1]),
+        ),
+        every(
+            "(2.5) with constant H > 0 is the gradient flow of L^ = Delta.H Delta / 2 and tends to 0 at linear rate",
+            setting.on_kernel,
+            {"gradient is H Delta": error < 1e-12, "strongly convex": values[0] > 0, "tends to 0": final < 1e-10},
+            1e-12,
+            gradient_error=error,
+            loss_ratio=final,
+        ),
+    )
+
+
+@claim(
+    "fact-2.1",
+    section="2",
+    kind="bound",
+    note="""(H_inf)_ij = E[Z_i.Z_j 1{w.Z_i >= 0, w.Z_j >= 0}]. If the functions w -> Z_i 1{w.Z_i >= 0} were dependent, the
+    dependence could be tested near the hyperplane of one i alone, where only its indicator jumps; so no two parallel
+    inputs suffices. Z_i is the x_i of the other sections; here H_inf is compared with Monte Carlo.""",
+)
+def fact_2_1(setting: Setting):
+    rng, K, X = np.random.default_rng(0), setting.points_kernel, np.asarray(setting.points.X).reshape(setting.points.n, -1)
+    draws = 200_000
+    S = (rng.standard_normal((draws, X.shape[1])) @ X.T >= 0).astype(float)
+    error = float(np.abs(X @ X.T * (S.T @ S) / draws - K).max())
+    smallest = {setting.points.name: setting.points_lam0, setting.data.name: float(setting.eigen[0][0])}
+    for n, p in ((5, 2), (12, 3), (30, 4)):
+        Z = rng.standard_normal((n, p))
+        smallest[f"{n} random directions in R^{p}"] = float(np.linalg.eigvalsh(infinite_kernel(Z))[0])
+    return (
+        every(
+            "no two parallel inputs: lambda0 > 0",
+            ", ".join(smallest),
+            {name: value > 1e-9 for name, value in smallest.items()},
+            lambda0=smallest,
+        ),
+        within("the closed form is the expectation", f"{setting.on_points}, {draws} draws", error, 0.0, 5 * 0.5 / np.sqrt(draws)),
+    )
+
+
+@claim(
+    "fact-2.2",
+    section="2",
+    kind="bound",
+    note="""x.x' (1/2 - arccos(x.x')/(2 pi)) = t/4 + t arcsin(t)/(2 pi) at t = x.x': the even part t arcsin t is strictly
+    positive definite on axes, the odd part is linear. Sharp, unit inputs: lambda0 > 0 iff no two inputs coincide and the
+    axes of the antipodal pairs are linearly independent. So {+-e_i} has lambda0 = 1/2, a regular hexagon 0. The arccos
+    form needs |x_i| = 1, which the fact forgets to say; for other norms the angle must stand in its place.""",
+)
+def fact_2_2(setting: Setting):
+    X = setting.X
+    gram = np.clip(X @ X.T, -1, 1)
+    error = float(np.abs((0.5 - np.arccos(gram) / (2 * np.pi)) * gram - setting.kernel).max())
+    rng = np.random.default_rng(1)
+
+    def smallest(Z):
+        return float(np.linalg.eigvalsh(infinite_kernel(Z))[0])
+
+    angles = np.arange(6) * np.pi / 3
+    hexagon = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    sets = {
+        "{+-e_i}, R^3": np.concatenate([np.eye(3), -np.eye(3)]),
+        "regular hexagon": hexagon,
+        "a duplicate": np.eye(3)[[0, 1, 1]],
+        "hexagon without one vertex": hexagon[:5],
+    }
+    for k, p, extra in ((2, 3, 3), (3, 3, 0), (4, 3, 2), (5, 4, 1)):
+        axes = rng.standard_normal((k + extra, p))
+        axes /= np.linalg.norm(axes, axis=1, keepdims=True)
+        sets[f"{k} antipodal pairs and {extra} single points in R^{p}"] = np.concatenate([axes, -axes[:k]])
+    found = {name: smallest(Z) for name, Z in sets.items()}
+    predicted = {name: _positive(Z) for name, Z in sets.items()}
+    return (
+        every(
+            "H_inf has the arccos form, and lambda0 > 0 when no two inputs are parallel",
+            setting.on_kernel,
+            {"closed form": error < 1e-7, "lambda0 > 0": setting.eigen[0][0] > 0},
+            1e-7,
+            closed_form_error=error,
+        ),
+        None,
+        every(
+            "unit inputs: lambda0 > 0 iff no two coincide and the axes of the antipodal pairs are independent",
+            "named sets and random ones",
+            {name: (found[name] > 1e-9) == predicted[name] for name in sets},
+            1e-9,
+            lambda0=found,
+            predicted=predicted,
+        ),
+    )
+
+
+def _positive(Z: np.ndarray) -> bool:
+    gram = Z @ Z.T
+    pairs = np.argwhere(np.triu(gram < -1 + 1e-12, 1))
+    coincide = np.any(np.triu(gram > 1 - 1e-12, 1))
+    return bool(not coincide and (len(pairs) == 0 or np.linalg.matrix_rank(Z[pairs[:, 0]]) == len(pairs)))
+
+
+@claim(
+    "eq-2.8",
+    section="2",
+    kind="identity",
+    note="""df_i/dw_r = m^{-1/2} a_r x_i 1{w_r.x_i >= 0}, and a_r^2 = 1 removes the output weights. With other output
+    weights each term of the sum carries a_r^2.""",
+)
+def eq_2_8(setting: Setting):
+    net, points = setting.network(64, 3, antisymmetric=False), setting.points
+    X = np.asarray(points.X).reshape(points.n, -1)
+
+    def printed(net, a2):
+        S = (np.asarray(net.hidden) @ X.T >= 0).astype(float)
+        return X @ X.T * ((S * a2[:, None]).T @ S) / net.width
+
+    def by_autodiff(net):
+        J = jax.jacrev(lambda w: predictions(net, w, points.X))(net.hidden).reshape(points.n, -1)
+        return np.asarray(J @ J.T)
+
+    import equinox as eqx
+
+    scaled = eqx.tree_at(lambda m: m.output, net, jnp.linspace(-2.0, 2.0, 64))
+    trained = [leaf.shape for leaf in jax.tree.leaves(split(net)[0])]
+    return (
+        identity(
+            "H_ij = x_i.x_j / m sum_r 1(w_r.x_i >= 0, w_r.x_j >= 0), a_r = +-1",
+            f"{setting.on_points}, m = 64",
+            float(np.abs(printed(net, np.ones(64)) - by_autodiff(net)).max()),
+            1e-12,
+            trained=trained,
+        ),
+        identity(
+            "for any output weights, with a_r^2 inside the sum",
+            f"{setting.on_points}, m = 64, a_r from -2 to 2",
+            float(np.abs(printed(scaled, np.asarray(scaled.output) ** 2) - by_autodiff(scaled)).max()),
+            1e-12,
+        ),
+    )
