@@ -23,7 +23,7 @@ from .prediction import check_times
 from .problem import AbstractProblem, ErrorProblem, WeightProblem
 from .readout import ERROR_READOUTS, READOUTS, Readout, Snapshot, default_readouts, read, resolve, watch
 from .solver import AbstractIntegrator, LazyExponential, RungeKutta, why_not_lazy
-from .solver.base import NOT_REFINED
+from .solver.base import NOT_REFINED, Progress
 from .trajectory import Trajectory
 
 
@@ -149,10 +149,41 @@ def solve(
     config: Numerics,
 ) -> Trajectory:
     """The traceable heart of `simulate`: a scan over saved times, each reached exactly. No checks; jit, vmap or map it."""
+    start = begin(problem, w, flow, integrator, readouts, config, ts.dtype)
+    end, values = proceed(start, ts, problem, w, flow, integrator, readouts, reference, config)
+    model = problem.model(end.state.w) if isinstance(problem, WeightProblem) else None
+    return Trajectory(ts, values, model, end.verdict, end.accepted, end.rejected)
+
+
+def begin(
+    problem: AbstractProblem,
+    w: PyTree,
+    flow: AbstractFlow,
+    integrator: AbstractIntegrator,
+    readouts: dict[str, Readout],
+    config: Numerics,
+    dtype: Any,
+) -> Progress:
+    """Where a solve starts: at rest, at t = 0."""
     with jax.default_matmul_precision(config.precision):
-        state = flow.init(w)
+        return integrator.start(problem, flow, flow.init(w), watch(readouts), config, dtype)
+
+
+def proceed(
+    progress: Progress,
+    ts: Float[Array, " times"],
+    problem: AbstractProblem,
+    w: PyTree,
+    flow: AbstractFlow,
+    integrator: AbstractIntegrator,
+    readouts: dict[str, Readout],
+    reference: Float[Array, "n n"] | None,
+    config: Numerics,
+) -> tuple[Progress, dict[str, Array]]:
+    """From where a solve has come to the next saved times `ts`, and the read-outs there. w: the weights at t = 0."""
+    with jax.default_matmul_precision(config.precision):
         watcher = watch(readouts)
-        first = Snapshot(problem, flow, jnp.zeros_like(ts[0]), state, None, reference)
+        first = Snapshot(problem, flow, jnp.zeros_like(ts[0]), flow.init(w), None, reference)
         _ = first.kernel  # evaluated here, not inside the scan; removed by the compiler when nothing reads it
 
         def segment(progress, t1):
@@ -161,10 +192,7 @@ def solve(
             snapshot = Snapshot(problem, flow, t1, progress.state, first, reference)
             return progress, read(readouts, snapshot, progress.watched, ok)
 
-        start = integrator.start(problem, flow, state, watcher, config, ts.dtype)
-        end, values = jax.lax.scan(segment, start, ts)
-    model = problem.model(end.state.w) if isinstance(problem, WeightProblem) else None
-    return Trajectory(ts, values, model, end.verdict, end.accepted, end.rejected)
+        return jax.lax.scan(segment, progress, ts)
 
 
 @eqx.filter_jit
