@@ -110,8 +110,13 @@ def test_the_store_returns_what_it_was_given(tmp_path):
 
     values = np.array([1.5, np.nan, -np.inf])
     given = xr.Dataset({"x": ("k", values), "ok": ("k", [True, False, True]), "n": ("k", [1, 2, 3])}, {"k": ["a", "b", "é"]})
-    back = store.write(tmp_path / "x.nc", given, {"nested": {"b": 1, "a": [True, None]}, "text": "λ"})
-    np.testing.assert_array_equal(back.x, values)
+    store.write(tmp_path / "x.nc", given, {"nested": {"b": 1, "a": [True, None]}, "text": "λ", "count": 2})
+    back, piecemeal = store.read(tmp_path / "x.nc"), store.Stored.open(tmp_path / "x.nc")
+    assert dict(back.attrs) == piecemeal.attributes
+    for name in given.variables:
+        np.testing.assert_array_equal(back[name], given[name])
+        np.testing.assert_array_equal(piecemeal.read(name), given[name].values)
+        assert (back[name].dtype, back[name].dims) == (piecemeal.read(name).dtype, piecemeal.dims(name))
     assert back.ok.dtype == bool and list(back.k.values) == ["a", "b", "é"]
     assert back.attrs["nested"] == '{"a": [true, null], "b": 1}' and back.attrs["text"] == "λ"
     assert [path.name for path in tmp_path.iterdir()] == ["x.nc"]

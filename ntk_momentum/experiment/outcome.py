@@ -95,7 +95,8 @@ def _data(outcome: Outcome, module: Any, out: Path, progress: Progress | None, c
             **provenance(getattr(config, "precision", None)),
             "seconds": round(time.perf_counter() - begin, 3),
         }
-        dataset = store.write(path, result, record)
+        store.write(path, result, record)
+        dataset = store.read(path)
         outcome.status = "computed"
     if dataset is not None:
         outcome.data, outcome.attributes = path, dict(dataset.attrs)

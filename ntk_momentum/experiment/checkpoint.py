@@ -1,0 +1,197 @@
+"""Long single solves that survive their process: the state of the solver on disk, on a schedule that never changes.
+
+A solve always proceeds from one saved time to the next by the same compiled programs, `every` saved times in each, whether
+it was interrupted or not; so a resumed run equals an uninterrupted one bit for bit. A checkpoint file is one line of JSON (what
+run this is, and how far), the leaves of the state as NumPy arrays, and a checksum.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import simulation
+from ..errors import InputError
+from ..loss import Loss, squared
+from ..method import AbstractFlow
+from ..numerics import Numerics
+from ..prediction import check_times
+from ..readout import default_readouts, resolve
+from ..solver import REASONS, Progress
+from ..trajectory import Trajectory
+from .provenance import source_digest
+from .store import atomically, canonical, check_folder, set_aside
+
+_CHECKSUM = 64  # characters of a SHA-256 at the end of the file
+
+
+def simulate_checkpointed(
+    model: Any,
+    data: Any,
+    flow: Any,
+    ts: Any,
+    path: str | Path,
+    *,
+    every: int = 10,
+    loss: Loss = squared,
+    trainable: Any = None,
+    where: Callable | None = None,
+    solver: Any = None,
+    readouts: Sequence[str] | Mapping[str, Any] | None = None,
+    reference: Any = None,
+    config: Numerics = Numerics(),
+    progress: Callable[[int, int], None] | None = None,
+) -> Trajectory:
+    """`simulate`, with its state kept in the file `path` after every `every` saved times, from where the same call goes on.
+
+    A finished run is read from the file. progress: called as progress(saved times done, saved times). The rest is as in
+    `simulate`.
+
+    A damaged file is set aside with a warning, and the run starts again; a full disk is a warning too. Raises `InputError` when
+    the folder cannot be written, or when the file belongs to another run: other weights, data, flow, times, options or code.
+    """
+    if not isinstance(flow, AbstractFlow):
+        raise InputError(f"flow must be a flow such as nm.HeavyBall(b), got {type(flow).__name__}.")
+    if every < 1:
+        raise InputError(f"every must be at least 1 saved time, got {every}.")
+    path = Path(path)
+    check_folder(path.parent)
+    problem, w = simulation.weight_problem(model, data, loss, trainable, where)
+    dtype = jnp.result_type(*jax.tree.leaves(w))
+    reference = simulation.default_reference(model, data, trainable, where) if reference is None else jnp.asarray(reference, dtype)
+    names = (*default_readouts(model), "lyapunov", *(("kernel_distance",) if reference is not None else ()))
+    chosen = resolve(readouts, names)
+    flow = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), flow)
+    ts = check_times(ts).astype(dtype)
+    run = _Run(*simulation.tolerance_apart(config, dtype), problem, w, flow, simulation.as_integrator(solver, problem, w), chosen, reference)
+    identity = _identity(run, ts, every)
+
+    kept = _load(path, identity, run, ts)
+    done, state, values = kept if kept is not None else (0, _begin(run, ts[:1]), [])
+    while done < ts.size:
+        state, read = _proceed(run, state, ts[done : done + every])
+        values = [jax.tree.map(lambda *parts: np.concatenate(parts), *values, jax.device_get(read))]
+        done = min(done + every, ts.size)
+        try:
+            _save(path, {"identity": identity, "done": done}, (state, values))
+        except InputError as error:  # the run itself can go on
+            warnings.warn(f"no checkpoint: {error}", RuntimeWarning, stacklevel=2)
+        if progress is not None:
+            progress(done, ts.size)
+    if int(state.verdict) != 0:
+        reason = REASONS[int(state.verdict)]
+        warnings.warn(f"the solve failed and its read-outs are NaN from there on: {reason}", RuntimeWarning, stacklevel=2)
+    model = problem.model(state.state.w)
+    return Trajectory(ts, jax.tree.map(jnp.asarray, values[0]), model, state.verdict, state.accepted, state.rejected)
+
+
+class _Run(eqx.Module):
+    """Everything about a solve but how far it is."""
+
+    tol: Any
+    config: Numerics = eqx.field(static=True)
+    problem: Any
+    w: Any
+    flow: AbstractFlow
+    integrator: Any
+    readouts: dict[str, Any]
+    reference: Any
+
+    def numerics(self) -> Numerics:
+        return dataclasses.replace(self.config, tol=self.tol)
+
+
+@eqx.filter_jit
+def _begin(run: _Run, ts: Any) -> Progress:
+    return simulation.begin(run.problem, run.w, run.flow, run.integrator, run.readouts, run.numerics(), ts.dtype)
+
+
+@eqx.filter_jit
+def _proceed(run: _Run, state: Progress, ts: Any) -> tuple[Progress, dict[str, Any]]:
+    return simulation.proceed(state, ts, run.problem, run.w, run.flow, run.integrator, run.readouts, run.reference, run.numerics())
+
+
+def _identity(run: _Run, ts: Any, every: int) -> str:
+    """A hash of all arrays, of the structure that holds them, of the schedule and of the code."""
+    leaves, structure = jax.tree.flatten((run, ts))
+    digest = hashlib.sha256(f"{every}|{source_digest()}|{jax.__version__}|".encode())
+    digest.update(re.sub(r" at 0x[0-9a-f]+", "", str(structure)).encode())
+    for leaf in leaves:
+        if eqx.is_array(leaf):
+            array = np.asarray(leaf)
+            digest.update(f"|{array.dtype.str}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+        else:
+            digest.update(re.sub(r" at 0x[0-9a-f]+", "", f"|{leaf!r}").encode())
+    return digest.hexdigest()
+
+
+class _Hashing:
+    """A file that is hashed while it is written."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.digest = file, hashlib.sha256()
+
+    def write(self, content: Any) -> int:
+        self.digest.update(content)
+        return self.file.write(content)
+
+
+def _save(path: Path, header: dict[str, Any], tree: Any) -> None:
+    def fill(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            hashing = _Hashing(file)
+            hashing.write(canonical(header).encode() + b"\n")
+            eqx.tree_serialise_leaves(hashing, tree)
+            file.write(hashing.digest.hexdigest().encode())
+
+    atomically(path, fill)
+
+
+def _load(path: Path, identity: str, run: _Run, ts: Any) -> tuple[int, Progress, list[Any]] | None:
+    """(saved times done, state, read-outs), or None when there is nothing to go on from."""
+    if not path.exists():
+        return None
+    try:
+        with path.open("rb") as file:
+            header = json.loads(file.readline(4096))
+            if header["identity"] != identity:
+                raise InputError(f"{path} is the checkpoint of another run; give this one a file of its own, or remove that one.")
+            _check_sum(file, path.stat().st_size)
+            state = eqx.filter_eval_shape(_begin, run, ts[:1])
+            like = eqx.filter_eval_shape(_proceed, run, state, ts[: header["done"]])
+            state, values = eqx.tree_deserialise_leaves(file, (like[0], [jax.tree.map(_blank, like[1])]))
+    except InputError:
+        raise
+    except Exception as error:  # truncated, altered or foreign: anything may be raised
+        warnings.warn(f"{set_aside(path)} ({type(error).__name__}).", RuntimeWarning, stacklevel=3)
+        return None
+    return header["done"], state, values
+
+
+def _blank(leaf: Any) -> np.ndarray:
+    return np.empty(leaf.shape, leaf.dtype)
+
+
+def _check_sum(file: BinaryIO, size: int) -> None:
+    """Raise unless the file's end is the hash of the rest; the position is kept."""
+    start, digest = file.tell(), hashlib.sha256()
+    file.seek(0)
+    left = size - _CHECKSUM
+    while left > 0:
+        block = file.read(min(left, 1 << 22))
+        digest.update(block)
+        left -= len(block)
+    if file.read() != digest.hexdigest().encode():
+        raise ValueError("wrong checksum")
+    file.seek(start)

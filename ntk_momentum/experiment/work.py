@@ -1,0 +1,149 @@
+"""Work in pieces that survives anything: each piece a file, whole or absent, taken by one process at a time.
+
+A process that works on a piece holds a lock on one byte of the folder's `.locks` file, at the offset that the piece's name
+hashes to. The kernel lets go of it when the process dies, however it dies, so nothing goes stale. On a file system
+without locks two processes may do the same piece; both write it whole, and the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from ..errors import InputError, MissingPackage
+from . import store
+from .progress import Bar
+
+POLL = 0.2  # seconds between looks at the pieces that other processes hold
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """One file's worth of work. title: for people; compute: makes the xarray.Dataset; record: the attributes stored with it."""
+
+    path: Path
+    title: str
+    compute: Callable[[], Any]
+    record: Callable[[], dict[str, Any]] = dict
+
+
+@dataclasses.dataclass
+class Done:
+    """What became of the pieces, by title. elsewhere: finished by another process meanwhile; broken: title -> what was raised."""
+
+    computed: list[str] = dataclasses.field(default_factory=list)
+    kept: list[str] = dataclasses.field(default_factory=list)
+    elsewhere: list[str] = dataclasses.field(default_factory=list)
+    broken: dict[str, str] = dataclasses.field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+
+class Locks:
+    """The locks of one folder. A name taken twice by one process is granted twice."""
+
+    def __init__(self, folder: Path):
+        self._path = folder / ".locks"
+        self._file: IO[bytes] | None = None
+
+    def __enter__(self) -> Locks:
+        try:
+            self._file = self._path.open("ab")
+        except OSError as error:
+            raise InputError(f"cannot write into the folder {self._path.parent} ({error.strerror or error}); choose another one.") from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._file is not None
+        self._file.close()  # and with it every lock
+
+    def take(self, name: str, wait: bool = False) -> bool:
+        """Whether the lock is ours now. True as well where the file system knows no locks."""
+        return self._lock(name, lambda fcntl: fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+    def release(self, name: str) -> None:
+        """Let another process have it."""
+        self._lock(name, lambda fcntl: fcntl.LOCK_UN)
+
+    def _lock(self, name: str, how: Callable[[Any], int]) -> bool:
+        try:
+            import fcntl
+        except ImportError:  # no such locks on Windows
+            return True
+        offset = int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big") >> 1
+        assert self._file is not None
+        try:
+            fcntl.lockf(self._file, how(fcntl), 1, offset)
+        except (BlockingIOError, PermissionError):
+            return False
+        except OSError:
+            return True
+        return True
+
+
+def do(pieces: Sequence[Piece], bar: Bar) -> Done:
+    """Do every piece that is not done, and wait for those that another process is doing.
+
+    A piece that raises is reported and left out, the others go on. A damaged file is set aside under the name
+    `*.damaged` and its piece done again. Raises `InputError` when the disk refuses, and `MissingPackage`.
+    """
+    done, left, first = Done(), list(pieces), True
+    if not pieces:
+        return done
+    pieces[0].path.parent.mkdir(parents=True, exist_ok=True)
+    with Locks(pieces[0].path.parent) as locks:
+        while left:
+            held = [piece for piece in left if not _attempt(piece, locks, done, bar, first)]
+            if len(held) == len(left):
+                bar.describe(f"waiting for {len(held)} of another process")
+                time.sleep(POLL)
+            left, first = held, False
+    return done
+
+
+def _attempt(piece: Piece, locks: Locks, done: Done, bar: Bar, first: bool) -> bool:
+    """Whether the piece is settled now; False while another process holds it."""
+    if _whole(piece.path):
+        (done.kept if first else done.elsewhere).append(piece.title)
+        bar.skip_piece()
+        return True
+    if not locks.take(piece.path.name):
+        return False
+    try:
+        if piece.path.exists():
+            if _whole(piece.path):  # finished by another process since we looked
+                done.elsewhere.append(piece.title)
+                bar.skip_piece()
+                return True
+            done.notes.append(store.set_aside(piece.path))
+            bar.say(done.notes[-1])
+        bar.piece(piece.title)
+        try:
+            dataset = piece.compute()
+        except MissingPackage:
+            raise
+        except Exception as error:  # one broken piece must not stop the others
+            done.broken[piece.title] = f"{type(error).__name__}: {error}" if not isinstance(error, InputError) else str(error)
+            if not isinstance(error, InputError):
+                bar.say(traceback.format_exc(), error=True)
+        else:
+            store.write(piece.path, dataset, piece.record())
+            done.computed.append(piece.title)
+        bar.finish_piece()
+        return True
+    finally:
+        locks.release(piece.path.name)
+
+
+def _whole(path: Path) -> bool:
+    if not path.exists():
+        return False
+    try:
+        store.Stored.open(path).check()
+    except InputError:
+        return False
+    return True
