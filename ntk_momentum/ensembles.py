@@ -1,15 +1,12 @@
-"""Many runs in one call: flows x widths x seeds on one data set, every run as if it were alone.
+"""Many runs in one call: flows x hyperparameters x widths x seeds x data sets, every run as if it were alone.
 
-A run (width, seed) is `init_two_layer(width, p, key=jax.random.key(seed))`. Flows of one kind are stacked over their
-parameters and mapped together with the seeds, one compiled program per kind of flow and width. Runs are mapped one
-after another, not vectorised, so each keeps its own step sizes: on a CPU this is also the fastest.
+An ensemble is planned (`plan`), run unit by unit (`run_unit`), and put together (`assemble`); `ensemble` does all three. Whoever wants
+to store units, resume, or share them among processes uses the parts.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -18,32 +15,35 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from . import batches
 from .errors import InputError, require
 from .loss import Loss, squared
 from .method import AbstractFlow
-from .network import init_two_layer
 from .numerics import Numerics
-from .prediction import check_times
-from .readout import default_readouts, resolve
-from .simulation import as_integrator, default_reference, solve, tolerance_apart, weight_problem
 from .solver import REASONS
 from .trajectory import label
+from .units import Plan as Plan
+from .units import Unit as Unit
+from .units import flow_values as flow_values
+from .units import plan as plan
 
 
 class Ensemble(eqx.Module):
-    """Read-outs of all runs, with the dimensions (flow, width, seed, time, ...), as attributes or items.
+    """Read-outs of runs, with the dimensions (flow, width, seed, time, ...), as attributes or items.
 
-    ts: (flow, time), the saved times of each flow; verdict, accepted, rejected: (flow, width, seed).
+    With several data sets everything has the leading dimension `data`, and `data` holds their names. ts: (flow, time), the saved times
+    of each flow; verdict, accepted, rejected: (flow, width, seed).
     """
 
     flows: tuple[AbstractFlow, ...]
     widths: tuple[int, ...] = eqx.field(static=True)
     seeds: tuple[int, ...] = eqx.field(static=True)
-    ts: Float[Array, "flow time"]
+    ts: Float[Array, "*data flow time"]
     readouts: dict[str, Array]
-    verdict: Int[Array, "flow width seed"]
-    accepted: Int[Array, "flow width seed"]
-    rejected: Int[Array, "flow width seed"]
+    verdict: Int[Array, "*data flow width seed"]
+    accepted: Int[Array, "*data flow width seed"]
+    rejected: Int[Array, "*data flow width seed"]
+    data: tuple[str, ...] | None = eqx.field(static=True, default=None)
 
     def __getattr__(self, name: str) -> Array:
         readouts = self.__dict__.get("readouts", {})
@@ -61,24 +61,30 @@ class Ensemble(eqx.Module):
 
     def failures(self) -> list[str]:
         """One line per failed run: its coordinates and the solver's reason."""
-        return [
-            f"{flow_label(self.flows[i])}, width {self.widths[j]}, seed {self.seeds[k]}: {REASONS[int(self.verdict[i, j, k])]}"
-            for i, j, k in np.argwhere(np.asarray(self.verdict))
-        ]
+        verdict = np.asarray(self.verdict)
+        lines = []
+        for *d, i, j, k in np.argwhere(verdict):
+            where = f"data {self.data[d[0]]}, " if d and self.data is not None else ""
+            reason = REASONS[int(verdict[(*d, i, j, k)])]
+            lines.append(f"{where}{flow_label(self.flows[i])}, width {self.widths[j]}, seed {self.seeds[k]}: {reason}")
+        return lines
 
     def to_xarray(self) -> Any:
         """A labelled xarray.Dataset; `time` is a coordinate along (flow, step) since flows may have times of their own."""
         xarray = require("xarray", "to_xarray")
-        leading = ("flow", "width", "seed")
+        several = () if self.data is None else ("data",)
+        leading = (*several, "flow", "width", "seed")
         variables = {name: label(name, np.asarray(value), (*leading, "step")) for name, value in self.readouts.items()}
         for name in ("verdict", "accepted", "rejected"):
             variables[name] = (leading, np.asarray(getattr(self, name)))
-        coords = {
+        coords: dict[str, Any] = {
             "flow": [flow_label(flow) for flow in self.flows],
             "width": np.asarray(self.widths),
             "seed": np.asarray(self.seeds),
-            "time": (("flow", "step"), np.asarray(self.ts)),
+            "time": ((*several, "flow", "step"), np.asarray(self.ts)),
         }
+        if self.data is not None:
+            coords["data"] = list(self.data)
         return xarray.Dataset(variables, coords=coords)
 
 
@@ -105,92 +111,78 @@ def ensemble(
     config: Numerics = Numerics(),
     dtype: Any = None,
     progress: Any = None,
+    **how: Any,
 ) -> Ensemble:
-    """Simulate every flow at every width from every seed, in one call.
+    """Simulate every flow at every width from every seed on every data set, in one call.
 
-    seeds: the seeds, or how many (0, 1, ...). ts: saved times shared by all flows, or one row per flow. progress: called
-    as progress(done, total), in pairs of a flow and a width, after every unit of work: all seeds of one kind of flow at one width. The rest
-    is as in `simulate` and `init_two_layer`. Failed runs keep their place: NaN read-outs and a verdict.
+    data: a data set, or a list of them with equal shapes. flows: one or more, e.g. [HeavyBall(b) for b in frictions]. seeds: the seeds, or
+    how many (0, 1, ...). ts: saved times shared by all flows, one row per flow, or (data, flow, time). progress: called as
+    progress(done, total) after every unit of work. how: strategy, layout, unit_runs, memory_limit and over, see `plan`. The rest is as in
+    `simulate` and `init_two_layer`. Failed runs keep their place: NaN read-outs and a verdict.
 
     Raises `InputError`.
     """
-    flows, widths, seeds = _axes(flows, widths, seeds)
-    rows = _times(ts, len(flows))
-    kinds: dict[Any, list[int]] = {}
-    for index, flow in enumerate(flows):
-        kinds.setdefault(jax.tree.structure(flow), []).append(index)
-    cells: dict[tuple[int, int], Any] = {}
-    for j, width in enumerate(widths):
-        keys = [jax.random.key(seed) for seed in seeds]
-        draw = partial(init_two_layer, width, data.input_size, activation=activation, antisymmetric=antisymmetric, dtype=dtype)
-        models = [draw(key=key) for key in keys]
-        against = (
-            default_reference(models[0], data, trainable, None) if reference is None else jnp.asarray(reference, models[0].hidden.dtype)
-        )
-        names = (*default_readouts(models[0]), "lyapunov", *(("kernel_distance",) if against is not None else ()))
-        parts = [weight_problem(model, data, loss, trainable, None) for model in models]
-        runs = _stack([problem for problem, _ in parts]), _stack([w for _, w in parts])
-        how = as_integrator(solver, *parts[0]), resolve(readouts, names), against
-        for members in kinds.values():
-            block = _unit(config, runs, [flows[i] for i in members], rows[jnp.asarray(members)], how)
-            cells |= {(i, j): jax.tree.map(lambda leaf, row=row: leaf[row], block) for row, i in enumerate(members)}
-            if progress is not None:
-                jax.block_until_ready(block)
-                progress(len(cells), len(flows) * len(widths))
-    grid = [cells[i, j] for i in range(len(flows)) for j in range(len(widths))]
-    values, verdict, accepted, rejected = jax.tree.map(
-        lambda *leaves: jnp.stack(leaves).reshape(len(flows), len(widths), *leaves[0].shape), *grid
+    recipe = {
+        "activation": activation,
+        "antisymmetric": antisymmetric,
+        "loss": loss,
+        "trainable": trainable,
+        "solver": solver,
+        "readouts": readouts,
+        "reference": reference,
+        "config": config,
+        "dtype": dtype,
+    }
+    made = plan(data, flows, widths, seeds, ts, **recipe, **how)
+    blocks = []
+    for unit in made.units:
+        blocks.append(run_unit(made, unit))
+        if progress is not None:
+            progress(len(blocks), len(made.units))
+    return assemble(made, blocks)
+
+
+def run_unit(made: Plan, unit: Unit) -> Ensemble:
+    """The runs of one unit, with the plan's dimensions restricted to it. Warns of nothing; see its `failures`."""
+    outcome = batches.run(made.batch(unit), batches.How(unit.strategy, unit.lanes, unit.layout, made.over))
+    shape = (len(unit.flows), len(unit.widths), len(unit.seeds))
+    several = (1,) if made.stacked else ()
+
+    def arrange(value):
+        return jnp.asarray(value[: np.prod(shape)].reshape(*several, *shape, *value.shape[1:]))
+
+    return Ensemble(
+        tuple(made.flows[i] for i in unit.flows),
+        tuple(made.widths[j] for j in unit.widths),
+        tuple(made.seeds[k] for k in unit.seeds),
+        _times(made, [unit.data], unit.flows),
+        **jax.tree.map(arrange, outcome)._asdict(),
+        data=(made.data[unit.data].name,) if made.stacked else None,
     )
-    return Ensemble(flows, widths, seeds, rows, values, verdict, accepted, rejected)
 
 
-def _axes(flows: Any, widths: Any, seeds: Any) -> tuple[tuple[AbstractFlow, ...], tuple[int, ...], tuple[int, ...]]:
-    flows = (flows,) if isinstance(flows, AbstractFlow) else tuple(flows)
-    widths = (widths,) if isinstance(widths, int) else tuple(int(width) for width in widths)
-    seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(int(seed) for seed in seeds)
-    for name, values in (("flows", flows), ("widths", widths), ("seeds", seeds)):
-        if not values:
-            raise InputError(f"{name} is empty; an ensemble needs at least one.")
-        if name != "flows" and len(set(values)) < len(values):
-            raise InputError(f"{name} holds the same value twice: {list(values)}.")
-    wrong = [type(flow).__name__ for flow in flows if not isinstance(flow, AbstractFlow)]
-    if wrong:
-        raise InputError(f"flows must be flows such as nm.GradientFlow(), got {wrong}.")
-    return flows, widths, seeds
+def assemble(made: Plan, blocks: Iterable[Ensemble]) -> Ensemble:
+    """The whole ensemble from the blocks of all its units, in their order."""
+    blocks = list(blocks)
+    if len(blocks) != len(made.units):
+        raise InputError(f"the plan has {len(made.units)} units, got {len(blocks)} blocks.")
+    several = (len(made.data),) if made.stacked else ()
+    shape = (*several, len(made.flows), len(made.widths), len(made.seeds))
+    places = [np.ix_(*([[u.data]] if made.stacked else []), u.flows, u.widths, u.seeds) for u in made.units]
+
+    def join(*parts):
+        first = np.asarray(parts[0])
+        whole = np.empty((*shape, *first.shape[len(shape) :]), first.dtype)
+        for place, part in zip(places, parts, strict=True):
+            whole[place] = part
+        return jnp.asarray(whole)
+
+    outcome = jax.tree.map(join, *[batches.Outcome(b.readouts, b.verdict, b.accepted, b.rejected) for b in blocks])
+    names = tuple(data.name for data in made.data) if made.stacked else None
+    ts = _times(made, range(len(made.data)), range(len(made.flows)))
+    return Ensemble(made.flows, made.widths, made.seeds, ts, **outcome._asdict(), data=names)
 
 
-def _times(ts: Any, flows: int) -> Float[Array, "flow time"]:
-    rows = jnp.asarray(ts)
-    rows = jnp.broadcast_to(rows, (flows, rows.shape[-1])) if rows.ndim == 1 else rows
-    if rows.ndim != 2 or rows.shape[0] != flows:
-        raise InputError(f"ts must be (time,) or (flow, time) with {flows} rows, got shape {rows.shape}.")
-    return jnp.stack([check_times(row) for row in rows])
-
-
-def _unit(config: Numerics, runs: tuple[Any, Any], flows: list[AbstractFlow], times: Array, how: tuple[Any, ...]) -> Any:
-    """All seeds of one width under flows of one kind, in the precision of the weights."""
-    problems, starts = runs
-    dtype = jnp.result_type(*jax.tree.leaves(starts))
-    stacked = _stack([jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), flow) for flow in flows])
-    return _map_runs(*tolerance_apart(config, dtype), problems, starts, stacked, times.astype(dtype), *how)
-
-
-def _stack(trees: Sequence[Any]) -> Any:
-    """Equal trees stacked along a new first axis; leaves that are no arrays must agree and stay as they are."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves) if eqx.is_array(leaves[0]) else leaves[0], *trees)
-
-
-@eqx.filter_jit
-def _map_runs(tol, config, problems, starts, flows, times, integrator, readouts, reference):
-    """solve over (flow, seed), one run after another: a tuple of read-outs and statistics with those two leading axes."""
-    config = dataclasses.replace(config, tol=tol)
-    arrays, static = eqx.partition(problems, eqx.is_array)
-
-    def run(flow, ts, arrays, w):
-        trajectory = solve(eqx.combine(arrays, static), w, flow, ts, integrator, readouts, reference, config)
-        return trajectory.readouts, trajectory.verdict, trajectory.accepted, trajectory.rejected
-
-    def over_seeds(flow_and_times):
-        return jax.lax.map(lambda seed: run(*flow_and_times, *seed), (arrays, starts))
-
-    return jax.lax.map(over_seeds, (flows, times))
+def _times(made: Plan, sets: Sequence[int], flows: Sequence[int]) -> Array:
+    rows = made.ts[np.ix_(list(sets), list(flows))]
+    return jnp.asarray(rows if made.stacked else rows[0], jax.dtypes.canonicalize_dtype(jnp.float64))

@@ -1,0 +1,208 @@
+"""Many runs in one compiled program: drawn, padded and solved one after another, in lock-step, or spread over devices.
+
+A run (width m, seed) is `init_two_layer(m, p, key=jax.random.key(seed))`, padded to M neurons by zero weights. These add nothing to f, H or
+any norm and have no gradient, so they never move and a run's steps are those it takes alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int
+
+from .data import Dataset
+from .devices import AXIS
+from .loss import Loss
+from .method import AbstractFlow
+from .network import TwoLayerNet, init_two_layer, trainable_spec
+from .numerics import Numerics
+from .readout import Snapshot, default_readouts, read, resolve, watch
+from .simulation import as_integrator, default_reference, solve, tolerance_apart, weight_problem
+from .solver import LazyExponential
+
+
+class Recipe(eqx.Module):
+    """What all runs of an ensemble share, as in `simulate` and `init_two_layer`. reference: (n, n) or None for the default."""
+
+    activation: Any = eqx.field(static=True)
+    antisymmetric: bool = eqx.field(static=True)
+    dtype: Any = eqx.field(static=True)
+    loss: Loss = eqx.field(static=True)
+    trainable: Any
+    solver: Any
+    readouts: Any
+    reference: Any
+    config: Numerics
+
+    def net(self, width: int, p: int, key: Array) -> TwoLayerNet:
+        """The network of a run."""
+        return init_two_layer(width, p, key=key, activation=self.activation, antisymmetric=self.antisymmetric, dtype=self.dtype)
+
+
+class Batch(eqx.Module):
+    """Runs on one data set, of flows stacked over their parameters, with times (flow, time).
+
+    flow, width, seed: those of each run, the first two by position. padded: neurons of every network.
+    """
+
+    recipe: Recipe
+    X: Float[Array, "n ..."]
+    y: Float[Array, n * k]
+    flows: AbstractFlow
+    times: Float[Array, "flow time"]
+    flow: Int[Array, " runs"]
+    width: Int[Array, " runs"]
+    seed: Int[Array, " runs"]
+    widths: tuple[int, ...] = eqx.field(static=True)
+    padded: int = eqx.field(static=True)
+
+
+class How(NamedTuple):
+    """How runs share devices: "map" or "vmap" with so many lanes, over a line of devices that splits the "runs" or the "neurons"."""
+
+    strategy: str
+    lanes: int
+    layout: str
+    over: Mesh | None
+
+
+class Outcome(NamedTuple):
+    """Read-outs and the solver's statistics of every run, with the runs first."""
+
+    readouts: dict[str, Array]
+    verdict: Int[Array, ...]
+    accepted: Int[Array, ...]
+    rejected: Int[Array, ...]
+
+
+class Needs(NamedTuple):
+    """What decides the memory of one run: the integrator, whether there is momentum, the shape of each read-out at all saved times."""
+
+    lazy: bool
+    momentum: bool
+    readouts: list[tuple[int, ...]]
+
+
+def run(batch: Batch, how: How) -> Outcome:
+    """Every run of a batch, as arrays on the host. Over devices of several processes, each calls this with the same batch."""
+    over = how.over
+    if over is not None and over.size > 1:
+        if how.layout == "runs":
+            batch = _fill(batch, -batch.seed.size % over.size)
+        batch = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf), NamedSharding(over, P())) if eqx.is_array(leaf) else leaf, batch)
+    config = batch.recipe.config
+    tol, rest = tolerance_apart(config, batch.recipe.dtype)
+    outcome = _compiled(tol, dataclasses.replace(batch, recipe=dataclasses.replace(batch.recipe, config=rest)), how)
+    if over is not None and over.is_multi_process:
+        from jax.experimental.multihost_utils import process_allgather
+
+        return process_allgather(outcome, tiled=True)
+    return jax.tree.map(np.asarray, outcome)
+
+
+def make(
+    recipe: Recipe, data: Dataset, flows: Sequence[AbstractFlow], times: Any, runs: Any, widths: tuple[int, ...], padded: int
+) -> Batch:
+    """A batch from flows of one kind and runs, rows (flow, width, seed) with flow and width as positions."""
+    dtype = recipe.dtype
+    flow, width, seed = (list(column) for column in zip(*runs, strict=True))
+    wide = jax.dtypes.canonicalize_dtype(np.int64) == np.int64
+    seeds = np.asarray(seed, np.int64) if wide else np.asarray([s & 0xFFFFFFFF for s in seed], np.uint32)  # as jax.random.key takes them
+    stacked = jax.tree.map(lambda *leaves: jnp.asarray(np.stack([np.asarray(leaf) for leaf in leaves]), dtype), *flows)
+    rows = [jnp.asarray(value) for value in (np.asarray(flow, np.int32), np.asarray(width, np.int32), seeds)]
+    return Batch(recipe, data.X, data.y, stacked, jnp.asarray(times, dtype), rows[0], rows[1], rows[2], widths, padded)
+
+
+def needs(batch: Batch) -> Needs:
+    """Found by tracing the start of one run; nothing is computed. Raises `InputError` for what `simulate` would refuse."""
+    found: dict[str, Any] = {}
+
+    def start(batch):
+        flow, ts, problem, w, integrator, chosen, reference = _parts(batch, batch.flow[0], batch.width[0], batch.seed[0], None)
+        state = flow.init(w)
+        first = Snapshot(problem, flow, ts[0], state, None, reference)
+        found.update(lazy=isinstance(integrator, LazyExponential), momentum=state.v is not None, times=ts.size)
+        return read(chosen, first, watch(chosen).init(problem, ts[0], state), jnp.array(True))
+
+    shapes = eqx.filter_eval_shape(start, batch)
+    return Needs(found["lazy"], found["momentum"], [(found["times"], *leaf.shape) for leaf in jax.tree.leaves(shapes)])
+
+
+@eqx.filter_jit
+def _compiled(tol: Array, batch: Batch, how: How) -> Outcome:
+    return ensemble_program(tol, batch, how)
+
+
+def ensemble_program(tol: Array, batch: Batch, how: How) -> Outcome:
+    """The traceable whole: draw, pad, solve every run."""
+    config = dataclasses.replace(batch.recipe.config, tol=tol)
+    over = how.over if how.over is not None and how.over.size > 1 else None
+    rows = (batch.flow, batch.width, batch.seed)
+    arrays, static = eqx.partition(batch, eqx.is_array)
+
+    def solve_all(arrays, tol, *rows):
+        here = eqx.combine(arrays, static)
+        settings = dataclasses.replace(config, tol=tol)
+
+        def one(row):
+            flow, ts, problem, w, integrator, chosen, reference = _parts(here, row[0], row[1], row[2], over if how.layout == "neurons" else None)
+            end = solve(problem, w, flow, ts, integrator, chosen, reference, settings)
+            return Outcome(end.readouts, end.verdict, end.accepted, end.rejected)
+
+        if how.strategy == "map":
+            return jax.lax.map(one, rows)
+        return jax.vmap(one)(rows) if how.lanes >= rows[0].size else jax.lax.map(one, rows, batch_size=how.lanes)
+
+    if over is None or how.layout == "neurons":
+        return solve_all(arrays, tol, *rows)
+    specs = (P(), P(), P(AXIS), P(AXIS), P(AXIS))
+    return jax.shard_map(solve_all, mesh=over, in_specs=specs, out_specs=P(AXIS), check_vma=False)(arrays, tol, *rows)
+
+
+def _parts(batch: Batch, flow: Array, width: Array, seed: Array, over: Mesh | None) -> tuple[Any, ...]:
+    """One run ready to be solved: (flow, times, problem, weights, integrator, read-outs, reference)."""
+    recipe = batch.recipe
+    data = Dataset(batch.X.astype(recipe.dtype), batch.y.astype(recipe.dtype), "allow")
+    p, key = data.input_size, jax.random.key(seed)
+    plain = recipe.net(batch.widths[0], p, key)  # for its structure; the compiler drops it
+    spec = trainable_spec(plain, recipe.trainable)
+    reference = (
+        default_reference(plain, data, recipe.trainable, None) if recipe.reference is None else jnp.asarray(recipe.reference, recipe.dtype)
+    )
+    names = (*default_readouts(plain), "lyapunov", *(("kernel_distance",) if reference is not None else ()))
+
+    def padded(m: int, key: Array) -> tuple[Array, Array]:
+        net = recipe.net(m, p, key)
+        return jnp.pad(net.hidden, ((0, batch.padded - m), (0, 0))), jnp.pad(net.output, (0, batch.padded - m))
+
+    hidden, output = jax.lax.switch(width, [partial(padded, m) for m in batch.widths], key)
+    if over is not None:
+        hidden, output = (jax.lax.with_sharding_constraint(a, NamedSharding(over, P(AXIS))) for a in (hidden, output))
+    scales = jnp.asarray([m**-0.5 for m in batch.widths], recipe.dtype)
+    net = TwoLayerNet(hidden, output, recipe.activation, scale=scales[width])
+    problem, w = weight_problem(net, data, recipe.loss, spec, None)
+    take = lambda leaf: leaf[flow]
+    return (
+        jax.tree.map(take, batch.flows),
+        take(batch.times),
+        problem,
+        w,
+        as_integrator(recipe.solver, problem, w),
+        resolve(recipe.readouts, names),
+        reference,
+    )
+
+
+def _fill(batch: Batch, missing: int) -> Batch:
+    """The batch with its last run repeated, so that every device has equally many."""
+    flow, width, seed = (jnp.pad(row, (0, missing), mode="edge") for row in (batch.flow, batch.width, batch.seed))
+    return dataclasses.replace(batch, flow=flow, width=width, seed=seed)

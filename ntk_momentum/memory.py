@@ -1,0 +1,120 @@
+"""Peak memory of a solve, from its shapes alone, and what the device has: nothing runs out of memory by surprise.
+
+One run on n samples with a network of m neurons on p inputs holds copies of its weights and velocities (m p each), preactivations and
+slopes (n m each), kernels (n^2 each) and what it has read off. The counts of copies are those of the compiled programs, rounded up.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError
+
+MARGIN = 0.9
+"""Share of the free memory that a solve may be planned to take."""
+
+COPIES = {"lazy": {"state": 6, "slab": 9, "kernel": 12}, "runge_kutta": {"state": 12, "slab": 6, "kernel": 8}}
+"""Arrays of each size alive at the peak of one run: (m, p) for each of w and v, (n, m), and (n, n)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """Bytes at the peak of one run on one device, by what takes them."""
+
+    state: int
+    slab: int
+    kernel: int
+    readouts: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.state + self.slab + self.kernel + self.readouts
+
+    def __str__(self) -> str:
+        parts = {"weights": self.state, "neurons x samples": self.slab, "kernels": self.kernel, "read-outs": self.readouts}
+        return f"{gib(self.total)} ({', '.join(f'{name} {gib(size)}' for name, size in parts.items())})"
+
+
+def estimate(
+    *, n: int, m: int, p: int, itemsize: int, momentum: bool, lazy: bool, readouts: Iterable[tuple[int, ...]] = (), devices: int = 1
+) -> Estimate:
+    """Peak of one run whose neurons are spread over `devices`; readouts: the shape of each read-out, saved times included."""
+    copies = COPIES["lazy" if lazy else "runge_kutta"]
+    mine = -(-m // devices)
+    saved = sum(_product(shape) for shape in readouts)
+    return Estimate(
+        state=copies["state"] * (2 if momentum else 1) * mine * p * itemsize,
+        slab=copies["slab"] * n * mine * itemsize,
+        kernel=copies["kernel"] * n * n * itemsize,
+        readouts=2 * saved * itemsize,
+    )
+
+
+def available(device: Any = None) -> int:
+    """Bytes that are free on a device: by its own statistics, or on a CPU what the system and the control group leave."""
+    import jax
+
+    device = jax.local_devices()[0] if device is None else device
+    statistics = device.memory_stats() or {}
+    if "bytes_limit" in statistics:
+        return int(statistics["bytes_limit"] - statistics.get("bytes_in_use", 0))
+    free = [_meminfo(), _control_group()]
+    known = [size for size in free if size is not None]
+    if not known:
+        raise InputError("this system does not say how much memory is free; give memory_limit= in bytes.")
+    return min(known) // len([d for d in jax.local_devices() if d.platform == device.platform])
+
+
+def refuse(what: str, needed: Estimate, free: float, runs: int) -> InputError:
+    """The error for a unit that cannot fit: the numbers, and what to do about the largest of them."""
+    remedies = {
+        needed.state: "use fewer neurons, float32, or more devices with layout='neurons'",
+        needed.slab: "use fewer neurons or samples, float32, or more devices with layout='neurons'",
+        needed.kernel: "use fewer samples or float32",
+        needed.readouts * runs: "save fewer times, leave out read-outs such as 'kernel', or give unit_runs= fewer runs",
+    }
+    remedy = remedies[max(remedies)]
+    return InputError(
+        f"{what} needs about {needed}, the read-outs times {runs} runs, but {gib(free)} may be used on a device; {remedy}."
+    )
+
+
+def gib(size: float) -> str:
+    """Bytes in words."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:.3g} TiB"
+
+
+def _product(shape: Iterable[int]) -> int:
+    size = 1
+    for side in shape:
+        size *= side
+    return size
+
+
+def _meminfo() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return None
+
+
+def _control_group() -> int | None:
+    """What a scheduler's limit on this job's memory leaves, if there is one."""
+    root = Path("/sys/fs/cgroup")
+    try:
+        own = next(line[3:].strip() for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
+        folder = root / own.lstrip("/")
+        folder = folder if (folder / "memory.max").exists() else root
+        limit = (folder / "memory.max").read_text().strip()
+        return None if limit == "max" else max(0, int(limit) - int((folder / "memory.current").read_text()))
+    except (OSError, StopIteration, ValueError):
+        return None

@@ -1,0 +1,307 @@
+"""An ensemble cut into units of work before anything is computed: what runs together, how, and how much memory it takes.
+
+A unit is a chunk of seeds of one bucket of widths, under flows of one kind, on one data set; all units of a bucket run by one compiled
+program. Widths are bucketed so that padding to the widest wastes less than a quarter.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from . import batches, devices, memory
+from .data import Dataset
+from .errors import InputError, check_positive, unknown_name
+from .loss import Loss, squared
+from .method import AbstractFlow
+from .numerics import Numerics
+from .prediction import check_times
+
+WASTE = 0.25
+"""Padding is less than this share of a padded network."""
+
+STRATEGIES = {"cpu": "map"}
+"""How runs share a device, where it has been measured (`ntk-momentum bench ensembles`); elsewhere a plan measures it once."""
+
+UNIT_RUNS = 64
+"""Runs in a unit at most, unless asked for otherwise."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """A unit of work. data, flows, widths, seeds: positions on the plan's axes; `coordinates` says the same in plain values.
+
+    padded: neurons of each network, padding included. strategy: "map", one run after another, or "vmap", `lanes` at once in lock-step, the
+    neurons of all packed into one product X W^T. layout: whether the "runs" or the "neurons" of each are spread over devices.
+    size: runs the program holds, the last ones repeated where seeds do not fill it. bytes: estimated peak on one device.
+    """
+
+    index: int
+    data: int
+    flows: tuple[int, ...]
+    widths: tuple[int, ...]
+    seeds: tuple[int, ...]
+    padded: int
+    size: int
+    strategy: str
+    lanes: int
+    layout: str
+    bytes: int
+    coordinates: dict[str, Any] = dataclasses.field(compare=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What an ensemble will compute. ts: (data, flow, time). stacked: whether data sets were given as a sequence, so are an axis.
+
+    over: the devices its runs or neurons are spread over. strategy: that of every unit.
+    """
+
+    data: tuple[Dataset, ...]
+    stacked: bool
+    flows: tuple[AbstractFlow, ...]
+    widths: tuple[int, ...]
+    seeds: tuple[int, ...]
+    ts: np.ndarray
+    recipe: batches.Recipe
+    over: Mesh
+    strategy: str
+    units: tuple[Unit, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """The largest estimated peak of a unit, on one device."""
+        return max(unit.bytes for unit in self.units)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the numbers beside the data and the coordinates of a unit, in plain values."""
+        recipe = self.recipe
+        readouts = recipe.readouts
+        if isinstance(readouts, Mapping):
+            readouts = {name: _name(readout) for name, readout in readouts.items()}
+        elif readouts is not None and not isinstance(readouts, str):
+            readouts = list(readouts)
+        return {
+            "activation": _name(recipe.activation),
+            "antisymmetric": recipe.antisymmetric,
+            "loss": _name(recipe.loss),
+            "trainable": _name(recipe.trainable),
+            "solver": _name(recipe.solver),
+            "readouts": readouts,
+            "reference": None if recipe.reference is None else np.asarray(recipe.reference).tolist(),
+            "config": {**dataclasses.asdict(recipe.config), "tol": float(recipe.config.tol)},
+            "dtype": str(np.dtype(recipe.dtype)),
+            "strategy": self.strategy,
+        }
+
+    def batch(self, unit: Unit) -> batches.Batch:
+        """The arrays of a unit, runs in the order (flow, width, seed)."""
+        runs = [(i, j, self.seeds[k]) for i in range(len(unit.flows)) for j in range(len(unit.widths)) for k in unit.seeds]
+        runs += runs[-1:] * (unit.size - len(runs))
+        flows, widths = [self.flows[i] for i in unit.flows], tuple(self.widths[j] for j in unit.widths)
+        return batches.make(self.recipe, self.data[unit.data], flows, self.ts[unit.data, list(unit.flows)], runs, widths, unit.padded)
+
+
+def plan(
+    data: Any,
+    flows: Any,
+    widths: Any,
+    seeds: Any,
+    ts: Any,
+    *,
+    activation: Any = jax.nn.relu,
+    antisymmetric: bool = False,
+    loss: Loss = squared,
+    trainable: Any = None,
+    solver: Any = None,
+    readouts: Sequence[str] | Mapping[str, Any] | None = None,
+    reference: Any = None,
+    config: Numerics = Numerics(),
+    dtype: Any = None,
+    strategy: str | None = None,
+    layout: str | None = None,
+    unit_runs: int = UNIT_RUNS,
+    memory_limit: float | None = None,
+    over: Mesh | None = None,
+) -> Plan:
+    """Cut an ensemble into units; the first arguments are those of `ensemble`. Nothing is simulated.
+
+    strategy: "map" or "vmap"; by default what was measured to be faster on this kind of device, "measure" to try both now. layout:
+    "runs" or "neurons"; by default runs, and neurons where one run does not fit. unit_runs: runs in a unit, at most. memory_limit:
+    bytes that may be used on each device (default: nine tenths of what is free). over: a mesh of `devices.mesh`, by default of this
+    process's devices.
+
+    Raises `InputError`, also when a run cannot fit.
+    """
+    sets, stacked = _sets(data)
+    flows, widths, seeds = _axes(flows, widths, seeds)
+    for name, value, known in (("strategy", strategy, ("map", "vmap", "measure")), ("layout", layout, ("runs", "neurons"))):
+        if value is not None and value not in known:
+            raise unknown_name(name, str(value), known)
+    check_positive("unit_runs", unit_runs)
+    dtype = jax.dtypes.canonicalize_dtype(jnp.float64) if dtype is None else jnp.dtype(dtype)
+    recipe = batches.Recipe(activation, antisymmetric, dtype, loss, trainable, solver, readouts, reference, config)
+    strategy = strategy or STRATEGIES.get(jax.default_backend(), "measure")
+    over = devices.mesh() if over is None else over
+    free = memory.MARGIN * memory.available() if memory_limit is None else memory_limit
+    made = Plan(sets, stacked, flows, widths, seeds, _times(ts, len(sets), len(flows)), recipe, over, strategy)
+    if strategy == "measure":
+        made = dataclasses.replace(made, strategy=measure(made, free))
+    return dataclasses.replace(made, units=tuple(_units(made, unit_runs, free, layout)))
+
+
+def buckets(widths: Sequence[int]) -> list[tuple[int, ...]]:
+    """Positions of widths that share a program, from the widest down: each padded by less than a quarter of the widest."""
+    found: list[list[int]] = []
+    for j in sorted(range(len(widths)), key=lambda j: -widths[j]):
+        if found and widths[j] > (1 - WASTE) * widths[found[-1][0]]:
+            found[-1].append(j)
+        else:
+            found.append([j])
+    return [tuple(sorted(bucket)) for bucket in found]
+
+
+def measure(made: Plan, free: float) -> str:
+    """The faster of map and vmap, by running a few runs of the plan's narrowest bucket to its second saved time, each way, warm."""
+    flow = made.flows[:1]
+    few = dataclasses.replace(
+        made, flows=flow, widths=(min(made.widths),), seeds=tuple(range(16)), data=made.data[:1], stacked=False, ts=made.ts[:1, :1, :2]
+    )
+    seconds = {}
+    for strategy in ("map", "vmap"):
+        (unit,) = _units(dataclasses.replace(few, strategy=strategy), 16, free, None)
+        how = batches.How(strategy, unit.lanes, unit.layout, made.over)
+        for _ in range(2):
+            start = time.perf_counter()
+            batches.run(few.batch(unit), how)
+            seconds[strategy] = time.perf_counter() - start
+    return min(seconds, key=seconds.__getitem__)
+
+
+def flow_values(flow: AbstractFlow) -> dict[str, Any]:
+    """A flow in plain values: its name and its parameters."""
+    leaves = jax.tree_util.tree_leaves_with_path(flow)
+    return {"name": flow.name} | {jax.tree_util.keystr(path).lstrip("."): np.asarray(leaf).tolist() for path, leaf in leaves}
+
+
+def _units(made: Plan, unit_runs: int, free: float, layout: str | None) -> Iterator[Unit]:
+    index = 0
+    for d, data in enumerate(made.data):
+        for members in _kinds(made.flows):
+            for bucket in buckets(made.widths) if _paddable(made.recipe) else [(j,) for j in range(len(made.widths))]:
+                for rows in _chunks(members, max(1, unit_runs // len(bucket))):
+                    widest = max(made.widths[j] for j in bucket)
+                    parts = _chunks(range(len(made.seeds)), max(1, unit_runs // (len(rows) * len(bucket))))
+                    size = len(rows) * len(bucket) * max(map(len, parts))
+                    shape = _fit(made, d, rows, bucket, widest, size, free, layout)
+                    for seeds in parts:
+                        coordinates = {
+                            "data": d,
+                            "data_name": data.name,
+                            "kind": made.flows[rows[0]].name,
+                            "flows": [flow_values(made.flows[i]) for i in rows],
+                            "widths": [made.widths[j] for j in bucket],
+                            "seeds": [made.seeds[k] for k in seeds],
+                            "times": made.ts[d, list(rows)].tolist(),
+                            "padded": shape["padded"],
+                            "layout": shape["layout"],
+                        }
+                        yield Unit(index, d, rows, bucket, seeds, size=size, coordinates=coordinates, **shape)
+                        index += 1
+
+
+def _fit(
+    made: Plan, d: int, rows: tuple[int, ...], bucket: tuple[int, ...], widest: int, size: int, free: float, layout: str | None
+) -> dict[str, Any]:
+    """Strategy, lanes, layout, padded width and bytes of a unit that fits into `free` bytes on every device. Raises `InputError`."""
+    trial = Unit(0, d, rows, bucket, (0,), widest, 1, made.strategy, 1, "runs", 0, {})
+    wants = batches.needs(made.batch(dataclasses.replace(trial, size=len(rows) * len(bucket))))
+    data, count = made.data[d], made.over.size
+    itemsize = jnp.dtype(made.recipe.dtype).itemsize
+    known = {"n": data.y.size, "p": data.input_size, "itemsize": itemsize, "momentum": wants.momentum, "lazy": wants.lazy}
+    whole = memory.estimate(m=widest, readouts=wants.readouts, **known)
+    results = whole.readouts * -(-size // count)
+    alone = whole.total - whole.readouts
+    if layout != "neurons" and results + alone <= free:
+        each = -(-size // count)
+        lanes = 1 if made.strategy == "map" else max(1, min(each, int((free - results) // alone)))
+        return {"padded": widest, "strategy": made.strategy, "lanes": lanes, "layout": "runs", "bytes": results + lanes * alone}
+    padded = -(-widest // count) * count
+    split = memory.estimate(m=padded, readouts=wants.readouts, devices=count, **known)
+    needed = split.total + split.readouts * (size - 1)
+    if layout == "runs" or (count == 1 and layout is None) or needed > free:
+        needs = whole if count == 1 or layout == "runs" else split
+        raise memory.refuse(f"a run of {widest} neurons on {data.n} samples", needs, free, size)
+    return {"padded": padded, "strategy": "map", "lanes": 1, "layout": "neurons", "bytes": needed}
+
+
+def _chunks(items: Sequence[int], largest: int) -> list[tuple[int, ...]]:
+    """Cut into as few parts as possible, of sizes that differ by at most one."""
+    count = -(-len(items) // largest)
+    size = -(-len(items) // count)
+    return [tuple(items[start : start + size]) for start in range(0, len(items), size)]
+
+
+def _kinds(flows: Sequence[AbstractFlow]) -> list[tuple[int, ...]]:
+    """Positions of flows that differ in the values of their parameters only, in order of first appearance."""
+    kinds: dict[Any, list[int]] = {}
+    for index, flow in enumerate(flows):
+        kinds.setdefault((jax.tree.structure(flow), tuple(np.shape(leaf) for leaf in jax.tree.leaves(flow))), []).append(index)
+    return [tuple(members) for members in kinds.values()]
+
+
+def _paddable(recipe: batches.Recipe) -> bool:
+    """Whether zero neurons stay zero and nobody sees them: read-outs by name, and a frozen output layer or sigma(0) = 0."""
+    readouts = recipe.readouts.values() if isinstance(recipe.readouts, Mapping) else recipe.readouts or ()
+    if not all(isinstance(readout, str) for readout in readouts):
+        return False
+    return recipe.trainable in (None, "hidden") or (recipe.trainable in ("output", "all") and float(recipe.activation(jnp.zeros(()))) == 0)
+
+
+def _sets(data: Any) -> tuple[tuple[Dataset, ...], bool]:
+    sets = (data,) if isinstance(data, Dataset) else tuple(data) if isinstance(data, Sequence) else (data,)
+    for one in sets:
+        if not isinstance(one, Dataset):
+            raise InputError(f"data must be a Dataset or a list of them, got {type(one).__name__}; try nm.Dataset(X, y).")
+    shapes = {(one.X.shape, one.y.shape) for one in sets}
+    if len(shapes) != 1:
+        raise InputError(f"data sets of one ensemble must have the same shapes, got {sorted(shapes)}; call it once for each shape.")
+    return sets, not isinstance(data, Dataset)
+
+
+def _axes(flows: Any, widths: Any, seeds: Any) -> tuple[tuple[AbstractFlow, ...], tuple[int, ...], tuple[int, ...]]:
+    flows = (flows,) if isinstance(flows, AbstractFlow) else tuple(flows)
+    widths = (widths,) if isinstance(widths, int) else tuple(int(width) for width in widths)
+    seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(int(seed) for seed in seeds)
+    for name, values in (("flows", flows), ("widths", widths), ("seeds", seeds)):
+        if not values:
+            raise InputError(f"{name} is empty; an ensemble needs at least one.")
+        if name != "flows" and len(set(values)) < len(values):
+            raise InputError(f"{name} holds the same value twice: {list(values)}.")
+    wrong = [type(flow).__name__ for flow in flows if not isinstance(flow, AbstractFlow)]
+    if wrong:
+        raise InputError(f"flows must be flows such as nm.GradientFlow(), got {wrong}.")
+    check_positive("widths", widths)
+    return flows, widths, seeds
+
+
+def _times(ts: Any, sets: int, flows: int) -> np.ndarray:
+    """(data, flow, time), checked."""
+    rows = np.asarray(ts, float)
+    if rows.ndim not in (1, 2, 3) or rows.shape[:-1] not in ((), (flows,), (sets, flows)):
+        raise InputError(f"ts must be (time,), (flow, time) with {flows} rows or (data, flow, time), got shape {rows.shape}.")
+    for row in rows.reshape(-1, rows.shape[-1]):
+        check_times(row)
+    return np.broadcast_to(rows, (sets, flows, rows.shape[-1]))
+
+
+def _name(value: Any) -> Any:
+    return value if value is None or isinstance(value, str) else getattr(value, "__name__", None) or str(value)
