@@ -55,7 +55,7 @@ def verified(small):
 def test_every_statement_has_exactly_one_entry_in_the_paper_s_order():
     assert list(entries()) == IDS == list(ledger.PAPER_ORDER)
     assert all(entry.note for entry in entries().values())
-    assert {entry.figure for entry in entries().values()} - {None} <= set(registry.experiments())
+    assert {entry.experiment for entry in entries().values()} - {None} <= set(registry.experiments())
 
 
 def check_schema(record):

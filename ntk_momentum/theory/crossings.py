@@ -29,7 +29,7 @@ class Crossings:
     residual and velocity (k, n); per crossing (e,): moment, neuron, sample, switch (+1: the neuron becomes
     active, -1: inactive), impulse (signed), jump (||H_+ - H_-||_2), factor (rho),
     energy_before, energy_after. total (e, n): the running sum of impulses. closure: |tracked - recomputed| of f and df/dt, at the end.
-    unexplained: what the integrated identity misses when the impulses are left out, sup over time.
+    lazy (l, 3): time, ||W - W_lazy||_F and ||W_lazy - W(0)||_F, W_lazy the same flow of the network linearized at W(0).
     """
 
     width: int
@@ -54,6 +54,7 @@ class Crossings:
     energy_after: np.ndarray
     total: np.ndarray
     kernel_start: np.ndarray
+    lazy: np.ndarray
     closure: float
 
     @property
@@ -71,16 +72,35 @@ class Crossings:
         """Sum of the sizes of all impulses."""
         return float(np.abs(self.impulse).sum())
 
-    def identity_error(self, impulses: bool) -> float:
-        """sup_t |Delta' - Delta'(0) + b (Delta - Delta(0)) + int H Delta - (sum of impulses)|, the last term on request."""
+    def defect(self, impulses: bool) -> np.ndarray:
+        """|Delta' - Delta'(0) + b (Delta - Delta(0)) + int H Delta - (sum of impulses)| at `times`, the last term on request."""
         left = self.velocity - self.velocity[:1] + self.friction * (self.residual - self.residual[:1]) + self.work
         if impulses and self.moment.size:
             passed = np.searchsorted(self.moment, self.times, side="right")
             # at a crossing two samples share one time: the first is taken before the impulse
             passed[:-1] -= (self.times[1:] == self.times[:-1]) & np.isin(self.times[:-1], self.moment)
             left = left - np.concatenate([np.zeros_like(self.total[:1]), self.total])[passed]
-        return float(np.linalg.norm(left, axis=1).max())
+        return np.linalg.norm(left, axis=1)
 
+    def identity_error(self, impulses: bool) -> float:
+        """sup_t of `defect`."""
+        return float(self.defect(impulses).max())
+
+    def twin(self) -> np.ndarray:
+        """Delta(t) of the frozen-kernel twin, H(0) in place of H(t), at `times`."""
+        values, vectors = np.linalg.eigh(self.kernel_start)
+        phi, _ = _modes(values[:, None], self.friction, self.times)
+        return (phi * (vectors.T @ self.residual[0])[:, None]).T @ vectors.T
+
+    @property
+    def twin_gap(self) -> float:
+        """sup_t |Delta - Delta of the twin| / |Delta(0)|."""
+        return float(np.linalg.norm(self.residual - self.twin(), axis=1).max() / np.linalg.norm(self.residual[0]))
+
+    @property
+    def parting(self) -> float:
+        """sup_t ||W - W_lazy||_F / sup_t ||W_lazy - W(0)||_F."""
+        return float(self.lazy[:, 1].max() / self.lazy[:, 2].max())
 
     def dropped(self) -> float:
         """The largest sum, up to some t, of Delta.(H_+ - H_-) Delta/2 over crossings, relative to V(0): what H' = 0 leaves out of V."""
@@ -130,13 +150,25 @@ def heavy_ball_crossings(
     residual, velocity = (weight * np.where(S, z, 0.0)).sum(0) - y, np.zeros_like(y)
     start = kernel = gram * counts / m
     values, vectors = np.linalg.eigh(kernel)
+    S_start, modes_start, D_start = S.copy(), (values, vectors), residual
     work, total, t = np.zeros_like(y), np.zeros_like(y), 0.0
     samples: list[tuple] = []
     events: list[tuple] = []
+    lazy: list[tuple] = []
+
+    def length(moved):
+        """Norm over all neurons of a motion within the span of the inputs, from the preactivations."""
+        return np.sqrt(max(np.sum((moved @ inverse_gram) * moved), 0.0))
+
+    def compare():
+        values, vectors = modes_start
+        q = vectors @ ((1 - _modes(values, b, t)[0]) / np.maximum(values, floor) * (vectors.T @ D_start))
+        moved = -weight * ((S_start * q) @ gram)
+        lazy.append((t, length(z - z_start - moved), length(moved)))
 
     def record():
         moved = z - z_start
-        far = np.sqrt(max(np.einsum("ri,ij,rj->r", moved, inverse_gram, moved).max(), 0.0))
+        far = np.sqrt(max(((moved @ inverse_gram) * moved).sum(1).max(), 0.0))
         energy = heavy_ball_energy(residual, velocity, kernel, alpha)
         samples.append((t, 0.5 * residual @ residual, energy, values[0], np.linalg.norm(kernel - start, 2), far, residual, velocity, work))
         return energy
@@ -175,6 +207,8 @@ def heavy_ball_crossings(
         work = work + vectors @ (values * (paths @ _WEIGHTS)) * (s / 2)  # int H Delta over the piece
         residual, velocity, t = D1, V1, t + s
         before = record()
+        if len(samples) % 8 == 0 or t >= until:
+            compare()
         if event is None:
             continue
         if len(events) >= limit:
@@ -201,4 +235,4 @@ def heavy_ball_crossings(
     columns = dict(zip(_SAMPLED, (np.array(column) for column in zip(*samples, strict=True)), strict=True))
     empty = [np.zeros(0)] * (len(_PER_CROSSING) - 1) + [np.zeros((0, len(y)))]
     happened = dict(zip(_PER_CROSSING, [np.array(column) for column in zip(*events, strict=True)] if events else empty, strict=True))
-    return Crossings(width=m, friction=b, kernel_start=start, closure=float(closure), **columns, **happened)
+    return Crossings(width=m, friction=b, kernel_start=start, lazy=np.array(lazy), closure=float(closure), **columns, **happened)

@@ -1,7 +1,7 @@
 """The claims ledger: every numbered statement of the paper, run; verdicts follow from measurements.
 
 A claim is a function of a `Setting` (data, sizes, shared trajectories) that returns up to three checks: the statement as
-printed, its corrected form, and the sharp form where one is known. Each check computes `ok` from what it measured and
+printed, its corrected form, and the sharp form where one is known, and mostly a figure. Each check computes `ok` from what it measured and
 `ok` means "not refuted on this instance"; None is kept for statements with an undefined symbol.
 """
 
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..errors import InputError, unknown_name
+from .drawing import Drawing
 
 if TYPE_CHECKING:
     from ..data import Dataset
@@ -114,14 +115,14 @@ def undefined(statement: str, instance: str, reason: str, **measured: Any) -> Ch
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A registered claim: what it is called, where it stands, why it is so, and the function that runs it."""
+    """A registered claim: what it is called, where it stands, why it is so, the experiment that shows more, and what runs it."""
 
     id: str
     section: str
     kind: Kind
     note: str
-    figure: str | None
-    run: Callable[[Setting], Sequence[Check | None]]
+    experiment: str | None
+    run: Callable[[Setting], Sequence[Check | Drawing | None]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,11 +136,11 @@ class Claim:
     corrected: Check | None
     sharp: Check | None
     note: str
-    figure: str | None
+    drawing: Drawing | None
     seconds: float
 
-    def to_json(self) -> dict[str, Any]:
-        """The record of claims.json."""
+    def to_json(self, figures: str = "claims") -> dict[str, Any]:
+        """The record of claims.json. figures: the folder beside it that the figures are drawn into."""
 
         def form(check: Check | None, printed: bool) -> dict[str, Any] | None:
             if check is None:
@@ -157,7 +158,7 @@ class Claim:
             "corrected": form(self.corrected, False),
             "sharp": form(self.sharp, False),
             "note": self.note,
-            "figure": self.figure,
+            "figure": None if self.drawing is None else f"{figures}/{self.id}.svg",
             "seconds": round(self.seconds, 3),
         }
 
@@ -165,13 +166,13 @@ class Claim:
 _REGISTRY: dict[str, Entry] = {}
 
 
-def claim(id: str, *, section: str, kind: Kind, note: str, figure: str | None = None):
-    """Register a function Setting -> (printed, corrected, sharp) as the claim `id`; later forms may be left out."""
+def claim(id: str, *, section: str, kind: Kind, note: str, experiment: str | None = None):
+    """Register a function Setting -> (printed, corrected, sharp) as the claim `id`; later forms may be left out, a `Drawing` may end it."""
 
     def register(run):
         if id in _REGISTRY:
             raise ValueError(f"claim {id!r} is registered twice")
-        _REGISTRY[id] = Entry(id, section, kind, " ".join(note.split()), figure, run)
+        _REGISTRY[id] = Entry(id, section, kind, " ".join(note.split()), experiment, run)
         return run
 
     return register
@@ -212,10 +213,12 @@ def verify(
             if progress is not None:
                 progress(entry.id, done, len(chosen))
             start = time.perf_counter()
-            printed, corrected, sharp = (*entry.run(setting), None, None)[:3]
+            parts = entry.run(setting)
+            drawing = next((part for part in parts if isinstance(part, Drawing)), None)
+            printed, corrected, sharp = ([part for part in parts if not isinstance(part, Drawing)] + [None, None])[:3]
             assert printed is not None
             seconds = time.perf_counter() - start
-            results.append(Claim(entry.id, entry.section, entry.kind, printed, corrected, sharp, entry.note, entry.figure, seconds))
+            results.append(Claim(entry.id, entry.section, entry.kind, printed, corrected, sharp, entry.note, drawing, seconds))
     return results
 
 
@@ -225,10 +228,15 @@ def refuted(claims: Iterable[Claim | Mapping[str, Any]]) -> list[str]:
     return [r["id"] for r in records if any(r[form] and r[form]["ok"] is False for form in ("corrected", "sharp"))]
 
 
+def figures_folder(path: Path) -> Path:
+    """Where the figures of a file of claims lie: claims.json -> claims_figures."""
+    return path.with_name(f"{path.stem}_figures")
+
+
 def write_claims(path: str | Path, claims: Iterable[Claim]) -> None:
-    """Write claims.json atomically: a reader sees the old file or the whole new one."""
+    """Write claims.json atomically: a reader sees the old file or the whole new one. Figures are named, see `figures_folder`."""
     path = Path(path)
-    text = json.dumps([c.to_json() for c in claims], indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps([c.to_json(figures_folder(path).name) for c in claims], indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")

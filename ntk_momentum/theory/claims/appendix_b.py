@@ -12,6 +12,7 @@ import scipy.optimize
 
 from ...method import Nesterov
 from .. import bounds
+from ..drawing import against, drawing, line, panel
 from ..ledger import bound, claim, every, identity
 from ..lyapunov import nesterov_energy
 from ..switching import switched_peaks
@@ -54,6 +55,11 @@ def eq_b_1(setting: Setting):
             1e-9,
             largest_relative_rise=rises,
         ),
+        drawing(
+            "Nesterov's Lyapunov function along one mode: bounded, not monotone.",
+            panel("t", "V / V at its first time", line(ts, values / values[0], "d = 3")),
+            panel("t", "V / its largest value", line(ts, energy9 / energy9.max(), "d = 9")),
+        ),
     )
 
 
@@ -87,6 +93,7 @@ def eq_b_4(setting: Setting):
     factors = {"integral": integral, "printed": 2 / (2 * d - a - 2), "corrected": 2 / (2 * d + 2 - a)}
     growth = [eps ** (2 - a / 2) for eps in (1e-2, 1e-4, 1e-6)]
     error, ratio = displacement_identity()
+    eps = np.array([1e-2, 1e-4, 1e-6])
     return (
         every(
             "w_r'' + (d/t) w_r' + (df/dw_r)(f - y) = 0, the factor 2/(2d-a-2), and a bounded displacement as eps -> 0",
@@ -103,6 +110,10 @@ def eq_b_4(setting: Setting):
             1e-6,
             identity_error=error,
             displacement_ratio=ratio,
+        ),
+        drawing(
+            "The term eps^{2 - a/2} of the printed displacement, a = 5, diverges as eps -> 0.",
+            against("eps", "eps^{2 - a/2}", {"a = 5": (eps, growth, 2 - a / 2)}),
         ),
     )
 
@@ -142,6 +153,7 @@ def lemma_8(setting: Setting):
             ),
         )
     attained = {f"{d_:g}": reach(d_, d_) / constant(d_) for d_ in DS}
+    lam0s = np.array([0.5, 0.05, 0.005])
     return (
         every(
             "lambda_min(H(s)) <= lambda0/2 implies L(t) <= 4 C/(lambda0 t^a (lambda0/2)^{(a-2)/2}) L^(0)",
@@ -173,6 +185,12 @@ def lemma_8(setting: Setting):
             growth=rates,
             asymptotic_exponent=predicted,
         ),
+        drawing(
+            "Left: H in {1, 3/2} switching from t = 200, d = 9: the amplitude grows in spite of the friction. Right: the "
+            "constant that the printed bound needs grows like 1/lambda0.",
+            panel("t", "|Delta| at its turning points", line(times, sizes, "d = 9"), log="y"),
+            against("lambda0", "multiple of C needed", {"H = lambda0/2": (lam0s, list(needed.values()), -1.0)}),
+        ),
     )
 
 
@@ -200,4 +218,8 @@ def lemma_9(setting: Setting):
             predicted=d / 3,
         ),
         bound("L(t) <= B_d (sqrt(lambda_min) t)^{-2d/3} L(0), constant H", setting.on_kernel + ", d = 9", ratio),
+        drawing(
+            "The constant B that each kernel needs: no single one serves.",
+            against("lambda", "B needed", {"d = 9": ([0.5, 0.05, 0.005], list(needed.values()), -d / 3)}),
+        ),
     )

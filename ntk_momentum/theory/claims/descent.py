@@ -11,6 +11,7 @@ import numpy as np
 from ...kernel import empirical_ntk
 from ...method import gradient_descent
 from ...network import outputs
+from ..drawing import against, drawing, line, panel, points, theory
 from ..ledger import claim, every, identity, typed, within
 from .fits import slope
 from .setting import Setting, predictions
@@ -117,6 +118,15 @@ def eq_2_2(setting: Setting):
             errors=slide_errors,
             velocity_of_w_x1=outer,
         ),
+        drawing(
+            "Gradient descent halved in eta: the difference of Delta(4) falls like eta; and the sliding neuron against "
+            "Filippov's solution.",
+            against(
+                "eta",
+                "|Delta(4) at eta - at eta/2|",
+                {"network": (etas[:-1], gaps, 1.0), "sliding neuron, t = 1": ([0.01, 0.0025], slide_errors, 1.0)},
+            ),
+        ),
     )
 
 
@@ -163,6 +173,8 @@ def eq_2_4(setting: Setting):
     error = float(jnp.abs(rate - expected).max())
     slide = float(np.abs(_TRUE_RATE + _sliding_kernel(1.0) @ _DELTA).max())
     repaired = float(np.abs(_TRUE_RATE + _sliding_kernel(_THETA) @ _DELTA).max())
+    ts = np.linspace(0, 2, 41)
+    slid = np.array([_slide_by_descent(0.005, t) for t in ts])
     return (
         identity("df/dt = -sum_r (df/dw_r)(df/dw_r)^T (f - y) at every time", SLIDE, slide, 1e-10),
         identity(
@@ -172,6 +184,18 @@ def eq_2_4(setting: Setting):
             1e-12,
             network=error,
             sliding=repaired,
+        ),
+        drawing(
+            "The sliding neuron under gradient descent, eta = 0.005: Delta_1 stays 1, where (2.4) with the indicator 1 gives "
+            "the rate -0.4.",
+            panel(
+                "t",
+                "Delta",
+                line(ts, slid[:, 0], "Delta_1"),
+                line(ts, slid[:, 1], "Delta_2"),
+                theory(ts, -np.exp(-(1 - _C**2) * ts), "Filippov"),
+                theory(ts, 1 - 0.4 * ts, "Delta_1 by (2.4)"),
+            ),
         ),
     )
 
@@ -231,5 +255,16 @@ def eq_2_5(setting: Setting):
             0.005,
             sliding_error=sliding,
             network_error_by_eta=repaired,
+        ),
+        drawing(
+            "What the integrated (2.5) misses along gradient descent on a network: with the indicator it stays, with its "
+            "average it vanishes with eta.",
+            panel(
+                "eta",
+                "what is missing / |Delta(0)|",
+                points(etas, list(raw.values()), "indicator in H"),
+                points(etas, list(repaired.values()), "averaged indicator"),
+                log="xy",
+            ),
         ),
     )

@@ -8,6 +8,7 @@ import scipy.integrate
 
 from ...kernel import empirical_ntk, infinite_ntk
 from .. import bounds
+from ..drawing import against, drawing, line, panel, theory
 from ..ledger import claim, every, within
 from .fits import agrees, slope
 from .setting import Setting
@@ -96,6 +97,10 @@ def footnote_1(setting: Setting):
             half_width=half,
             expected=-1.0,
         ),
+        drawing(
+            "Both layers trained: the extra term of the momentum dynamics against the width.",
+            against("width m", "sup |extra term|", {"heavy ball": (widths, terms, -1.0)}),
+        ),
     )
 
 
@@ -132,6 +137,7 @@ def remark_piecewise_linear(setting: Setting):
             widths.append(width)
             terms.append(worst)
     steepness, half = slope(widths, terms)
+    s = np.linspace(-2, 3, 101)
     return (
         every(
             "piecewise linear activations are the maxout ones (maxima of linear functions)",
@@ -147,6 +153,11 @@ def remark_piecewise_linear(setting: Setting):
             slope=steepness,
             half_width=half,
             expected=-1.0,
+        ),
+        drawing(
+            "Left: a piecewise linear activation that is not convex, and a chord below it. Right: the term left out for tanh.",
+            panel("z", "sigma(z)", line(s, clip(s), "max(-1, min(1, z))"), theory([0.0, 2.0], [0.0, 1.0], "chord")),
+            against("width m", "sup |term left out|", {"tanh": (widths, terms, -1.0)}),
         ),
     )
 
@@ -203,4 +214,16 @@ def remark_other_losses(setting: Setting):
             largest_ratios=[max(first), max(second)],
         ),
         within("logistic loss: L ~ 1/(lambda t)", "the same", float(losses[-1] * H * 4e4), 0.95, 1.05),
+        drawing(
+            "Left: the logistic loss falls like 1/(lambda t). Right: a strongly convex loss over its two bounds.",
+            against("t", "L(t)", {"logistic": ([1e4, 2e4, 4e4], losses, -1.0)}),
+            panel(
+                "t / end",
+                "L / bound",
+                line(ts, first, "gradient flow"),
+                line(ts, second, "heavy ball"),
+                theory([0.0, 1.0], [1.0, 1.0], "1"),
+                log="y",
+            ),
+        ),
     )

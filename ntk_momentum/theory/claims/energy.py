@@ -6,6 +6,7 @@ import numpy as np
 
 from ...method import HeavyBall
 from .. import bounds
+from ..drawing import drawing, line, panel, points, theory
 from ..ledger import bound, claim, every, identity
 from ..lyapunov import heavy_ball_energy, heavy_ball_energy_rate, sharp_energy
 from .modes import frozen, worst_modes
@@ -23,6 +24,15 @@ def eq_a_5(setting: Setting):
     return (
         identity("Delta'' + sqrt(2 lambda0) Delta' + dL/dDelta = 0", "n = 1, H = lambda0 = 1/2, the closed form of (A.4)", printed, 1e-6),
         identity("Delta'' + sqrt(2 lambda0) Delta' + dL^/dDelta = 0", "the same", corrected, 1e-6),
+        drawing(
+            "What is left of (A.5) on the closed form of (A.4).",
+            panel(
+                "t",
+                "left side",
+                line(ts, rest + run.residual[:, 0], "with dL/dDelta"),
+                line(ts, rest + H * run.residual[:, 0], "with dL^/dDelta"),
+            ),
+        ),
     )
 
 
@@ -46,6 +56,9 @@ def eq_a_6(setting: Setting):
         step = np.diff(run.times)
         free = (step > 0) & (run.lambda_min[:-1] >= alpha**2)
         decays = max(decays, float(np.max((run.energy[1:] / (run.energy[:-1] * np.exp(-alpha * step)))[free])))
+    run = setting.crossings[setting.sizes.widths[0]][0]
+    alpha, at = run.friction / 2, run.times <= 4 / run.friction
+    rise = run.energy_after / run.energy_before - 1
     return (
         every(
             "V always decreases along the training dynamics",
@@ -62,6 +75,18 @@ def eq_a_6(setting: Setting):
             1e-7,
             largest_ratio_between=decays,
             largest_ratio_across=jumps,
+        ),
+        drawing(
+            "Left: V along a narrow network against exp(-alpha t) V(0). Right: the relative change of V at each crossing; the "
+            "proof says there is none, and no rise.",
+            panel(
+                "t",
+                "V",
+                line(run.times[at], run.energy[at], f"m = {run.width}"),
+                theory(run.times[at], run.energy[0] * np.exp(-alpha * run.times[at]), "exp(-alpha t) V(0)"),
+                log="y",
+            ),
+            panel("t of the crossing", "V_+/V_- - 1", points(run.moment, rise), theory(run.times[[0, -1]], [0.0, 0.0])),
         ),
     )
 
@@ -96,6 +121,11 @@ def eq_a_7(setting: Setting):
     closed = heavy_ball_energy_rate(D, V, A, alpha)
     sharp = derivative(lambda d, v, s: sharp_energy(d, v, A, mu)) + 2 * alpha * sharp_energy(D, V, A, mu)
     instance = "random H(t) = A + tB in R^{5x5}, random Delta, Delta', central differences"
+    ts = np.linspace(0, 8 / alpha, 200)
+    modes = frozen(HeavyBall(2 * alpha), mu * np.array([1.2, 2.0, 9.0]), 1.0, ts)
+    K = np.diag(mu * np.array([1.2, 2.0, 9.0]))
+    paper = [heavy_ball_energy(d, v, K, alpha) for d, v in zip(modes.residual, modes.velocity, strict=True)]
+    better = np.array([sharp_energy(d, v, K, mu) for d, v in zip(modes.residual, modes.velocity, strict=True)])
     return (
         identity(
             "V' = Delta'.H Delta + Delta.H' Delta/2 + <alpha Delta' + Delta'', alpha Delta + Delta'>", instance, abs(moving - chain), 1e-6
@@ -107,6 +137,18 @@ def eq_a_7(setting: Setting):
             1e-6,
         ),
         identity("constant H, b = 2 sqrt(mu): V#' = -2 sqrt(mu) V#", instance, abs(sharp), 1e-6),
+        drawing(
+            "Constant H, b = 2 sqrt(mu), three modes: V falls at least like exp(-sqrt(mu) t), V# exactly like exp(-2 sqrt(mu) t).",
+            panel(
+                "sqrt(mu) t",
+                "energy",
+                line(alpha * ts, paper, "V"),
+                line(alpha * ts, better, "V#"),
+                theory(alpha * ts, paper[0] * np.exp(-alpha * ts), "exp(-sqrt(mu) t)"),
+                theory(alpha * ts, better[0] * np.exp(-2 * alpha * ts), "exp(-2 sqrt(mu) t)"),
+                log="y",
+            ),
+        ),
     )
 
 
@@ -128,6 +170,7 @@ def eq_a_8(setting: Setting):
     corrected = pseudo / bounds.pseudo_loss_corrected(ts, alpha, 1.0)[:, None] / start
     energy = heavy_ball_energy(np.ones(1), np.zeros(1), np.array([[alpha**2]]), alpha)
     stated = 0.5 * alpha**2 + alpha**2 / 4
+    s = alpha * ts[:160]
     return (
         every(
             "V(0) = L^(0) + (alpha^2/4)|Delta(0)|^2 and L^(t) <= e^{-alpha t} L^(0)",
@@ -150,5 +193,16 @@ def eq_a_8(setting: Setting):
             1e-6,
             largest_ratio=printed.max(),
             expected=4 / np.e,
+        ),
+        drawing(
+            "H = alpha^2: the pseudo-loss over exp(-alpha t) L^(0) is (1 + s)^2 exp(-s), 4/e at s = 1.",
+            panel(
+                "s = alpha t",
+                "L^(t) / (exp(-alpha t) L^(0))",
+                line(s, printed[:160, 0], "H = alpha^2"),
+                theory(s, (1 + s) ** 2 * np.exp(-s), "(1 + s)^2 exp(-s)"),
+                theory(s, np.ones_like(s), "printed bound"),
+                line(s, 2 * np.ones_like(s), "corrected bound"),
+            ),
         ),
     )

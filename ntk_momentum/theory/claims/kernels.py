@@ -9,6 +9,7 @@ import numpy as np
 from ...kernel import empirical_ntk
 from ...method import GradientFlow
 from ...network import split
+from ..drawing import by_name, drawing, line, panel, theory
 from ..ledger import claim, every, identity, typed, within
 from .modes import frozen
 from .setting import Setting, infinite_kernel, predictions
@@ -63,6 +64,16 @@ def pseudo_loss(setting: Setting):
             gradient_error=error,
             loss_ratio=final,
         ),
+        drawing(
+            "(2.5) with constant H tends to 0 at linear rate.",
+            panel(
+                "lambda_min t",
+                "L(t)/L(0)",
+                line(values[0] * run.ts, run.loss / run.loss[0], "L"),
+                theory(values[0] * run.ts, np.exp(-2 * values[0] * run.ts), "exp(-2 lambda_min t)"),
+                log="y",
+            ),
+        ),
     )
 
 
@@ -91,6 +102,7 @@ def fact_2_1(setting: Setting):
             lambda0=smallest,
         ),
         within("the closed form is the expectation", f"{setting.on_points}, {draws} draws", error, 0.0, 5 * 0.5 / np.sqrt(draws)),
+        drawing("Smallest eigenvalue of H_inf on sets without parallel inputs.", by_name("lambda0", smallest, log="x")),
     )
 
 
@@ -142,6 +154,10 @@ def fact_2_2(setting: Setting):
             1e-9,
             lambda0=found,
             predicted=predicted,
+        ),
+        drawing(
+            "Smallest eigenvalue of H_inf on sets with coinciding and antipodal inputs; 0 exactly where two coincide or the axes depend.",
+            by_name("lambda0", found),
         ),
     )
 

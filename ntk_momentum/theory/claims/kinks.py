@@ -7,6 +7,7 @@ import functools
 import numpy as np
 
 from ..crossings import Crossings, heavy_ball_crossings
+from ..drawing import against, drawing, line, panel, theory
 from ..ledger import claim, every, identity, typed
 from .fits import agrees, slope
 from .setting import Setting
@@ -47,25 +48,31 @@ def _impulses(setting: Setting, statement: str, sharp: bool):
             crossings=sum(run.moment.size for run in runs),
         ),
     ]
+    run = setting.crossings[setting.wide][0]
+    figure = drawing(
+        f"Left: the hand example, whose velocity jumps at the kink. Right: what the integrated identity misses on a "
+        f"network, m = {run.width}.",
+        panel("t", "Delta'", line(hand.times, hand.velocity[:, 0]), theory([hand.moment[0]] * 2, [-hand.impulse[0], 0.0], "impulse")),
+        panel("t", "missing", line(run.times, run.defect(False), "without impulses"), line(run.times, run.defect(True), "with impulses")),
+    )
     if sharp:
         widths, total = setting.along_widths(lambda run: run.largest_total)
         _, summed = setting.along_widths(lambda run: run.summed)
         _, largest = setting.along_widths(lambda run: np.abs(run.impulse).max())
-        slopes = {
-            "sup of the running sum": (slope(widths, total), -0.5),
-            "sum of sizes": (slope(widths, summed), -0.5),
-            "largest impulse": (slope(widths, largest), -1.0),
-        }
+        found = {"sup of the running sum": (total, -0.5), "sum of sizes": (summed, -0.5), "largest impulse": (largest, -1.0)}
+        slopes = {name: (slope(widths, values), expected) for name, (values, expected) in found.items()}
         checks.append(
             every(
                 "each impulse is O(1/m), their sum O(m^{-1/2})",
                 setting.on_crossings,
-                {k: agrees(found, e) for k, (found, e) in slopes.items()},
+                {k: agrees(fit, e) for k, (fit, e) in slopes.items()},
                 0.15,
                 slopes={k: {"slope": s, "95% half width": h, "expected": e} for k, ((s, h), e) in slopes.items()},
             )
         )
-    return tuple(checks)
+        clouds = {name: (widths, values, expected) for name, (values, expected) in found.items()}
+        figure = drawing(f"{figure.caption} Last: impulses against the width.", *figure.panels, against("width m", "impulses", clouds))
+    return (*checks, figure)
 
 
 @claim(
@@ -109,6 +116,8 @@ def eq_a_2(setting: Setting):
     jump = gradient(w + 1e-9 * v) - gradient(w - 1e-9 * v)
     mass = m**-0.5 * np.outer(x, x) @ v / abs(v @ x)  # int delta(s v.x) ds = 1/|v.x|
     other = gradient(w) * 0.0  # df_i/dw_r does not depend on w_l
+    s = np.linspace(-1, 1, 201)
+    along = [gradient(w + k * v) @ v for k in s]
     return (
         typed("d2f_i/dw_r^2 = m^{-1/2} a_r x_i^T x_i delta(w_r.x_i)", "p = 3", (p, p), np.shape(x @ x)),
         identity(
@@ -117,6 +126,10 @@ def eq_a_2(setting: Setting):
             float(np.abs(jump - mass).max()),
             1e-12,
             cross_derivative=float(np.abs(other).max()),
+        ),
+        drawing(
+            "The gradient along a line through the kink: its jump is the mass of the Dirac delta.",
+            panel("s", "df/dw(w + s v) . v", line(s, along), theory(s, np.where(s > 0, mass @ v, 0.0) + min(along), "start + mass")),
         ),
     )
 
@@ -159,6 +172,7 @@ def remark_hdot_zero(setting: Setting):
     summed = max(float(run.drift.max() / run.jump.sum()) for run in runs)
     widths, jumps = setting.along_widths(lambda run: run.jump.max())
     steepness, half = slope(widths, jumps)
+    run = setting.crossings[setting.wide][0]
     return (
         identity(
             "H' = 0 almost surely, so that Delta.H' Delta/2 may be dropped from (A.7): integrated over [0, t], over V(0)",
@@ -180,5 +194,10 @@ def remark_hdot_zero(setting: Setting):
             drift_over_sum=summed,
             slope=steepness,
             half_width=half,
+        ),
+        drawing(
+            "Left: the distance from H(0), which the integral of H' = 0 would keep at 0. Right: the largest jump of H falls like 1/m.",
+            panel("t", "||H(t) - H(0)||", line(run.times, run.drift, f"m = {run.width}"), theory(run.times, 0 * run.times, "int H' = 0")),
+            against("width m", "largest jump", {"||H_+ - H_-||": (widths, jumps, -1.0)}),
         ),
     )

@@ -9,6 +9,7 @@ import scipy.optimize
 
 from .. import bounds
 from ..crossings import heavy_ball_crossings
+from ..drawing import drawing, line, panel, points, theory
 from ..ledger import claim, every, undefined
 from ..switching import switched_peaks
 from .linear import displacement_identity
@@ -86,6 +87,7 @@ def lemma_6(setting: Setting):
     error, constant_ratio = displacement_identity()
     threshold = scipy.optimize.brentq(lambda h: bounds.heavy_ball_switching_factor(h) - 1, 5, 40)
     moving = max(_moving_defect(h) for h in (2.0, 5.0, 8.9))
+    hs = np.geomspace(2, 60, 100)
     return (
         every(
             "lambda_min(H(s)) >= lambda0/2 for s <= t implies L(t) <= (2/lambda0) e^{-sqrt(lambda0/2) t} L^(0) "
@@ -133,6 +135,24 @@ def lemma_6(setting: Setting):
             displacement_ratio=constant_ratio,
             half_cycle_times=np.diff(times)[:3],
         ),
+        drawing(
+            "Left: the switched kernel, whose amplitude grows although lambda_min never falls below mu. Right: growth per half "
+            "cycle against h = H_high/mu; above 1 from 17.85 on.",
+            panel(
+                "half cycle",
+                "|Delta| at its turning points",
+                points(range(len(peaks)), peaks, "h = 25"),
+                theory(range(len(peaks)), bounds.heavy_ball_switching_factor(25.0) ** np.arange(len(peaks)), "predicted"),
+                log="y",
+            ),
+            panel(
+                "h",
+                "growth per half cycle",
+                line(hs, bounds.heavy_ball_switching_factor(hs), "sqrt(h) exp(-(pi - atan w)/w - 1)"),
+                points([25.0], [growth], "measured"),
+                theory(hs, np.ones_like(hs), "1"),
+            ),
+        ),
     )
 
 
@@ -140,7 +160,7 @@ def lemma_6(setting: Setting):
     "lemma-7",
     section="A",
     kind="bound",
-    figure="lambda_min",
+    experiment="lambda_min",
     note="""A bootstrap: as long as |w_r(t) - w_r(0)| <= R the kernel stays near H(0), so the displacement bound R' holds;
     if R' < R the time at which R is first reached does not exist. With the repaired decay (which asks for ||H(t) -
     H_inf|| <= (sqrt 2 - 1) lambda0/2, not lambda0/4 twice) the argument closes. n = 1 is the case a machine can reach:
@@ -184,5 +204,9 @@ def lemma_7(setting: Setting):
             good,
             1e-9,
             runs=facts,
+        ),
+        drawing(
+            "The loss of the second network, n = 1, below the bound that Lemma 7 certifies, impulses included.",
+            panel("t", "L(t)", line(run.times, run.loss, "L"), theory(run.times, curve, "bound"), log="y"),
         ),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ import numpy as np
 from ...method import HeavyBall, heavy_ball
 from ...network import outputs
 from .. import bounds
+from ..drawing import against, by_name, drawing, line, panel, points, theory
 from ..ledger import claim, every, identity, undefined, within
 from .fits import slope
 from .modes import ONE, exponent, frozen, radius
@@ -38,6 +41,7 @@ def eq_3_1(setting: Setting):
         w = w + np.asarray(step)
         mine, last = mine - 0.3 * H @ mine + 0.8 * (mine - last), mine
         error = max(error, float(np.abs(w - mine).max()))
+    largest = [max(radius([1, -(1 + beta - x), beta]) for x in xs * 2 * (1 + beta)) for beta in betas]
     return (
         every(
             "w(t+1) = w(t) - eta dL/dw + beta (w(t) - w(t-1)) with beta in [0, 1] (read: it converges for every such beta at small eta)",
@@ -54,6 +58,10 @@ def eq_3_1(setting: Setting):
             recursion_error=error,
         ),
         every("stable iff x < 2(1 + beta)", "the same", {"inside": opened < 1, "outside": beyond > 1}, root_beyond=beyond),
+        drawing(
+            "Largest root of the heavy ball over its stable range of eta lambda: on the unit circle at beta = 1.",
+            panel("beta", "largest |z|", points(betas, largest), theory(betas, np.ones_like(betas), "unit circle")),
+        ),
     )
 
 
@@ -77,7 +85,7 @@ def _order(make, offset: float, hs: np.ndarray, lam: float = 1.0, b: float = 0.8
     "eq-3.2",
     section="3",
     kind="rate",
-    figure="discrete_vs_flow",
+    experiment="discrete_vs_flow",
     note="""h = sqrt(eta). beta = 1 - bh, exp(-bh) and (1 - bh/2)/(1 + bh/2) are all of first order from a cold start w_{-1} =
     w_0. Second order: central differences, beta = (1 - bh/2)/(1 + bh/2), eta = h^2/(1 + bh/2), a cold start being the
     flow at t = h/2.""",
@@ -95,6 +103,7 @@ def eq_3_2(setting: Setting):
         return method.eta, method.beta
 
     order, errors = _order(centred, 0.5, hs)
+    plain = _order(lambda h, b: (h**2, 1 - b * h), 0.0, hs)[1]
     return (
         every(
             "(3.1) tends to (3.2), t = k sqrt(eta)",
@@ -111,6 +120,10 @@ def eq_3_2(setting: Setting):
             1.8,
             2.2,
             errors=errors,
+        ),
+        drawing(
+            "Iterates against the flow, one mode: order 1 from t = kh, order 2 from the second-order map at t = (k + 1/2)h.",
+            against("h", "sup |w_k - flow|", {"beta = 1 - bh": (hs, plain, 1.0), "second-order map": (hs, errors, 2.0)}),
         ),
     )
 
@@ -145,6 +158,7 @@ def eq_3_3(setting: Setting):
 def remark_friction_choice(setting: Setting):
     lam0 = np.array([0.5, 0.1, float(setting.eigen[0][0])])
     b = bounds.paper_friction(lam0)
+    grid = np.linspace(0.01, 3, 200)
     return (
         identity(
             "b = sqrt(2 lambda0) is twice the strong convexity coefficient lambda0/2",
@@ -155,6 +169,16 @@ def remark_friction_choice(setting: Setting):
             twice_coefficient=lam0,
         ),
         identity("b = sqrt(2 lambda0) is twice its square root", "the same", float(np.abs(b - 2 * np.sqrt(lam0 / 2)).max()), 1e-12),
+        drawing(
+            "The paper's friction is twice the square root of the strong convexity coefficient mu = lambda0/2, not twice mu.",
+            panel(
+                "lambda0",
+                "b",
+                line(grid, bounds.paper_friction(grid), "sqrt(2 lambda0)"),
+                theory(grid, 2 * np.sqrt(grid / 2), "2 sqrt(mu)"),
+                line(grid, grid, "2 mu"),
+            ),
+        ),
     )
 
 
@@ -177,6 +201,7 @@ def footnote_2(setting: Setting):
     }
     ratio = exponent(paper, lam0) / exponent(bounds.best_friction(lam0) * 0.999, lam0)
     worst_best = grid[np.argmax([min(bounds.heavy_ball_rate(b, lam) for lam in (lam0 / 2, lam0, 10 * lam0)) for b in grid])]
+    frictions = np.array([float(b) for b in measured])
     return (
         within(
             "b = sqrt(2 lambda0) is the fastest choice (lambda_min = lambda0)",
@@ -201,6 +226,16 @@ def footnote_2(setting: Setting):
             {b: abs(m / p - 1) < 0.06 for b, (m, p) in measured.items()},
             0.06,
             measured_and_predicted=measured,
+        ),
+        drawing(
+            "Exponent of L against the friction, H = lambda0 = 1/2: the formula, and what is measured. The paper's b is 1, the "
+            "best is 1.41.",
+            panel(
+                "b",
+                "exponent of L",
+                points(frictions, [m for m, _ in measured.values()], "measured"),
+                theory(grid, bounds.heavy_ball_rate(grid, lam0), "r(b)"),
+            ),
         ),
     )
 
@@ -240,6 +275,11 @@ def remark_rate_comparison(setting: Setting):
             0.55,
             rate_ratio_by_kappa=gains,
         ),
+        drawing(
+            "Left: the two guarantees cross at lambda0 = 1/2. Right: per iteration, what the heavy ball gains over gradient descent.",
+            panel("lambda0", "guaranteed exponent", line(grid, np.sqrt(grid / 2), "sqrt(lambda0/2)"), line(grid, grid, "lambda0")),
+            against("kappa", "ratio of rates per iteration", {"measured": ([10.0, 100.0, 1000.0], list(gains.values()), 0.5)}),
+        ),
     )
 
 
@@ -271,6 +311,7 @@ def remark_lambda0_half(setting: Setting):
             {name: (v > 0.5 - 1e-12) == flat[name] for name, v in found.items()},
             1e-12,
         ),
+        drawing("Smallest eigenvalue of H_inf against 1/2, which some sets reach.", by_name("lambda0", found, 0.5)),
     )
 
 
@@ -278,7 +319,7 @@ def remark_lambda0_half(setting: Setting):
     "remark-oscillation",
     section="3",
     kind="rate",
-    figure="three_flows",
+    experiment="three_flows",
     note="""L' = sum c_k^2 phi_k phi_k'. If b >= 2 sqrt(lambda_max) every phi_k decreases without changing sign, so L is monotone
     for every Delta(0); if b < 2 sqrt(lambda_max) the top mode crosses zero and comes back, so L is not monotone for
     Delta(0) along it. b = sqrt(2 lambda0) < 2 sqrt(lambda0) oscillates for every kernel H >= lambda0.""",
@@ -298,6 +339,12 @@ def remark_oscillation(setting: Setting):
     under = frozen(HeavyBall(2 * np.sqrt(top) * 0.7), [top], [1.0], ts)
     rise = float(np.max(np.diff(under.loss)))
     paper = rises(bounds.paper_friction(values[0]), c)
+    curves = [
+        line(
+            np.sqrt(top) * ts, (r := frozen(HeavyBall(f * np.sqrt(top)), [top], [1.0], ts)).loss / r.loss[0], f"b = {f:g} sqrt(lambda_max)"
+        )
+        for f in (0.3, 1.4, 2.0)
+    ]
     return (
         every(
             "heavy ball may have non-monotone losses",
@@ -313,5 +360,9 @@ def remark_oscillation(setting: Setting):
             1e-14,
             largest_rise_above=over,
             largest_rise_below=rise,
+        ),
+        drawing(
+            "Loss along the top mode: not monotone below b = 2 sqrt(lambda_max).",
+            panel("sqrt(lambda_max) t", "L(t)/L(0)", *(dataclasses.replace(curve, x=curve.x[:500], y=curve.y[:500]) for curve in curves)),
         ),
     )

@@ -10,6 +10,7 @@ import scipy.optimize
 
 from ...method import Nesterov, nesterov
 from .. import bounds
+from ..drawing import against, drawing, line, panel, points, theory
 from ..ledger import bound, claim, every, identity
 from .fits import growth, slope
 from .modes import DS, amplitude, constant, frozen, radius, reach
@@ -38,6 +39,7 @@ def eq_4_1(setting: Setting):
         step, state = method.update(jnp.asarray(H @ w), state)
         w = w + np.asarray(step)
         error = max(error, float(np.abs(w - mine).max()))
+    ks = np.arange(0, 31)
     return (
         every(
             "indexed from t = 0, as (2.1) and (3.1): the momentum lies in [0, 1)",
@@ -46,6 +48,10 @@ def eq_4_1(setting: Setting):
             first_momentum=momenta,
         ),
         identity("indexed from t = 1 with R(1) = w(1)", "twenty steps on a random quadratic in R^4, eta = 0.2, d = 3", error, 1e-12),
+        drawing(
+            "The momentum (t - 1)/(t + d - 1): negative at t = 0.",
+            panel("t", "momentum", *(points(ks, (ks - 1) / (ks + k - 1), f"d = {k}") for k in (3, 6)), theory(ks, 0.0 * ks, "0")),
+        ),
     )
 
 
@@ -61,7 +67,7 @@ def _modified_mode(d: float, h: float, lam: float, ts: np.ndarray) -> np.ndarray
     "eq-4.2",
     section="4",
     kind="rate",
-    figure="discrete_vs_flow",
+    experiment="discrete_vs_flow",
     note="""t = k sqrt(eta), first order in h = sqrt(eta). Second order: Delta'' + (d/t) Delta' + h H Delta' + (1 + dh/(2t)) H
     Delta = 0, w_k at t = (k + d/2) h and R_k at t = (k + (d-2)/2) h, k steps taken, with the regular start Delta'(0)
     = -(h/2) H Delta(0).""",
@@ -104,6 +110,10 @@ def eq_4_2(setting: Setting):
             0.3,
             orders=orders,
         ),
+        drawing(
+            "Iterates of (4.1) with d = 6 against the flow: order 1; and against the corrected flow at shifted times: order 2.",
+            against("h", "sup |w_k - flow|", {"(4.2), t = kh": (hs, plain, 1.0), "corrected": (hs, errors["w"], 2.0)}),
+        ),
     )
 
 
@@ -124,6 +134,7 @@ def eq_4_3(setting: Setting):
         acceleration = (ahead - behind) / (2 * step)
         residuals.append(np.abs(acceleration + d / ts * run.velocity[:, 0] + 0.5 * run.residual[:, 0]).max())
     gap = abs(0.5 - 1.0)
+    rest = acceleration + DS[-1] / ts * run.velocity[:, 0]
     return (
         identity("H Delta = dL/dDelta", "n = 1, H = 1/2, Delta = 1: the left side is 1/2, the right side 1", gap, 1e-10),
         identity(
@@ -132,6 +143,15 @@ def eq_4_3(setting: Setting):
             float(max(residuals)),
             1e-6,
         ),
+        drawing(
+            "What is left of both readings on the closed form, d = 9, H = 1/2.",
+            panel(
+                "t",
+                "left side",
+                line(ts, rest + run.residual[:, 0], "with dL/dDelta = Delta"),
+                line(ts, rest + 0.5 * run.residual[:, 0], "with H Delta"),
+            ),
+        ),
     )
 
 
@@ -139,7 +159,7 @@ def eq_4_3(setting: Setting):
     "thm-3",
     section="4",
     kind="bound",
-    figure="three_flows",
+    experiment="three_flows",
     note="""4 < alpha <= 2d/3 with d >= 6 is empty at d = 6, and d = 3 is excluded. The exact mode is Lambda_d(s) = 0F1(;(d+1)/2;
     -s^2/4) = Gamma((d+1)/2) (2/s)^{(d-1)/2} J_{(d-1)/2}(s), s = sqrt(lambda) t, so for every d > 0: L <= K_d
     (sqrt(lambda_min) t)^{-d} L(0) with K_d = sup s^d Lambda_d^2, and limsup t^d L = kappa_d sum c_k^2
@@ -159,6 +179,7 @@ def thm_3(setting: Setting):
         run = frozen(Nesterov(d), pair, weights, late)
         tails[f"{d:g}"] = float(np.max(late**d * run.loss) / bounds.nesterov_limsup(d, pair, weights, amplitude(d)))
         suprema[f"{d:g}"] = reach(d, d) / constant(d)
+    shown = {d: frozen(Nesterov(d), [1.0], [1.0], np.linspace(0.1, 14, 300)) for d in (1.0, 3.0, 6.0)}
     return (
         every("for d >= 6 there is alpha with 4 < alpha <= 2d/3", "d = 6, 7, 9", {f"d = {d}": 2 * d / 3 > 4 for d in (6, 7, 9)}),
         bound("L(t) <= K_d (sqrt(lambda_min) t)^{-d} L(0), constant H, every d > 0", setting.on_kernel, max(ratios.values()), by_d=ratios),
@@ -173,6 +194,15 @@ def thm_3(setting: Setting):
             measured_over_predicted=tails,
             suprema=suprema,
         ),
+        drawing(
+            "t^d L/L(0) of one mode with lambda = 1, over K_d: bounded by 1, with a limit superior of kappa_d/K_d.",
+            panel(
+                "t",
+                "t^d L / (K_d L(0))",
+                *(line(r.ts, r.ts**d * r.residual[:, 0] ** 2 / constant(d), f"d = {d:g}") for d, r in shown.items()),
+                theory([0.1, 14.0], [1.0, 1.0], "bound"),
+            ),
+        ),
     )
 
 
@@ -180,7 +210,7 @@ def thm_3(setting: Setting):
     "eq-4.4",
     section="4",
     kind="bound",
-    figure="three_flows",
+    experiment="three_flows",
     note="""With s = sqrt(lambda) t a single mode has L/L^(0) = Lambda_d(s)^2/lambda, so sup_t t^{2d/3} L/L^(0) is proportional to
     lambda^{-1-d/3}: no A(alpha, d) free of lambda exists. Also Delta.H Delta = 2 L^. Corrected: L <= A_d
     (sqrt(lambda_min) t)^{-2d/3} L(0), A_d = sup s^{2d/3} Lambda_d^2.""",
@@ -205,6 +235,10 @@ def eq_4_4(setting: Setting):
             predicted=1 + d / 3,
         ),
         bound("L(t) <= A_d (sqrt(lambda_min) t)^{-2d/3} L(0), constant H", setting.on_kernel, max(ratios.values()), 1e-3, by_d=ratios),
+        drawing(
+            "The constant A that each kernel needs: no single one serves.",
+            against("lambda", "A needed", {"d = 9": ([0.5, 0.05, 0.005], list(needed.values()), -1 - d / 3)}),
+        ),
     )
 
 
@@ -229,7 +263,7 @@ def _bouncing_exponent(d: float) -> float:
     "remark-rate-exponents",
     section="4",
     kind="rate",
-    figure="three_flows",
+    experiment="three_flows",
     note="""Three statements about convex functions, true as such: t^{-2d/3} is the guarantee of Su, Boyd, Candes for strongly convex
     ones; f(x) = |x| has E' = -(d/t) x'^2 with x'^2 = 2E/3 on average over a bounce, so E ~ t^{-2d/3}, slower than t^{-2}
     for every d < 3; and t^{-d} is reached. But the paper draws them on for L^, a quadratic for a frozen kernel: there the
@@ -268,6 +302,17 @@ def remark_rate_exponents(setting: Setting):
             0.02,
             exponents=found,
         ),
+        drawing(
+            "Exponents of Nesterov's flow: d on a quadratic, 2d/3 on f(x) = |x|.",
+            panel(
+                "d",
+                "exponent",
+                points([float(k) for k in found], list(found.values()), "frozen kernel"),
+                points([float(k) for k in absolute], list(absolute.values()), "|x|"),
+                theory([0.0, 9.0], [0.0, 9.0], "d"),
+                theory([0.0, 9.0], [0.0, 6.0], "2d/3"),
+            ),
+        ),
     )
 
 
@@ -275,7 +320,7 @@ def remark_rate_exponents(setting: Setting):
     "remark-only-sublinear",
     section="4",
     kind="rate",
-    figure="three_flows",
+    experiment="three_flows",
     note="""The abstract's word on NAG, a method; section 4 only says that no more is shown. For the flow (4.2) the power
     law is exact. For the algorithm (4.1) at a fixed step it is false: on a mode with x = eta lambda < 1 the momentum
     tends to 1 and z^2 - 2(1 - x) z + (1 - x) has |z|^2 = 1 - x, hence L_k ~ k^{-d} (1 - x)^k. For 1 < x < 4/3 the root
@@ -303,6 +348,7 @@ def remark_only_sublinear(setting: Setting):
     flow = {f"{d_:g}": reach(d_, d_, until=1600.0) / constant(d_) for d_ in DS}
     ts = np.linspace(1500, 1600, 512)
     late = {f"{d_:g}": float(np.max(ts**d_ * frozen(Nesterov(d_), [1.0], [1.0], ts).residual[:, 0] ** 2) / amplitude(d_)) for d_ in DS}
+    late_k = np.arange(1, len(track) + 1)
     return (
         every(
             "NAG converges only sublinearly (algorithm (4.1) at a fixed step)",
@@ -329,5 +375,14 @@ def remark_only_sublinear(setting: Setting):
             0.02,
             fits=fits,
             roots=roots,
+        ),
+        drawing(
+            "Algorithm (4.1) at eta lambda = 0.6, d = 3: k^d L_k falls linearly on a logarithmic scale, like (1 - eta lambda)^k.",
+            panel(
+                "k",
+                "log(k^d L_k)",
+                line(late_k, np.array(track) + d * np.log(late_k), "algorithm"),
+                theory(late_k, track[-1] + d * np.log(late_k[-1]) + (late_k - late_k[-1]) * np.log(1 - x), "rate log(1 - eta lambda)"),
+            ),
         ),
     )

@@ -6,6 +6,7 @@ import numpy as np
 
 from ...method import GradientFlow, HeavyBall
 from .. import bounds
+from ..drawing import against, by_name, drawing, line, panel, theory
 from ..ledger import attained, bound, claim, every, rarely, within
 from .fits import agrees, slope, while_bounded
 from .modes import frozen, radius
@@ -17,12 +18,13 @@ from .setting import Setting
     "remark-lazy-training",
     section="2",
     kind="rate",
-    figure="lazy_training",
+    experiment="lazy_training",
     note="""The printed chain should begin with H_inf. Each entry of H(0) is a mean of m independent terms: ||H(0) - H_inf|| ~
     m^{-1/2}. Each neuron feels a force O(m^{-1/2}): displacement ~ m^{-1/2}; so O(m^{1/2}) pairs change sign, each
     moves H by O(1/m): ||H(t) - H(0)|| = O(m^{-1/2}). Were as many pairs to switch on as off, their signs would average to
     m^{-3/4}; but only an active neuron feels its own sample, so switching off prevails by a fixed share and -1/2 is the
-    limit. With many samples the share is small, and -3/4 is what moderate widths show.""",
+    limit. With many samples the share is small, and -3/4 is what moderate widths show. Against the lazy twin, O(m^{1/2})
+    neurons whose pattern changed part by O(m^{-1/2}) each, so ||W - W_lazy|| ~ m^{-1/4}, while ||W_lazy - W(0)|| = O(1).""",
 )
 def remark_lazy_training(setting: Setting):
     widths, moved = setting.along_widths(lambda run: run.displaced.max())
@@ -35,9 +37,18 @@ def remark_lazy_training(setting: Setting):
     }
     _, off = setting.along_widths(lambda run: -run.switch.sum() / run.switch.size)
     slopes["||H(0)-H_inf||"] = slope(start_widths, start)
+    _, gap = setting.along_widths(lambda run: run.twin_gap)
+    _, parting = setting.along_widths(lambda run: run.parting)
+    slopes |= {"Delta against its frozen-kernel twin": slope(widths, gap), "||W-W_lazy|| / ||W_lazy-W(0)||": slope(widths, parting)}
     narrow, wide = widths == widths.min(), widths == widths.max()
     before, after = (start[start_widths == w].mean() for w in (start_widths.min(), start_widths.max()))
-    expected = {"displacement": -0.5, "||H(0)-H_inf||": -0.5, "pairs that cross": 0.5}
+    expected = {
+        "displacement": -0.5,
+        "||H(0)-H_inf||": -0.5,
+        "pairs that cross": 0.5,
+        "Delta against its frozen-kernel twin": -0.5,
+        "||W-W_lazy|| / ||W_lazy-W(0)||": -0.25,
+    }
     fall, half = slopes["||H(t)-H(0)||"]
     return (
         every(
@@ -52,7 +63,8 @@ def remark_lazy_training(setting: Setting):
             largest_final_loss=left.max(),
         ),
         every(
-            "slopes in m: -1/2 for displacement and ||H(0)-H_inf||, +1/2 for the pairs that cross, between -1/2 and -3/4 for ||H(t)-H(0)||",
+            "slopes in m: -1/2 for displacement, ||H(0)-H_inf|| and Delta against its frozen-kernel twin, -1/4 for ||W-W_lazy||, "
+            "+1/2 for the pairs that cross, between -1/2 and -3/4 for ||H(t)-H(0)||",
             setting.on_crossings,
             {
                 **{name: agrees(slopes[name], value) for name, value in expected.items()},
@@ -67,14 +79,36 @@ def remark_lazy_training(setting: Setting):
                 "95% half width": float(1.96 * off.std(ddof=1) / np.sqrt(off.size)),
             },
         ),
+        drawing(
+            "Against the width, one point a run: distances of the weights, the kernel and the error from their lazy twins; "
+            "pairs that cross.",
+            against(
+                "width m",
+                "distance",
+                {
+                    "displacement": (widths, moved, -0.5),
+                    "Delta, frozen-kernel twin": (widths, gap, -0.5),
+                    "W, lazy twin": (widths, parting, -0.25),
+                },
+            ),
+            against(
+                "width m", "kernels", {"||H(0)-H_inf||": (*_thinned(start_widths, start), -0.5), "||H(t)-H(0)||": (widths, drift, fall)}
+            ),
+            against("width m", "pairs", {"pairs that cross": (widths, pairs, 0.5)}),
+        ),
     )
+
+
+def _thinned(widths: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One draw in ten: enough points to see."""
+    return widths[::10], values[::10]
 
 
 @claim(
     "thm-1",
     section="2",
     kind="probability",
-    figure="three_flows",
+    experiment="three_flows",
     note="""The width n^6/delta^3 does not see lambda0, so it cannot keep lambda_min(H) > lambda0/2 when lambda0 -> 0. Two inputs
     at angle theta: lambda0 ~ theta/(2 pi), but with m theta/pi << 1 no neuron tells them apart and lambda_min(H(0)) ~
     theta^2/4. Du et al. have n^6/(lambda0^4 delta^3). Given lambda_min(H(t)) >= lambda0/2, L' = -Delta.H Delta <=
@@ -97,6 +131,7 @@ def thm_1(setting: Setting):
     run = frozen(GradientFlow(), values, c, ts)
     ratio = float(np.max(run.loss / bounds.gradient_flow_sharp(ts, values[0], run.loss[0])))
     tail = -float(np.log(run.loss[-1] / run.loss[-65]) / (ts[-1] - ts[-65]))
+    share = {f"printed, {k}": v / trials for k, v in printed.items()} | {f"corrected, {k}": v / trials for k, v in corrected.items()}
     return (
         rarely(
             "at m = Omega(n^6/delta^3), lambda_min(H(t)) > lambda0/2 with probability 1 - delta (here t = 0)",
@@ -121,6 +156,18 @@ def thm_1(setting: Setting):
             tail_exponent=tail,
             expected=bounds.gradient_flow_rate(values[0]),
         ),
+        drawing(
+            "Left: how often lambda_min(H(0)) <= lambda0/2 at the width asked for, against delta. Right: constant H, the loss "
+            "and its sharp bound.",
+            by_name("failure frequency", share, delta),
+            panel(
+                "lambda_min t",
+                "L(t)/L(0)",
+                line(values[0] * ts, run.loss / run.loss[0], "L"),
+                theory(values[0] * ts, np.exp(-2 * values[0] * ts), "exp(-2 lambda_min t)"),
+                log="y",
+            ),
+        ),
     )
 
 
@@ -128,7 +175,7 @@ def thm_1(setting: Setting):
     "eq-2.7",
     section="2",
     kind="bound",
-    figure="three_flows",
+    experiment="three_flows",
     note="""d/dt L = -Delta.H Delta <= -2 lambda_min(H) L <= -lambda0 L while lambda_min(H(t)) >= lambda0/2. For constant H the
     exponent is 2 lambda_min, so for H = lambda0/2 (2.7) is attained.""",
 )
@@ -150,6 +197,16 @@ def eq_2_7(setting: Setting):
         ),
         None,
         attained("the exponent lambda0 cannot be improved under this hypothesis", "one mode with H = lambda0/2", sharp, 1e-9),
+        drawing(
+            "The loss of a network under gradient flow, and the bound (2.7).",
+            panel(
+                "lambda0 t",
+                "L(t)/L(0)",
+                line(lam0 * ts, loss / loss[0], "network"),
+                theory(lam0 * ts, np.exp(-lam0 * ts), "exp(-lambda0 t)"),
+                log="y",
+            ),
+        ),
     )
 
 
@@ -157,7 +214,7 @@ def eq_2_7(setting: Setting):
     "remark-discrete",
     section="2",
     kind="rate",
-    figure="discrete_vs_flow",
+    experiment="discrete_vs_flow",
     note="""Constant kernel, x = eta lambda. Gradient descent has the root 1 - x, the heavy ball those of z^2 - (1 + beta -
     x) z + beta, Nesterov with constant beta those of z^2 - (1 + beta)(1 - x) z + beta (1 - x). Best rates over [mu,
     kappa mu]: (kappa-1)/(kappa+1), (sqrt kappa - 1)/(sqrt kappa + 1), and 1 - 2/sqrt(3 kappa + 1). At the second-order
@@ -198,6 +255,10 @@ def remark_discrete(setting: Setting):
             {name: abs(found - formula) < 2e-3 for name, (found, formula) in best.items()},
             2e-3,
             found_and_formula={name: list(pair) for name, pair in best.items()},
+        ),
+        drawing(
+            "The heavy ball's discrete rate tends to the flow's, at the second-order map.",
+            against("h", "|-2 log|z|/h - r(b)|", {"gap": (hs, gaps, 2.0)}),
         ),
     )
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from ...method import HeavyBall
 from .. import bounds
+from ..drawing import drawing, line, panel, points, theory
 from ..ledger import attained, bound, claim, every
 from .fits import while_bounded
 from .modes import ONE, exponent, frozen, theorem_2_ratio, worst_modes
@@ -29,6 +30,7 @@ def remark_lipschitz(setting: Setting):
     rates = {}
     for b in (0.25, 0.5, 1.0, 1.4, 3.0):
         rates[f"{b:g}"] = [min(exponent(b, lam) for lam in (0.25, 0.25 * 1e2, 0.25 * 1e4)), float(bounds.heavy_ball_rate(b, 0.25))]
+    measured_b = [float(b) for b in rates]
     return (
         bound(
             "b = sqrt(2 lambda0) gives linear convergence without a Lipschitz constant",
@@ -42,6 +44,15 @@ def remark_lipschitz(setting: Setting):
             {f"b = {b}": measured > 0 and abs(measured / predicted - 1) < 0.06 for b, (measured, predicted) in rates.items()},
             0.06,
             measured_and_predicted=rates,
+        ),
+        drawing(
+            "The worst exponent over eigenvalues up to 1e4 lambda_min, against r(b): no smoothness constant enters.",
+            panel(
+                "b",
+                "exponent of L",
+                points(measured_b, [m for m, _ in rates.values()], "measured"),
+                theory(measured_b, [p for _, p in rates.values()], "r(b)"),
+            ),
         ),
     )
 
@@ -75,6 +86,15 @@ def remark_zero_velocity(setting: Setting):
             largest_loss=reached,
         ),
         bound("L(t) <= (2/lambda0) e^{-alpha t} V(0) from any velocity", "modes lambda >= alpha^2, four starts", worst),
+        drawing(
+            "From Delta(0) = 0 with velocity 1: L^(0) = 0, so the printed bound is 0, while L moves below the bound by V(0).",
+            panel(
+                "t",
+                "L(t)",
+                line(ts, 0.5 * moving**2, "L"),
+                theory(ts, 2 / lam0 * np.exp(-alpha * ts) * 0.5, "(2/lambda0) exp(-alpha t) V(0)"),
+            ),
+        ),
     )
 
 
@@ -82,7 +102,7 @@ def remark_zero_velocity(setting: Setting):
     "thm-2",
     section="3",
     kind="bound",
-    figure="three_flows",
+    experiment="three_flows",
     note="""V' = -alpha V - (alpha/2) Delta.(H - alpha^2) Delta - (alpha/2)|Delta'|^2 for constant H >= alpha^2 = lambda0/2, and
     V(0) = L^(0) + alpha^2 L(0) <= 2 L^(0), L <= (2/lambda0) L^: L <= (4/lambda0) e^{-alpha t} L^(0). Mode by mode,
     |phi| <= (1 + alpha t) e^{-alpha t}, with equality for H = alpha^2; if H >= lambda0 = 2 alpha^2, phi^2 e^{2 alpha
@@ -101,6 +121,9 @@ def thm_2(setting: Setting):
     corrected = theorem_2_ratio(lambda t, lam: bounds.theorem_2_corrected(t, lam0, 0.5 * lam), lam0, lam0 / 2)
     critical = theorem_2_ratio(lambda t, lam: bounds.heavy_ball_critical(t, np.sqrt(lam0 / 2), 0.5), lam0, lam0 / 2)
     double = theorem_2_ratio(lambda t, lam: bounds.heavy_ball_sharp(t, lam0, 0.5), lam0, lam0)
+    alpha = np.sqrt(lam0 / 2)
+    critical_run = frozen(HeavyBall(2 * alpha), [lam0 / 2], [1.0], ts[:128])
+    scale = critical_run.loss[0]
     return (
         bound(
             "b = sqrt(2 lambda0^2): L(t) <= exp(-sqrt(lambda0/2) t) Delta(0).H(0) Delta(0)",
@@ -129,6 +152,29 @@ def thm_2(setting: Setting):
             1e-2,
             ratios=[critical, double],
         ),
+        drawing(
+            "Left: the printed b = sqrt(2 lambda0^2) decays more slowly than the bound claims. Right: b = sqrt(2 lambda0) at H "
+            "= lambda0/2 meets the sharp bound.",
+            panel(
+                "t",
+                "L(t)",
+                line(ts, slow.loss, "L"),
+                theory(ts, bounds.theorem_2_printed(ts, lam0, slow.pseudo_loss[0], "quadratic form"), "printed bound"),
+                log="y",
+            ),
+            panel(
+                "alpha t",
+                "L(t)/L(0)",
+                line(alpha * critical_run.ts, critical_run.loss / scale, "L"),
+                theory(alpha * critical_run.ts, bounds.heavy_ball_critical(critical_run.ts, alpha, 1.0), "(1 + alpha t)^2 exp(-2 alpha t)"),
+                line(
+                    alpha * critical_run.ts,
+                    bounds.theorem_2_corrected(critical_run.ts, lam0, critical_run.pseudo_loss[0]) / scale,
+                    "(4/lambda0) exp(-alpha t) L^(0)",
+                ),
+                log="y",
+            ),
+        ),
     )
 
 
@@ -136,7 +182,7 @@ def thm_2(setting: Setting):
     "eq-3.4",
     section="3",
     kind="bound",
-    figure="three_flows",
+    experiment="three_flows",
     note="""Delta.H Delta = 2 L^, so the displayed equality is off by two. At t = 0 the second form demands L(0) <= L^(0), while
     L(0)/L^(0) reaches 1/lambda_min. By hand, n = 1, H = 1/2, b = 1: phi = e^{-t/2}(cos(t/2) + sin(t/2)), and the
     first form fails at sin t = 3/5 with ratio (8/5) e^{-0.3218} = 1.16. Best constant: sup (1 + s)^2 e^{-s} = 4/e at
@@ -151,6 +197,8 @@ def eq_3_4(setting: Setting):
     }
     corrected = theorem_2_ratio(lambda t, lam: bounds.theorem_2_corrected(t, lam0, 0.5 * lam), lam0, lam0 / 2)
     best = theorem_2_ratio(lambda t, lam: bounds.theorem_2_best(t, lam0, 0.5 * lam), lam0, lam0 / 2)
+    order = np.argsort(ts)
+    t, loss = ts[order][:200], run.loss[order][:200]
     return (
         every(
             "L(t) <= e^{-sqrt(lambda0/2) t} Delta.H Delta = e^{-sqrt(lambda0/2) t} L^(0)",
@@ -167,4 +215,16 @@ def eq_3_4(setting: Setting):
             corrected,
         ),
         attained("the best constant is 8/(e lambda0)", "the same; met at H = lambda0/2, t = 1/alpha", best, 1e-3),
+        drawing(
+            "n = 1, H = lambda0 = 1/2: both readings of the printed bound are crossed, the corrected one is not.",
+            panel(
+                "t",
+                "L(t)",
+                line(t, loss, "L"),
+                theory(t, bounds.theorem_2_printed(t, lam0, run.pseudo_loss[0], "quadratic form"), "Delta.H Delta exp(-t/2)"),
+                line(t, bounds.theorem_2_printed(t, lam0, run.pseudo_loss[0], "pseudo-loss"), "L^(0) exp(-t/2)"),
+                line(t, bounds.theorem_2_corrected(t, lam0, run.pseudo_loss[0]), "corrected"),
+                log="y",
+            ),
+        ),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import bounds
+from ..drawing import by_name, drawing, panel, points, theory
 from ..ledger import Check, bound, claim, every, rarely
 from .fits import growth, slope
 from .pairs import ANGLES, DELTA, FAMILY, pair_eigenvalues, pair_kernels, pair_lambda_min
@@ -23,7 +24,7 @@ def _draw(setting: Setting, width: int, trials: int, seed: int):
     "lemma-4",
     section="A",
     kind="probability",
-    figure="concentration",
+    experiment="concentration",
     note="""Each entry is a mean of m independent numbers in an interval of length |x_i.x_j| <= 1. Hoeffding and a union over n^2
     entries give ||H(0) - H_inf||_F <= n sqrt(log(2n^2/delta)/(2m)), hence m >= (8 n^2/lambda0^2) log(2 n^2/delta) for
     lambda0/4. For lambda_min alone: H(0) is a mean of independent positive matrices D_r X X^T D_r of norm <= ||X||^2,
@@ -51,6 +52,7 @@ def lemma_4(setting: Setting):
         smallest = [np.linalg.eigvalsh(H)[0] for H in _draw(setting, small, trials // 4, 13)]
         chernoff[setting.points.name] = int(np.sum(np.array(smallest) < 0.75 * lam0))
     widths[setting.points.name] = [width, small]
+    lam0s = [pair_eigenvalues(theta)[0] for theta in ANGLES]
     return (
         rarely(
             "m = Omega((n^2/lambda0^2) log(n^2/delta)): ||H(0) - H_inf||_2 <= lambda0/4 with probability 1 - delta",
@@ -75,6 +77,16 @@ def lemma_4(setting: Setting):
             DELTA,
             widths_of_both_forms=widths,
         ),
+        drawing(
+            "Widths of the two forms on the family: Hoeffding asks for lambda0^-2, matrix Chernoff for lambda0^-1.",
+            panel(
+                "lambda0",
+                "width",
+                points(lam0s, [widths[f"{theta:g}"][0] for theta in ANGLES], "Lemma 4"),
+                points(lam0s, [widths[f"{theta:g}"][1] for theta in ANGLES], "matrix Chernoff"),
+                log="xy",
+            ),
+        ),
     )
 
 
@@ -93,7 +105,7 @@ def _worst_drift(setting: Setting, radius: float, width: int, trials: int, seed:
     "lemma-5",
     section="A",
     kind="probability",
-    figure="lazy_training",
+    experiment="lazy_training",
     note="""A pair (r, i) can change sign only if |w_r(0).x_i| <= R, which has probability at most 2R/sqrt(2 pi). So E sum_ij
     |H_ij - H_ij(0)| <= 4 n^2 R/sqrt(2 pi), and Markov's inequality with probability delta gives lambda0/4 at R = c
     delta lambda0/n^2, c = sqrt(2 pi)/16. Very conservative: the measured radius is far larger, and real trajectories
@@ -111,6 +123,7 @@ def lemma_5(setting: Setting):
         "displacement over R": max(run.displaced.max() for run in widest) / R,
         "drift over lambda0": max(run.drift.max() for run in widest) / lam0,
     }
+    medians = [float(np.median(_worst_drift(setting, f * R, width, 20, 15))) for f in factors]
     return (
         rarely(
             "|w_r - w_r(0)| <= R = c delta lambda0/n^2 implies ||H - H(0)||_2 < lambda0/4 with probability 1 - delta",
@@ -123,6 +136,16 @@ def lemma_5(setting: Setting):
             heavy_ball_at_the_largest_width=real,
         ),
         rarely("explicitly c = sqrt(2 pi)/16", "the same", failures, trials, DELTA, c=np.sqrt(2 * np.pi) / 16),
+        drawing(
+            "Every neuron moved against H by a multiple of R: the drift stays far below lambda0/4.",
+            panel(
+                "radius / R",
+                "median ||H - H(0)||_F / lambda0",
+                points(factors, np.array(medians) / lam0, f"m = {width}"),
+                theory(factors, 0.25 + 0 * factors, "1/4"),
+                log="xy",
+            ),
+        ),
     )
 
 
@@ -235,6 +258,10 @@ def width_thm_1(setting: Setting):
             widths_on_the_points=_asked(setting),
         ),
         _in_fact(setting),
+        drawing(
+            "Widths that the formulas ask for on these points, constants 1 where none is known, and the one that suffices.",
+            by_name("width", {k: v for k, v in _asked(setting).items() if np.isfinite(v)}, log="x"),
+        ),
     )
 
 
@@ -260,6 +287,7 @@ def width_thm_2(setting: Setting):
         "frozen kernel": _exponents(_frozen_width),
     }
     same = lambda a, b: all(abs(forms[a][k] - forms[b][k]) < 1e-6 for k in forms[a])
+    lam0s = [float(k) for k in family["printed"]]
     return (
         every(
             "m = Omega(n^5/(delta^2 lambda0^{2.5} b^2)), derived as the displayed condition, equivalent to n^6/(delta^3 lambda0^4)",
@@ -284,6 +312,16 @@ def width_thm_2(setting: Setting):
             displacement_over_radius_by_lambda0=family["corrected"],
         ),
         _in_fact(setting),
+        drawing(
+            "R'/R of the proof at the printed and at the corrected width, along the family: the proof closes only where it stays bounded.",
+            panel(
+                "lambda0",
+                "R'/R",
+                points(lam0s, list(family["printed"].values()), "printed width"),
+                points(lam0s, list(family["corrected"].values()), "n^6/(delta^3 lambda0^4)"),
+                log="xy",
+            ),
+        ),
     )
 
 
@@ -308,6 +346,7 @@ def width_thm_3(setting: Setting):
     printed = _exponents(bounds.width_theorem_3_printed)["lambda0"]
     family = {"printed": _proof_on_family(bounds.width_theorem_3_printed), "corrected": _proof_on_family(bounds.width_corrected)}
     frozen_power = _exponents(_frozen_width)
+    lam0s = [float(k) for k in family["printed"]]
     return (
         every(
             "the displayed condition is equivalent to m = Omega(n^5/(delta^2 lambda0^{2.5}))",
@@ -332,5 +371,15 @@ def width_thm_3(setting: Setting):
             powers=powers,
             frozen=frozen_power,
             displacement_over_radius_by_lambda0=family["corrected"],
+        ),
+        drawing(
+            "R'/R of the proof at the printed and at the corrected width, along the family: the proof closes only where it stays bounded.",
+            panel(
+                "lambda0",
+                "R'/R",
+                points(lam0s, list(family["printed"].values()), "printed width"),
+                points(lam0s, list(family["corrected"].values()), "n^6/(delta^3 lambda0^4)"),
+                log="xy",
+            ),
         ),
     )
