@@ -129,31 +129,6 @@ def with_interval(value: float, half: float, digits: int = 2) -> str:
     return f"{value:.{digits}f}" + (f" ± {half:.{digits}f}" if np.isfinite(half) else "")
 
 
-def published_widths(ds: Any, limits: Iterable[float], color: str) -> Any:
-    """A data set of `published.against_width` in three panels; limits: of eta lambda_max, one for each algorithm, dashed.
-
-    Dotted: the width at which the median eta lambda_max meets that limit.
-    """
-    figure, (loss, top, paper) = panels(1, 3, height=3.2)
-    stiffness = ds.stiffness.transpose("seed", "width")
-    for name, limit, tone in zip(ds.algorithm.values, limits, CYCLE, strict=False):
-        band(loss, ds.width, ds.mse.sel(algorithm=name).transpose("seed", "width"), color=tone, label=name, marker="o")
-        top.axhline(limit, color=tone, linestyle="--", linewidth=1)
-        loss.axvline(np.interp(limit, stiffness.median("seed"), ds.width, right=np.nan), color=tone, linestyle=":", linewidth=1)
-    band(top, ds.width, stiffness, color=THEORY, marker="o")
-    band(paper, ds.lazy_width, ds.ratio.transpose("seed", "lazy_width"), color=color, marker="o")
-    paper.axhline(1, color=THEORY, linestyle="--", linewidth=1)
-    loss.set(yscale="log", title=f"authors' scaling, epoch {ds.attrs['epoch']}", ylabel="mean squared error")
-    top.set(title="authors' scaling", ylabel=r"$2\eta\lambda_{\max}(H(0))/n$", yscale="log")
-    paper.set(title=r"the paper's scaling, $m^{-1/2}$", ylabel="run / its kernel's prediction", yscale="log")
-    for axes in (loss, top, paper):
-        axes.set(xscale="log", xlabel="width $m$")
-        power_ticks(axes.xaxis, ds.width.values[:: max(1, ds.sizes["width"] // 3)])
-        log_ticks(axes.yaxis)
-    figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=ds.sizes["algorithm"])
-    return figure
-
-
 def power_ticks(axis: Any, values: Any) -> None:
     """Label a logarithmic axis at these values only, written out in full."""
     ticker = require("matplotlib.ticker", "drawing figures")

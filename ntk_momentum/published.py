@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import equinox as eqx
@@ -11,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from . import plotting
 from .data import Dataset, load_digits, load_mnist
 from .errors import require, unknown_name
 from .kernel import empirical_ntk
-from .method import AbstractOptimizer
+from .method import AbstractOptimizer, spectral_radius
 from .network import TwoLayerNet
 from .prediction import predict
 from .training import train
@@ -57,16 +59,116 @@ def measured(net: TwoLayerNet, data: Dataset, optimizer: AbstractOptimizer, step
     return np.asarray(run.loss)
 
 
-def predicted(net: TwoLayerNet, data: Dataset, optimizer: Any, counts: Any, trainable: str = "all") -> np.ndarray:
+def predicted(net: TwoLayerNet, data: Dataset, optimizer: Any, counts: Any, trainable: str = "all", kernel: Any = None) -> np.ndarray:
     """The MSE that the kernel at initialisation predicts at these step counts; nothing is fitted."""
-    kernel, residual0 = empirical_ntk(net, data.X, trainable=trainable), jax.vmap(net)(data.X) - data.y
+    kernel = empirical_ntk(net, data.X, trainable=trainable) if kernel is None else kernel
     scaled = eqx.tree_at(lambda method: method.eta, optimizer, 2 * optimizer.eta / data.n)
-    return 2 / data.n * np.asarray(predict(kernel, residual0, scaled, counts).loss)
+    return 2 / data.n * np.asarray(predict(kernel, jax.vmap(net)(data.X) - data.y, scaled, counts).loss)
 
 
 def sharpness(net: TwoLayerNet, data: Dataset, trainable: str = "all") -> float:
     """2 lambda_max(H(0)) / n, the largest eigenvalue as a step on the MSE meets it: gradient descent is stable below 2/eta."""
     return 2 / data.n * float(np.linalg.eigvalsh(np.asarray(empirical_ntk(net, data.X, trainable=trainable)))[-1])
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """What the figures against the epoch share: 50 digits and 500 neurons for 600 MNIST images and 3000, at a comparable eta lambda_max."""
+
+    n: int = 50
+    width: int = 500
+    eta: float = 5e-4  # in the authors' parametrisation; in the paper's, the step with the same eta lambda_max
+    steps: int = 1500
+    every: int = 5
+    seeds: int = 2
+    mnist: str = ""  # the folder with MNIST's files; else scikit-learn's digits
+
+
+EPOCHS: dict[str, dict[str, Any]] = {
+    "smoke": {"n": 20, "width": 100, "steps": 200, "seeds": 1},
+    "default": {},
+    "full": {"n": 600, "width": 3000, "eta": 1e-4, "steps": 5000, "seeds": 3},
+}
+
+
+@dataclass(frozen=True)
+class Widths:
+    """What the figures against the width share; the step puts the limit of stability among the widths."""
+
+    n: int = 50
+    widths: tuple[int, ...] = (500, 1000, 1500, 2000, 3000)
+    seeds: int = 2
+    epoch: int = 100
+    eta: float = 4e-4
+    eta_paper: float = 0.05  # of the paper's parametrisation, whose kernel does not grow with m
+    mnist: str = ""  # the folder with MNIST's files; else scikit-learn's digits
+
+
+WIDTHS: dict[str, dict[str, Any]] = {
+    "smoke": {"n": 20, "widths": (100, 400), "seeds": 1, "epoch": 20},
+    "default": {},
+    "full": {"n": 600, "seeds": 10, "epoch": 200, "eta": 5e-5},
+}
+
+SCALINGS = {"authors": "all", "paper": "hidden"}  # and what is trained in each
+
+
+def against_epoch(methods: Callable[[float], Mapping[str, Any]], config: Epochs, progress: Any) -> Any:
+    """The loss against the step by scaling, method and seed, run and prediction of the initial kernel, as an xarray.Dataset.
+
+    methods: from a step on the MSE to optimizers by name. x: eta times the eigenvalues of the first seed's initial kernel, as a step on
+    the MSE meets them.
+    """
+    data, counts = images(config.n, config.mnist), np.arange(0, config.steps + 1, config.every)
+    names = list(methods(config.eta))
+    mse = np.empty((len(SCALINGS), 2, len(names), config.seeds, counts.size))
+    x, top = np.empty((len(SCALINGS), data.n)), 0.0
+    for k in range(config.seeds):
+        for i, (scaling, trainable) in enumerate(SCALINGS.items()):
+            net = network(config.width, data.input_size, key=jax.random.key(k), scheme=scaling)
+            kernel = empirical_ntk(net, data.X, trainable=trainable)
+            eigenvalues = 2 / data.n * np.linalg.eigvalsh(np.asarray(kernel))
+            if scaling == "authors":
+                top = config.eta * eigenvalues[-1]
+            eta = top / eigenvalues[-1]
+            x[i] = eta * eigenvalues if k == 0 else x[i]
+            for j, method in enumerate(methods(eta).values()):
+                mse[i, 0, j, k] = measured(net, data, method, config.steps, config.every, trainable)
+                mse[i, 1, j, k] = predicted(net, data, method, counts, trainable, kernel)
+                progress(j + 1 + len(names) * (i + len(SCALINGS) * k), mse[:, 0, :, :, 0].size)
+    coords = {"scaling": list(SCALINGS), "curve": ["run", "prediction"], "algorithm": names, "epoch": counts}
+    variables = {"mse": (("scaling", "curve", "algorithm", "seed", "epoch"), mse), "x": (("scaling", "mode"), x)}
+    return require("xarray", "experiments").Dataset(variables, coords=coords, attrs={"data": data.name, "width": config.width})
+
+
+def local_slope(x: Any, y: Any, reach: float) -> tuple[np.ndarray, np.ndarray]:
+    """(x, dy/dx) by lines through the points within `reach` of 24 places; oscillations shorter than that average out."""
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    places = np.linspace(x[0] + reach, x[-1] - reach, 24)
+    return places, np.array([np.polyfit(x[near], y[near], 1)[0] for near in np.abs(x - places[:, None]) <= reach])
+
+
+def decades(one: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(steps, local slope of a loss in decades per 1000 steps)."""
+    places, slope = local_slope(one.epoch, np.log10(one), 0.1 * float(one.epoch[-1]))
+    return places, 1000 * slope
+
+
+def companion(ds: Any, scaling: str, methods: Iterable[Any]) -> list[float]:
+    """Decades per 1000 steps at the smallest eigenvalue, from the companion matrix of each method with eta = 1."""
+    x = ds.x.sel(scaling=scaling).values[:1]
+    return [2000 * float(np.log10(spectral_radius(method, x)[0])) for method in methods]
+
+
+def end_slopes(ds: Any, methods: Iterable[Any]) -> dict[str, str]:
+    """The headline of a data set of `against_epoch`: slopes at the end, run and prediction, and what they tend to."""
+    methods, middle, lines = list(methods), ds.mse.median("seed"), {}
+    for scaling in ds.scaling.values:
+        for name, limit in zip(ds.algorithm.values, companion(ds, scaling, methods), strict=True):
+            run, prediction = (decades(one)[1][-1] for one in middle.sel(scaling=scaling, algorithm=name))
+            key = f"decades per 1000 steps at the end, {name}, scaling: {scaling}; run / prediction / companion matrix"
+            lines[key] = f"{run:.2f} / {prediction:.2f} / {limit:.2f}"
+    return lines
 
 
 def against_width(data: Dataset, methods: Mapping[str, Any], plain: Any, config: Any, progress: Any) -> Any:
@@ -100,3 +202,81 @@ def against_width(data: Dataset, methods: Mapping[str, Any], plain: Any, config:
 def crossing(widths: Any, stiffness: Any, limit: float) -> float:
     """The width at which eta lambda_max, interpolated, meets the limit of stability; NaN outside the widths."""
     return float(np.interp(limit, stiffness, widths, left=np.nan, right=np.nan))
+
+
+def best_widths(ds: Any, limits: Iterable[float]) -> dict[str, str]:
+    """The headline of a data set of `against_width`: where each curve is lowest and where eta lambda_max meets its limit."""
+    lowest = {name: int(one.width[np.argmin(one.median("seed").values)]) for name, one in zip(ds.algorithm.values, ds.mse, strict=True)}
+    meets = [crossing(ds.width, ds.stiffness.median("seed"), limit) for limit in limits]
+    best = zip(lowest.items(), meets, strict=True)
+    ratio = ", ".join(f"{v:.3f}" for v in ds.ratio.median("seed").values[[0, -1]])
+    return {
+        **{f"best width, {name} (eta lambda_max meets the limit at)": f"{width} ({meet:.0f})" for (name, width), meet in best},
+        "paper's scaling, run / prediction, narrowest and widest": ratio,
+    }
+
+
+def draw_widths(ds: Any, limits: Iterable[float], color: str) -> Any:
+    """A data set of `against_width` in three panels; limits: of eta lambda_max, one for each algorithm, dashed.
+
+    Dotted: the width at which the median eta lambda_max meets that limit.
+    """
+    figure, (loss, top, paper) = plotting.panels(1, 3, height=3.2)
+    stiffness = ds.stiffness.transpose("seed", "width")
+    for name, limit, tone in zip(ds.algorithm.values, limits, plotting.CYCLE, strict=False):
+        plotting.band(loss, ds.width, ds.mse.sel(algorithm=name).transpose("seed", "width"), color=tone, label=name, marker="o")
+        top.axhline(limit, color=tone, linestyle="--", linewidth=1)
+        loss.axvline(np.interp(limit, stiffness.median("seed"), ds.width, right=np.nan), color=tone, linestyle=":", linewidth=1)
+    plotting.band(top, ds.width, stiffness, color=plotting.THEORY, marker="o")
+    plotting.band(paper, ds.lazy_width, ds.ratio.transpose("seed", "lazy_width"), color=color, marker="o")
+    paper.axhline(1, color=plotting.THEORY, linestyle="--", linewidth=1)
+    loss.set(yscale="log", title=f"authors' scaling, epoch {ds.attrs['epoch']}", ylabel="mean squared error")
+    top.set(title="authors' scaling", ylabel=r"$2\eta\lambda_{\max}(H(0))/n$", yscale="log")
+    paper.set(title=r"the paper's scaling, $m^{-1/2}$", ylabel="run / its kernel's prediction")
+    for axes in (loss, top, paper):
+        axes.set(xscale="log", xlabel="width $m$")
+        plotting.power_ticks(axes.xaxis, few(ds.width.values))
+    for axes in (loss, top):
+        plotting.log_ticks(axes.yaxis)
+    figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=ds.sizes["algorithm"])
+    return figure
+
+
+def few(values: np.ndarray) -> np.ndarray:
+    """The first, the last and the value nearest to the middle of a logarithmic axis: ticks that do not overlap."""
+    middle = np.argmin(np.abs(np.log(values) - np.log(values[0] * values[-1]) / 2))
+    return np.unique(values[np.array([0, middle, -1])])
+
+
+def draw_epochs(ds: Any, colors: Iterable[str], local: Callable[[Any], tuple[Any, Any]]) -> Any:
+    """A data set of `against_epoch` in three panels: the loss in both parametrisations, and the local slope in the paper's.
+
+    local: from a curve to (steps, slope). Solid and shaded: runs; dashed: predictions. Returns (figure, axes).
+    """
+    figure, row = plotting.panels(1, 3, height=3.3, width=8.4)
+    titles = ("authors' parametrisation", "the paper's, hidden layer trained", "local slope, the paper's")
+    for name, color in zip(ds.algorithm.values, colors, strict=True):
+        for axes, scaling in zip(row, SCALINGS, strict=False):
+            one = ds.mse.sel(scaling=scaling, algorithm=name).isel(epoch=slice(1, None))
+            plotting.band(axes, one.epoch, one.sel(curve="run"), color=color, label=name)
+            axes.plot(one.epoch, one.sel(curve="prediction").median("seed"), color=color, linestyle="--", linewidth=1)
+        for curve, style in (("run", "-"), ("prediction", "--")):
+            one = ds.mse.sel(scaling="paper", algorithm=name, curve=curve).median("seed")
+            row[2].plot(*local(one), color=color, linestyle=style, linewidth=1.4 if style == "-" else 1)
+    for axes, title in zip(row, titles, strict=True):
+        axes.set(title=title, xlabel="epoch (step)")
+    row[0].set_ylabel(f"mean squared error, {ds.attrs['data']}, m = {ds.attrs['width']}")
+    for axes in row[:2]:
+        axes.set_yscale("log")
+    figure.legend(*row[0].get_legend_handles_labels(), loc="outside lower center", ncols=ds.sizes["algorithm"])
+    return figure, row
+
+
+def draw_decades(ds: Any, colors: Iterable[str], methods: Iterable[Any]) -> Any:
+    """`draw_epochs` with the slope in decades per 1000 steps, dotted the companion-matrix rate of the smallest eigenvalue."""
+    colors, limits = list(colors), companion(ds, "paper", methods)
+    figure, row = draw_epochs(ds, colors, decades)
+    for limit, color in zip(limits, colors, strict=True):
+        row[2].axhline(limit, color=color, linestyle=":", linewidth=1.2)
+    row[2].set(ylabel="decades per 1000 steps", ylim=(2.5 * min(limits), 0))
+    return figure
