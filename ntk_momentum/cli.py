@@ -93,7 +93,7 @@ class Verify:
     """
 
     json: Path | None = None
-    """Write the full record to this file."""
+    """Write the full record to this file, and beside it the figures and a page (.html) that shows everything."""
     claims: tuple[str, ...] = ()
     """Identifiers of claims (default: all)."""
     size: Literal["smoke", "full"] = "smoke"

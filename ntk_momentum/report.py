@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,43 +13,57 @@ from .errors import require
 from .experiment.outcome import Outcome
 from .experiment.provenance import provenance
 from .experiment.store import write_text
+from .sketch import GREEK
+from .theory.ledger import derivations, entries
 
 FORMS = ("printed", "corrected", "sharp")
-_GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "eta": "η", "theta": "θ", "kappa": "κ", "lambda": "λ"}
-_GREEK |= {"mu": "μ", "rho": "ρ", "sigma": "σ", "phi": "φ", "omega": "ω", "Delta": "Δ", "Sigma": "Σ"}
 _SUBSCRIPT = r"min|max|\d+|[A-Za-z]\d*(?![A-Za-z])"
 _SIGNS = {"lambda0": "lambda_0", "sum_": "Σ_", "&lt;=": "≤", "&gt;=": "≥", "-&gt;": "→", "||": "‖", "sqrt(": "√(", "H infinity": "H_inf"}
 _INNER = r"\{[^{}]*\}|\((?:[^()]|\([^()]*\))*\)"
 
 
 def write_report(
-    out: Path, size: str, outcomes: Sequence[Outcome], claims: Sequence[dict[str, Any]] | None, problem: str, refuted: Sequence[str]
+    out: Path,
+    size: str,
+    outcomes: Sequence[Outcome],
+    claims: Sequence[dict[str, Any]] | None,
+    problem: str,
+    refuted: Sequence[str],
+    name: str = "report.html",
 ) -> Path:
-    """Write report.html into `out` and return its path. claims: the records of claims.json; problem: why there are none."""
+    """Write the report into `out` and return its path.
+
+    claims: the records of claims.json, whose figures lie in `out`; problem: why there are none.
+    """
     jinja2 = require("jinja2", "the report")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    markup = jinja2.utils.markupsafe.Markup
     environment.filters["number"] = number
-    environment.filters["measure"] = lambda name: name if "_" not in name or "|" in name else re.sub(r"(?<=[a-z0-9]{2})_", " ", name)
-    environment.filters["maths"] = lambda text: jinja2.utils.markupsafe.Markup(typeset(str(text)))
+    environment.filters["evidence"] = lambda value: markup(evidence(value))
+    environment.filters["measure"] = words
+    environment.filters["maths"] = lambda text: markup(typeset(str(text)))
     template = environment.from_string(Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8"))
-    run = provenance()
+    run, shown = provenance(), [o for o in outcomes if o.status != "absent"]
     page = template.render(
         size=size,
         run=run,
         software=", ".join(f"{name} {version}" for name, version in run["versions"].items()),
-        shown=[o for o in outcomes if o.status != "absent"],
+        shown=shown,
         absent=[o.experiment.name for o in outcomes if o.status == "absent"],
         failed=[o.experiment.name for o in outcomes if o.status == "failed"],
         figures={o.experiment.name: inline(o.figures["svg"], o.experiment.name) for o in outcomes if "svg" in o.figures},
         configs={o.experiment.name: json.loads(o.attributes["config"]) for o in outcomes if "config" in o.attributes},
         claims=claims,
+        derivation={c["id"]: [formula(line) for line in derivations().get(c["id"], ())] for c in claims or []},
+        pictures={c["id"]: inline(out / c["figure"], c["id"]) for c in claims or [] if c["figure"] and (out / c["figure"]).is_file()},
+        more={id: entry.experiment for id, entry in entries().items() if entry.experiment in {o.experiment.name for o in shown}},
         counts=count(claims or []),
         problem=problem,
         refuted=refuted,
         forms=FORMS,
         verdict=verdict,
     )
-    path = out / "report.html"
+    path = out / name
     write_text(path, page)
     return path
 
@@ -87,7 +101,7 @@ def typeset(text: str) -> str:
     text = html.escape(text)
     for sign, shown in _SIGNS.items():
         text = text.replace(sign, shown)
-    text = re.sub(rf"(?<![A-Za-z])({'|'.join(_GREEK)})(?![a-z])", lambda match: _GREEK[match[1]], text)
+    text = re.sub(rf"(?<![A-Za-z])({'|'.join(GREEK)})(?![a-z])", lambda match: GREEK[match[1]], text)
     text = re.sub(r"\b(\w)_inf(ty)?\b", r"\1<sup>∞</sup>", text)
     text = re.sub(rf"(?<![A-Za-z]{{2}})([\w‖])_({_INNER}|{_SUBSCRIPT})", lambda match: f"{match[1]}<sub>{_bare(match[2])}</sub>", text)
     return re.sub(rf"\^({_INNER}|-?\w+)", lambda match: f"<sup>{_bare(match[1])}</sup>", text)
@@ -102,16 +116,46 @@ def grey(level: int) -> str:
     return "currentColor" if level < 0x50 else "var(--soft)" if level < 0xA0 else "var(--line)" if level < 0xF0 else "var(--paper)"
 
 
+def formula(tex: str) -> str:
+    """A displayed formula in MathML, which browsers draw without help."""
+    return require("latex2mathml.converter", "the report's formulas").convert(tex, display="block")
+
+
 def number(value: Any) -> str:
-    """Numbers to four digits, the rest as it is."""
+    """A number to four digits, a list of them with commas, the rest as it is."""
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "-"}[value]
-    if isinstance(value, dict):
-        return ", ".join(f"{key}: {number(item)}" for key, item in value.items())
     if isinstance(value, (list, tuple)):
-        shown = ", ".join(number(item) for item in value[:8])
-        return shown + (f", … ({len(value)} in all)" if len(value) > 8 else "")
-    try:
-        return f"{float(value):.4g}" if not isinstance(value, (str, int)) else str(value)
-    except (TypeError, ValueError):
-        return str(value)
+        return ", ".join(number(item) for item in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def evidence(value: Any) -> str:
+    """HTML of what was measured: nested records as tables, long lists folded, nothing left out."""
+    if isinstance(value, dict):
+        rows = list(value.values())
+        if rows and all(isinstance(row, dict) for row in rows) and all(row.keys() == rows[0].keys() for row in rows):
+            head = "".join(f'<th scope="col">{typeset(words(key))}</th>' for key in ("", *rows[0]))
+            return _table((f"<tr>{head}</tr>", *(_row(name, row.values()) for name, row in value.items())))
+        if rows and all(isinstance(row, list) and 1 < len(row) <= 4 for row in rows):
+            return _table(_row(name, row) for name, row in value.items())
+        return _table(_row(name, [row]) for name, row in value.items())
+    if isinstance(value, list) and any(isinstance(item, (list, dict)) for item in value):
+        return _table(_row(str(k), item if isinstance(item, list) else [item]) for k, item in enumerate(value))
+    if isinstance(value, list) and len(value) > 12:
+        head = f"{len(value)} values, {number(value[0])} to {number(value[-1])}"
+        return f"<details><summary>{head}</summary>{typeset(number(value))}</details>"
+    return typeset(number(value))
+
+
+def words(name: str) -> str:
+    """A name of a measurement, its underscores opened."""
+    return name if "_" not in name or "|" in name else re.sub(r"(?<=[a-z0-9]{2})_", " ", name)
+
+
+def _table(rows: Iterable[str]) -> str:
+    return f'<div class="scroll"><table class="nested">{"".join(rows)}</table></div>'
+
+
+def _row(name: str, cells: Iterable[Any]) -> str:
+    return f'<tr><th scope="row">{typeset(words(name))}</th>{"".join(f"<td>{evidence(cell)}</td>" for cell in cells)}</tr>'

@@ -121,14 +121,19 @@ def verify(claims: tuple[str, ...], size: Literal["smoke", "full"], path: Path |
         progress = bar.piece(LEDGER)
         verified = ledger.verify(claims or None, size=size, data=data, progress=lambda id, done, total: progress(done, total))
         bar.finish_piece()
-    records = [claim.to_json() for claim in verified]
+    records = [claim.to_json("" if path is None else ledger.figures_folder(path).name) for claim in verified]
     if path is not None:
-        ledger.write_claims(path, verified)
+        from .report import write_report
+
+        write_ledger(path, verified)
+        write_report(path.parent, size, [], records, "", ledger.refuted(records), path.with_suffix(".html").name)
     width = max(len(record["id"]) for record in records)
     print(f"{'':{width}}  {'printed':10}{'corrected':10}  sharp")
     for record in records:
         forms = [verdict(record[form]) for form in ("printed", "corrected", "sharp")]
         print(f"{record['id']:{width}}  {forms[0]:10}{forms[1]:10}  {forms[2]}")
+    if claims:
+        print(*(evidence(record) for record in records), sep="")
     refuted = ledger.refuted(records)
     if refuted:
         print(f"refuted in corrected or sharp form: {', '.join(refuted)}", file=sys.stderr)
@@ -162,6 +167,26 @@ def verdict(form: dict[str, Any] | None) -> str:
     return {True: "holds", False: "refuted", None: "undecided"}[form["ok"]]
 
 
+def evidence(record: dict[str, Any]) -> str:
+    """What was stated, on which instance, and what was measured, as indented text."""
+    lines = ["", record["id"]]
+    for form in ("printed", "corrected", "sharp"):
+        if record[form] is not None:
+            lines += [f"  {form} ({verdict(record[form])}): {record[form]['statement']}", f"    on {record[form]['instance']}"]
+            lines += [f"    {name}: {json.dumps(value, ensure_ascii=False)}" for name, value in record[form]["measured"].items()]
+            lines += [f"    reason: {record[form]['reason']}"] if "reason" in record[form] else []
+    return "\n".join([*lines, ""])
+
+
+def write_ledger(path: Path, claims: Any) -> None:
+    """The file of claims, and its figures in the folder beside it."""
+    from .sketch import write_figures
+    from .theory import ledger
+
+    write_figures(ledger.figures_folder(path), claims)
+    ledger.write_claims(path, claims)
+
+
 class Claims:
     """claims.json of a results folder, run again only when the code or the size changed or the file was touched."""
 
@@ -191,7 +216,7 @@ class Claims:
         from .experiment.store import write_text
         from .theory import ledger
 
-        ledger.write_claims(self.path, ledger.verify(size=self.size, progress=lambda id, done, total: progress(done, total)))
+        write_ledger(self.path, ledger.verify(size=self.size, progress=lambda id, done, total: progress(done, total)))
         write_text(self.stamp, json.dumps(self.identity(), indent=1) + "\n")
         return "computed"
 

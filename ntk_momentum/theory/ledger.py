@@ -8,8 +8,10 @@ printed, its corrected form, and the sharp form where one is known, and mostly a
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -183,6 +185,14 @@ def entries() -> dict[str, Entry]:
     from . import claims as _  # noqa: F401  (registers them)
 
     return {id: _REGISTRY[id] for id in PAPER_ORDER if id in _REGISTRY}
+
+
+@functools.cache
+def derivations() -> dict[str, tuple[str, ...]]:
+    """The derivation of every claim: formulas in TeX, in order."""
+    text = Path(__file__).with_name("claims").joinpath("derivations.txt").read_text(encoding="utf-8")
+    parts = re.split(r"^# (\S+)\n", text, flags=re.MULTILINE)[1:]
+    return {id: tuple(body.strip().splitlines()) for id, body in zip(parts[::2], parts[1::2], strict=True)}
 
 
 def verify(
