@@ -26,16 +26,22 @@ _NODES, _WEIGHTS = ((1 + np.polynomial.legendre.leggauss(4)[0]) / 2).tolist(), (
 class Prediction(eqx.Module):
     """A trajectory of the constant-kernel theory, at the times ts (step counts for an optimizer).
 
-    residual: Delta = f - y. velocity: dDelta/dt, or the last step Delta_k - Delta_{k-1} of an optimizer (zero at k = 0).
-    loss: |Delta|^2/2. pseudo_loss: Delta . H Delta/2. test: predictions f* at the test points, if asked for.
+    residual: Delta = f - y. loss: |Delta|^2/2. pseudo_loss: Delta . H Delta/2. test: predictions f* at the test points, if asked for.
+    eigenvectors U, (N, N), and slopes, (T, N, columns): the velocity in the eigenbasis, from which `velocity` is computed when asked for.
     """
 
-    ts: Float[Array, " T"]
-    residual: Float[Array, "T n *k"]
-    velocity: Float[Array, "T n *k"]
-    loss: Float[Array, " T"]
-    pseudo_loss: Float[Array, " T"]
-    test: Float[Array, "T q *k"] | None
+    ts: Float[Array, "*batch T"]
+    residual: Float[Array, "*batch T n *k"]
+    loss: Float[Array, "*batch T"]
+    pseudo_loss: Float[Array, "*batch T"]
+    test: Float[Array, "*batch T q *k"] | None
+    eigenvectors: Float[Array, "*batch N N"]
+    slopes: Float[Array, "*batch T N columns"]
+
+    @property
+    def velocity(self) -> Float[Array, "*batch T n *k"]:
+        """dDelta/dt, or the last step Delta_k - Delta_{k-1} of an optimizer (zero at k = 0): one matrix product, not kept."""
+        return jnp.einsum("...tjk,...ij->...tik", self.slopes, self.eigenvectors).reshape(self.residual.shape)
 
 
 def check_times(ts: Any, *, dtype: Any = None, whole: bool = False) -> Float[Array, " T"]:
@@ -103,21 +109,21 @@ def predict(
         # Each step is written over the next saved one, so that the last one stays.
         slots = jnp.asarray(np.searchsorted(counts, np.arange(1, int(counts[-1]) + 1)))
     parameters, rest = eqx.partition(flow, lambda leaf: isinstance(leaf, float | np.floating | np.ndarray | jax.Array))
-    eigenvalues, *series, test = _solve(parameters, rest, matrix, start, ts, slots, rows)
+    eigenvalues, vectors, residual, slopes, *losses, test = _solve(parameters, rest, matrix, start, ts, slots, rows)
 
     _check_semidefinite(eigenvalues)
-    loss = concrete(series[2])
+    loss = concrete(losses[0])
     if slots is None and loss is not None and not np.all(np.isfinite(loss)):
         raise InputError(f"{flow} has no finite response to eigenvalues up to {eigenvalues[-1]:.3g}; see the range of its parameters.")
     shape = (ts.shape[0], *residual0.shape)
     if test is not None and at_start is not None:
         test = test.reshape(ts.shape[0], *at_start.shape) + at_start[None]
-    return Prediction(ts, series[0].reshape(shape), series[1].reshape(shape), series[2], series[3], test)
+    return Prediction(ts, residual.reshape(shape), *losses, test, vectors, slopes)
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def _solve(parameters: Any, rest: Any, matrix: Array, start: Array, ts: Array, slots: Array | None, rows: Array | None):
-    """(eigenvalues, residual, velocity, loss, pseudo_loss, what the test points moved by); errors are (N, columns) here."""
+    """(eigenvalues, eigenvectors, residual, velocity in the eigenbasis, losses, what the test points moved by); errors (N, columns)."""
     method = eqx.combine(parameters, rest)
     eigenvalues, vectors = jnp.linalg.eigh(matrix, symmetrize_input=False)
     spectrum = jnp.where(eigenvalues < 0, 0.0, eigenvalues)  # a Gram matrix: below zero is round-off
@@ -129,10 +135,10 @@ def _solve(parameters: Any, rest: Any, matrix: Array, start: Array, ts: Array, s
         modes, velocity = phi[:, :, None] * start[None], slope[:, :, None] * start[None]
         if rows is not None:
             dual = -_deficit(method, spectrum, ts, phi)[:, :, None] * start[None]
-    back = functools.partial(jnp.einsum, "ij,tjk->tik", vectors)
+    residual = jnp.swapaxes(jnp.einsum("tjk,ij->tki", modes, vectors), 1, 2)  # in this order no transpose for one column
     moved = None if rows is None else jnp.einsum("qi,tik->tqk", rows @ vectors, dual)
-    square = jnp.sum(modes**2, axis=2)
-    return eigenvalues, back(modes), back(velocity), 0.5 * jnp.sum(square, axis=1), 0.5 * square @ spectrum, moved
+    losses = 0.5 * jnp.sum(modes**2, axis=2) @ jnp.stack([jnp.ones_like(spectrum), spectrum], axis=1)
+    return eigenvalues, vectors, residual, velocity, losses[:, 0], losses[:, 1], moved
 
 
 def _deficit(flow: AbstractFlow, eigenvalues: Array, ts: Array, phi: Array) -> Array:
@@ -200,12 +206,16 @@ def _square(kernel: Array, residual0: Array) -> tuple[Array, Array]:
             f"the kernel must have shape {(n, n)}{f', {residual0.shape * 2} or {(size, size)}' if residual0.ndim == 2 else ''} "
             f"for residual0 of shape {residual0.shape}, got {kernel.shape}."
         )
-    seen = concrete(kernel)
-    if seen is not None:
-        gap, scale = np.max(np.abs(seen - seen.T)), np.max(np.abs(seen))
-        if gap > np.sqrt(np.finfo(seen.dtype).eps) * scale:
-            raise InputError(f"the kernel must be symmetric; |K - K^T| reaches {gap:.2g}, |K| {scale:.2g}. Did you pass test rows?")
-    return (kernel + kernel.T) / 2, start
+    kernel, gap, scale = _symmetrise(kernel)
+    if not isinstance(gap, jax.core.Tracer) and gap > np.sqrt(np.finfo(kernel.dtype).eps) * scale:
+        raise InputError(f"the kernel must be symmetric; |K - K^T| reaches {gap:.2g}, |K| {scale:.2g}. Did you pass test rows?")
+    return kernel, start
+
+
+@jax.jit
+def _symmetrise(kernel: Array) -> tuple[Array, Array, Array]:
+    """((K + K^T)/2, the largest |K - K^T|, the largest |K|)."""
+    return (kernel + kernel.T) / 2, jnp.max(jnp.abs(kernel - kernel.T)), jnp.max(jnp.abs(kernel))
 
 
 def _check_semidefinite(eigenvalues: Array) -> None:

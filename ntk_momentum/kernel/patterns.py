@@ -84,13 +84,16 @@ def _(activation, primals, tangents):
 
 def common_bits(left: Array, right: Array) -> Array:
     """sum_r left_ir right_jr for patterns packed in words (n1, m/32), (n2, m/32)."""
-    columns = right.T
+    columns, n = right.T, left.shape[0]
+    size = 16 if n > 64 else 1  # rows counted together: they share each load of the columns
+    groups = jnp.pad(left, ((0, -n % size), (0, 0))).reshape(-1, size, left.shape[1])
 
-    def row(words):
-        add = lambda k, total: total + jax.lax.population_count(words[k] & columns[k]).astype(jnp.int32)
-        return jax.lax.fori_loop(0, columns.shape[0], add, jnp.zeros(columns.shape[1], jnp.int32))
+    def group(words):
+        by_place = words.T
+        add = lambda k, total: total + jax.lax.population_count(by_place[k][:, None] & columns[k][None, :]).astype(jnp.int32)
+        return jax.lax.fori_loop(0, columns.shape[0], add, jnp.zeros((size, columns.shape[1]), jnp.int32))
 
-    return jax.lax.map(row, left)
+    return jax.lax.map(group, groups).reshape(-1, columns.shape[1])[:n]
 
 
 def pack(bits: Bool[Array, "n m"]) -> Array:
