@@ -101,7 +101,7 @@ def run(batch: Batch, how: How) -> Outcome:
         batch = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf), NamedSharding(over, P())) if eqx.is_array(leaf) else leaf, batch)
     config = batch.recipe.config
     tol, rest = tolerance_apart(config, batch.recipe.dtype)
-    outcome = _compiled(tol, dataclasses.replace(batch, recipe=dataclasses.replace(batch.recipe, config=rest)), how)
+    outcome = _solve_all(tol, dataclasses.replace(batch, recipe=dataclasses.replace(batch.recipe, config=rest)), how)
     if over is not None and over.is_multi_process:
         from jax.experimental.multihost_utils import process_allgather
 
@@ -138,7 +138,7 @@ def needs(batch: Batch) -> Needs:
 
 
 @eqx.filter_jit
-def _compiled(tol: Array, batch: Batch, how: How) -> Outcome:
+def _solve_all(tol: Array, batch: Batch, how: How) -> Outcome:
     return ensemble_program(tol, batch, how)
 
 
@@ -154,7 +154,8 @@ def ensemble_program(tol: Array, batch: Batch, how: How) -> Outcome:
         settings = dataclasses.replace(config, tol=tol)
 
         def one(row):
-            flow, ts, problem, w, integrator, chosen, reference = _parts(here, row[0], row[1], row[2], over if how.layout == "neurons" else None)
+            spread = over if how.layout == "neurons" else None
+            flow, ts, problem, w, integrator, chosen, reference = _parts(here, row[0], row[1], row[2], spread)
             end = solve(problem, w, flow, ts, integrator, chosen, reference, settings)
             return Outcome(end.readouts, end.verdict, end.accepted, end.rejected)
 
