@@ -14,7 +14,7 @@ from .errors import InputError, MissingPackage, require
 from .experiment.registry import Experiment, due, find
 
 if TYPE_CHECKING:
-    from .experiment.sweep import Grid
+    from .experiment.sweep import Grid, Source
 
 LEDGER = "claims"
 
@@ -103,11 +103,10 @@ def run_one(name: str, size: str, out: Path, float32: bool) -> int:
     return int(outcome.status == "failed")
 
 
-def verify(claims: tuple[str, ...], size: Literal["smoke", "full"], path: Path | None, float32: bool, grid: Grid | None = None) -> int:
-    """The ledger as a table of verdicts on stdout, and in full in a file; on the data that a grid names, or on its own."""
+def verify(claims: tuple[str, ...], size: Literal["smoke", "full"], path: Path | None, float32: bool, source: Source | None = None) -> int:
+    """The ledger as a table of verdicts on stdout, and in full in a file; on the data named, or on its own."""
     from .experiment.progress import Bar
     from .experiment.store import check_folder
-    from .experiment.sweep import load
 
     if path is not None:
         check_folder(path.parent)
@@ -116,7 +115,7 @@ def verify(claims: tuple[str, ...], size: Literal["smoke", "full"], path: Path |
     start(float32)
     from .theory import ledger
 
-    data = None if grid is None else load(grid)
+    data = None if source is None else source.load()
     with Bar(1) as bar:
         progress = bar.piece(LEDGER)
         verified = ledger.verify(claims or None, size=size, data=data, progress=lambda id, done, total: progress(done, total))
@@ -140,24 +139,40 @@ def verify(claims: tuple[str, ...], size: Literal["smoke", "full"], path: Path |
     return int(bool(refuted))
 
 
-def sweep(grid: Any, out: Path, float32: bool) -> int:
-    """One stored sweep; exit code 1 when a run in it failed."""
+def sweep(grid: Grid, out: Path, float32: bool, job: tuple[str | None, int | None, int | None] | None = None) -> int:
+    """The sweep's units, stored one by one; exit code 1 when a run failed or a unit could not be done.
+
+    job: (coordinator, number of processes, this one's number) of a job of several processes that divides the units.
+    """
     from .experiment import sweep as sweeps
-    from .experiment.progress import Bar
     from .experiment.store import check_folder
 
-    require("xarray", "storing results")
+    for package in ("xarray", "h5netcdf", "h5py"):
+        require(package, "storing results")
     check_folder(out)
+    process = (0, 1)
+    if job is not None:
+        require("jax", "this command").config.update("jax_enable_x64", not float32)
+        from .devices import initialize
+
+        process = initialize(*job)
     start(float32)
-    with Bar(1) as bar:
-        path, dataset, fresh = sweeps.run(grid, out, bar.piece("sweep"))
-        bar.finish_piece()
-    failures = [line for line in str(dataset.attrs["failures"]).split("; ") if line]
-    for line in failures:
-        print(f"failed: {line}", file=sys.stderr)
-    runs = int(dataset["verdict"].size)
-    print(f"{path}: {runs} runs, {len(failures)} failed, {'computed' if fresh else 'kept'} ({dataset.attrs['seconds']} s)")
-    return int(bool(failures))
+    begin = time.perf_counter()
+    swept = sweeps.run(grid, out, process)
+    for line in swept.failures:
+        print(f"failed run: {line}", file=sys.stderr)
+    for title, reason in swept.done.broken.items():
+        print(f"failed unit: {title}: {reason}", file=sys.stderr)
+    if swept.missing:
+        print(f"{swept.missing} units are not in {out}: their processes failed, or store elsewhere", file=sys.stderr)
+    if process[0] == 0:
+        counts = {"computed": len(swept.done.computed), "kept": len(swept.done.kept), "by other processes": len(swept.done.elsewhere)}
+        if process[1] > 1:
+            counts = {f"by process 0 of {process[1]}": len(swept.done.computed) + len(swept.done.kept)}
+        told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        failed = f"{len(swept.failures)} failed" if swept.failures else "none failed"
+        print(f"{out}: {swept.units} units ({told or 'none done'}), {swept.runs} runs, {failed} ({time.perf_counter() - begin:.1f} s)")
+    return int(not swept.ok)
 
 
 def verdict(form: dict[str, Any] | None) -> str:

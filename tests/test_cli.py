@@ -75,8 +75,10 @@ def test_every_command_has_help_with_an_example(capsys):
         (["sweep", "--widths", "-4"], "widths must be finite and > 0"),
         (["sweep", "--widths", "3", "--antisymmetric"], "must be even"),
         (["sweep", "--data", "missing.npz"], "no file missing.npz"),
-        (["sweep", "--data", "didgits"], "give digits, sphere"),
+        (["sweep", "--data", "didgits"], "Did you mean 'digits'"),
         (["sweep", "--n", "0"], "n must be finite and > 0"),
+        (["sweep", "--flows", "nesterov:3", "nesterov:3.0"], "flows holds the same value twice"),
+        (["sweep", "--num-processes", "2"], "together, or none"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(house, capsys, monkeypatch, words, said):

@@ -9,8 +9,6 @@ import pytest
 
 from ntk_momentum.errors import InputError
 from ntk_momentum.experiment import outcome, provenance, registry, store
-from ntk_momentum.experiment.sweep import Grid, build_flow, parse_flow
-from ntk_momentum.experiment.sweep import run as run_sweep
 
 EXAMPLES = Path(__file__).with_name("examples")
 
@@ -143,45 +141,3 @@ def test_fingerprints_depend_on_values_and_not_on_their_order_or_type():
 def test_the_source_digest_ignores_how_results_are_shown():
     assert provenance.source_digest() != provenance.source_digest("report.py")
     assert "report.py" in provenance.SURFACE and "solver" not in provenance.SURFACE
-
-
-def test_flows_are_spelt_with_their_parameter():
-    assert [parse_flow(text) for text in ("gradient_flow", "heavy_ball", "heavy_ball:0.25", "nesterov:3")] == [
-        ("gradient_flow", None),
-        ("heavy_ball", None),
-        ("heavy_ball", 0.25),
-        ("nesterov", 3.0),
-    ]
-    assert float(build_flow("heavy_ball", 0.5).b) == 1.0  # sqrt(2 lambda_0)
-    assert float(build_flow("nesterov", 0.5).d) == 3.0
-
-
-@pytest.mark.parametrize(
-    "text", ["heavy_ball:", "heavy_ball:x", "heavy_ball:-1", "heavy_ball:nan", "nesterov:0", "gradient_flow:1", "gradiant_flow"]
-)
-def test_a_flow_that_is_none_is_refused(text):
-    with pytest.raises(InputError):
-        parse_flow(text)
-
-
-def grid(**changes) -> Grid:
-    sizes = {"n": 4, "p": 3, "widths": (16,), "seeds": 2, "times": 3, "t_end": 1.0}
-    plain = {"data": "sphere", "data_seed": 0, "flows": ("gradient_flow", "heavy_ball"), "antisymmetric": False}
-    return Grid(**{**sizes, **plain, **changes})
-
-
-@pytest.mark.parametrize(
-    "changes", [{"n": 0}, {"widths": (-2,)}, {"widths": (3,), "antisymmetric": True}, {"times": 1}, {"t_end": -1.0}, {"flows": ()}]
-)
-def test_a_grid_is_checked_before_anything_is_computed(changes):
-    with pytest.raises(InputError):
-        grid(**changes)
-
-
-def test_a_sweep_is_stored_once_and_labelled(tmp_path):
-    small = grid(flows=("gradient_flow",))
-    path, dataset, fresh = run_sweep(small, tmp_path)
-    assert fresh and dict(dataset["loss"].sizes) == {"flow": 1, "width": 1, "seed": 2, "step": 3}
-    assert dataset.attrs["failures"] == ""
-    again = run_sweep(small, tmp_path)
-    assert again[0] == path and not again[2]

@@ -30,7 +30,7 @@ from ..prediction import check_times
 from ..readout import default_readouts, resolve
 from ..solver import REASONS, Progress
 from ..trajectory import Trajectory
-from .provenance import source_digest
+from .provenance import JUDGEMENT, source_digest
 from .store import atomically, canonical, check_folder, set_aside
 
 _CHECKSUM = 64  # characters of a SHA-256 at the end of the file
@@ -74,7 +74,8 @@ def simulate_checkpointed(
     chosen = resolve(readouts, names)
     flow = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), flow)
     ts = check_times(ts).astype(dtype)
-    run = _Run(*simulation.tolerance_apart(config, dtype), problem, w, flow, simulation.as_integrator(solver, problem, w), chosen, reference)
+    integrator = simulation.as_integrator(solver, problem, w)
+    run = _Run(*simulation.tolerance_apart(config, dtype), problem, w, flow, integrator, chosen, reference)
     identity = _identity(run, ts, every)
 
     kept = _load(path, identity, run, ts)
@@ -125,7 +126,7 @@ def _proceed(run: _Run, state: Progress, ts: Any) -> tuple[Progress, dict[str, A
 def _identity(run: _Run, ts: Any, every: int) -> str:
     """A hash of all arrays, of the structure that holds them, of the schedule and of the code."""
     leaves, structure = jax.tree.flatten((run, ts))
-    digest = hashlib.sha256(f"{every}|{source_digest()}|{jax.__version__}|".encode())
+    digest = hashlib.sha256(f"{every}|{source_digest(without=JUDGEMENT)}|{jax.__version__}|".encode())
     digest.update(re.sub(r" at 0x[0-9a-f]+", "", str(structure)).encode())
     for leaf in leaves:
         if eqx.is_array(leaf):

@@ -55,9 +55,9 @@ def diagnose(asked: Diagnose) -> int:
 
 def dataset(asked: Any) -> Any:
     """The data set that --data, --n, --p and --seed name."""
-    from .sweep import Grid, load
+    from .sweep import Source
 
-    return load(Grid(asked.data, asked.n, asked.p, asked.seed, ("gradient_flow",), (2,), 1, False, None, 2))
+    return Source(asked.data, asked.n, asked.p, asked.seed).load()
 
 
 def perceptron(data: Any, width: int, depth: int, key: Any) -> Any:

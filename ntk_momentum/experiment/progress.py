@@ -10,12 +10,16 @@ from ..errors import require
 
 
 class Bar:
-    """Counts `total` pieces; a piece reports its own share through the callback it gets. Quiet when stderr is no terminal."""
+    """Counts `total` pieces, with their rate and the time that is left; a piece reports its own share through the callback it gets.
 
-    def __init__(self, total: int):
+    Quiet when stderr is no terminal, or when it is not `shown`, as on all but one of several processes.
+    """
+
+    def __init__(self, total: int, shown: bool = True):
         tqdm = require("tqdm", "the progress bar").tqdm
         self._write: Callable[..., Any] = tqdm.write
-        self._bar = tqdm(total=total, disable=None, file=sys.stderr, bar_format="{percentage:3.0f}%|{bar:30}| {elapsed}<{remaining} {desc}")
+        layout = "{percentage:3.0f}%|{bar:30}| {n:.4g}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}] {desc}"
+        self._bar = tqdm(total=total, disable=None if shown else True, file=sys.stderr, bar_format=layout, unit=" pieces")
         self._done = 0
 
     def piece(self, name: str) -> Callable[[int, int], None]:
@@ -34,9 +38,15 @@ class Bar:
         self._bar.n = self._done
         self._bar.refresh()
 
-    def say(self, line: str) -> None:
-        """Print a line on stdout."""
-        self._write(line, file=sys.stdout)
+    def skip_piece(self) -> None:
+        """A piece that was done before: it counts for the bar, not for the rate."""
+        if not self._bar.disable:
+            self._bar.initial += 1
+        self.finish_piece()
+
+    def say(self, line: str, error: bool = False) -> None:
+        """Print a line, on stdout or stderr."""
+        self._write(line, file=sys.stderr if error else sys.stdout)
         sys.stdout.flush()
 
     def __enter__(self) -> Bar:

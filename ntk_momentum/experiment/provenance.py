@@ -13,15 +13,17 @@ from typing import Any
 PACKAGE = Path(__file__).resolve().parents[1]
 RECORDED = ("jax", "jaxlib", "diffrax", "optax", "equinox", "numpy", "scipy", "scikit-learn", "matplotlib", "xarray", "h5netcdf", "jinja2")
 # What no number depends on: the way results are kept and shown.
-SURFACE = ("bench", "experiment", "experiments", "plotting.py", "report.py", "reproduce.py", "cli.py", "__main__.py")
+SURFACE = ("bench", "experiment", "experiments", "plotting.py", "report.py", "reproduce.py", "results.py", "cli.py", "__main__.py")
+# What no simulation depends on either.
+JUDGEMENT = ("advice.py", "diagnosis.py", "function_space.py", "published.py", "theory", "training.py")
 
 
-def source_digest(*parts: str) -> str:
+def source_digest(*parts: str, without: tuple[str, ...] = ()) -> str:
     """A hash of the package's sources that decide numbers, or of the named files and folders in it."""
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py")):
         relative = path.relative_to(PACKAGE)
-        if relative.parts[0] in parts if parts else relative.parts[0] not in SURFACE:
+        if relative.parts[0] in parts if parts else relative.parts[0] not in SURFACE + without:
             digest.update(f"{relative.as_posix()}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 

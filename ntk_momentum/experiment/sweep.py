@@ -1,33 +1,78 @@
-"""A sweep over flows, widths and seeds on one data set, from plain values to one stored, labelled data set."""
+"""A sweep over data sets, flows with their parameters, widths and seeds: from plain values to one stored file per unit of work.
+
+A unit's file is named by the hash of all that decides its numbers: data, coordinates, settings, code. So a sweep that was
+killed goes on where it was, a larger one reuses what a smaller one left, and several processes share one folder. How
+runs share a device (`units.STRATEGIES`) is decided once and kept beside the results, so that going on gives the same bits.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import math
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..errors import InputError, check_positive, unknown_name
-from . import store
-from .provenance import dtype, provenance
+from . import store, work
+from .progress import Bar
+from .provenance import JUDGEMENT, provenance, source_digest
 
 if TYPE_CHECKING:
     from ..data import Dataset
     from ..method import AbstractFlow
+    from ..units import Plan, Unit
 
 FLOWS = ("gradient_flow", "heavy_ball", "nesterov")
+UNIT_RUNS = 64  # as units.UNIT_RUNS, which is not imported for the sake of --help
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A data set by name: "digits", "sphere", an .npz file with arrays X and y, or a folder with MNIST's IDX files."""
+
+    name: str
+    n: int = 50
+    p: int = 20
+    seed: int = 0
+
+    def __post_init__(self):
+        for field in ("n", "p"):
+            check_positive(field, getattr(self, field))
+
+    def load(self) -> Dataset:
+        """The data set."""
+        import jax
+
+        from ..data import load_digits, load_mnist, load_npz, sphere
+
+        key = jax.random.key(self.seed)
+        if self.name == "digits":
+            return load_digits(self.n, key=key)
+        if self.name == "sphere":
+            return sphere(self.n, self.p, key=key)
+        path = Path(self.name)
+        if path.is_dir():
+            return load_mnist(path, self.n, key=key)
+        if not path.exists() and not path.suffix:
+            near = unknown_name("data", self.name, ("digits", "sphere"))
+            raise InputError(f"{near} Or give an .npz file, or a folder with MNIST's IDX files.")
+        return load_npz(path)
 
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
     """What is swept. Times: to `t_end`, or by default to 5/lambda_0 (gradient flow) and 10/sqrt(lambda_0) (momentum).
 
-    data: "digits", "sphere", an .npz file with arrays X and y, or a folder with MNIST's IDX files.
+    data: names as in `Source`, drawn with n, p and data_seed. unit_runs: runs in a unit of work, at most.
     """
 
-    data: str
+    data: tuple[str, ...]
     n: int
     p: int
     data_seed: int
@@ -37,22 +82,28 @@ class Grid:
     antisymmetric: bool
     t_end: float | None
     times: int
+    unit_runs: int = UNIT_RUNS
 
     def __post_init__(self):
-        for name in ("n", "p", "seeds"):
+        for name in ("n", "p", "seeds", "unit_runs"):
             check_positive(name, getattr(self, name))
         if self.t_end is not None:
             check_positive("t_end", self.t_end)
         if self.times < 2:
             raise InputError(f"times must be at least 2, got {self.times}.")
         check_positive("widths", self.widths)
-        if not self.flows or not self.widths:
-            raise InputError("a sweep needs at least one flow and one width, e.g. --flows gradient_flow --widths 256.")
+        if not self.data or not self.flows or not self.widths:
+            raise InputError("a sweep needs data, flows and widths, e.g. --data sphere --flows gradient_flow --widths 256.")
         odd = [width for width in self.widths if width % 2]
         if self.antisymmetric and odd:
             raise InputError(f"antisymmetric networks come in pairs of neurons, so widths must be even, got {odd}.")
-        for text in self.flows:
-            parse_flow(text)
+        for name, values in (("data", self.data), ("flows", [parse_flow(text) for text in self.flows]), ("widths", self.widths)):
+            if len(set(values)) < len(values):
+                raise InputError(f"{name} holds the same value twice: {' '.join(map(str, getattr(self, name)))}.")
+
+    def sources(self) -> tuple[Source, ...]:
+        """The data sets by name."""
+        return tuple(Source(name, self.n, self.p, self.data_seed) for name in self.data)
 
 
 def parse_flow(text: str) -> tuple[str, float | None]:
@@ -74,6 +125,12 @@ def parse_flow(text: str) -> tuple[str, float | None]:
     return name, value
 
 
+def spell(text: str) -> str:
+    """A flow in one spelling: "heavy_ball:0.250" -> "heavy_ball:0.25"."""
+    name, value = parse_flow(text)
+    return name if value is None else f"{name}:{value:.12g}"
+
+
 def build_flow(text: str, lambda0: float) -> AbstractFlow:
     """The flow of a command line; the heavy ball's friction defaults to the paper's sqrt(2 lambda_0)."""
     from ..method import GradientFlow, HeavyBall, Nesterov
@@ -86,53 +143,163 @@ def build_flow(text: str, lambda0: float) -> AbstractFlow:
     return Nesterov(3.0 if value is None else value)
 
 
-def load(grid: Grid) -> Dataset:
-    """The data set a grid names."""
-    import jax
+@dataclasses.dataclass(frozen=True)
+class Swept:
+    """What became of a sweep: how many units there are, what was done, and the failed runs in words."""
 
-    from ..data import load_digits, load_mnist, load_npz, sphere
+    units: int
+    runs: int
+    done: work.Done
+    failures: list[str]
+    missing: int
 
-    key = jax.random.key(grid.data_seed)
-    if grid.data == "digits":
-        return load_digits(grid.n, key=key)
-    if grid.data == "sphere":
-        return sphere(grid.n, grid.p, key=key)
-    path = Path(grid.data)
-    if path.is_dir():
-        return load_mnist(path, grid.n, key=key)
-    if not path.exists() and not path.suffix:
-        raise InputError(f"unknown data {grid.data!r}; give digits, sphere, an .npz file or a folder with MNIST's IDX files.")
-    return load_npz(path)
+    @property
+    def ok(self) -> bool:
+        """Whether every run is there and succeeded."""
+        return not (self.done.broken or self.failures or self.missing)
 
 
-def run(grid: Grid, out: Path, progress: Any = None) -> tuple[Path, Any, bool]:
-    """(file, data set, whether it was computed now). A finished sweep is read, not run again."""
-    import numpy as np
+def run(grid: Grid, out: Path, process: tuple[int, int] = (0, 1)) -> Swept:
+    """Do the units of a sweep that are not done, in `out`/data. process: (this one, how many) of a job that divides the units.
 
-    from ..ensembles import ensemble
+    Processes that do not know of each other share the units as well, by locks. Raises `InputError`.
+    """
+    pieces = _pieces(grid, out / "data")
+    mine = pieces[process[0] :: process[1]]
+    with Bar(len(mine), shown=process[0] == 0) as bar:
+        done = work.do(mine, bar)
+    if process[1] > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices("sweep")  # the others' units are there when the first process counts them
+    there = [piece for piece in (pieces if process[0] == 0 else mine) if piece.path.exists()]
+    failures, runs = [], 0
+    for piece in there:
+        stored = store.Stored.open(piece.path)
+        runs += math.prod(stored.shape("verdict"))
+        failures += failed_runs(stored)
+    missing = len(pieces) - len(there) - len(done.broken) if process[0] == 0 else 0
+    return Swept(len(pieces), runs, done, failures, missing)
+
+
+def _pieces(grid: Grid, folder: Path) -> list[work.Piece]:
+    """All units of a sweep as pieces of work, in an order that all processes agree on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sets = [(source, source.load()) for source in grid.sources()]
+    code, origin = source_digest(without=JUDGEMENT), provenance()
+    strategy = None
+    pieces = []
+    for source, data in sets:
+        digest = hashlib.sha256(np.asarray(data.X).tobytes() + np.asarray(data.y).tobytes()).hexdigest()
+        made = _plan(grid, data, folder, {"grid": grid, "data": digest, "code": code, "dtype": origin["dtype"]}, strategy)
+        strategy = made.strategy
+        texts = [spell(text) for text in grid.flows]
+        for unit in made.units:
+            coordinates = {key: value for key, value in unit.coordinates.items() if key not in ("data", "data_name")}
+            labels = [texts[i] for i in unit.flows]
+            identity = {"data": digest, "coordinates": coordinates, "settings": made.settings, "code": code}
+            described = {
+                "experiment": "sweep",
+                "data": _label(source, data),
+                "data_sha256": digest,
+                "code": code,
+                "flows": labels,
+                "parameters": coordinates["flows"],
+                "settings": {**_settings(made), "t_end": grid.t_end or "default", "times": grid.times},
+                "how": {"strategy": unit.strategy, "lanes": unit.lanes, "layout": unit.layout, "padded": unit.padded},
+                **origin,
+            }
+            widths = [made.widths[j] for j in unit.widths]
+            seeds = [made.seeds[k] for k in unit.seeds]
+            title = f"{described['data']}, {' '.join(labels)}, width {_brief(widths)}, seed {_brief(seeds)}"
+            path = folder / f"unit-{store.fingerprint(identity)}.nc"
+            pieces.append(work.Piece(path, title, _Compute(made, unit, labels, described)))
+    return pieces
+
+
+@dataclasses.dataclass
+class _Compute:
+    """Computes a unit: the data set and its attributes."""
+
+    plan: Plan
+    unit: Unit
+    flows: list[str]
+    described: dict[str, Any]
+
+    def __call__(self) -> tuple[Any, dict[str, Any]]:
+        from ..ensembles import run_unit
+
+        start = time.perf_counter()
+        block = run_unit(self.plan, self.unit)
+        dataset = block.to_xarray().assign_coords(flow=self.flows)
+        now = datetime.now(UTC).isoformat(timespec="microseconds")
+        return dataset, {**self.described, "created": now, "seconds": round(time.perf_counter() - start, 3)}
+
+
+def failed_runs(stored: store.Stored) -> list[str]:
+    """One line per failed run of a unit: its coordinates and the solver's reason."""
+    from ..solver import REASONS
+
+    verdict = stored.read("verdict")
+    flows, widths, seeds = (stored.read(name) for name in ("flow", "width", "seed"))
+    return [
+        f"{stored.attributes['data']}, {flows[i]}, width {widths[j]}, seed {seeds[k]}: {REASONS[int(verdict[i, j, k])]}"
+        for i, j, k in np.argwhere(verdict)
+    ]
+
+
+def _plan(grid: Grid, data: Dataset, folder: Path, identity: dict[str, Any], strategy: str | None) -> Plan:
+    """The plan of a sweep on one data set, with the strategy that was chosen when the sweep began."""
+    from .. import units
     from ..kernel import infinite_ntk
 
-    data = load(grid)
-    digest = hashlib.sha256(np.asarray(data.X).tobytes() + np.asarray(data.y).tobytes()).hexdigest()
-    identity = {"grid": grid, "data": digest, "dtype": dtype()}
-    path = out / "data" / f"sweep-{store.fingerprint(identity)}.nc"
-    if path.exists():
-        return path, store.read(path), False
-    lambda0 = float(np.linalg.eigvalsh(np.asarray(infinite_ntk(data.X.reshape(data.n, -1)), np.float64))[0])
-    if lambda0 <= 0:
-        raise InputError(f"the kernel of this data is singular (lambda_0 = {lambda0:.2e}); drop near-duplicate inputs or use float64.")
+    lambda0 = math.nan
+    if grid.t_end is None or "heavy_ball" in grid.flows:
+        lambda0 = float(np.linalg.eigvalsh(np.asarray(infinite_ntk(data.X.reshape(data.n, -1)), np.float64))[0])
+        if lambda0 <= 0:
+            raise InputError(f"the kernel of {data.name} is singular (lambda_0 = {lambda0:.2e}); drop near-duplicates or use float64.")
     flows = [build_flow(text, lambda0) for text in grid.flows]
     ends = [grid.t_end or (5 / lambda0 if text.startswith("gradient_flow") else 10 / math.sqrt(lambda0)) for text in grid.flows]
     ts = np.stack([np.linspace(0.0, end, grid.times) for end in ends])
-    start = time.perf_counter()
-    runs = ensemble(data, flows, grid.widths, grid.seeds, ts, antisymmetric=grid.antisymmetric, progress=progress)
-    record = {
-        "experiment": "sweep",
-        "config": store.canonical(grid),
-        "data": data.name,
-        "lambda0": lambda0,
-        "failures": "; ".join(runs.failures()),
-        **provenance(),
-        "seconds": round(time.perf_counter() - start, 3),
-    }
-    return path, store.write(path, runs.to_xarray(), record), True
+    path = folder / f"sweep-{store.fingerprint(identity)}.json"
+
+    def make(strategy: str | None) -> Plan:
+        return units.plan(
+            data, flows, grid.widths, grid.seeds, ts, antisymmetric=grid.antisymmetric, strategy=strategy, unit_runs=grid.unit_runs
+        )
+
+    with work.Locks(folder) as locks:
+        locks.take(path.name, wait=True)  # one process chooses
+        kept = _chosen(path)
+        made = make(kept or strategy)
+        if kept is None:
+            record = {"strategy": made.strategy, "units": len(made.units), "data": data.name, **identity, "lambda0": lambda0}
+            store.write_text(path, store.canonical(record) + "\n")
+    return made
+
+
+def _chosen(path: Path) -> str | None:
+    """The strategy kept in a sweep's configuration file; None, with the file set aside, when it cannot be read."""
+    if not path.exists():
+        return None
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["strategy"])
+    except (OSError, ValueError, KeyError, TypeError):
+        store.set_aside(path)
+        return None
+
+
+def _settings(made: Plan) -> dict[str, Any]:
+    """What distinguishes runs of the same coordinates: all settings but how runs share a device, flat."""
+    settings = {key: value for key, value in made.settings.items() if key not in ("strategy", "config")}
+    return {**settings, **made.settings["config"]}
+
+
+def _label(source: Source, data: Dataset) -> str:
+    """How a data set is called in the results; drawn ones by their seed too."""
+    drawn = source.name in ("digits", "sphere") or Path(source.name).is_dir()
+    return f"{data.name} seed {source.seed}" if drawn else data.name
+
+
+def _brief(values: list[int]) -> str:
+    return str(values[0]) if len(values) == 1 else f"{min(values)}-{max(values)}"

@@ -24,12 +24,11 @@ POLL = 0.2  # seconds between looks at the pieces that other processes hold
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """One file's worth of work. title: for people; compute: makes the xarray.Dataset; record: the attributes stored with it."""
+    """One file's worth of work. title: for people; compute: makes the xarray.Dataset and the attributes stored with it."""
 
     path: Path
     title: str
-    compute: Callable[[], Any]
-    record: Callable[[], dict[str, Any]] = dict
+    compute: Callable[[], tuple[Any, dict[str, Any]]]
 
 
 @dataclasses.dataclass
@@ -44,17 +43,18 @@ class Done:
 
 
 class Locks:
-    """The locks of one folder. A name taken twice by one process is granted twice."""
+    """The locks of one folder. A name taken twice by one process is granted twice. work: whether the file system has locks."""
 
     def __init__(self, folder: Path):
         self._path = folder / ".locks"
         self._file: IO[bytes] | None = None
+        self.work = True
 
     def __enter__(self) -> Locks:
         try:
             self._file = self._path.open("ab")
         except OSError as error:
-            raise InputError(f"cannot write into the folder {self._path.parent} ({error.strerror or error}); choose another one.") from error
+            raise InputError(f"cannot write into the folder {self._path.parent} ({error.strerror or error}).") from error
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -73,6 +73,7 @@ class Locks:
         try:
             import fcntl
         except ImportError:  # no such locks on Windows
+            self.work = False
             return True
         offset = int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big") >> 1
         assert self._file is not None
@@ -81,7 +82,7 @@ class Locks:
         except (BlockingIOError, PermissionError):
             return False
         except OSError:
-            return True
+            self.work = False
         return True
 
 
@@ -99,7 +100,7 @@ def do(pieces: Sequence[Piece], bar: Bar) -> Done:
         while left:
             held = [piece for piece in left if not _attempt(piece, locks, done, bar, first)]
             if len(held) == len(left):
-                bar.describe(f"waiting for {len(held)} of another process")
+                bar.piece(f"waiting for {len(held)} that another process is doing")
                 time.sleep(POLL)
             left, first = held, False
     return done
@@ -121,9 +122,12 @@ def _attempt(piece: Piece, locks: Locks, done: Done, bar: Bar, first: bool) -> b
                 return True
             done.notes.append(store.set_aside(piece.path))
             bar.say(done.notes[-1])
+        if locks.work:
+            for stale in piece.path.parent.glob(f".{piece.path.stem}-*"):  # left by a process that was killed while writing
+                stale.unlink(missing_ok=True)
         bar.piece(piece.title)
         try:
-            dataset = piece.compute()
+            dataset, attributes = piece.compute()
         except MissingPackage:
             raise
         except Exception as error:  # one broken piece must not stop the others
@@ -131,7 +135,7 @@ def _attempt(piece: Piece, locks: Locks, done: Done, bar: Bar, first: bool) -> b
             if not isinstance(error, InputError):
                 bar.say(traceback.format_exc(), error=True)
         else:
-            store.write(piece.path, dataset, piece.record())
+            store.write(piece.path, dataset, attributes)
             done.computed.append(piece.title)
         bar.finish_piece()
         return True

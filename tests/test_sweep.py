@@ -1,0 +1,251 @@
+"""Sweeps: one whole file for each unit of work, whatever happens to the processes that make them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+
+import ntk_momentum as nm
+from ntk_momentum import ensembles
+from ntk_momentum.errors import InputError
+from ntk_momentum.experiment import provenance, store, sweep, work
+from ntk_momentum.experiment.progress import Bar
+from ntk_momentum.experiment.sweep import Grid, Source, build_flow, parse_flow
+
+
+@pytest.fixture(autouse=True)
+def fixed_code(monkeypatch):
+    """Sources may be edited while tests run."""
+    monkeypatch.setattr(sweep, "source_digest", lambda **options: "code")
+
+
+def test_flows_are_spelt_with_their_parameter():
+    assert [parse_flow(text) for text in ("gradient_flow", "heavy_ball", "heavy_ball:0.25", "nesterov:3")] == [
+        ("gradient_flow", None),
+        ("heavy_ball", None),
+        ("heavy_ball", 0.25),
+        ("nesterov", 3.0),
+    ]
+    assert float(build_flow("heavy_ball", 0.5).b) == 1.0  # sqrt(2 lambda_0)
+    assert float(build_flow("nesterov", 0.5).d) == 3.0
+
+
+@pytest.mark.parametrize(
+    "text", ["heavy_ball:", "heavy_ball:x", "heavy_ball:-1", "heavy_ball:nan", "nesterov:0", "gradient_flow:1", "gradiant_flow"]
+)
+def test_a_flow_that_is_none_is_refused(text):
+    with pytest.raises(InputError):
+        parse_flow(text)
+
+
+def grid(**changes) -> Grid:
+    sizes = {"n": 4, "p": 3, "widths": (16,), "seeds": 2, "times": 3, "t_end": 1.0}
+    plain = {"data": ("sphere",), "data_seed": 0, "flows": ("gradient_flow", "heavy_ball"), "antisymmetric": False}
+    return Grid(**{**sizes, **plain, **changes})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"n": 0},
+        {"widths": (-2,)},
+        {"widths": (3,), "antisymmetric": True},
+        {"widths": (4, 4)},
+        {"times": 1},
+        {"t_end": -1.0},
+        {"flows": ()},
+        {"flows": ("heavy_ball:0.5", "heavy_ball:0.50")},
+        {"data": ()},
+        {"data": ("sphere", "sphere")},
+        {"unit_runs": 0},
+    ],
+)
+def test_a_grid_is_checked_before_anything_is_computed(changes):
+    with pytest.raises(InputError):
+        grid(**changes)
+
+
+def test_no_judgement_of_results_changes_what_a_sweep_is_named_by():
+    """What the hash of the code leaves out is nothing that an ensemble imports."""
+    from test_layout import graph
+
+    needs, seen = graph(), set()
+    open_ = {"ensembles"}
+    while open_:
+        name = open_.pop()
+        seen.add(name)
+        open_ |= needs[name] - seen
+    assert seen.isdisjoint(name.removesuffix(".py") for name in (*provenance.JUDGEMENT, *provenance.SURFACE))
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """Units that cost nothing: the loss of seed s decays like exp(-(1 + s) t), and seed 2 fails. Returns the units computed."""
+    computed = []
+
+    def run_unit(plan, unit):
+        computed.append(unit.index)
+        flows, widths = tuple(plan.flows[i] for i in unit.flows), tuple(plan.widths[j] for j in unit.widths)
+        seeds, ts = tuple(plan.seeds[k] for k in unit.seeds), jnp.asarray(plan.ts[unit.data, list(unit.flows)])
+        shape, seed = (len(flows), len(widths), len(seeds)), jnp.asarray(seeds)
+        loss = jnp.broadcast_to(jnp.exp(-(1 + seed[None, None, :, None]) * ts[:, None, None, :]), (*shape, ts.shape[1]))
+        verdict = jnp.broadcast_to((seed == 2).astype(jnp.int32), shape)
+        f = jnp.broadcast_to(loss[..., None], (*loss.shape, plan.data[0].n))
+        return ensembles.Ensemble(flows, widths, seeds, ts, {"loss": loss, "f": f}, verdict, 7 + verdict, verdict)
+
+    monkeypatch.setattr(ensembles, "run_unit", run_unit)
+    return computed
+
+
+def units_of(out: Path) -> list[Path]:
+    return sorted(out.glob("data/unit-*.nc"))
+
+
+def contents(out: Path) -> dict[str, dict]:
+    """Every value in every unit, as bytes."""
+    units = [store.Stored.open(path) for path in units_of(out)]
+    return {unit.path.name: {name: unit.read(name).tobytes() for name in unit.contents} for unit in units}
+
+
+def test_a_sweep_is_done_once_and_a_larger_one_reuses_it(tmp_path, pretended):
+    small = grid(flows=("gradient_flow",), unit_runs=1)
+    first = sweep.run(small, tmp_path)
+    assert first.ok and (first.units, first.runs, len(first.done.computed)) == (2, 2, 2)
+    before = contents(tmp_path)
+    again = sweep.run(small, tmp_path)
+    assert len(again.done.kept) == 2 and len(pretended) == 2
+    larger = sweep.run(grid(flows=("gradient_flow",), unit_runs=1, seeds=3), tmp_path)
+    assert (len(larger.done.kept), len(larger.done.computed)) == (2, 1) and len(pretended) == 3
+    after = contents(tmp_path)
+    assert {name: after[name] for name in before} == before
+    stored = store.Stored.open(units_of(tmp_path)[0])
+    assert stored.dims("loss") == ("flow", "width", "seed", "step") and stored.attributes["data"] == "sphere4x3 seed 0"
+    assert json.loads(stored.attributes["settings"])["antisymmetric"] is False
+
+
+def test_a_sweep_holds_what_an_ensemble_does(tmp_path):
+    small = grid(flows=("heavy_ball:0.5",))
+    assert sweep.run(small, tmp_path).ok
+    runs = ensembles.ensemble(Source("sphere", 4, 3, 0).load(), nm.HeavyBall(0.5), (16,), 2, np.linspace(0, 1, 3))
+    stored = store.read(*units_of(tmp_path))
+    for name in (*runs.readouts, "accepted", "rejected", "verdict"):
+        np.testing.assert_array_equal(stored[name], runs[name])
+
+
+def test_several_data_sets_of_different_shapes_are_one_sweep(tmp_path, capsys, pretended):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "mine.npz", X=rng.normal(size=(3, 5)), y=np.ones(3))
+    both = sweep.run(grid(data=("sphere", str(tmp_path / "mine.npz")), flows=("gradient_flow",)), tmp_path / "out")
+    assert both.ok and both.units == 2 and capsys.readouterr().err == ""  # no terminal, no bar
+    names = {store.Stored.open(path).attributes["data"] for path in units_of(tmp_path / "out")}
+    assert names == {"sphere4x3 seed 0", "mine"}
+
+
+def test_failed_runs_are_named_and_the_others_kept(tmp_path, pretended):
+    swept = sweep.run(grid(flows=("gradient_flow",), seeds=4), tmp_path)
+    assert not swept.ok and len(swept.failures) == 1 and swept.runs == 4
+    assert swept.failures[0].startswith("sphere4x3 seed 0, gradient_flow, width 16, seed 2: the maximum number of steps")
+
+
+def piece(folder: Path, name: str, value=1.0, calls=None) -> work.Piece:
+    def compute():
+        if calls is not None:
+            calls.append(name)
+        if isinstance(value, Exception):
+            raise value
+        return xr.Dataset({"x": ("k", [value, np.nan])}), {"name": name}
+
+    return work.Piece(folder / f"{name}.nc", name, compute)
+
+
+def do(*pieces: work.Piece) -> work.Done:
+    with Bar(len(pieces)) as bar:
+        return work.do(pieces, bar)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "empty", "altered", "folder"])
+def test_a_damaged_unit_is_set_aside_and_computed_again(tmp_path, capsys, damage):
+    do(piece(tmp_path, "a"), piece(tmp_path, "b"))
+    path = tmp_path / "a.nc"
+    whole = path.read_bytes()
+    altered = whole.replace(np.float64(1.0).tobytes(), np.float64(2.0).tobytes())
+    path.unlink()
+    if damage == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes({"truncated": whole[: len(whole) // 2], "foreign": b"{}", "empty": b"", "altered": altered}[damage])
+    done = do(piece(tmp_path, "a"), piece(tmp_path, "b"))
+    assert (done.computed, done.kept) == (["a"], ["b"]) and "set aside as a.nc.damaged" in capsys.readouterr().out
+    assert store.read(path).x[0] == 1.0 and (tmp_path / "a.nc.damaged").exists()
+
+
+def test_a_piece_that_raises_does_not_stop_the_others(tmp_path, capsys):
+    done = do(piece(tmp_path, "a", RuntimeError("no luck")), piece(tmp_path, "b", InputError("too large")), piece(tmp_path, "c"))
+    assert done.broken == {"a": "RuntimeError: no luck", "b": "too large"} and done.computed == ["c"]
+    said = capsys.readouterr()
+    assert "no luck" in said.err and "Traceback" not in said.out and "too large" not in said.err
+
+
+def test_what_another_process_holds_is_waited_for_and_taken_over_when_it_dies(tmp_path, monkeypatch):
+    code = (
+        "import sys, signal, pathlib\nfrom ntk_momentum.experiment.work import Locks\n"
+        "with Locks(pathlib.Path(sys.argv[1])) as locks: print(locks.take('a.nc'), flush=True); signal.pause()"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[1])
+    assert child.stdout is not None and child.stdout.readline() == b"True\n"
+    child.stdout.close()
+    looks = []
+
+    def sleep(seconds):
+        looks.append(seconds)
+        if len(looks) == 2:
+            child.kill()
+            child.wait()
+
+    monkeypatch.setattr(work.time, "sleep", sleep)
+    calls = []
+    done = do(piece(tmp_path, "a", calls=calls), piece(tmp_path, "b", calls=calls))
+    assert calls == ["b", "a"] and done.computed == ["b", "a"] and len(looks) == 2
+
+
+def test_a_full_disk_is_one_error_and_leaves_nothing_half_written(tmp_path):
+    """A limit on the size of files stands in for the disk's end."""
+    import resource
+    import signal
+
+    big = work.Piece(tmp_path / "big.nc", "big", lambda: (xr.Dataset({"x": ("k", np.zeros(100_000))}), {}))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(InputError, match=r"free some space"):
+            do(piece(tmp_path, "a"), big)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".locks", "a.nc"]
+    assert do(piece(tmp_path, "a"), big).computed == ["big"]
+
+
+def test_leftovers_of_a_killed_writer_are_removed(tmp_path):
+    (tmp_path / ".a-x7.nc").write_bytes(b"half")
+    do(piece(tmp_path, "a"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".locks", "a.nc"]
+
+
+def test_an_unreadable_configuration_is_set_aside(tmp_path, pretended):
+    small = grid(flows=("gradient_flow",))
+    sweep.run(small, tmp_path)
+    (path,) = tmp_path.glob("data/sweep-*.json")
+    path.write_text("{")
+    assert len(sweep.run(small, tmp_path).done.kept) == 1 and json.loads(path.read_text())["strategy"] == "map"
+
+
+def test_a_misspelt_data_set_gets_a_suggestion():
+    with pytest.raises(InputError, match=r"Did you mean 'digits'.*npz"):
+        Source("didgits").load()
