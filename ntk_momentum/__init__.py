@@ -24,6 +24,7 @@ _HOMES = {
         "extreme_eigenvalues",
         "fully_connected_ntk",
         "infinite_ntk",
+        "monte_carlo_ntk",
         "ntk_operator",
         "plan_ntk",
         "spectrum",
@@ -59,7 +60,7 @@ _HOMES = {
     ),
     "prediction": ("Prediction", "predict", "response"),
     "simulation": ("simulate", "simulate_error"),
-    "training": ("train",),
+    "training": ("train", "train_ensemble"),
     "trajectory": ("Trajectory",),
     "ensembles": ("ensemble",),
     "solver": ("LazyExponential", "RungeKutta"),
@@ -75,7 +76,7 @@ if TYPE_CHECKING:
     from .ensembles import ensemble
     from .errors import InputError, MissingPackage
     from .function_space import predict_law, simulate_function
-    from .kernel import empirical_ntk, extreme_eigenvalues, fully_connected_ntk, infinite_ntk, ntk_operator, plan_ntk, spectrum
+    from .kernel import empirical_ntk, extreme_eigenvalues, fully_connected_ntk, infinite_ntk, monte_carlo_ntk, ntk_operator, plan_ntk, spectrum
     from .loss import huber, logistic, softmax_cross_entropy, squared
     from .method import (
         Friction,
@@ -112,7 +113,7 @@ if TYPE_CHECKING:
     from .simulation import simulate, simulate_error
     from .solver import LazyExponential, RungeKutta
     from .theory import certify, verify
-    from .training import train
+    from .training import train, train_ensemble
     from .trajectory import Trajectory
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 from . import batches
 from .errors import InputError, require
 from .loss import Loss, squared
-from .method import AbstractFlow
+from .method import AbstractFlow, AbstractOptimizer
 from .numerics import Numerics
 from .solver import REASONS
 from .trajectory import label
@@ -35,7 +35,7 @@ class Ensemble(eqx.Module):
     of each flow; verdict, accepted, rejected: (flow, width, seed).
     """
 
-    flows: tuple[AbstractFlow, ...]
+    flows: tuple[AbstractFlow | AbstractOptimizer, ...]
     widths: tuple[int, ...] = eqx.field(static=True)
     seeds: tuple[int, ...] = eqx.field(static=True)
     ts: Float[Array, "*data flow time"]
@@ -88,7 +88,7 @@ class Ensemble(eqx.Module):
         return xarray.Dataset(variables, coords=coords)
 
 
-def flow_label(flow: AbstractFlow) -> str:
+def flow_label(flow: AbstractFlow | AbstractOptimizer) -> str:
     """A flow's name with its parameters, e.g. "heavy_ball b=0.25"."""
     values = [f"{key}={float(value):.6g}" for key, value in vars(flow).items() if np.ndim(value) == 0]
     return " ".join([flow.name, *values])

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from .errors import InputError, check_positive, unknown_name
+from .neurons import values
 
 
 class TwoLayerNet(eqx.Module):
@@ -89,8 +90,7 @@ def outputs(model: Any, X: Float[Array, "n ..."]) -> Float[Array, n * k]:
 
 @outputs.register
 def _(model: TwoLayerNet, X):
-    preactivation = X.reshape(X.shape[0], -1) @ model.hidden.T
-    return model.scale * (model.activation(preactivation) @ model.output)
+    return model.scale * values(model.activation, X.reshape(X.shape[0], -1), model.hidden, model.output)
 
 
 @functools.singledispatch

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -20,6 +21,7 @@ from .kernel import empirical_ntk
 from .loss import Loss, output_gradient
 from .method import State
 from .network import TwoLayerNet, outputs
+from .neurons import pullback
 
 
 class AbstractProblem(eqx.Module):
@@ -61,7 +63,8 @@ def norm(tree: PyTree) -> Float[Array, ""]:
 class WeightProblem(AbstractProblem):
     """The loss L(f(w), y) over the trained part w of a model.
 
-    frozen: the rest of the model; trained: the tree of booleans that tells which leaf belongs to w.
+    frozen: the rest of the model; trained: the tree of booleans that tells which leaf belongs to w. span: where the model is a
+    two-layer net whose inputs were reduced to their span, the way back (`span.Span`).
     """
 
     frozen: Any
@@ -69,10 +72,15 @@ class WeightProblem(AbstractProblem):
     X: Float[Array, "n ..."]
     y: Float[Array, n * k]
     loss: Loss = eqx.field(static=True)
+    span: Any = None
 
     def model(self, w: PyTree) -> Any:
-        """The whole model with w put back in place."""
+        """The model with w put back in place; it takes the inputs X of this problem."""
         return eqx.combine(w, self.frozen)
+
+    def whole(self, w: PyTree) -> Any:
+        """The model as the user gave it, with the weights w: `model`, lifted out of the span of the data."""
+        return self.model(w) if self.span is None else self.span.lift(self.model(w))
 
     def f(self, w: PyTree) -> Float[Array, n * k]:
         """Predictions on the training inputs."""
@@ -83,8 +91,17 @@ class WeightProblem(AbstractProblem):
         return self.loss(self.f(w), self.y)
 
     def gradient(self, w):
-        f, pullback = jax.vjp(self.f, w)
-        return pullback(output_gradient(self.loss, f, self.y))[0]
+        return self.pull(w, lambda f: output_gradient(self.loss, f, self.y))
+
+    def pull(self, w: PyTree, cotangent: Callable[[Array], Array]) -> PyTree:
+        """J^T u for u = cotangent(f), shaped like w."""
+        net = self.model(w)
+        if why_not_by_neurons(net, w) is not None:
+            f, back = jax.vjp(self.f, w)
+            return back(cotangent(f))[0]
+        X = self.X.reshape(self.X.shape[0], -1)
+        layers = pullback(net.activation, X, net.hidden, net.output, lambda f: net.scale * cotangent(net.scale * f))
+        return eqx.filter(eqx.tree_at(lambda net: (net.hidden, net.output), net, layers), self.trained)
 
     def residual(self, w):
         return output_gradient(self.loss, self.f(w), self.y)
@@ -98,22 +115,26 @@ class WeightProblem(AbstractProblem):
         return kernel.reshape(size, size)
 
     def lambda_max(self, w):
-        f, pushforward = jax.linearize(self.f, w)
-        pullback = jax.linear_transpose(pushforward, w)
-
         def power(_, u):
-            u = pushforward(pullback(u)[0])
+            u = self.velocity(w, self.pull(w, lambda f: u))
             return u / norm(u)
 
-        start = jnp.ones_like(f) / f.size**0.5
-        u = jax.lax.fori_loop(0, 20, power, start)
-        return norm(pullback(u)[0]) ** 2
+        f = jax.eval_shape(self.f, w)
+        u = jax.lax.fori_loop(0, 20, power, jnp.full(f.shape, f.size**-0.5, f.dtype))
+        return norm(self.pull(w, lambda f: u)) ** 2
 
     def relative_error(self, state, error, lambda_max):
-        f, pushforward = jax.linearize(self.f, state.w)
+        f, moved = jax.jvp(self.f, (state.w,), (error.w,))
         size = jnp.sqrt(norm(output_gradient(self.loss, f, self.y)) ** 2 + norm(state.v) ** 2)
-        momentum = None if error.v is None else pushforward(error.v)
-        return (norm(pushforward(error.w)) + norm(momentum) / jnp.sqrt(lambda_max)) / size
+        momentum = None if error.v is None else self.velocity(state.w, error.v)
+        return (norm(moved) + norm(momentum) / jnp.sqrt(lambda_max)) / size
+
+
+def why_not_by_neurons(model: Any, w: PyTree) -> str | None:
+    """Why J^T u is taken by autodiff and not as the sum over neurons of `neurons.pullback`, or None when it is that."""
+    if not isinstance(model, TwoLayerNet):
+        return "the model is no TwoLayerNet"
+    return None if w.scale is None else "the scale is trained"
 
 
 class ErrorProblem(AbstractProblem):

@@ -43,7 +43,7 @@ class Snapshot:
     @cached_property
     def model(self) -> Any:
         """The model with its present weights."""
-        return self._weights().model(self.state.w)
+        return self._weights().whole(self.state.w)
 
     @cached_property
     def residual(self) -> Float[Array, n * k]:

@@ -24,6 +24,7 @@ from .problem import AbstractProblem, ErrorProblem, WeightProblem
 from .readout import ERROR_READOUTS, READOUTS, Readout, Snapshot, default_readouts, read, resolve, watch
 from .solver import AbstractIntegrator, LazyExponential, RungeKutta, why_not_lazy
 from .solver.base import NOT_REFINED, Progress
+from .span import in_span
 from .trajectory import Trajectory
 
 
@@ -61,6 +62,7 @@ def simulate(
     reference = default_reference(model, data, trainable, where) if reference is None else jnp.asarray(reference)
     names = (*default_readouts(model), "lyapunov", *(("kernel_distance",) if reference is not None else ()))
     chosen = resolve(readouts, names)
+    problem, w = in_span(problem, w, chosen)
     if refine is False:
         return _run(problem, w, flow, ts, solver, chosen, reference, config)
     if refine is not True:
@@ -151,7 +153,7 @@ def solve(
     """The traceable heart of `simulate`: a scan over saved times, each reached exactly. No checks; jit, vmap or map it."""
     start = begin(problem, w, flow, integrator, readouts, config, ts.dtype)
     end, values = proceed(start, ts, problem, w, flow, integrator, readouts, reference, config)
-    model = problem.model(end.state.w) if isinstance(problem, WeightProblem) else None
+    model = problem.whole(end.state.w) if isinstance(problem, WeightProblem) else None
     return Trajectory(ts, values, model, end.verdict, end.accepted, end.rejected)
 
 

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, Int, PyTree
 
+from .data import Dataset
+from .ensembles import Ensemble
 from .errors import InputError
 from .loss import Loss, squared
-from .method import State
+from .method import AbstractOptimizer, State
+from .network import init_two_layer
 from .numerics import Numerics
-from .readout import Snapshot, default_readouts, read, resolve, watch
+from .problem import WeightProblem
+from .readout import Readout, Snapshot, default_readouts, read, resolve, watch
 from .simulation import default_reference, weight_problem
 from .solver.base import NOT_FINITE
+from .span import in_span
 from .trajectory import Trajectory
 
 
@@ -43,21 +49,87 @@ def train(
 
     Raises `InputError`. A run that diverges has the verdict "left the finite numbers" and NaN read-outs.
     """
-    if int(steps) != steps or steps < 1 or int(save_every) != save_every or save_every < 1 or steps % save_every:
-        raise InputError(f"steps must be a positive multiple of save_every, got steps={steps}, save_every={save_every}.")
-    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        raise InputError(f"optimizer must have optax's init and update, got {type(optimizer).__name__}; try nm.heavy_ball(eta, beta).")
-    problem, w = weight_problem(model, data, loss, trainable, where)
-    dtype = jnp.result_type(*jax.tree.leaves(w))
-    if isinstance(optimizer, eqx.Module):
-        optimizer = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), optimizer)
-    reference = default_reference(model, data, trainable, where) if reference is None else jnp.asarray(reference)
-    names = (*default_readouts(model), *(("kernel_distance",) if reference is not None else ()))
-    return _descend(problem, w, optimizer, steps // save_every, save_every, resolve(readouts, names), reference, config)
+    _check(steps, save_every)
+    problem, w, optimizer, chosen, reference = _prepared(model, data, optimizer, loss, trainable, where, readouts, reference)
+    saves = steps // save_every
+    counts = jnp.asarray(saves, jnp.int32), jnp.asarray(save_every, jnp.int32)
+    end, values, verdict = _descend(problem, w, optimizer, *counts, _slots(saves), chosen, reference, config)
+    ts = save_every * jnp.arange(saves + 1, dtype=jnp.result_type(*jax.tree.leaves(w)))
+    values = jax.tree.map(lambda rows: rows[: saves + 1], values)
+    return Trajectory(ts, values, end, verdict, counts[0] * counts[1], jnp.zeros_like(verdict))
 
 
-def descend(problem, w, optimizer, saves: int, save_every: int, readouts, reference, config: Numerics) -> Trajectory:
-    """The traceable heart of `train`: one scan over saves, one over the steps between them."""
+def train_ensemble(
+    data: Dataset,
+    optimizers: Any,
+    widths: Any,
+    seeds: Any,
+    steps: int,
+    *,
+    save_every: int = 1,
+    activation: Any = jax.nn.relu,
+    antisymmetric: bool = False,
+    loss: Loss = squared,
+    trainable: Any = None,
+    readouts: Sequence[str] | Mapping[str, Any] | None = None,
+    reference: Any = None,
+    config: Numerics = Numerics(),
+    dtype: Any = None,
+) -> Ensemble:
+    """Train with every optimizer at every width from every seed: the discrete counterpart of `ensemble`, its arguments and its result.
+
+    optimizers: one or more of `ntk_momentum.method`, in the place of flows; those of one kind are stacked over their hyperparameters
+    and share a program for each width. Runs follow one another inside it.
+
+    Raises `InputError`. A run that diverges keeps its place: NaN read-outs and a verdict.
+    """
+    _check(steps, save_every)
+    optimizers = (optimizers,) if isinstance(optimizers, AbstractOptimizer) else tuple(optimizers)
+    widths = (widths,) if isinstance(widths, int) else tuple(int(width) for width in widths)
+    seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(int(seed) for seed in seeds)
+    wrong = [type(optimizer).__name__ for optimizer in optimizers if not isinstance(optimizer, AbstractOptimizer)]
+    if wrong or not (optimizers and widths and seeds):
+        raise InputError(f"at least one optimizer such as nm.heavy_ball(eta, beta), width and seed is needed; got {wrong or 'none'}.")
+    saves = steps // save_every
+    counts = jnp.asarray(saves, jnp.int32), jnp.asarray(save_every, jnp.int32)
+    runs: dict[tuple[int, int], Any] = {}
+    for j, width in enumerate(widths):
+        nets = [
+            init_two_layer(
+                width, data.input_size, key=jax.random.key(seed), activation=activation, antisymmetric=antisymmetric, dtype=dtype
+            )
+            for seed in seeds
+        ]
+        for members in _kinds(optimizers):
+            parts = [_prepared(net, data, optimizers[members[0]], loss, trainable, None, readouts, reference) for net in nets]
+            stacked = _stack([_cast(optimizers[i], nets[0].hidden.dtype) for i in members])
+            starts = _stack([(problem, w) for problem, w, *_ in parts])
+            _, _, _, chosen, against = parts[0]
+            values, verdict = _descend_all(*starts, stacked, *counts, _slots(saves), chosen, against, config)
+            runs |= {(i, j): jax.tree.map(lambda leaf, row=row: leaf[row], (values, verdict)) for row, i in enumerate(members)}
+    grid = [runs[i, j] for i in range(len(optimizers)) for j in range(len(widths))]
+    shape = len(optimizers), len(widths)
+    values, verdict = jax.tree.map(lambda *leaves: jnp.stack(leaves).reshape(*shape, *leaves[0].shape), *grid)
+    values = jax.tree.map(lambda rows: rows[:, :, :, : saves + 1], values)
+    ts = jnp.broadcast_to(save_every * jnp.arange(saves + 1, dtype=verdict.dtype), (shape[0], saves + 1)).astype(float)
+    return Ensemble(optimizers, widths, seeds, ts, values, verdict, jnp.full_like(verdict, steps), jnp.zeros_like(verdict))
+
+
+def descend(
+    problem: WeightProblem,
+    w: PyTree,
+    optimizer: Any,
+    saves: Int[Array, ""],
+    save_every: Int[Array, ""],
+    slots: int,
+    readouts: dict[str, Readout],
+    reference: Any,
+    config: Numerics,
+) -> tuple[Any, dict[str, Array], Int[Array, ""]]:
+    """The traceable heart of `train`: (model, read-outs, verdict), the read-outs in the first saves + 1 of slots + 1 rows.
+
+    The numbers of steps are arrays, so one program serves them all.
+    """
     with jax.default_matmul_precision(config.precision):
         watcher = watch(readouts)
         takes_value = isinstance(optimizer, optax.GradientTransformationExtraArgs)
@@ -66,32 +138,86 @@ def descend(problem, w, optimizer, saves: int, save_every: int, readouts, refere
         zero = jnp.zeros((), dtype)
         first = Snapshot(problem, None, zero, State(w, None), None, reference)
         _ = first.kernel
-        watched = watcher.init(problem, zero, State(w, None))
 
-        def step(carry, k):
-            w, memory, watched = carry
+        def step(i, carry):
+            w, memory, watched, k = carry
             extra = {"value": problem.value(w)} if takes_value else {}
             updates, memory = optimizer.update(problem.gradient(w), memory, w, **extra)
             after = jax.tree.map(lambda leaf, change: leaf + change.astype(leaf.dtype), w, updates)
             watched = watcher.update(problem, watched, k, State(w, None), k + 1, State(after, None))
-            return (after, memory, watched), None
+            return after, memory, watched, k + 1
 
         def readings(w, watched, k):
-            finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(w)]))
-            return read(readouts, Snapshot(problem, None, k, State(w, None), first, reference), watched, finite)
+            return read(readouts, Snapshot(problem, None, k, State(w, None), first, reference), watched, _finite(w))
 
-        def block(carry, start):
-            carry, _ = jax.lax.scan(step, carry, start + jnp.arange(save_every, dtype=dtype))
-            return carry, readings(carry[0], carry[2], start + save_every)
+        def block(i, carry):
+            run, rows = carry
+            run = jax.lax.fori_loop(0, save_every, step, run)
+            now = readings(run[0], run[2], run[3])
+            return run, jax.tree.map(lambda row, value: row.at[i + 1].set(value), rows, now)
 
-        starts = save_every * jnp.arange(saves, dtype=dtype)
-        (end, _, _), values = jax.lax.scan(block, (w, optimizer.init(w), watched), starts)
-        values = jax.tree.map(lambda then, now: jnp.concatenate([then[None], now]), readings(w, watched, zero), values)
-    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(end)]))
-    verdict = jnp.where(finite, 0, NOT_FINITE).astype(jnp.int32)
-    count: Array = jnp.asarray(saves * save_every, jnp.int32)
-    ts = save_every * jnp.arange(saves + 1, dtype=dtype)
-    return Trajectory(ts, values, problem.model(end), verdict, count, jnp.zeros_like(count))
+        watched = watcher.init(problem, zero, State(w, None))
+        start = readings(w, watched, zero)
+        rows = jax.tree.map(lambda value: jnp.zeros((slots + 1, *value.shape), value.dtype).at[0].set(value), start)
+        (run, rows) = jax.lax.fori_loop(0, saves, block, ((w, optimizer.init(w), watched, zero), rows))
+    return problem.whole(run[0]), rows, jnp.where(_finite(run[0]), 0, NOT_FINITE).astype(jnp.int32)
 
 
 _descend = eqx.filter_jit(descend)
+
+
+@eqx.filter_jit
+def _descend_all(problems, starts, optimizers, saves, save_every, slots, readouts, reference, config):
+    """descend over (optimizer, seed), one run after another: read-outs and verdicts with those two leading axes."""
+    arrays, static = eqx.partition(problems, eqx.is_array)
+
+    def run(optimizer, seed):
+        arrays, w = seed
+        return descend(eqx.combine(arrays, static), w, optimizer, saves, save_every, slots, readouts, reference, config)[1:]
+
+    return jax.lax.map(lambda optimizer: jax.lax.map(partial(run, optimizer), (arrays, starts)), optimizers)
+
+
+def _prepared(model, data, optimizer, loss, trainable, where, readouts, reference):
+    """(problem, weights, optimizer, read-outs, reference), checked and in one precision."""
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise InputError(f"optimizer must have optax's init and update, got {type(optimizer).__name__}; try nm.heavy_ball(eta, beta).")
+    problem, w = weight_problem(model, data, loss, trainable, where)
+    reference = default_reference(model, data, trainable, where) if reference is None else jnp.asarray(reference)
+    chosen = resolve(readouts, (*default_readouts(model), *(("kernel_distance",) if reference is not None else ())))
+    if isinstance(optimizer, eqx.Module):
+        optimizer = _cast(optimizer, jnp.result_type(*jax.tree.leaves(w)))
+    if isinstance(optimizer, AbstractOptimizer):  # one of optax's may scale coordinates one by one, which does not commute with rotations
+        problem, w = in_span(problem, w, chosen)
+    return problem, w, optimizer, chosen, reference
+
+
+def _check(steps: int, save_every: int) -> None:
+    if int(steps) != steps or steps < 1 or int(save_every) != save_every or save_every < 1 or steps % save_every:
+        raise InputError(f"steps must be a positive multiple of save_every, got steps={steps}, save_every={save_every}.")
+
+
+def _slots(saves: int) -> int:
+    """Rows for read-outs: the next power of two, so that few numbers of saves mean a new compilation."""
+    return 1 << (saves - 1).bit_length()
+
+
+def _cast(optimizer: Any, dtype: Any) -> Any:
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), optimizer)
+
+
+def _finite(w: PyTree) -> Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(w)]))
+
+
+def _kinds(optimizers: Sequence[AbstractOptimizer]) -> list[list[int]]:
+    """Positions of optimizers that differ in the values of their hyperparameters only."""
+    kinds: dict[Any, list[int]] = {}
+    for index, optimizer in enumerate(optimizers):
+        kinds.setdefault(jax.tree.structure(optimizer), []).append(index)
+    return list(kinds.values())
+
+
+def _stack(trees: Sequence[Any]) -> Any:
+    """Equal trees stacked along a new first axis; leaves that are no arrays must agree and stay as they are."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves) if eqx.is_array(leaves[0]) else leaves[0], *trees)

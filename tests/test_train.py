@@ -85,3 +85,44 @@ def test_optimizers_that_ask_for_the_loss_get_it():
     assert restarted.loss[-1] < plain.loss[-1]
     with pytest.raises(nm.InputError, match="not linear"):
         nm.predict(nm.empirical_ntk(NET, DATA.X), -DATA.y, nm.restarted_nesterov(0.3, 3.0, "speed"), [1, 2])
+
+
+def test_other_numbers_of_steps_and_hyperparameters_need_no_new_program():
+    from ntk_momentum.training import _descend
+
+    nm.train(NET, DATA, nm.heavy_ball(0.1, 0.8), 8, save_every=2, readouts=["loss"])
+    compiled = _descend._cached._cache_size()
+    longer = nm.train(NET, DATA, nm.heavy_ball(0.05, 0.7), 21, save_every=7, readouts=["loss"])
+    assert _descend._cached._cache_size() == compiled
+    np.testing.assert_array_equal(longer.ts, [0, 7, 14, 21])
+
+
+def test_an_ensemble_of_trainings_is_each_alone():
+    optimizers = [nm.heavy_ball(0.1, 0.8), nm.gradient_descent(0.2), nm.heavy_ball(0.05, 0.5)]
+    runs = nm.train_ensemble(DATA, optimizers, [8, 16], [3, 5], 12, save_every=4, readouts=["loss", "f", "flips"])
+    assert runs.ok and runs.loss.shape == (3, 2, 2, 4) and runs.f.shape == (3, 2, 2, 4, 6)
+    np.testing.assert_array_equal(runs.ts[0], [0, 4, 8, 12])
+    for i, j, k in ((0, 0, 1), (1, 1, 0), (2, 1, 1)):
+        net = nm.init_two_layer(runs.widths[j], 4, key=jax.random.key(runs.seeds[k]))
+        alone = nm.train(net, DATA, optimizers[i], 12, save_every=4, readouts=["loss", "f", "flips"])
+        for name in alone.readouts:
+            np.testing.assert_allclose(runs[name][i, j, k], alone[name], rtol=1e-10, atol=1e-12)
+    with pytest.raises(nm.InputError, match="optimizer such as"):
+        nm.train_ensemble(DATA, [nm.GradientFlow()], 8, 1, 10)
+
+
+def test_training_in_the_span_of_few_inputs_ends_at_the_same_weights():
+    few = nm.sphere(3, 8, key=jax.random.key(4))
+    net = nm.init_two_layer(16, 8, key=KEY)
+    reduced = nm.train(net, few, nm.nesterov(0.2, 3.0), 20, trainable="all")
+    whole = nm.train(net, few, nm.nesterov(0.2, 3.0), 20, trainable="all", readouts={"mine": lambda s: s.residual, "loss": "loss"})
+    np.testing.assert_allclose(reduced.loss, whole.loss, rtol=1e-11)
+    np.testing.assert_allclose(reduced.model.hidden, whole.model.hidden, rtol=1e-11, atol=1e-13)
+
+
+def test_optimizers_that_scale_coordinates_keep_theirs():
+    few = nm.sphere(3, 8, key=jax.random.key(4))
+    net = nm.init_two_layer(16, 8, key=KEY)
+    run = nm.train(net, few, optax.adam(0.1), 1, readouts=["loss"])
+    gradient = jax.grad(lambda W: nm.squared(outputs(nm.TwoLayerNet(W, net.output), few.X), few.y))(net.hidden)
+    np.testing.assert_allclose(run.model.hidden, net.hidden - 0.1 * np.sign(gradient), rtol=1e-5, atol=1e-6)
