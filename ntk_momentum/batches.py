@@ -101,7 +101,7 @@ def run(batch: Batch, how: How) -> Outcome:
         batch = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf), NamedSharding(over, P())) if eqx.is_array(leaf) else leaf, batch)
     config = batch.recipe.config
     tol, rest = tolerance_apart(config, batch.recipe.dtype)
-    outcome = _solve_all(tol, dataclasses.replace(batch, recipe=dataclasses.replace(batch.recipe, config=rest)), how)
+    outcome = ensemble_program(tol, dataclasses.replace(batch, recipe=dataclasses.replace(batch.recipe, config=rest)), how)
     if over is not None and over.is_multi_process:
         from jax.experimental.multihost_utils import process_allgather
 
@@ -138,12 +138,8 @@ def needs(batch: Batch) -> Needs:
 
 
 @eqx.filter_jit
-def _solve_all(tol: Array, batch: Batch, how: How) -> Outcome:
-    return ensemble_program(tol, batch, how)
-
-
 def ensemble_program(tol: Array, batch: Batch, how: How) -> Outcome:
-    """The traceable whole: draw, pad, solve every run."""
+    """Draw, pad and solve every run: one compiled program."""
     config = dataclasses.replace(batch.recipe.config, tol=tol)
     over = how.over if how.over is not None and how.over.size > 1 else None
     rows = (batch.flow, batch.width, batch.seed)

@@ -62,7 +62,7 @@ def processor() -> str:
 
 def bench(name: str, size: str, float32: bool, path: Path | None) -> int:
     """Run one family of benchmarks, print its rows, and write them with the machine's description."""
-    known = ("dynamics", "kernels")
+    known = ("dynamics", "kernels", "ensembles")
     if name not in known:
         raise unknown_name("benchmark", name, known)
     core = pin()
