@@ -44,6 +44,7 @@ def write_report(
     environment.filters["maths"] = lambda text: markup(typeset(str(text)))
     template = environment.from_string(Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8"))
     run, shown = provenance(), [o for o in outcomes if o.status != "absent"]
+    drawn = {c["id"]: c for c in claims or [] if c["figure"] and (out / c["figure"]).is_file()}
     page = template.render(
         size=size,
         run=run,
@@ -55,13 +56,15 @@ def write_report(
         configs={o.experiment.name: json.loads(o.attributes["config"]) for o in outcomes if "config" in o.attributes},
         claims=claims,
         derivation={c["id"]: [formula(line) for line in derivations().get(c["id"], ())] for c in claims or []},
-        pictures={c["id"]: inline(out / c["figure"], c["id"]) for c in claims or [] if c["figure"] and (out / c["figure"]).is_file()},
+        pictures={id: inline(out / c["figure"], id) for id, c in drawn.items()},
+        captions={id: caption(out / c["figure"]) for id, c in drawn.items()},
         more={id: entry.experiment for id, entry in entries().items() if entry.experiment in {o.experiment.name for o in shown}},
         counts=count(claims or []),
         problem=problem,
         refuted=refuted,
         forms=FORMS,
         verdict=verdict,
+        gist=gist,
     )
     path = out / name
     write_text(path, page)
@@ -73,6 +76,16 @@ def verdict(form: dict[str, Any] | None) -> tuple[str, str]:
     if form is None:
         return "none", ""
     return {True: ("holds", "✓ holds"), False: ("refuted", "✗ refuted"), None: ("open", "? undefined")}[form["ok"]]
+
+
+def gist(form: dict[str, Any]) -> str:
+    """The first number measured for a form of a claim, or how many of its conditions hold."""
+    measured = form["measured"]
+    numbers = [(name, value) for name, value in measured.items() if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    tried = [value for value in measured.values() if isinstance(value, bool)]
+    if numbers and not tried:
+        return f"{words(numbers[0][0])} {number(numbers[0][1])}"
+    return f"{sum(tried)} of {len(tried)} conditions" if tried else ""
 
 
 def count(claims: Sequence[dict[str, Any]]) -> list[tuple[str, int, int, int]]:
@@ -89,11 +102,18 @@ def inline(path: Path, prefix: str) -> str:
     text = path.read_text(encoding="utf-8")
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'<svg([^>]*?viewBox="\S+ \S+ (\S+) \S+")', r'<svg style="--width: \2pt"\1', text, count=1)
     text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', text)
     text = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', text)
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", text)
     text = re.sub(r"#([0-9a-f]{2})\1\1\b", lambda match: grey(int(match[1], 16)), text)
     return re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1), count=1)
+
+
+def caption(path: Path) -> str:
+    """The title of an SVG file, as HTML."""
+    found = re.search(r"<title>(.*?)</title>", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return found[1] if found else ""
 
 
 def typeset(text: str) -> str:

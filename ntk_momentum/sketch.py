@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import itertools
 import re
@@ -64,7 +65,9 @@ def svg(drawing: Drawing) -> str:
             at += margin + 2.9 + 0.25
         stream = io.StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
-    return stream.getvalue()
+    text = stream.getvalue()
+    head = text.index(">", text.index("<svg")) + 1
+    return f"{text[:head]}\n <title>{html.escape(shown(drawing.caption), quote=False)}</title>{text[head:]}"
 
 
 def _named(panel: Panel) -> bool:

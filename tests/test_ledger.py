@@ -55,6 +55,7 @@ def verified(small):
 def test_every_statement_has_exactly_one_entry_in_the_paper_s_order():
     assert list(entries()) == IDS == list(ledger.PAPER_ORDER)
     assert all(entry.note for entry in entries().values())
+    assert set(ledger.derivations()) == set(IDS)
     assert {entry.experiment for entry in entries().values()} - {None} <= set(registry.experiments())
 
 
@@ -142,7 +143,9 @@ def test_the_command_line_verifies_a_claim_on_a_file(tmp_path, capsys):
     X = np.eye(3)[:, [0, 1, 2, 0]] * [0.8, 1, 1, 0.6]
     np.savez(tmp_path / "mine.npz", X=X.astype(np.float32), y=np.float32([1, -1, 1]))
     assert cli.main(["verify", "--claims", "lemma-6", "--data", str(tmp_path / "mine.npz"), "--json", str(tmp_path / "claims.json")]) == 0
-    assert "lemma-6  refuted   holds       holds" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "lemma-6  refuted   holds       holds" in said and "growth_per_half_cycle: 1.28" in said
+    assert (tmp_path / "claims_figures" / "lemma-6.svg").is_file() and "<math" in (tmp_path / "claims.html").read_text(encoding="utf-8")
     assert "mine" in json.loads((tmp_path / "claims.json").read_text(encoding="utf-8"))[0]["printed"]["instance"]
 
 

@@ -8,11 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from ntk_momentum import report
+from ntk_momentum import report, sketch
 from ntk_momentum.experiment import outcome, registry
+from ntk_momentum.theory import drawing, ledger
 
 EXAMPLES = Path(__file__).with_name("examples")
-FORM = {"statement": "phi <= 1 & more", "ok": True, "measured": {"largest left/right": 0.5, "by_width": [1, 2]}, "instance": "sphere"}
+MEASURED = {
+    "largest left/right": 0.5,
+    "by_width": list(range(40)),
+    "slopes": {name: {"slope": -0.5, "expected": -0.5} for name in ("impulses", "drift")},
+    "pairs": {"a": [1.0, 2.0], "b": [3.0, 4.0]},
+}
+FORM = {"statement": "phi <= 1 & more", "ok": True, "measured": MEASURED, "instance": "sphere"}
 CLAIMS = [
     {
         "id": f"eq-{i}",
@@ -22,7 +29,7 @@ CLAIMS = [
         "corrected": {**FORM, "tolerance": 1e-9},
         "sharp": None,
         "note": "Because a < b.",
-        "figure": None,
+        "figure": "claims_figures/eq-0.svg" if ok else None,
         "seconds": 0.1,
     }
     for i, ok in enumerate((True, False, None))
@@ -69,6 +76,10 @@ def out(tmp_path_factory) -> Path:
     shutil.copytree(EXAMPLES, examples)
     shutil.copy(examples / "decay.py", examples / "twin.py")
     outcomes = [outcome.run(e, "smoke", folder) for e in registry.experiments(examples).values()]
+    falling = drawing.panel("t", "L(t)", drawing.line([0, 1, 2], [1, 0.5, 0.2], "L"), log="y")
+    figure = drawing.drawing("The line falls, lambda < 1.", falling)
+    (folder / "claims_figures").mkdir()
+    (folder / "claims_figures" / "eq-0.svg").write_text(sketch.svg(figure), encoding="utf-8")
     report.write_report(folder, "smoke", outcomes, CLAIMS, "", ["eq-9"])
     return folder
 
@@ -95,11 +106,35 @@ def test_every_internal_link_and_file_exists(out, page):
 
 def test_figures_captions_headlines_failures_and_claims_are_all_there(out, page):
     text = (out / "report.html").read_text()
-    assert text.count("<svg") == 2 and text.count("The line falls.") == 2
+    assert text.count("<svg") == 3 and "The line falls, λ &lt; 1." in text and text.count("The line falls.") == 2
     assert "0.3679" in text and "ValueError: no luck" in text and "Refuted in corrected or sharp form: eq-9" in text
     assert "φ ≤ 1 &amp; more" in text and "a &lt; b" in text
     assert {f"claim-eq-{i}" for i in range(3)} <= set(page.ids)
     assert report.count(CLAIMS) == [("printed", 1, 1, 1), ("corrected", 3, 0, 0), ("sharp", 0, 0, 0)]
+
+
+def test_evidence_is_shown_in_tables_and_nothing_is_cut(out):
+    text = (out / "report.html").read_text()
+    assert ", 38, 39</details>" in text and "<summary>40 values, 0 to 39</summary>" in text
+    assert '<th scope="row">impulses</th><td>-0.5</td><td>-0.5</td>' in text and '<th scope="row">b</th><td>3</td><td>4</td>' in text
+    assert "largest left/right 0.5" in text  # the gist in the row
+
+
+def test_every_claim_has_a_derivation_that_turns_into_mathml():
+    assert tuple(ledger.derivations()) == ledger.PAPER_ORDER
+    for lines in ledger.derivations().values():
+        for line in lines:
+            shown = report.formula(line)
+            assert shown.startswith("<math") and "\\" not in shown, line
+
+
+def test_figures_of_claims_are_the_same_bytes_and_old_ones_go(tmp_path):
+    claims = ledger.verify(["footnote-2-fastest", "remark-lambda0-half"])
+    sketch.write_figures(tmp_path, claims)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(before) == {f"{c.id}.svg" for c in claims}
+    sketch.write_figures(tmp_path, claims[:1])
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"footnote-2-fastest.svg": before["footnote-2-fastest.svg"]}
 
 
 def test_inline_figures_take_the_colours_of_the_page(out):
@@ -135,7 +170,7 @@ def test_a_browser_draws_the_report_without_complaint(out, tmp_path, width):
     probe = (
         "<script>addEventListener('error', e => document.title = 'error ' + e.message);addEventListener('load', () => {"
         "const box = document.getElementById('filter'); box.value = 'eq-1'; box.dispatchEvent(new Event('input'));"
-        "const sizes = [...document.querySelectorAll('figure svg')].map(s => s.getBoundingClientRect());"
+        "const sizes = [...document.querySelectorAll('figure:not(.claim *) svg')].map(s => s.getBoundingClientRect());"
         "const wide = document.documentElement.scrollWidth > innerWidth;"
         "const rows = [...document.querySelectorAll('.claim')].filter(r => !r.hidden).length;"
         "if (!document.title.startsWith('error')) document.title = `figures ${sizes.filter(s => s.width > 200 && s.height > 80).length}"

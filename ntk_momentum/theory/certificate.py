@@ -13,7 +13,11 @@ Three forms, from weak to sharp, all on a fixed positive definite reference kern
     quadratic   P = [[H_ref + c, beta], [beta, 1]] with the exact rho(t); c and beta chosen for the largest mean rate. Contains
                 V_infinity and V#
 
-lambda0 is that of H_ref. Everything is evaluated at the saved times (trapezoidal integrals), so save densely.
+lambda0 is that of H_ref. Between two saved times the kernel is held by `KernelPath`, which follows every accepted step: |H(t) - H(t_k)|
+<= M_k entry by entry, so rho(t) >= (rho_k + rho_{k+1} - reach_k)/2 on the interval, reach_k = |M_k (H_ref + c - beta^2)^{-1/2}|, as the
+kernel travels at most reach_k in all from one save to the next; likewise for eps and the drift. Impulses inside one step are summed as
+vectors, and what their being apart in time can add, at most |A|_P h sum |J_j|, is added. So the bound speaks of all times, up to the
+solver's own error; denser saves make reach small.
 """
 
 from __future__ import annotations
@@ -37,6 +41,23 @@ from .lyapunov import reference_distance
 Form = Literal["simple", "relative", "quadratic"]
 
 
+def _kinks(problem: Any, t0: Array, before: Any, t1: Array, after: Any) -> tuple[Array, ...]:
+    """(active at the start, flipped, crossed twice perhaps, speed at the kink, |speeds| of the third) of one step, (n, m) each.
+
+    A pair whose sign agrees at both ends is taken to have crossed twice where the tangents at the two ends meet beyond the kink.
+    """
+    X, h = problem.X.reshape(problem.X.shape[0], -1), t1 - t0
+    z0, z1, v0, v1 = (X @ part.hidden.T for part in (before.w, after.w, before.v, after.v))
+    active, flipped = z0 > 0, (z0 > 0) != (z1 > 0)
+    side = jnp.where(active, 1.0, -1.0)
+    turns = ~flipped & (side * v0 < 0) & (side * v1 > 0)
+    meet = jnp.clip((z1 - z0 - v1 * h) / jnp.where(turns, v0 - v1, 1.0), 0.0, h)
+    twice = turns & (side * (z0 + v0 * meet) < 0)
+    at = z0 / jnp.where(flipped, z0 - z1, 1.0)
+    speed = jnp.where(flipped, jnp.abs(v0 + at * (v1 - v0)), 0.0)
+    return active, flipped, twice, speed, jnp.where(twice, jnp.abs(v0) + jnp.abs(v1), 0.0)
+
+
 class ImpulseBound(Impulses):
     """Sum over accepted steps of the norm of what `Impulses` adds: the bound of V needs the path's length, in which nothing cancels."""
 
@@ -45,7 +66,34 @@ class ImpulseBound(Impulses):
         return jnp.zeros_like(t)
 
     def update(self, problem, memory, t0, before, t1, after):
-        return memory + jnp.linalg.norm(super().update(problem, jnp.zeros_like(problem.y), t0, before, t1, after))
+        net = problem.model(before.w)
+        *_, speed, twice = _kinks(problem, t0, before, t1, after)
+        return memory + net.scale * (jnp.linalg.norm(speed @ net.output) + jnp.linalg.norm(twice @ jnp.abs(net.output)))
+
+
+class ImpulseSpread(ImpulseBound):
+    """Sum over accepted steps of their length times the sizes of all impulses in them: what their being apart in time may matter."""
+
+    def update(self, problem, memory, t0, before, t1, after):
+        net = problem.model(before.w)
+        *_, speed, twice = _kinks(problem, t0, before, t1, after)
+        return memory + (t1 - t0) * net.scale * jnp.sum((speed + twice) @ jnp.abs(net.output))
+
+
+class KernelPath(Impulses):
+    """Entrywise length of the kernel's path, (n, n): |H(t) - H(s)| <= path(t) - path(s). H moves by flips only."""
+
+    def init(self, problem, t, state):
+        return jnp.zeros((super().init(problem, t, state).shape[0],) * 2, t.dtype)
+
+    def update(self, problem, memory, t0, before, t1, after):
+        net, X = problem.model(before.w), problem.X.reshape(problem.X.shape[0], -1)
+        active, flipped, twice, *_ = _kinks(problem, t0, before, t1, after)
+        moved = (flipped | twice).astype(memory.dtype)
+        ever = jnp.where(active, 1.0, moved)  # of a product of two indicators, one flips while the other is on at some time
+        weight = jnp.square(net.scale * net.output)[None]
+        half = (moved * weight) @ ever.T
+        return memory + jnp.abs(X @ X.T) * (half + half.T - (moved * weight) @ moved.T)
 
 
 def _friction(s: Snapshot) -> Array:
@@ -63,6 +111,8 @@ CERTIFICATE_READOUTS = {
     "friction": _friction,
     "reference": _reference,
     "impulses": ImpulseBound(),
+    "impulse_spread": ImpulseSpread(),
+    "kernel_path": KernelPath(),
 }
 """What `certify` needs: `simulate(..., HeavyBall(b), ts, readouts=CERTIFICATE_READOUTS)`; add your own to a copy."""
 
@@ -74,7 +124,8 @@ class Certificate:
     issued: some form has a positive mean rate and a bound, impulses included, that ends below L(0); form: the one with the
     largest rate. rate: the exponent of L it certifies (mean over the run), or the best that was found. ts, bound: the certified
     curve of L(t), impulses included (inf where no form applies). missing: what stands in the way, in words.
-    epsilon: eps(t) of the relative form. drift: sup ||H(t) - H_ref||_2. lam0: of H_ref. impulses: sum of impulse sizes.
+    epsilon: eps(t) of the relative form at the saves. drift: a bound of sup_t ||H(t) - H_ref||_2. lam0: of H_ref. impulses: sum of
+    impulse sizes. gap: share of the mean rate lost to not knowing the kernel between saves.
     rates, widths: by form, the exponent found and the width at which that form would be issued (this width times the square of the
     excess, as every drift falls like m^{-1/2}).
     """
@@ -89,6 +140,7 @@ class Certificate:
     drift: float
     lam0: float
     impulses: float
+    gap: float
     rates: dict[str, float]
     widths: dict[str, float]
 
@@ -124,27 +176,34 @@ def certify(
     D, V = np.asarray(trajectory["residual"], np.float64)[0], np.asarray(trajectory["velocity"], np.float64)[0]
     start, n, width = np.concatenate([D, V]), len(D), trajectory.model.width
 
-    drift = max(float(np.linalg.norm(K - H_ref, 2)) for K in H)
+    path = np.diff(np.asarray(trajectory["kernel_path"], np.float64), axis=0)
+    lengths = np.linalg.norm(path, 2, axis=(1, 2))
+    drift = float(_between(np.linalg.norm(H - H_ref, 2, axis=(1, 2)), -lengths).max())
     epsilon = np.array([reference_distance(K, H_ref) for K in H])
     c, beta, rho = _best_form(H_ref, H, b, ts)
     _, _, still = _best_form(H_ref, H_ref[None], b, ts[:1])
-    forms: dict[Form, tuple[np.ndarray, float, float]] = {"quadratic": (rho, c, beta)}
+    reach = _reach(path, lengths, H_ref, c - beta**2)
+    forms: dict[Form, tuple[np.ndarray, float, float]] = {"quadratic": (_between(rho, reach), c, beta)}
     if alpha**2 <= lam0 * (1 + 1e-9):
-        forms["relative"] = (alpha - epsilon, alpha**2, alpha)
+        relative = alpha - _between(epsilon, -_reach(path, lengths, H_ref, 0.0))
+        forms["relative"] = (relative, alpha**2, alpha)
         if abs(b / bounds.paper_friction(lam0) - 1) < 0.01:
-            forms["simple"] = (
-                np.full_like(ts, alpha if drift <= bounds.repaired_drift(lam0) else alpha - drift / np.sqrt(lam0)),
-                alpha**2,
-                alpha,
-            )
+            local = alpha if drift <= bounds.repaired_drift(lam0) else alpha - drift / np.sqrt(lam0)
+            forms["simple"] = (np.full_like(relative, local), alpha**2, alpha)
     rates: dict[str, float] = {name: _mean(local, ts) for name, (local, _, _) in forms.items()}
-    deficit = _mean(float(still[0]) - rho, ts)
+    deficit, certain = float(still[0]) - _mean(_between(rho, 0 * reach), ts), _mean(_between(rho, 0 * reach), ts)
     widths = {"quadratic": width * (deficit / float(still[0])) ** 2 if still[0] > 0 else np.inf}
     if "relative" in forms:
-        widths["relative"] = width * (_mean(epsilon, ts) / alpha) ** 2
+        widths["relative"] = width * (_mean(_between(epsilon, 0 * reach), ts) / alpha) ** 2
     widths["simple"] = width * (drift / bounds.repaired_drift(lam0)) ** 2
 
-    curves = {name: _curve(local, c, beta, H_ref, start, n, ts, impulses) for name, (local, c, beta) in forms.items() if rates[name] > 0}
+    kicks, spread = np.diff(impulses), np.diff(np.asarray(trajectory["impulse_spread"], np.float64))
+    top = float(np.linalg.norm(H, 2, axis=(1, 2)).max() + lengths.max())
+    curves = {
+        name: _curve(local, c, beta, H_ref, start, n, ts, kicks + _speed(H_ref, top, b, c, beta) * spread)
+        for name, (local, c, beta) in forms.items()
+        if rates[name] > 0
+    }
     if drift > bounds.repaired_drift(lam0):
         curves.pop("simple", None)
     useful = [name for name, curve in curves.items() if curve[-1] < 0.5 * D @ D]
@@ -160,6 +219,7 @@ def certify(
         drift=drift,
         lam0=lam0,
         impulses=float(impulses[-1]),
+        gap=float(_mean(reach, ts) / 2 / abs(certain)) if certain else np.inf,
         rates=rates,
         widths=widths,
     )
@@ -183,8 +243,30 @@ def _choose(reference: Any, trajectory: Trajectory, H: np.ndarray, ts: np.ndarra
     return matrix
 
 
-def _mean(values: np.ndarray, ts: np.ndarray) -> float:
-    return float(np.trapezoid(values, ts) / (ts[-1] - ts[0]) if len(ts) > 1 else values[0])
+def _mean(local: np.ndarray, ts: np.ndarray) -> float:
+    """The mean over time of what is given on each interval between saves."""
+    return float(local @ np.diff(ts) / (ts[-1] - ts[0]))
+
+
+def _between(values: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """The least (for lengths < 0 the largest) value on each interval of what may change at most by |length| in all from save to save."""
+    return 0.5 * (values[1:] + values[:-1] - length)
+
+
+def _reach(path: np.ndarray, lengths: np.ndarray, H_ref: np.ndarray, shift: float) -> np.ndarray:
+    """Bounds of ||E (H_ref + shift)^{-1/2}||_2 for every |E| <= path, interval by interval."""
+    values, vectors = np.linalg.eigh(H_ref)
+    root = np.abs((vectors / np.sqrt(values + shift)) @ vectors.T)
+    return np.minimum(lengths / np.sqrt(values[0] + shift), np.linalg.norm(path @ root, 2, axis=(1, 2)))
+
+
+def _speed(H_ref: np.ndarray, top: float, b: float, c: float, beta: float) -> float:
+    """A bound of |A|_P: |Delta'| and |H Delta + b Delta'| in the norm of P, by |Delta| <= |x|_P / sqrt(kappa), |u| <= |x|_P."""
+    values = np.linalg.eigvalsh(H_ref)
+    kappa = values[0] + c - beta**2
+    velocity = 1 + abs(beta) / np.sqrt(kappa)  # Delta' = u - beta Delta
+    force = top / np.sqrt(kappa) + abs(b - beta) * velocity  # u' = beta Delta' - H Delta - b Delta'
+    return float(np.hypot(np.sqrt(values[-1] + c - beta**2) * velocity, force))
 
 
 def _local_rates(H_ref: np.ndarray, H: np.ndarray, b: float, c: float, beta: float) -> np.ndarray:
@@ -215,7 +297,7 @@ def _best_form(H_ref: np.ndarray, H: np.ndarray, b: float, ts: np.ndarray) -> tu
 
     def loss(u):
         rates = _local_rates(H_ref, H[some], b, u[0] * lam0, u[1] * np.sqrt(lam0))
-        return -_mean(rates, ts[some]) / np.sqrt(lam0) if np.all(np.isfinite(rates)) else 1e3
+        return -np.mean(rates) / np.sqrt(lam0) if np.all(np.isfinite(rates)) else 1e3
 
     alpha = b / 2 / np.sqrt(lam0)
     start = min([(alpha**2, alpha), (0.05, min(alpha, 0.9)), (0.5, 0.5)], key=loss)
@@ -224,16 +306,12 @@ def _best_form(H_ref: np.ndarray, H: np.ndarray, b: float, ts: np.ndarray) -> tu
     return c, beta, _local_rates(H_ref, H, b, c, beta)
 
 
-def _curve(local, c, beta, H_ref, start, n, ts, impulses) -> np.ndarray:
+def _curve(local, c, beta, H_ref, start, n, ts, kicks) -> np.ndarray:
     """The bound of L at the saved times."""
     D, V = start[:n], start[n:]
-    size = np.sqrt(0.5 * D @ H_ref @ D + 0.5 * c * D @ D + beta * D @ V + 0.5 * V @ V)
-    steps = np.diff(ts, prepend=0.0)
-    mid = np.concatenate([local[:1], 0.5 * (local[1:] + local[:-1])])
-    kicks, sizes = np.diff(impulses, prepend=0.0), []
-    for shrink, kick in zip(np.exp(-0.5 * mid * steps), kicks, strict=True):
-        size = shrink * size + max(1.0, shrink) * kick / np.sqrt(2)
-        sizes.append(size)
+    sizes = [np.sqrt(0.5 * D @ H_ref @ D + 0.5 * c * D @ D + beta * D @ V + 0.5 * V @ V)]
+    for shrink, kick in zip(np.exp(-0.5 * local * np.diff(ts)), kicks, strict=True):
+        sizes.append(shrink * sizes[-1] + max(1.0, shrink) * kick / np.sqrt(2))
     return np.square(sizes) / (np.linalg.eigvalsh(H_ref)[0] + c - beta**2)
 
 
