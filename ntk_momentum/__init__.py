@@ -62,6 +62,8 @@ _HOMES = {
     "simulation": ("simulate", "simulate_error"),
     "training": ("train", "train_ensemble"),
     "trajectory": ("Trajectory",),
+    "experiment.checkpoint": ("simulate_checkpointed",),
+    "results": ("open_results",),
     "ensembles": ("ensemble",),
     "solver": ("LazyExponential", "RungeKutta"),
     "theory": ("certify", "verify"),
@@ -75,8 +77,18 @@ if TYPE_CHECKING:
     from .diagnosis import diagnose, linearize
     from .ensembles import ensemble
     from .errors import InputError, MissingPackage
+    from .experiment.checkpoint import simulate_checkpointed
     from .function_space import predict_law, simulate_function
-    from .kernel import empirical_ntk, extreme_eigenvalues, fully_connected_ntk, infinite_ntk, monte_carlo_ntk, ntk_operator, plan_ntk, spectrum
+    from .kernel import (
+        empirical_ntk,
+        extreme_eigenvalues,
+        fully_connected_ntk,
+        infinite_ntk,
+        monte_carlo_ntk,
+        ntk_operator,
+        plan_ntk,
+        spectrum,
+    )
     from .loss import huber, logistic, softmax_cross_entropy, squared
     from .method import (
         Friction,
@@ -110,6 +122,7 @@ if TYPE_CHECKING:
     from .network import TwoLayerNet, init_two_layer
     from .numerics import Numerics
     from .prediction import Prediction, predict, response
+    from .results import open_results
     from .simulation import simulate, simulate_error
     from .solver import LazyExponential, RungeKutta
     from .theory import certify, verify

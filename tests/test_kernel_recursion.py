@@ -1,5 +1,7 @@
 """Infinite-width kernels of deep networks: closed forms, quadrature, and finite networks that converge to them."""
 
+import itertools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -8,8 +10,9 @@ import pytest
 import scipy.special
 
 from ntk_momentum.errors import InputError
-from ntk_momentum.kernel import FullyConnected, empirical_ntk, fully_connected_ntk, infinite_ntk
+from ntk_momentum.kernel import FullyConnected, empirical_ntk, fully_connected_ntk, infinite_ntk, monte_carlo_ntk
 from ntk_momentum.kernel.infinite import Angles
+from ntk_momentum.kernel.piecewise import Pieces, pieces, piecewise_linear
 from ntk_momentum.kernel.recursion import dual_of, gauss_hermite
 
 KEY = jax.random.key(0)
@@ -30,16 +33,16 @@ def test_the_identity_gives_the_linear_kernel_times_the_number_of_layers():
     np.testing.assert_allclose(kernels.ntk, 4 * X @ Y.T / 3, rtol=1e-13, atol=1e-15)
 
 
-def moments(phi, norm1, norm2, cos):
-    """E[phi phi] by Gauss-Legendre on each side of the kinks at u = 0 and v = 0, in (u, independent part of v)."""
+def moments(phi, norm1, norm2, cos, kinks=(0.0,)):
+    """E[phi phi] by Gauss-Legendre between the kinks of u and those of v, in (u, independent part of v)."""
     sin, (nodes, weights) = np.sqrt(1 - cos**2), np.polynomial.legendre.leggauss(120)
     on = lambda low, high: (0.5 * (high - low) * nodes + 0.5 * (high + low), 0.5 * (high - low) * weights)
+    between = lambda cuts: itertools.pairwise(np.clip([-9, *sorted(cuts), 9], -9, 9))
     density = lambda z: np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
     total = 0.0
-    for outer in ((-9, 0), (0, 9)):
+    for outer in between(t / norm1 for t in kinks):
         for z, wz in zip(*on(*outer), strict=True):
-            kink = np.clip(-cos * z / sin, -9, 9)
-            for inner in ((-9, kink), (kink, 9)):
+            for inner in between((t / norm2 - cos * z) / sin for t in kinks):
                 y, wy = on(*inner)
                 total += wz * density(z) * phi(norm1 * z) * np.sum(wy * density(y) * phi(norm2 * (cos * z + sin * y)))
     return total
@@ -67,6 +70,38 @@ def test_moments_match_direct_integration(name):
     assert float(slopes[0, 0]) == pytest.approx(moments(slope, norm1, norm2, cos), abs=tolerance)
 
 
+BENT = {
+    "hard_tanh": (jax.nn.hard_tanh, (-1, 1)),
+    "relu6": (jax.nn.relu6, (0, 6)),
+    "shifted": (lambda z: jnp.abs(z - 0.3) + 0.2 * z + 1, (0.3,)),
+}
+
+
+@pytest.mark.parametrize("name", BENT)
+def test_kinks_anywhere_match_direct_integration(name):
+    activation, kinks = BENT[name]
+    found = pieces(activation, np.dtype(np.float64))
+    assert found.kinks == pytest.approx(kinks, abs=1e-12)
+    assert pieces(activation, np.dtype(np.float32)).kinks == pytest.approx(kinks, abs=1e-4)
+    phi = lambda z: np.asarray(activation(z))
+    slope = lambda z: found.slope + sum(j * (z > t) for t, j in zip(found.kinks, found.jumps, strict=True))
+    for norm1, norm2, cos in ((0.8, 1.1, -0.35), (2.0, 2.01, 0.999)):
+        law = Angles(*map(jnp.asarray, ([norm1], [norm2], [[1 - cos]], [[1 + cos]])))
+        after, slopes = dual_of(activation)(law)
+        assert float((after.norms * after.cos)[0, 0]) == pytest.approx(moments(phi, norm1, norm2, cos, kinks), abs=1e-11)
+        assert float(slopes[0, 0]) == pytest.approx(moments(slope, norm1, norm2, cos, kinks), abs=1e-11)
+
+
+def test_the_general_piecewise_form_contains_the_one_kink_at_zero():
+    slow = FullyConnected((1.0, 1.0, 1.0), (0.2, 0.2, 0.2), piecewise_linear(Pieces(0.0, 0.3, (0.0,), (0.7,))))
+    fast = FullyConnected((1.0, 1.0, 1.0), (0.2, 0.2, 0.2), dual_of(leaky))
+    x = np.concatenate([X, X[:2] * (1 + 1e-9), -X[:1]])
+    for a, b in zip(slow(x), fast(x), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-8)
+        np.testing.assert_allclose(jnp.diagonal(a), jnp.diagonal(b), rtol=1e-14)
+    assert all(pieces(f, np.dtype(float)) is None for f in (jnp.tanh, jax.nn.hard_swish, jax.nn.elu, jnp.sign, lambda z: z + 1))
+
+
 @pytest.mark.parametrize("activation", [jax.lax.erf, *(pytest.param(f, marks=pytest.mark.slow) for f in (jnp.sin, jnp.cos))])
 def test_quadrature_agrees_with_the_closed_form_of_a_smooth_activation(activation):
     network = fully_connected_ntk(depth=2, activation=activation, bias_std=0.3)
@@ -89,7 +124,7 @@ def test_angles_survive_depth_at_duplicates_and_antipodes(activation):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("activation", [jax.nn.relu, pytest.param(jnp.tanh, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("activation", [jax.nn.relu, *(pytest.param(f, marks=pytest.mark.slow) for f in (jnp.tanh, jax.nn.hard_tanh))])
 def test_deep_kernels_are_symmetric_and_positive_semidefinite(activation, dtype):
     x = np.random.default_rng(2).standard_normal((60, 5)).astype(dtype)
     x[30:40] = x[:10] * (1 + 1e-3)
@@ -138,7 +173,19 @@ def test_finite_networks_converge_at_the_root_of_the_width(activation, depth):
     assert wide < 0.2
 
 
-GRID = [(f, 2) for f in (leaky, jnp.abs, jax.lax.erf, jnp.sin, jnp.cos, jax.nn.gelu)] + [(jax.nn.relu, d) for d in (3, 4, 5)]
+def test_the_mean_over_draws_is_the_kernel_within_its_error():
+    make = lambda key: Network([3, 128, 1], jax.nn.hard_tanh, key=key)
+    estimate = monte_carlo_ntk(make, X, key=KEY, samples=64)
+    exact = fully_connected_ntk(depth=1, activation=jax.nn.hard_tanh, weight_std=1.3, bias_std=0.4)(X).ntk
+    assert np.all(np.abs(estimate.mean - exact) < 5 * estimate.error)
+    assert np.all(estimate.error < 0.05 * jnp.abs(exact).max())
+    draws = np.asarray(jax.jit(jax.vmap(lambda key: empirical_ntk(make(key), X)))(jax.random.split(KEY, 64)))
+    np.testing.assert_allclose(estimate.mean, draws.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(estimate.error, draws.std(0, ddof=1) / 8, rtol=1e-9)
+
+
+SMOOTH_AND_BENT = (leaky, jnp.abs, jax.lax.erf, jnp.sin, jnp.cos, jax.nn.gelu, jax.nn.hard_tanh)
+GRID = [(f, 2) for f in SMOOTH_AND_BENT] + [(jax.nn.relu, d) for d in (3, 4, 5)]
 
 
 @pytest.mark.slow
@@ -156,6 +203,8 @@ def test_every_activation_and_depth_converges(activation, depth):
         (lambda: fully_connected_ntk(depth=2, weight_std=0.0), "weight_std"),
         (lambda: fully_connected_ntk(depth=2, bias_std=-1.0), "bias_std"),
         (lambda: fully_connected_ntk(depth=2)(X, X[:, :2]), "one size"),
+        (lambda: monte_carlo_ntk(lambda key: eqx.nn.MLP(3, 1, 4, 1, key=key), X, key=KEY, samples=1), "at least 2"),
+        (lambda: monte_carlo_ntk(lambda key: eqx.nn.MLP(3, 1, 4, 1, key=key), X, key=KEY, per_layer=True), "per_layer"),
     ],
 )
 def test_bad_input_is_refused(call, message):

@@ -6,6 +6,7 @@ Importing this needs neither lineax nor matfree; the operator asks for them when
 from .empirical import empirical_ntk as empirical_ntk
 from .empirical import plan_ntk as plan_ntk
 from .infinite import infinite_ntk as infinite_ntk
+from .monte_carlo import monte_carlo_ntk as monte_carlo_ntk
 from .operator import Extremes as Extremes
 from .operator import extreme_eigenvalues as extreme_eigenvalues
 from .operator import ntk_operator as ntk_operator

@@ -65,29 +65,39 @@ class Extremes(NamedTuple):
     lambda_max: Float[Array, ""]
     error_min: Float[Array, ""]
     error_max: Float[Array, ""]
+    steps: int
 
 
-def extreme_eigenvalues(operator: Any, *, key: Key[Array, ""], order: int = 100) -> Extremes:
+def extreme_eigenvalues(operator: Any, *, key: Key[Array, ""], order: int = 100, rtol: float | None = None, most: int = 1600) -> Extremes:
     """The ends of the spectrum of a symmetric lineax operator by `order` Lanczos steps, fully reorthogonalised, from a random start.
 
-    The largest eigenvalue of a kernel converges in a few tens of steps; the smallest one slowly when it sits in a crowd, as the
-    returned errors show. Memory: `order` vectors.
+    The largest eigenvalue of a kernel converges in a few tens of steps; the smallest one slowly when it sits in a crowd: like
+    exp(-4 order/sqrt(kappa)), kappa without the few large eigenvalues. error_* is the residual |H v - theta v|, so an eigenvalue lies within it,
+    and lambda_min from a random start is an upper bound. rtol: double the order, up to `most`, until error_min <= rtol lambda_min.
+    Memory: as many vectors as steps.
     """
     check_positive("order", order)
+    if rtol is not None:
+        check_positive("rtol", rtol)
     decomp = require("matfree.decomp", "extreme_eigenvalues", "matfree")
     structure = operator.in_structure()
     if not isinstance(structure, jax.ShapeDtypeStruct):
         raise InputError(f"the operator must act on one array, got the structure {structure}.")
-    order = min(int(order), int(np.prod(structure.shape)))
-    start = jax.random.normal(key, (int(np.prod(structure.shape)),), structure.dtype)
-    return _lanczos(decomp, operator, start, order)
+    size = int(np.prod(structure.shape))
+    order = min(int(order), size)
+    start = jax.random.normal(key, (size,), structure.dtype)
+    while True:
+        found = Extremes(*_lanczos(decomp, operator, start, order), order)
+        if rtol is None or order >= min(most, size) or float(found.error_min) <= rtol * float(found.lambda_min):
+            return found
+        order = min(2 * order, most, size)
 
 
 @eqx.filter_jit
-def _lanczos(decomp: Any, operator: Any, start: Array, order: int) -> Extremes:
+def _lanczos(decomp: Any, operator: Any, start: Array, order: int) -> tuple[Array, Array, Array, Array]:
     shape = operator.in_structure().shape
     product = lambda v: operator.mv(v.reshape(shape)).reshape(-1)
     _, tridiagonal, residual, _ = decomp.tridiag_sym(order, materialize=True, reortho="full", custom_vjp=False)(product, start)
     values, vectors = jnp.linalg.eigh(tridiagonal)
     errors = jnp.linalg.norm(residual) * jnp.abs(vectors[-1])
-    return Extremes(values[0], values[-1], errors[0], errors[-1])
+    return values[0], values[-1], errors[0], errors[-1]

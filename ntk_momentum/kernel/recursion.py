@@ -22,6 +22,7 @@ from jaxtyping import Array, Float
 from ..errors import InputError, check_positive
 from .infinite import Angles, angles, rows, safe_sqrt
 from .patterns import kink
+from .piecewise import pieces, piecewise_linear
 
 
 class WideKernels(NamedTuple):
@@ -159,13 +160,17 @@ def gauss_hermite(activation: Callable, order: int = 80) -> Dual:
 
 
 def dual_of(activation: Callable, order: int = 80) -> Dual:
-    """The closed form where there is one (a z + b |z|, erf, sin, cos), Gauss-Hermite quadrature elsewhere."""
+    """The closed form where there is one (a z + b |z|, erf, sin, cos), one integral for other piecewise-linear activations
+    (`piecewise`), Gauss-Hermite quadrature elsewhere."""
     closed = {jax.lax.erf: _erf, jax.scipy.special.erf: _erf, jnp.sin: _wave(-1.0), jnp.cos: _wave(1.0)}
     if activation in closed:
         return closed[activation]
     sides = kink(activation, jnp.zeros(()).dtype)
     if sides is not None:
         return homogeneous((sides[1] + sides[0]) / 2, (sides[1] - sides[0]) / 2)
+    found = pieces(activation, jnp.zeros(()).dtype)
+    if found is not None:
+        return piecewise_linear(found)
     return gauss_hermite(activation, order)
 
 

@@ -1,0 +1,58 @@
+"""Kernels that have no closed form, as means over random initialisations of any Equinox model.
+
+At infinite width the empirical kernel stops depending on the draw; at finite width its mean over draws has a bias of order 1/width and a
+standard error of order (width * samples)^{-1/2} (Novak et al. 2019 for the same idea). Each term is a Gram matrix, so the mean is
+positive semi-definite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from ..errors import InputError
+from .empirical import empirical_ntk
+
+
+class Estimate(NamedTuple):
+    """The mean kernel over draws and its standard error, entry by entry."""
+
+    mean: Float[Array, "n1 ..."]
+    error: Float[Array, "n1 ..."]
+
+
+def monte_carlo_ntk(
+    make: Callable, x1: Any, x2: Any = None, *, key: Key[Array, ""], samples: int = 32, **options: Any
+) -> Estimate:
+    """The mean of `empirical_ntk` over `samples` models make(key), compiled once and streamed one at a time.
+
+    make: from a key to a model, traceable by jax (an Equinox constructor is). options: those of `empirical_ntk`, except per_layer.
+    Raises `InputError`.
+    """
+    if isinstance(samples, bool) or int(samples) != samples or samples < 2:
+        raise InputError(f"samples must be a whole number of at least 2, so that the error can be estimated; got {samples}.")
+    if "per_layer" in options:
+        raise InputError("monte_carlo_ntk takes no per_layer=; pass where= for the kernel of one layer.")
+
+    @eqx.filter_jit
+    def run(keys: Array) -> Estimate:
+        kernel = lambda key: empirical_ntk(make(key), x1, x2, **options)
+
+        def add(carry, step):
+            count, key = step
+            mean, spread = carry
+            new = kernel(key)
+            moved = mean + (new - mean) / count
+            return (moved, spread + (new - mean) * (new - moved)), None
+
+        zero = jnp.zeros_like(jax.eval_shape(kernel, keys[0]))
+        counts = jnp.arange(1, len(keys) + 1, dtype=zero.dtype)
+        (mean, spread), _ = jax.lax.scan(add, (zero, zero), (counts, keys))
+        return Estimate(mean, jnp.sqrt(spread / (samples * (samples - 1))))
+
+    return run(jax.random.split(key, samples))
