@@ -167,6 +167,73 @@ class Sweep:
 
 
 @dataclasses.dataclass(frozen=True)
+class Table:
+    """Print what a results folder holds: experiments by their headlines; sweeps by data set, flow and width, the median over seeds
+    at the last time, with the range.
+
+    Example: ntk-momentum table results --readouts loss lambda_min
+    """
+
+    folder: tyro.conf.Positional[Path]
+    """Results folder, of `sweep`, `run` or `reproduce`."""
+    readouts: tuple[str, ...] = ("loss",)
+    """Read-outs of sweeps to show."""
+
+    def __call__(self, float32: bool) -> int:
+        from .experiment.show import table
+
+        print("\n".join(table(self.folder, self.readouts)))
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """Draw what a results folder holds: experiments' figures again, and sweeps' read-outs against time, a band over seeds per width.
+
+    Example: ntk-momentum plot results --readouts loss kernel_drift
+    """
+
+    folder: tyro.conf.Positional[Path]
+    """Results folder, of `sweep`, `run` or `reproduce`."""
+    readouts: tuple[str, ...] = ("loss",)
+    """Read-outs of sweeps to draw, a figure each."""
+    to: Path | None = None
+    """File of one read-out's figure, .svg, .pdf or .png (default: FOLDER/figures/sweep-READOUT.svg, and the experiments' figures)."""
+
+    def __call__(self, float32: bool) -> int:
+        from .experiment.show import plot
+
+        if self.to is not None and len(self.readouts) > 1:
+            raise InputError(f"--to names one file, but {len(self.readouts)} read-outs are asked for; leave out --to.")
+        for path in plot(self.folder, self.readouts, self.to):
+            print(path)
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Write the sweeps of a results folder in another format: a row for each run and saved time, labelled by data set, flow,
+    hyperparameters, width and seed; read-outs per sample as lists. Needs pyarrow.
+
+    Example: ntk-momentum export results --to runs.parquet
+    """
+
+    folder: tyro.conf.Positional[Path]
+    """Results folder of `sweep`."""
+    format: Literal["parquet"] = "parquet"
+    """parquet, which pandas, polars, DuckDB and Spark read."""
+    to: Path | None = None
+    """File to write (default: FOLDER/sweeps.parquet)."""
+
+    def __call__(self, float32: bool) -> int:
+        from .experiment.show import export
+
+        path = self.to or self.folder / f"sweeps.{self.format}"
+        print(f"{path}: {export(self.folder, path)} rows")
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
 class Doctor:
     """Say what this machine computes with: devices, versions, dtype, precision of matrix products, missing packages.
 
@@ -282,8 +349,8 @@ class Diagnose:
         return diagnose(self)
 
 
-Command = Reproduce | List | Run | Verify | Sweep | Advise | Diagnose | Bench | Doctor
-NAMES = ("reproduce", "list", "run", "verify", "sweep", "advise", "diagnose", "bench", "doctor")
+Command = Reproduce | List | Run | Verify | Sweep | Table | Plot | Export | Advise | Diagnose | Bench | Doctor
+NAMES = ("reproduce", "list", "run", "verify", "sweep", "table", "plot", "export", "advise", "diagnose", "bench", "doctor")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -60,7 +60,7 @@ def _outcome(experiment: Experiment, size: str, out: Path, progress: Progress | 
         if dataset is not None:
             outcome.caption = " ".join(str(getattr(module, "CAPTION", "")).split())
             outcome.headline = module.headline(dataset) if hasattr(module, "headline") else {}
-            outcome.figures = _figures(outcome, module, dataset, out)
+            outcome.figures = draw(experiment, module, dataset, out)
     except MissingPackage:
         raise
     except Exception as error:  # one failed experiment must not stop the others
@@ -103,9 +103,8 @@ def _data(outcome: Outcome, module: Any, out: Path, progress: Progress | None, c
     return dataset
 
 
-def _figures(outcome: Outcome, module: Any, dataset: Any, out: Path) -> dict[str, Path]:
+def draw(experiment: Experiment, module: Any, dataset: Any, out: Path) -> dict[str, Path]:
     """figures/NAME.svg and .pdf, drawn again only when data or drawing code changed: the SVG carries the hash of both."""
-    experiment = outcome.experiment
     paths = {kind: out / "figures" / f"{experiment.name}.{kind}" for kind in ("svg", "pdf")}
     drawing = experiment.path.read_text(encoding="utf-8") + source_digest("plotting.py")
     key = store.fingerprint([dataset.attrs["checksum"], drawing])

@@ -197,6 +197,7 @@ def _pieces(grid: Grid, folder: Path) -> list[work.Piece]:
         for unit in made.units:
             coordinates = {key: value for key, value in unit.coordinates.items() if key not in ("data", "data_name")}
             labels = [texts[i] for i in unit.flows]
+            widths, seeds = coordinates["widths"], coordinates["seeds"]
             identity = {"data": digest, "coordinates": coordinates, "settings": made.settings, "code": code}
             described = {
                 "experiment": "sweep",
@@ -205,12 +206,12 @@ def _pieces(grid: Grid, folder: Path) -> list[work.Piece]:
                 "code": code,
                 "flows": labels,
                 "parameters": coordinates["flows"],
+                "widths": widths,
+                "seeds": seeds,
                 "settings": {**_settings(made), "t_end": grid.t_end or "default", "times": grid.times},
                 "how": {"strategy": unit.strategy, "lanes": unit.lanes, "layout": unit.layout, "padded": unit.padded},
                 **origin,
             }
-            widths = [made.widths[j] for j in unit.widths]
-            seeds = [made.seeds[k] for k in unit.seeds]
             title = f"{described['data']}, {' '.join(labels)}, width {_brief(widths)}, seed {_brief(seeds)}"
             path = folder / f"unit-{store.fingerprint(identity)}.nc"
             pieces.append(work.Piece(path, title, _Compute(made, unit, labels, described)))
@@ -241,7 +242,7 @@ def failed_runs(stored: store.Stored) -> list[str]:
     from ..solver import REASONS
 
     verdict = stored.read("verdict")
-    flows, widths, seeds = (stored.read(name) for name in ("flow", "width", "seed"))
+    flows, widths, seeds = (json.loads(stored.attributes[name]) for name in ("flows", "widths", "seeds"))
     return [
         f"{stored.attributes['data']}, {flows[i]}, width {widths[j]}, seed {seeds[k]}: {REASONS[int(verdict[i, j, k])]}"
         for i, j, k in np.argwhere(verdict)
