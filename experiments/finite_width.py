@@ -1,10 +1,9 @@
 """The finite-width story in one picture: impulses, flips, drift and the certificate against the width
 
-(A.1) drops the kinks "almost surely", but neurons do cross w_r . x_i = 0. Exactly, f'' + b f' + H(t)(f - y) is a sum of
-impulses, each of order 1/m; about sqrt(m) neurons cross, so the impulses add up to m^(-1/2), and the kernel drifts by
-m^(-3/4) to m^(-1/2). Both vanish, but slowly: a run carries a certificate, a proven rate of its own, once the mean of
-eps(t) = ||(H(t) - H_ref) H_ref^(-1/2)|| is below b/2, or a sharper quadratic form decays (theory.certificate). A network trains
-well at widths where no certificate can be had yet.
+(A.1) drops the kinks "almost surely", but neurons do cross w_r . x_i = 0. Exactly, f'' + b f' + H(t)(f - y) is a sum of impulses,
+each of order 1/m; about sqrt(m) neurons cross, so the impulses add up to m^(-1/2), and the kernel drifts by m^(-3/4) to m^(-1/2).
+Both vanish, but slowly: a run carries a certificate, a proven rate of its own, once the mean of eps(t) = ||(H(t) - H_ref)
+H_ref^(-1/2)|| is below b/2, or a sharper quadratic form decays (theory.certificate). A network trains well before that.
 """
 
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ from ntk_momentum.theory.certificate import CERTIFICATE_READOUTS
 
 ORDER = 112
 CAPTION = """Heavy ball at b = 2 sqrt(lambda_0): what the kinks do, against the width, median and range over seeds; lines: fitted
-powers, dashed: those of the theory. Last: the exponent of L that each run's certificate proves, over b = 2 sqrt(lambda_0), the exponent of
-the frozen limit kernel; reference H(0) or H infinity. At zero and below nothing is certified."""
+powers, dashed: those of the theory. Last: the exponent of L that each run's certificate proves, over b = 2 sqrt(lambda_0), the
+exponent of the frozen limit kernel; reference H(0) or H infinity. At zero and below nothing is certified."""
 MEASURES = {
     "impulses": ("impulses", r"$\sup_t |\sum J|$", -0.5),
     "flips": ("pairs that changed sign", r"neurons $\times$ samples", 0.5),
@@ -30,8 +29,8 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Config:
-    n: int = 12
-    p: int = 24
+    n: int = 20
+    p: int = 10
     widths: tuple[int, ...] = (256, 1024, 4096, 16384, 65536)
     seeds: int = 3
     horizon: float = 5.0  # in units of 1/sqrt(lambda_0)
