@@ -8,8 +8,9 @@
 # %% [markdown]
 # # The paper in twenty minutes
 #
-# A wide two-layer network f = m^{-1/2} Σ a_r σ(w_r·x) is trained on ½|f − y|². Its error Δ = f − y then obeys the *same* ODE as its
-# weights, with the neural tangent kernel H in place of the loss: gradient flow (2.5), heavy ball (3.5), Nesterov (4.3).
+# A wide two-layer network $f(x) = m^{-1/2} \sum_r a_r\, \sigma(w_r \cdot x)$ is trained on $\tfrac12 |f - y|^2$. Its error
+# $\Delta = f - y$ then obeys the *same* ODE as its weights, with the neural tangent kernel H in place of the loss: gradient flow (2.5),
+# heavy ball (3.5), Nesterov (4.3).
 
 # %%
 import jax
@@ -17,8 +18,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import ntk_momentum as nm
+from ntk_momentum.plotting import COLORS, FLOW_NAMES, STYLE, THEORY, shades
 
 jax.config.update("jax_enable_x64", True)
+plt.rcParams.update({**STYLE, "figure.figsize": (6.0, 2.9), "figure.dpi": 80})
 data = nm.sphere(20, 20, key=jax.random.key(0))  # 20 unit inputs, targets ±1
 H = nm.infinite_ntk(data.X)  # Fact 2.2: the kernel at infinite width
 spectrum = nm.spectrum(H, data.y)
@@ -27,19 +30,19 @@ print(f"lambda_0 = {spectrum.lambda0:.3f} (never above 1/2 for unit inputs), kap
 # %% [markdown]
 # ## Three flows, no network yet
 # For a constant kernel every flow is solved mode by mode. The heavy ball beats gradient flow per unit of its own time;
-# Nesterov, whose friction d/t dies out, ends as a power law t^{-d}.
+# Nesterov, whose friction d/t dies out, ends as a power law $t^{-d}$.
 
 # %%
 lam0 = float(spectrum.lambda0)
-flows = {"gradient flow": nm.GradientFlow(), "heavy ball": nm.HeavyBall(np.sqrt(2 * lam0)), "Nesterov, d = 3": nm.Nesterov(3.0)}
+flows = [nm.GradientFlow(), nm.HeavyBall(np.sqrt(2 * lam0)), nm.Nesterov(3.0)]
 ts = np.linspace(0, 60, 400)[1:]
-for name, flow in flows.items():
-    plt.loglog(ts, nm.predict(H, -data.y, flow, ts).loss, label=name)
-plt.xlabel("time t")
-plt.ylabel("loss L(t)")
+for flow in flows:
+    plt.loglog(ts, nm.predict(H, -data.y, flow, ts).loss, color=COLORS[flow.name], label=FLOW_NAMES[flow.name])
+plt.xlabel("time $t$")
+plt.ylabel("loss $L(t)$")
 plt.ylim(1e-14, 30)
 plt.legend()
-plt.title("constant kernel H∞: the closed form")
+plt.title("constant kernel $H^\\infty$: the closed form")
 plt.show()
 
 # %% [markdown]
@@ -47,15 +50,15 @@ plt.show()
 # The weights of real networks, from the same start (antisymmetric, so f(0) = 0). The wider, the closer to the closed form: "lazy training".
 
 # %%
-flow, ts = flows["heavy ball"], np.linspace(0, 20, 101)
-plt.semilogy(ts, nm.predict(H, -data.y, flow, ts).loss, "k", label="H∞, closed form")
-for width in (64, 512, 4096):
+flow, ts = flows[1], np.linspace(0, 20, 101)
+plt.semilogy(ts, nm.predict(H, -data.y, flow, ts).loss, color=THEORY, label="$H^\\infty$, closed form")
+for width, tone in zip((64, 512, 4096), shades(COLORS["heavy_ball"], 3), strict=True):
     net = nm.init_two_layer(width, 20, key=jax.random.key(1), antisymmetric=True)
     run = nm.simulate(net, data, flow, ts)
-    plt.semilogy(ts, run.loss, label=f"m = {width}")
+    plt.semilogy(ts, run.loss, color=tone, label=f"m = {width}")
     print(f"m = {width:5}: kernel drift {run.kernel_drift[-1]:.3f}, farthest neuron {run.displacement[-1]:.3f}, flips {run.flips[-1]:.0f}")
-plt.xlabel("time t")
-plt.ylabel("loss L(t)")
+plt.xlabel("time $t$")
+plt.ylabel("loss $L(t)$")
 plt.legend()
 plt.title("heavy ball on the weights (3.2)")
 plt.show()
@@ -68,10 +71,10 @@ plt.show()
 optimizer, offset = flow.discretize(0.2)
 print(f"b = {flow.b:.3f}, h = 0.2  ->  eta = {optimizer.eta:.4f}, beta = {optimizer.beta:.4f}, iterate k at t = 0.2 k + {offset}")
 trained = nm.train(net, data, optimizer, 100)
-plt.semilogy(ts, run.loss, label="flow")
-plt.semilogy(0.2 * trained.ts + offset, trained.loss, ".", label="heavy ball method (3.1)")
-plt.xlabel("time t")
-plt.ylabel("loss L(t)")
+plt.semilogy(ts, run.loss, color=COLORS["heavy_ball"], label="flow (3.2)")
+plt.semilogy(0.2 * trained.ts + offset, trained.loss, ".", color=COLORS["heavy_ball"], label="method (3.1)")
+plt.xlabel("time $t$")
+plt.ylabel("loss $L(t)$")
 plt.legend()
 plt.show()
 
