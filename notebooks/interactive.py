@@ -96,9 +96,8 @@ def _(Figure, clock, io, limits, losses, modes, n, np, plotting, solved, time, t
 def _(b, closed, d, drawn, exponent, lam0, m, mo, n, solved, source, t_end, values):
     mo.vstack(
         [
-            mo.md(
-                "# Momentum: constant kernel and network\n\nn samples; friction b of the heavy ball; Nesterov's d; m neurons; until time T; power law λ ~ 1/k^power."
-            ),
+            mo.md("# Momentum: constant kernel and network"),
+            mo.md("n samples; friction b of the heavy ball; Nesterov's d; m neurons; until time T; power law λ ~ 1/k^power."),
             mo.hstack([mo.vstack([source, n, exponent]), mo.vstack([b, d]), mo.vstack([m, t_end])], justify="start", gap=2),
             mo.md(f"λ₀ = {lam0:.4g}, λmax = {values[-1]:.4g}, κ = {values[-1] / lam0:.4g}; solved {solved:.0f} ms, drawn {drawn:.0f} ms"),
             mo.Html(closed.getvalue()),
