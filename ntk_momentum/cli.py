@@ -288,6 +288,8 @@ class Advise:
     """Input size of --data sphere."""
     seed: int = 0
     """Seed of that draw and of the network."""
+    model: str | None = None
+    """FILE.py:FUNCTION, where FUNCTION(key) returns an Equinox model of one input: advice from its own kernel."""
     width: int | None = None
     """Hidden neurons of a network whose own kernel is taken (default: the kernel at infinite width, and f(0) = 0)."""
     target: float = 1e-3
@@ -297,7 +299,7 @@ class Advise:
     objective: Literal["steps", "rate"] = "steps"
     """steps: fewest steps to the target. rate: fastest decay in the long run, whatever the error."""
     check: bool = False
-    """Train the network (of width 2048 if --width is not given) with every recommendation, and show predicted against actual steps."""
+    """Train the model, or the network (of width 2048 without --width), with every recommendation; show predicted against actual steps."""
 
     def __call__(self, float32: bool) -> int:
         from .experiment.consult import advise

@@ -9,7 +9,7 @@ import pytest
 
 import ntk_momentum as nm
 from ntk_momentum import cli
-from ntk_momentum.advice import advise, check_advice, modes, steps_to
+from ntk_momentum.advice import METHODS, advise, check_advice, modes, steps_to
 from ntk_momentum.bench import kernels
 from ntk_momentum.method import heavy_ball, nesterov, restarted_nesterov, spectral_radius
 
@@ -116,6 +116,20 @@ def test_the_command_prints_advice_and_fact(capsys):
     assert "heavy_ball" in capsys.readouterr().out
     assert cli.main(["advise", "--data", "sphere", "--n", "0"]) == 2
     assert "n must be finite and > 0" in capsys.readouterr().err
+
+
+def test_the_command_takes_a_users_model(tmp_path, capsys):
+    file = tmp_path / "mine.py"
+    lines = ["import equinox as eqx", "build = lambda key: eqx.nn.MLP(20, 'scalar', 256, 1, use_bias=False, key=key)"]
+    file.write_text("\n".join([*lines, "pair = eqx.nn.Identity"]))
+    words = ["advise", "--data", "sphere", "--n", "4", "--target", "0.1", "--objective", "rate", "--check", "--model"]
+    assert cli.main([*words, f"{file}:build"]) == 0
+    printed = capsys.readouterr().out
+    rows = [line.split() for line in printed.splitlines() if "actual" in line]
+    assert {row[0] for row in rows} == set(METHODS)
+    assert all(abs(float(row[2]) - float(row[4])) <= 2 + 0.3 * float(row[2]) for row in rows), printed
+    assert cli.main([*words, f"{file}:pair"]) == 2
+    assert "one shape" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -22,16 +22,25 @@ def advise(asked: Advise) -> int:
     from ..network import init_two_layer, outputs
 
     data = dataset(asked)
-    X = data.X.reshape(data.n, -1)
-    if data.y.ndim != 1:
-        raise InputError(f"advise takes one target per sample, got y of shape {data.y.shape}; use nm.advise with your own kernel.")
-    infinite = asked.width is None
-    net = init_two_layer(2048 if asked.width is None else asked.width, X.shape[1], key=jax.random.key(asked.seed), antisymmetric=infinite)
-    kernel, f0 = (infinite_ntk(X), 0 * data.y) if infinite else (empirical_ntk(net, X), outputs(net, X))
+    key = jax.random.key(asked.seed)
+    if asked.model:
+        if asked.width is not None:
+            raise InputError("--width is of the built-in network; leave it out with --model.")
+        net = load_model(asked.model, key)
+        f0 = outputs(net, data.X)
+        if f0.shape != data.y.shape:
+            raise InputError(f"--model gives outputs of shape {f0.shape} for targets of shape {data.y.shape}; they must be one shape.")
+        kernel = empirical_ntk(net, data.X, output="trace-sum" if f0.ndim == 1 else "full")
+    elif data.y.ndim != 1:
+        raise InputError(f"the built-in network takes one target per sample, got y of shape {data.y.shape}; give --model FILE.py:FUNCTION.")
+    else:
+        X, infinite = data.X.reshape(data.n, -1), asked.width is None
+        net = init_two_layer(2048 if asked.width is None else asked.width, X.shape[1], key=key, antisymmetric=infinite)
+        kernel, f0 = (infinite_ntk(X), 0 * data.y) if infinite else (empirical_ntk(net, X), outputs(net, X))
     advice = advise(kernel, f0 - data.y, target=asked.target, margin=asked.margin, objective=asked.objective)
     print(advice)
     if asked.check:
-        print(f"\nsteps to {asked.target:g} L(0), trained with width {net.width}:")
+        print(f"\nsteps to {asked.target:g} L(0), trained with {asked.model or f'width {net.width}'}:")
         for name, (predicted, actual) in check_advice(advice, net, data).items():
             print(f"{name:20}  predicted {predicted:8.0f}  actual {actual:8.0f}")
     return 0

@@ -72,9 +72,9 @@ def extreme_eigenvalues(operator: Any, *, key: Key[Array, ""], order: int = 100,
     """The ends of the spectrum of a symmetric lineax operator by `order` Lanczos steps, fully reorthogonalised, from a random start.
 
     The largest eigenvalue of a kernel converges in a few tens of steps; the smallest one slowly when it sits in a crowd: like
-    exp(-4 order/sqrt(kappa)), kappa without the few large eigenvalues. error_* is the residual |H v - theta v|, so an eigenvalue lies within it,
-    and lambda_min from a random start is an upper bound. rtol: double the order, up to `most`, until error_min <= rtol lambda_min.
-    Memory: as many vectors as steps.
+    exp(-4 order/sqrt(kappa)), kappa without the few large eigenvalues. error_* is the residual |H v - theta v|: an eigenvalue lies that
+    near, and lambda_min is an upper bound. rtol: double the order, up to `most`, until error_min <= rtol lambda_min. Memory: as many
+    vectors as steps.
     """
     check_positive("order", order)
     if rtol is not None:
