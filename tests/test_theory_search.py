@@ -6,8 +6,8 @@ import pytest
 import scipy.integrate
 import scipy.linalg
 
-from ntk_momentum import HeavyBall, InputError, predict
-from ntk_momentum.theory import best_form, bounds
+from ntk_momentum import HeavyBall, InputError, Nesterov, predict
+from ntk_momentum.theory import best_form, best_power, bounds
 from ntk_momentum.theory.switching import switched_peaks
 
 MU = 0.3
@@ -91,7 +91,35 @@ def test_the_moving_form_decays_on_random_switching_and_bounds_the_pumped_amplit
     assert np.all(peaks**2 <= np.exp(-form.rate * times) * (1 + 1e-9))  # V of a resting point is p11 x^2/2
 
 
+@pytest.mark.parametrize("d", [1.0, 3.0, 9.0])
+def test_nesterov_s_powers_are_those_of_convex_strongly_convex_and_frozen_functions(d):
+    assert best_power(d).power == pytest.approx(min(2.0, 2 * d / 3), abs=1e-3)
+    assert best_power(d, "strongly_convex", MU).power == pytest.approx(2 * d / 3, abs=1e-3)  # Theorem 3's exponent
+    assert best_power(d, "frozen", MU).power == pytest.approx(d, abs=3e-3)  # the exact one
+    if d == 3:
+        np.testing.assert_allclose(best_power(d).P, [[4.0, 2.0], [2.0, 1.0]], rtol=1e-3)  # Su, Boyd, Candes: t^2 f + 2|x + t v/2|^2
+
+
+def test_nesterov_s_forms_fall_along_trajectories():
+    values = MU * np.array([1.0, 1.7, 30.0])
+    form = best_power(3.0, "frozen", MU, since=5.0)
+    ts = np.linspace(form.since, 200.0, 1500)
+    run = predict(jnp.diag(values), jnp.array([1.0, -2.0, 0.5]), Nesterov(3.0), ts)
+    energy = form.energy(ts, run.residual, run.velocity, np.asarray(run.pseudo_loss))
+    assert 2.7 < form.power < 3 and np.all(np.diff(energy) <= 1e-7 * energy[:-1])
+    value, slope = lambda x: np.sqrt(1 + x * x) - 1, lambda x: x / np.sqrt(1 + x * x)  # convex, not strongly
+    ts = np.linspace(0.02, 60, 1500)
+    ball = scipy.integrate.solve_ivp(
+        lambda t, s: [s[1], -3 / t * s[1] - slope(s[0])], (0.02, 60), [3.0, -0.02 * slope(3.0) / 4], t_eval=ts, rtol=1e-9, atol=1e-11
+    )
+    x, v = ball.y[:, :, None]
+    energy = best_power(3.0).energy(ts, x, v, value(x[:, 0]))
+    assert np.all(np.diff(energy) <= 1e-7 * energy[:-1])
+
+
 def test_bad_arguments_are_refused():
+    with pytest.raises(InputError, match="d must be"):
+        best_power(-1.0)
     with pytest.raises(InputError, match="ceiling"):
         best_form(1.0, 1.0, "moving")
     with pytest.raises(InputError, match="mu must be"):

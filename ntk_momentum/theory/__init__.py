@@ -14,5 +14,7 @@ from .ledger import entries as entries
 from .ledger import refuted as refuted
 from .ledger import verify as verify
 from .ledger import write_claims as write_claims
+from .search import PowerForm as PowerForm
 from .search import QuadraticForm as QuadraticForm
 from .search import best_form as best_form
+from .search import best_power as best_power

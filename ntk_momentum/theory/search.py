@@ -13,6 +13,10 @@ and V' + rate V <= 0 must follow for every f of a class. At a given rate this is
              iff it is at mu and its slope is, whose last entry is 0: c = p22 and rate c <= 2 p12
     moving   H(t) anywhere between mu and ceiling mu, jumps included: c = 0, since V may not see H, and the form at both ends
 
+Nesterov's flow x'' + (d/t) x' + g = 0 is autonomous in log t with y = t v, F = t^2 f and G = t^2 g, so the same programs find the largest
+power a for which V = t^{a-2} (F + (p11 |x|^2 + 2 p12 x.y + p22 |y|^2) / 2) falls: `best_power` gives min(2, 2d/3) for convex functions,
+2d/3 for strongly convex ones at late times, the paper's exponent, and d for frozen kernels.
+
 Here x is the error Delta and f the pseudo-loss. With b = 2 sqrt(mu), the paper's form (A.6) gives sqrt(mu) and the best one
 (4/3) sqrt(mu) for convex f (Moucer, Taylor, Bach 2022); V# gives nearly 2 sqrt(mu) for frozen kernels; and a moving kernel leaves
 `bounds.moving_kernel_rate`, positive below ceiling 9. Needs cvxpy: pip install "ntk_momentum[lyapunov]".
@@ -20,6 +24,7 @@ Here x is the error Delta and f the pseudo-loss. With b = 2 sqrt(mu), the paper'
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import Any, Literal
 
@@ -123,3 +128,60 @@ def _program(b: float, over: Class, ceiling: float | None, fixed: np.ndarray | N
         return 0.0 if over == "moving" else float(p22.value), np.array(P.value)
 
     return solve
+
+
+@dataclasses.dataclass(frozen=True)
+class PowerForm:
+    """V = t^{power-2} (t^2 f(x) + (p11 |x|^2 + 2 p12 t x.v + p22 t^2 |v|^2)/2), which falls along Nesterov's flow from time `since` on."""
+
+    power: float
+    P: np.ndarray
+    since: float
+
+    def energy(self, t: Any, x: Any, v: Any, value: Any) -> Any:
+        """V at times (k,), positions and velocities (k, n) with f(x) = value (k,)."""
+        t, x, y = np.asarray(t), np.asarray(x), np.asarray(t)[..., None] * np.asarray(v)
+        (p11, p12), (_, p22) = self.P
+        return t ** (self.power - 2) * (t**2 * value + 0.5 * np.sum(p11 * x * x + 2 * p12 * x * y + p22 * y * y, axis=-1))
+
+
+def best_power(
+    d: float,
+    over: Literal["convex", "strongly_convex", "frozen"] = "convex",
+    mu: float = 1.0,
+    *,
+    since: float = 100.0,
+    tolerance: float = 1e-4,
+) -> PowerForm | None:
+    """The form with the largest power at Nesterov's constant d, or None when none has a power above `tolerance`.
+
+    convex: any convex f with minimum 0 at 0, from t = 0 on. strongly_convex and frozen, with mu: from t = since / sqrt(mu) on.
+    """
+    check_positive("d", d)
+    check_positive("mu", mu)
+    check_positive("since", since)
+    if over not in ("convex", "strongly_convex", "frozen"):
+        raise unknown_name("class", str(over), ("convex", "strongly_convex", "frozen"))
+    cp = require("cvxpy", "the search for Lyapunov functions")
+    late = 0.0 if over == "convex" else since**2  # mu t^2 at the start; the forms only improve as it grows
+    power, slack, p11, p12 = cp.Parameter(), cp.Variable(), cp.Variable(), cp.Variable()
+    # 2 t^{3-a} V', where G drops out iff F enters with p22; f <= g.x - mu |x|^2/2 enters with multiplier p12, or f = g.x/2 on a mode
+    at_start = (power - 2 * p12) * late if over == "frozen" else -p12 * late
+    falls = [(power - 2) * p11 + at_start, (power - 1 - d) * p12 + p11, power - 2 * d + 2 * p12]
+    signs = [(2 * p12 if over == "frozen" else p12) - power]
+    rises = cp.bmat([[p11 + late, p12], [p12, 1.0]])
+    shape = lambda entries: cp.bmat([[entries[0], entries[1]], [entries[1], entries[2]]])
+    falling = shape(falls)
+    conditions = [slack >= -1, falling << slack * np.eye(2), rises >> -slack * np.eye(2), *(s >= -slack for s in signs)]
+    problem = cp.Problem(cp.Minimize(slack), conditions)
+    low, high, best = 0.0, float(d) + 1.0, None  # no mode falls faster than t^{-d}
+    while high - low > tolerance:
+        power.value = 0.5 * (low + high)
+        with contextlib.suppress(cp.error.SolverError):
+            problem.solve(solver=cp.CLARABEL)
+        if slack.value is not None and np.linalg.eigvalsh(falling.value)[-1] < 0 < min(np.linalg.eigvalsh(rises.value)[0], signs[0].value):
+            low, P = power.value, np.array([[p11.value, p12.value], [p12.value, 1.0]])
+            best = PowerForm(float(low), P, float(np.sqrt(late / mu)))
+        else:
+            high = power.value
+    return best
