@@ -38,9 +38,13 @@ class FrozenStep(NamedTuple):
 
 
 class AbstractFlow(eqx.Module):
-    """An optimization flow, first order in (w, v). Its parameters are leaves, so flows stack and vmap."""
+    """An optimization flow, first order in (w, v). Its parameters are leaves, so flows stack and vmap.
+
+    inertial: whether the momentum is the velocity, v = dw/dt.
+    """
 
     name: ClassVar[str]
+    inertial: ClassVar[bool] = False
 
     @abc.abstractmethod
     def init(self, w: PyTree) -> State:
@@ -120,6 +124,8 @@ class AbstractFlow(eqx.Module):
 
 class AbstractMomentumFlow(AbstractFlow):
     """w'' + b(t) w' + grad L(w) = 0, written as w' = v, v' = -b(t) v - grad L(w)."""
+
+    inertial: ClassVar[bool] = True
 
     @abc.abstractmethod
     def friction(self, t: Float[Array, ""]) -> Float[Array, ""]:

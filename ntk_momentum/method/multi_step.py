@@ -22,6 +22,7 @@ class MultiStepMomentum(AbstractFlow):
     b: Any
     beta2: Any
     name: ClassVar[str] = "multi_step_momentum"
+    inertial: ClassVar[bool] = True
 
     def __check_init__(self):
         check_positive("the friction b", self.b, strict=False)

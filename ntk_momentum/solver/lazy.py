@@ -12,12 +12,12 @@ the right side of (2.2) is discontinuous) solves for the fraction that keeps it 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from ..errors import InputError
 from ..loss import squared
@@ -25,6 +25,7 @@ from ..method import State
 from ..network import TwoLayerNet
 from ..problem import WeightProblem, norm
 from .base import MAX_STEPS, NOT_FINITE, STEP_UNDERFLOW, AbstractIntegrator, Progress
+from .slopes import Crossing, LinearNet, Memory
 
 
 class LazyExponential(AbstractIntegrator):
@@ -45,15 +46,15 @@ class LazyExponential(AbstractIntegrator):
             raise InputError(f"order must be 1 or 2, got {self.order}.")
 
     def start(self, problem, flow, state, watcher, numerics, dtype):
-        net = _lazy_net(problem, state)
-        memory = _Memory.at(net, state.w, state.v)
+        net = _as_linear(problem, state)
+        memory = Memory.at(net, state.w, state.v)
         h = (0.05 / flow.fastest_rate(jnp.maximum(memory.eigenvalues[-1], jnp.finfo(dtype).tiny))).astype(dtype)
         zero = jnp.zeros((), jnp.int32)
         t = jnp.zeros((), dtype)
         return Progress(t, state, (memory, h), watcher.init(problem, t, state), zero, zero, zero)
 
     def advance(self, problem, flow, progress, t1, watcher, numerics):
-        net = _lazy_net(problem, progress.state)
+        net = _as_linear(problem, progress.state)
         limit = progress.accepted + progress.rejected + numerics.max_steps
         resolution = 4 * jnp.finfo(t1.dtype).eps
 
@@ -69,7 +70,7 @@ class LazyExponential(AbstractIntegrator):
             state, new, error = self._step(net, flow, p.t, h, p.state, memory)
             scaled = error / numerics.tol
             accept = scaled < 1
-            factor = jnp.clip(0.9 / jnp.sqrt(jnp.maximum(scaled, 1e-12)), 0.2, 3.0)
+            factor = jnp.clip(0.8 * jnp.maximum(scaled, 1e-12) ** (-1 / (self.order + 1)), 0.2, 2.0)
             proposed = h * jnp.where(jnp.isfinite(factor), factor, 0.2)
             wanted = jnp.where(accept & (h < wanted), jnp.maximum(wanted, proposed), proposed)
             watched = watcher.update(problem, p.watched, p.t, p.state, t, state)
@@ -93,18 +94,17 @@ class LazyExponential(AbstractIntegrator):
 
         return jax.lax.while_loop(unfinished, attempt, progress)
 
-    def _step(self, net: _Lazy, flow: Any, t: Array, h: Array, state: State, memory: _Memory) -> tuple[State, _Memory, Array]:
+    def _step(self, net: LinearNet, flow: Any, t: Array, h: Array, state: State, memory: Memory) -> tuple[State, Memory, Array]:
         """One step: the new state, what is remembered of it, and its error."""
-        z, zv = memory.z, memory.zv
-        vectors, eigenvalues, velocity = memory.vectors, memory.eigenvalues, memory.velocity
+        if state.v is not None and self.order == 2:
+            return _coast(net, flow, t, h, state, memory)
+        z, vectors, eigenvalues, velocity = memory.z, memory.vectors, memory.eigenvalues, memory.velocity
         slopes = net.slopes(z)
         if self.order == 2:
             frozen = flow.frozen_step(eigenvalues, t, h, vectors.T @ memory.residual, vectors.T @ velocity)
             force = vectors @ frozen.impulse_w
-            after = z + frozen.carry_w * zv - net.X @ net.pull(slopes, force).T
-            slopes = net.average_slopes(z, after, slopes, force)
+            slopes = net.average_slopes(z, z - net.X @ net.pull(slopes, force).T, slopes, force)
             vectors, eigenvalues = net.eigh(slopes)
-            velocity = net.scale * ((slopes * zv) @ net.output)
         frozen = flow.frozen_step(eigenvalues, t, h, vectors.T @ memory.residual, vectors.T @ velocity)
         w = state.w.hidden - net.pull(slopes, vectors @ frozen.impulse_w)
         v = None
@@ -114,81 +114,61 @@ class LazyExponential(AbstractIntegrator):
         new = net.remember(w, v, vectors, eigenvalues)
         if self.order == 1:
             new = new._replace(**dict(zip(("vectors", "eigenvalues"), net.eigh(net.slopes(new.z)), strict=True)))
-        size = jnp.sqrt(norm(memory.residual) ** 2 + norm(None if state.v is None else state.v.hidden) ** 2)
-        error = norm(new.residual - vectors @ frozen.residual) / size
-        state = State(_with_hidden(state.w, w), None if v is None else _with_hidden(state.v, v))
-        return state, new, error
+        error = norm(new.residual - vectors @ frozen.residual) / _size(state, memory)
+        return _replaced(state, w, v), new, error
 
 
-class _Memory(NamedTuple):
-    """What a step hands to the next: preactivations of weights and velocities (n, m), Delta and J v (n,), the last eigendecomposition."""
-
-    z: Float[Array, "n m"]
-    zv: Float[Array, "n m"]
-    residual: Float[Array, " n"]
-    velocity: Float[Array, " n"]
-    vectors: Float[Array, "n n"]
-    eigenvalues: Float[Array, " n"]
-
-    @staticmethod
-    def at(net: _Lazy, w: Any, v: Any) -> _Memory:
-        blank = net.remember(w.hidden, None if v is None else v.hidden, net.gram, net.y)
-        vectors, eigenvalues = net.eigh(net.slopes(blank.z))
-        return blank._replace(vectors=vectors, eigenvalues=eigenvalues)
+_NODES = 4
+"""Parts of a step between which the force that is still to come is interpolated."""
+_LEAD = 30.0
+"""How far a coasting step is ahead of its own prediction: measured errors are those of a plain step with a tolerance this much tighter."""
 
 
-class _Lazy(NamedTuple):
-    """The two-layer net as a linear map with slopes: f_i = scale * sum_r a_r s_ri (w_r . x_i)."""
+def _coast(net: LinearNet, flow: Any, t: Array, h: Array, state: State, memory: Memory) -> tuple[State, Memory, Array]:
+    """A step of a flow with momentum: each entry feels the force Delta_i(s) only while it is active.
 
-    X: Float[Array, "n p"]
-    y: Float[Array, " n"]
-    gram: Float[Array, "n n"]
-    output: Float[Array, " m"]
-    scale: Any
-    below: float
-    above: float
+    Fast modes throw neurons across their kinks and back while Delta oscillates, so a slope averaged over time, times the
+    force's own average, would lose their correlation. Here the crossing times come from the parabola through z, its
+    velocity and the predicted end, and the force that remains after them from the frozen solution at `_NODES` nodes.
+    """
+    z, zv, near = memory.z, memory.zv, net.slopes(memory.z)
+    vectors, eigenvalues = memory.vectors, memory.eigenvalues
+    frozen = flow.frozen_step(eigenvalues, t, h, vectors.T @ memory.residual, vectors.T @ memory.velocity)
+    after = z + frozen.carry_w * zv - net.X @ net.pull(near, vectors @ frozen.impulse_w).T
+    crossing = Crossing.of(z, h * zv if flow.inertial else after - z, after)
+    change = (net.above + net.below) - 2 * near
+    slopes = near + change * (crossing.back - crossing.leave)
+    vectors, eigenvalues = net.eigh(slopes)
+    velocity = net.scale * ((slopes * zv) @ net.output)
 
-    def slopes(self, z: Float[Array, "n m"]) -> Float[Array, "n m"]:
-        """sigma'(z)."""
-        return jnp.where(z > 0, jnp.asarray(self.above, z.dtype), jnp.asarray(self.below, z.dtype))
+    start = vectors.T @ memory.residual, vectors.T @ velocity
+    rest = jnp.zeros_like(start[0])
+    parts = jnp.arange(1, _NODES + 1, dtype=z.dtype) / _NODES
+    passed = jax.vmap(lambda part: flow.frozen_step(eigenvalues, t, h * part, *start))(parts)
+    carried = jax.vmap(lambda part: flow.frozen_step(eigenvalues, t + h * part, h * (1 - part), rest, rest))(parts[:-1])
+    frozen = jax.tree.map(lambda leaf: leaf[-1], passed)
+    kick_w, kick_v = passed.impulse_w[:-1], passed.impulse_v[:-1]
+    done = jnp.stack([kick_w + carried.carry_w[:, None] * kick_v, carried.carry_v[:, None] * kick_v])
+    whole = jnp.stack([frozen.impulse_w, frozen.impulse_v])
+    values = jnp.concatenate([whole[:, None], whole[:, None] - done, jnp.zeros_like(whole)[:, None]], axis=1)  # (2, nodes, n)
+    coefficients = np.linalg.inv(np.vander(np.arange(_NODES + 1) / _NODES, increasing=True))
+    remaining = jnp.einsum("ck,wkj,ij->wic", jnp.asarray(coefficients, z.dtype), values, vectors)  # of the force, after a part of the step
 
-    def pull(self, slopes: Float[Array, "n m"], u: Float[Array, " n"]) -> Float[Array, "m p"]:
-        """J^T u with the given slopes."""
-        return self.scale * self.output[:, None] * ((slopes * u[:, None]).T @ self.X)
+    pushes = [near * (vectors @ total)[:, None] + change * crossing.beyond(path) for total, path in zip(whole, remaining, strict=True)]
+    w = state.w.hidden + frozen.carry_w * state.v.hidden - net.spread(pushes[0])
+    v = frozen.carry_v * state.v.hidden - net.spread(pushes[1])
+    new = net.remember(w, v, vectors, eigenvalues)
+    gap = norm(new.residual - vectors @ frozen.residual) / _size(state, memory)
+    return _replaced(state, w, v), new, gap / _LEAD
 
-    def eigh(self, slopes: Float[Array, "n m"]) -> tuple[Array, Array]:
-        """Eigenvectors and eigenvalues of H with the given slopes; clipped at zero."""
-        kernel = self.scale**2 * self.gram * ((slopes * self.output[None, :] ** 2) @ slopes.T)
-        eigenvalues, vectors = jnp.linalg.eigh(kernel)
-        return vectors, jnp.maximum(eigenvalues, 0.0)
 
-    def remember(self, w: Array, v: Array | None, vectors: Array, eigenvalues: Array) -> _Memory:
-        z = self.X @ w.T
-        zv = jnp.zeros((self.X.shape[0], 1), z.dtype) if v is None else self.X @ v.T
-        slopes = self.slopes(z)
-        f = self.scale * ((slopes * z) @ self.output)
-        velocity = jnp.zeros_like(f) if v is None else self.scale * ((slopes * zv) @ self.output)
-        return _Memory(z, zv, f - self.y, velocity, vectors, eigenvalues)
+def _size(state: State, memory: Memory) -> Array:
+    """The size of the motion, the square root of twice the mechanical energy."""
+    return jnp.sqrt(norm(memory.residual) ** 2 + norm(None if state.v is None else state.v.hidden) ** 2)
 
-    def average_slopes(self, before: Array, after: Array, slopes: Array, force: Array) -> Array:
-        """Slopes averaged over a step that was predicted to lead from `before` to `after` with the given slopes.
 
-        Each entry solves for itself: with the fraction g of the step spent on the side where it starts, it ends at
-        z_1(g) = `after` plus its own share of the force, and a straight line from z_0 to z_1 leaves that side after the
-        fraction g = z_0 / (z_0 - z_1). The quadratic's root is Filippov's fraction when the entry slides.
-        """
-        share = -(self.scale * jnp.diagonal(self.gram)[:, None]) * force[:, None] * self.output[None, :]  # dz_1 / d slope
-        side = jnp.where(before > 0, 1.0, -1.0).astype(before.dtype)
-        near = self.slopes(before)
-        far = (self.above + self.below) - near
-        stay = side * (after + share * (near - slopes))  # signed distance at the end if it never crosses
-        leave = side * (after + share * (far - slopes))  # and if it crosses at once
-        distance = side * before
-        gain = stay - leave
-        root = jnp.sqrt(jnp.maximum((distance - leave) ** 2 - 4 * gain * distance, 0.0))
-        fraction = 2 * distance / jnp.maximum(distance - leave + root, jnp.finfo(before.dtype).tiny)
-        fraction = jnp.where(stay >= 0, 1.0, jnp.clip(fraction, 0.0, 1.0))
-        return far + (near - far) * fraction
+def _replaced(state: State, w: Array, v: Array | None) -> State:
+    return State(_with_hidden(state.w, w), None if v is None else _with_hidden(state.v, v))
 
 
 def _with_hidden(tree: Any, hidden: Array) -> Any:
@@ -220,10 +200,10 @@ def _slopes(activation: Any) -> tuple[float, float]:
     return (float(-values[1]), float(values[3])) if homogeneous else (np.nan, np.nan)
 
 
-def _lazy_net(problem: Any, state: State) -> _Lazy:
+def _as_linear(problem: Any, state: State) -> LinearNet:
     reason = why_not_lazy(problem, state.w)
     if reason is not None:
         raise InputError(f"LazyExponential cannot be used here: {reason}. Leave solver= out to get a solver that fits.")
     net = problem.model(state.w)
     X = problem.X.reshape(problem.X.shape[0], -1)
-    return _Lazy(X, problem.y, X @ X.T, net.output, net.scale, *_slopes(net.activation))
+    return LinearNet(X, problem.y, X @ X.T, net.output, net.scale, *_slopes(net.activation))

@@ -1,0 +1,112 @@
+"""What the lazy exponential integrator sees of a two-layer net: a linear map with slopes, and the times at which they change."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class Memory(NamedTuple):
+    """What a step hands to the next: preactivations of weights and velocities (n, m), Delta and J v (n,), the last eigendecomposition."""
+
+    z: Float[Array, "n m"]
+    zv: Float[Array, "n m"]
+    residual: Float[Array, " n"]
+    velocity: Float[Array, " n"]
+    vectors: Float[Array, "n n"]
+    eigenvalues: Float[Array, " n"]
+
+    @staticmethod
+    def at(net: LinearNet, w: Any, v: Any) -> Memory:
+        blank = net.remember(w.hidden, None if v is None else v.hidden, net.gram, net.y)
+        vectors, eigenvalues = net.eigh(net.slopes(blank.z))
+        return blank._replace(vectors=vectors, eigenvalues=eigenvalues)
+
+
+class LinearNet(NamedTuple):
+    """The two-layer net as a linear map with slopes: f_i = scale * sum_r a_r s_ri (w_r . x_i)."""
+
+    X: Float[Array, "n p"]
+    y: Float[Array, " n"]
+    gram: Float[Array, "n n"]
+    output: Float[Array, " m"]
+    scale: Any
+    below: float
+    above: float
+
+    def slopes(self, z: Float[Array, "n m"]) -> Float[Array, "n m"]:
+        """sigma'(z)."""
+        return jnp.where(z > 0, jnp.asarray(self.above, z.dtype), jnp.asarray(self.below, z.dtype))
+
+    def pull(self, slopes: Float[Array, "n m"], u: Float[Array, " n"]) -> Float[Array, "m p"]:
+        """J^T u with the given slopes."""
+        return self.spread(slopes * u[:, None])
+
+    def spread(self, force: Float[Array, "n m"]) -> Float[Array, "m p"]:
+        """scale * a_r sum_i F_ri x_i: `pull` of a force that differs from neuron to neuron."""
+        return self.scale * self.output[:, None] * (force.T @ self.X)
+
+    def eigh(self, slopes: Float[Array, "n m"]) -> tuple[Array, Array]:
+        """Eigenvectors and eigenvalues of H with the given slopes; clipped at zero."""
+        kernel = self.scale**2 * self.gram * ((slopes * self.output[None, :] ** 2) @ slopes.T)
+        eigenvalues, vectors = jnp.linalg.eigh(kernel)
+        return vectors, jnp.maximum(eigenvalues, 0.0)
+
+    def remember(self, w: Array, v: Array | None, vectors: Array, eigenvalues: Array) -> Memory:
+        z = self.X @ w.T
+        zv = jnp.zeros((self.X.shape[0], 1), z.dtype) if v is None else self.X @ v.T
+        slopes = self.slopes(z)
+        f = self.scale * ((slopes * z) @ self.output)
+        velocity = jnp.zeros_like(f) if v is None else self.scale * ((slopes * zv) @ self.output)
+        return Memory(z, zv, f - self.y, velocity, vectors, eigenvalues)
+
+    def average_slopes(self, before: Array, after: Array, slopes: Array, force: Array) -> Array:
+        """Slopes averaged over a step that was predicted to lead from `before` to `after` with the given slopes.
+
+        Each entry solves for itself: with the fraction g of the step spent on the side where it starts, it ends at
+        z_1(g) = `after` plus its own share of the force, and a straight line from z_0 to z_1 leaves that side after the
+        fraction g = z_0 / (z_0 - z_1). The quadratic's root is Filippov's fraction when the entry slides.
+        """
+        share = -(self.scale * jnp.diagonal(self.gram)[:, None]) * force[:, None] * self.output[None, :]  # dz_1 / d slope
+        side = jnp.where(before > 0, 1.0, -1.0).astype(before.dtype)
+        near = self.slopes(before)
+        far = (self.above + self.below) - near
+        stay = side * (after + share * (near - slopes))  # signed distance at the end if it never crosses
+        leave = side * (after + share * (far - slopes))  # and if it crosses at once
+        distance = side * before
+        gain = stay - leave
+        root = jnp.sqrt(jnp.maximum((distance - leave) ** 2 - 4 * gain * distance, 0.0))
+        fraction = 2 * distance / jnp.maximum(distance - leave + root, jnp.finfo(before.dtype).tiny)
+        fraction = jnp.where(stay >= 0, 1.0, jnp.clip(fraction, 0.0, 1.0))
+        return far + (near - far) * fraction
+
+
+class Crossing(NamedTuple):
+    """The part [leave, back] of a step, in units of its length, that each entry spends beyond the kink; empty where leave = back."""
+
+    leave: Float[Array, "n m"]
+    back: Float[Array, "n m"]
+
+    @staticmethod
+    def of(before: Array, rise: Array, after: Array) -> Crossing:
+        """From the parabola that starts at `before` with slope `rise` (per step) and ends at `after`."""
+        side = jnp.where(before > 0, 1.0, -1.0).astype(before.dtype)
+        start, slope = side * before, side * rise
+        bend = side * after - start - slope
+        square = slope**2 - 4 * bend * start
+        root = jnp.sqrt(jnp.maximum(square, 0.0)) - slope
+        leaves = (square >= 0) & (root > 0)
+        leave = jnp.where(leaves, jnp.minimum(2 * start / jnp.where(leaves, root, 1.0), 1.0), 1.0)
+        returns = leaves & (bend > 0)
+        back = jnp.where(returns, jnp.clip(root / jnp.where(returns, 2 * bend, 1.0), leave, 1.0), 1.0)
+        return Crossing(leave, back)
+
+    def beyond(self, path: Float[Array, "n k"]) -> Float[Array, "n m"]:
+        """path(leave) - path(back), for polynomials given by their coefficients, the constant first; one for each sample."""
+        powers = range(path.shape[1] - 1, 0, -1)
+        leave, back = jnp.zeros_like(self.leave), jnp.zeros_like(self.back)
+        for k in powers:
+            leave, back = (leave + path[:, k, None]) * self.leave, (back + path[:, k, None]) * self.back
+        return leave - back
