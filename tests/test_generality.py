@@ -1,0 +1,125 @@
+"""Any model, any trained part, any differentiable loss: the same dynamics, f' = -H dL/df, and the same constant-kernel prediction."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ntk_momentum as nm
+from ntk_momentum.diagnosis import linearize, trained_part
+from ntk_momentum.network import trainable_spec
+
+KEY = jax.random.key(0)
+SCALAR = nm.sphere(4, 9, key=KEY)
+PAIRS = nm.Dataset(SCALAR.X, jnp.eye(2)[jnp.array([0, 1, 1, 0])])
+
+
+class Maxout(eqx.Module):
+    """x -> m^{-1/2} sum_r a_r max_j w_rj . x: piecewise linear and convex in each unit."""
+
+    pieces: jax.Array
+    signs: jax.Array
+
+    def __call__(self, x):
+        return jnp.dot(self.signs, jnp.max(self.pieces @ x, axis=1)) / len(self.signs) ** 0.5
+
+
+class Image(eqx.Module):
+    """A convolution, a tanh and a linear read-out on 3 x 3 pixels."""
+
+    convolution: eqx.nn.Conv2d
+    out: eqx.nn.Linear
+
+    def __call__(self, x):
+        return self.out(jnp.tanh(self.convolution(x.reshape(1, 3, 3))).reshape(-1))
+
+
+def log_cosh(f, y):
+    """A user's loss."""
+    return jnp.sum(jnp.log(jnp.cosh(f - y)))
+
+
+def two_layer(activation=jax.nn.relu, **options):
+    return nm.init_two_layer(6, 9, key=KEY, activation=activation, **options)
+
+
+CASES = {
+    "ReLU, antisymmetric, hidden layer, Huber": (two_layer(antisymmetric=True), SCALAR, nm.huber(0.3), {}),
+    "leaky ReLU, both layers, squared": (two_layer(jax.nn.leaky_relu), SCALAR, nm.squared, {"trainable": "all"}),
+    "GELU, mean field, user's loss": (two_layer(jax.nn.gelu, scale=1 / 6), SCALAR, log_cosh, {}),
+    "softplus, standard scale, output layer, logistic": (
+        two_layer(jax.nn.softplus, scale=1.0),
+        SCALAR,
+        nm.logistic,
+        {"trainable": "output"},
+    ),
+    "maxout, pieces only, squared": (
+        Maxout(jax.random.normal(KEY, (5, 3, 9)), jnp.array([1.0, -1, 1, -1, 1])),
+        SCALAR,
+        nm.squared,
+        {"where": lambda m: m.pieces},
+    ),
+    "convolution, logistic": (
+        Image(eqx.nn.Conv2d(1, 3, 2, key=KEY), eqx.nn.Linear(12, "scalar", key=KEY)),
+        SCALAR,
+        nm.logistic,
+        {"where": lambda m: m.convolution},
+    ),
+    "perceptron of depth 3, two outputs, softmax": (eqx.nn.MLP(9, 2, 5, 3, jnp.tanh, key=KEY), PAIRS, nm.softmax_cross_entropy, {}),
+}
+QUICK = ("leaky ReLU, both layers, squared", "maxout, pieces only, squared", "GELU, mean field, user's loss")
+cases = pytest.mark.parametrize(
+    "model, data, loss, part",
+    [pytest.param(*case, id=name, marks=[] if name in QUICK else pytest.mark.slow) for name, case in CASES.items()],
+)
+
+
+@cases
+def test_the_output_moves_by_kernel_times_output_gradient_in_simulate_and_train(model, data, loss, part):
+    spec = trainable_spec(model, part.get("trainable"), part.get("where"))
+    w, frozen = eqx.partition(model, spec)
+    f = lambda w: jax.vmap(eqx.combine(w, frozen))(data.X)
+    gradient = jax.grad(lambda w: loss(f(w), data.y))(w)
+
+    found = nm.simulate(model, data, nm.GradientFlow(), [0.0, 0.05], loss=loss, readouts=("velocity", "residual", "kernel", "loss"), **part)
+    assert found.ok and found.loss[1] < found.loss[0]
+    pushed = -(found.kernel[0] @ found.residual[0].reshape(-1)).reshape(data.y.shape)
+    np.testing.assert_allclose(found.velocity[0], pushed, atol=1e-10)
+    np.testing.assert_allclose(found.velocity[0], jax.jvp(f, (w,), (jax.tree.map(jnp.negative, gradient),))[1], atol=1e-10)
+
+    run = nm.train(model, data, nm.heavy_ball(0.01, 0.9), 1, loss=loss, readouts=("f",), **part)
+    after = jax.tree.map(lambda leaf, slope: leaf - 0.01 * slope, w, gradient)
+    np.testing.assert_allclose(run.f[1], f(after), atol=1e-12)
+    assert eqx.tree_equal(eqx.filter(run.model, spec, inverse=True), frozen)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["GELU, mean field, user's loss", "perceptron of depth 3, two outputs, softmax"])
+def test_a_linearised_model_follows_function_space_under_momentum(name):
+    model, data, loss, part = CASES[name]
+    kernel = nm.empirical_ntk(model, data.X, output="full", **part)
+    f0, ts, linear = jax.vmap(model)(data.X), [0.5, 1.5], linearize(model, **part)
+    flow, tight = nm.HeavyBall(0.7), nm.Numerics(tol=1e-8)
+    weights = nm.simulate(linear, data, flow, ts, loss=loss, trainable=trained_part(linear), readouts=("f",), config=tight).f
+    outputs = nm.simulate_function(kernel, f0, data.y, flow, ts, loss=loss, readouts=("f",), config=tight).f
+    np.testing.assert_allclose(weights, outputs, atol=1e-6)
+
+
+def test_several_outputs_are_predicted_by_the_full_kernel():
+    model, data, _, part = CASES["perceptron of depth 3, two outputs, softmax"]
+    optimizer, kernel = nm.nesterov(0.05, 3.0), nm.empirical_ntk(model, data.X, output="full", **part)
+    linear = linearize(model)
+    run = nm.train(linear, data, optimizer, 12, save_every=6, trainable=trained_part(linear), readouts=("residual",))
+    start = jax.vmap(model)(data.X) - data.y
+    np.testing.assert_allclose(run.residual, nm.predict(kernel, start, optimizer, [0, 6, 12]).residual, atol=1e-10)
+
+
+@pytest.mark.slow
+def test_an_ensemble_of_smooth_networks_with_both_layers_under_any_loss():
+    options = {"loss": log_cosh, "trainable": "all", "readouts": ("f", "loss")}
+    runs = nm.ensemble(SCALAR, nm.HeavyBall(1.0), [4], [3], [0.5, 1.0], activation=jnp.tanh, **options).to_xarray()
+    net = nm.init_two_layer(4, 9, key=jax.random.key(3), activation=jnp.tanh)
+    alone = nm.simulate(net, SCALAR, nm.HeavyBall(1.0), [0.5, 1.0], **options)
+    np.testing.assert_allclose(runs.loss.values.reshape(-1), alone.loss, rtol=1e-6)
+    np.testing.assert_allclose(runs.f.values.reshape(2, -1), alone.f, rtol=1e-6)
