@@ -1,26 +1,27 @@
 """Per unit of work: square-root kappa is what momentum buys, and which method gets most of it
 
-One step of every method costs one gradient. To the same accuracy gradient descent needs steps in proportion to the condition number
-kappa, momentum in proportion to sqrt(kappa): the heavy ball log(1/eps) sqrt(kappa)/2, triple momentum and NAG-SC sqrt(kappa), each
-with its best parameters. Nesterov's k/(k + d) needs no parameter of the kernel; restarts give it the linear rate as well. The
-low-resolution equation is the same for heavy ball and NAG-SC (friction 2 sqrt(mu)); the high-resolution equations of Shi, Du, Jordan
-and Su tell them apart, and NAG-SC's follows its iterates to second order.
+One step of every method costs one gradient. To the same accuracy gradient descent needs steps in proportion to the condition
+number kappa, momentum in proportion to sqrt(kappa): the heavy ball log(1/eps) sqrt(kappa)/2, triple momentum and NAG-SC
+sqrt(kappa), each with its best parameters. Nesterov's k/(k + d) needs no parameter of the kernel; restarts give it the linear
+rate as well. The low-resolution equation is the same for heavy ball and NAG-SC (friction 2 sqrt(mu)); the high-resolution
+equations of Shi, Du, Jordan and Su tell them apart, and NAG-SC's follows its iterates to second order.
 """
 
 from dataclasses import dataclass
 
-import equinox as eqx
 import jax
 import numpy as np
 import xarray
 
 import ntk_momentum as nm
 from ntk_momentum import plotting
+from ntk_momentum.advice import steps_to
 
 ORDER = 113
 CAPTION = """Left: gradient evaluations until the loss has fallen by the target factor on a kernel with evenly spaced log
-eigenvalues, against its condition number; lines: log(target)/(2 log rate) from each method's best rate; crosses: networks on digits,
-at their own kappa. Right: NAG-SC and the heavy ball with the same parameters (dots), the equation they share (dotted) and their high-resolution equations (lines)."""
+eigenvalues, against its condition number; lines: log(target)/(2 log rate) from each method's best rate; crosses: networks on
+digits, at their own kappa. Right: NAG-SC and the heavy ball with the same parameters (dots), the equation they share (dotted) and
+their high-resolution equations (lines)."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Config:
     target: float = 1e-8
     d: float = 3.0
     width: int = 2048
-    digits: tuple[int, ...] = (6, 20)
+    digits: tuple[int, ...] = (10,)
     flow_kappa: float = 100.0
     flow_steps: int = 80
 
@@ -56,35 +57,29 @@ def optimizer(name, low, high, d):
     return free[name](1 / high, d) if name in free else nm.best_parameters(name, low, high).optimizer
 
 
-def steps(model, data, method, name, kappa, target):
-    """Steps until the loss is `target` of its start, NaN when not reached."""
-    horizon = int((kappa if name == "gradient_descent" else kappa**0.5) * -np.log(target)) + 50
-    if name == "nesterov":
-        horizon = int(4 * kappa**0.5 * target ** (-1 / (2 * 3.0))) + 50
-    every = max(1, horizon // 2000)
-    loss = np.asarray(nm.train(model, data, method, every * (horizon // every), save_every=every, readouts=("loss",)).loss)
+def trained_steps(net, data, method, expected, target):
+    """Steps until the loss of a network is `target` of its start, NaN when not within twice the expected."""
+    loss = np.asarray(nm.train(net, data, method, int(2 * expected), readouts=("loss",)).loss)
     below = np.flatnonzero(loss <= target * loss[0])
-    return every * float(below[0]) if below.size else np.nan
+    return float(below[0]) if below.size else np.nan
 
 
 def run(config, progress):
-    work, at = np.full((len(LABELS), len(config.kappas)), np.nan), np.full((len(LABELS), len(config.digits)), np.nan)
+    work, at = np.empty((len(LABELS), len(config.kappas))), np.empty((len(LABELS), len(config.digits)))
     kappas, total = np.empty(len(config.digits)), work.size + at.size
     for j, kappa in enumerate(config.kappas):
         lam = np.geomspace(1 / kappa, 1, config.size)
-        line = eqx.nn.Linear(config.size, "scalar", use_bias=False, key=jax.random.key(0))
-        line = eqx.tree_at(lambda m: m.weight, line, 0 * line.weight)
-        data = nm.Dataset(np.diag(np.sqrt(lam)), np.ones(config.size))
         for i, name in enumerate(LABELS):
-            work[i, j] = steps(line, data, optimizer(name, lam[0], lam[-1], config.d), name, kappa, config.target)
+            work[i, j] = steps_to(optimizer(name, lam[0], lam[-1], config.d), lam, np.ones(config.size), config.target)
             progress(j * len(LABELS) + i + 1, total)
     for j, n in enumerate(config.digits):
         data = nm.load_digits(n, key=jax.random.key(0))
         net = nm.init_two_layer(config.width, data.input_size, key=jax.random.key(0), antisymmetric=True)
-        lam = np.linalg.eigvalsh(np.asarray(nm.empirical_ntk(net, data.X)))
+        lam, vectors = np.linalg.eigh(np.asarray(nm.empirical_ntk(net, data.X)))
         kappas[j] = lam[-1] / lam[0]
         for i, name in enumerate(LABELS):
-            at[i, j] = steps(net, data, optimizer(name, lam[0], lam[-1], config.d), name, kappas[j], config.target)
+            method = optimizer(name, lam[0], lam[-1], config.d)
+            at[i, j] = trained_steps(net, data, method, steps_to(method, lam, vectors.T @ data.y, config.target), config.target)
             progress(work.size + j * len(LABELS) + i + 1, total)
     mu, counts = 1 / config.flow_kappa, np.arange(config.flow_steps + 1)
     lam = np.geomspace(mu, 1, config.size)
