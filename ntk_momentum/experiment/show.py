@@ -83,7 +83,7 @@ def summary(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
         row: dict[str, Any] = {dim: dataset[dim].values[at] for dim, at in place.items() if dim in dataset.coords}
         row |= {name: dataset[name].values[place["variant"]] for name in _differing(dataset)} if "variant" in place else {}
         row |= {"runs": int(pick(there).sum()), "failed": int(pick(failed).sum())}
-        row["steps"] = f"{np.median(pick(dataset.accepted)[good]):.0f}" if good.any() else ""
+        row["steps"] = round(np.median(pick(dataset.accepted)[good])) if good.any() else ""
         for name, array in values.items():
             found = pick(array)[good]
             row[name] = f"{np.median(found):.4g} ({found.min():.4g} to {found.max():.4g})" if good.any() else ""
