@@ -17,8 +17,12 @@ from ..solver import LazyExponential, RungeKutta
 from . import median_seconds
 from .right_side import right_side
 
-TARGET = 0.01  # relative error of the loss at every saved time
-EVALUATIONS = {"lazy": 2, "tsit5": 6}  # of the right side, per step: lazy takes two pulls and two preactivations; Tsit5 is FSAL
+PARTS = np.array([0.01, 0.03, 0.1, 0.3, 1.0])  # saved times, of the whole
+TARGET = 0.01  # relative error of the loss at every saved time that the reference knows
+KNOWN = 0.005  # a saved time counts where the reference, refined fivefold, changes by less
+EVALUATIONS = {"gradient_flow": 2, "momentum": 3, "tsit5": 6}
+"""Of the right side (one X W^T and one transposed product), per attempted step: a lazy step predicts z, moves w and reads off f; with
+momentum it moves v too. Tsit5 is FSAL. A lazy step costs one kernel and one eigendecomposition beside these: the seconds tell."""
 
 
 def rows(size: str) -> Iterator[dict]:
@@ -41,30 +45,37 @@ def solvers(name: str, n: int, width: int) -> dict:
     cases = {"gradient_flow": (GradientFlow(), 4 / lam0), "heavy_ball": (HeavyBall(b), 10 / b), "nesterov": (Nesterov(3.0), 10 / b)}
     flow, end = cases[name]
     net = init_two_layer(width, data.input_size, key=jax.random.key(1))
-    ts = end * np.array([0.01, 0.03, 0.1, 0.3, 1.0])
+    ts = end * PARTS
 
     def run(solver, tol):
         return simulate(net, data, flow, ts, readouts=["loss"], solver=solver, config=Numerics(tol=tol, max_steps=10**7))
 
-    reference = run(LazyExponential(), 1e-6)
-    halved = run(LazyExponential(), 4e-6)
+    finest = {"gradient_flow": 2e-5, "heavy_ball": 1e-7, "nesterov": 1e-6}[name]
+    reference, coarser = run(LazyExponential(), finest), run(LazyExponential(), 5 * finest)
+    change = np.abs(coarser.loss / reference.loss - 1)
+    known = change <= KNOWN
+
+    def error(result):
+        return float(np.max(np.abs(result.loss / reference.loss - 1), where=known, initial=0.0))
+
     row: dict[str, Any] = {
         "case": f"{name}, {n} digits, m = {width}",
         "dtype": str(net.hidden.dtype),
-        "reference_error": float(np.max(np.abs(halved.loss / reference.loss - 1))),
+        "compared_at": ", ".join(f"{part:g}" for part in PARTS[known]),
+        "reference_error": float(np.max(change, where=known, initial=0.0)),
     }
     for label, solver, tolerances in (
-        ("lazy", LazyExponential(), (1e-3, 3e-4, 1e-4, 3e-5, 1e-5)),
-        ("tsit5", RungeKutta(), (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)),
+        ("lazy", LazyExponential(), (3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6)),
+        ("tsit5", RungeKutta(), (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 1e-4, 1e-5)),
     ):
         for tol in tolerances:
             result = run(solver, tol)
-            error = float(np.max(np.abs(result.loss / reference.loss - 1)))
-            if error <= TARGET:
+            if error(result) <= TARGET:
                 break
         steps = int(result.accepted + result.rejected)
-        row |= {f"{label}_tol": tol, f"{label}_error": error, f"{label}_evaluations": EVALUATIONS[label] * steps}
-        row[f"{label}_seconds"] = median_seconds(partial(run, solver, tol), 3)
+        kind = label if label == "tsit5" else "gradient_flow" if name == "gradient_flow" else "momentum"
+        row |= {f"{label}_tol": tol, f"{label}_error": error(result), f"{label}_evaluations": EVALUATIONS[kind] * steps}
+        row[f"{label}_seconds"] = median_seconds(partial(run, solver, tol), 1 if n > 100 else 3)
     row["evaluations_ratio"] = row["tsit5_evaluations"] / row["lazy_evaluations"]
     row["seconds_ratio"] = row["tsit5_seconds"] / row["lazy_seconds"]
     problem, w = weight_problem(net, data, squared, None, None)
