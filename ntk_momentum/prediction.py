@@ -109,16 +109,16 @@ def predict(
         # Each step is written over the next saved one, so that the last one stays.
         slots = jnp.asarray(np.searchsorted(counts, np.arange(1, int(counts[-1]) + 1)))
     parameters, rest = eqx.partition(flow, lambda leaf: isinstance(leaf, float | np.floating | np.ndarray | jax.Array))
-    eigenvalues, vectors, residual, slopes, *losses, test = _solve(parameters, rest, matrix, start, ts, slots, rows)
+    eigenvalues, vectors, residual, slopes, loss, pseudo_loss, test = _solve(parameters, rest, matrix, start, ts, slots, rows)
 
     _check_semidefinite(eigenvalues)
-    loss = concrete(losses[0])
-    if slots is None and loss is not None and not np.all(np.isfinite(loss)):
+    seen = concrete(loss)
+    if slots is None and seen is not None and not np.all(np.isfinite(seen)):
         raise InputError(f"{flow} has no finite response to eigenvalues up to {eigenvalues[-1]:.3g}; see the range of its parameters.")
     shape = (ts.shape[0], *residual0.shape)
     if test is not None and at_start is not None:
         test = test.reshape(ts.shape[0], *at_start.shape) + at_start[None]
-    return Prediction(ts, residual.reshape(shape), *losses, test, vectors, slopes)
+    return Prediction(ts, residual.reshape(shape), loss, pseudo_loss, test, vectors, slopes)
 
 
 @functools.partial(jax.jit, static_argnums=1)
