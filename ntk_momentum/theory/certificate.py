@@ -16,13 +16,14 @@ Three forms, from weak to sharp, all on a fixed positive definite reference kern
 lambda0 is that of H_ref. Between two saved times the kernel is held by `KernelPath`, which follows every accepted step: |H(t) - H(t_k)|
 <= M_k entry by entry, so rho(t) >= (rho_k + rho_{k+1} - reach_k)/2 on the interval, reach_k = |M_k (H_ref + c - beta^2)^{-1/2}|, as the
 kernel travels at most reach_k in all from one save to the next; likewise for eps and the drift. Impulses inside one step are summed as
-vectors, and what their being apart in time can add, at most |A|_P h sum |J_j|, is added. So the bound speaks of all times, up to the
-solver's own error; denser saves make reach small.
+vectors, and what their being apart in time adds, of first and second order in the step, is added. So the bound speaks of all times, up
+to the solver's own error; denser saves make reach and steps small.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -42,7 +43,7 @@ Form = Literal["simple", "relative", "quadratic"]
 
 
 def _kinks(problem: Any, t0: Array, before: Any, t1: Array, after: Any) -> tuple[Array, ...]:
-    """(active at the start, flipped, crossed twice perhaps, speed at the kink, |speeds| of the third) of one step, (n, m) each.
+    """(active at the start, flipped, crossed twice perhaps, when, speed at the kink, |speeds| of the third) of one step, (n, m) each.
 
     A pair whose sign agrees at both ends is taken to have crossed twice where the tangents at the two ends meet beyond the kink.
     """
@@ -55,7 +56,7 @@ def _kinks(problem: Any, t0: Array, before: Any, t1: Array, after: Any) -> tuple
     twice = turns & (side * (z0 + v0 * meet) < 0)
     at = z0 / jnp.where(flipped, z0 - z1, 1.0)
     speed = jnp.where(flipped, jnp.abs(v0 + at * (v1 - v0)), 0.0)
-    return active, flipped, twice, speed, jnp.where(twice, jnp.abs(v0) + jnp.abs(v1), 0.0)
+    return active, flipped, twice, at, speed, jnp.where(twice, jnp.abs(v0) + jnp.abs(v1), 0.0)
 
 
 class ImpulseBound(Impulses):
@@ -72,12 +73,18 @@ class ImpulseBound(Impulses):
 
 
 class ImpulseSpread(ImpulseBound):
-    """Sum over accepted steps of their length times the sizes of all impulses in them: what their being apart in time may matter."""
+    """Sums over accepted steps of |sum_j s_j J_j| and of sum_j s_j^2 |J_j|/2, s_j from the impulse to the step's end."""
+
+    def init(self, problem, t, state):
+        return jnp.zeros((2,), super().init(problem, t, state).dtype)
 
     def update(self, problem, memory, t0, before, t1, after):
         net = problem.model(before.w)
-        *_, speed, twice = _kinks(problem, t0, before, t1, after)
-        return memory + (t1 - t0) * net.scale * jnp.sum((speed + twice) @ jnp.abs(net.output))
+        *_, at, speed, twice = _kinks(problem, t0, before, t1, after)
+        later, size = (t1 - t0) * (1 - at), jnp.abs(net.output)
+        first = jnp.linalg.norm((later * speed) @ net.output) + (t1 - t0) * jnp.linalg.norm(twice @ size)
+        second = 0.5 * jnp.sum((later**2 * speed + (t1 - t0) ** 2 * twice) @ size)
+        return memory + net.scale * jnp.stack([first, second])
 
 
 class KernelPath(Impulses):
@@ -126,8 +133,8 @@ class Certificate:
     curve of L(t), impulses included (inf where no form applies). missing: what stands in the way, in words.
     epsilon: eps(t) of the relative form at the saves. drift: a bound of sup_t ||H(t) - H_ref||_2. lam0: of H_ref. impulses: sum of
     impulse sizes. gap: share of the mean rate lost to not knowing the kernel between saves.
-    rates, widths: by form, the exponent found and the width at which that form would be issued (this width times the square of the
-    excess, as every drift falls like m^{-1/2}).
+    rates, widths: by form, the exponent found and the width at which that form would be issued, if the kernel's distance from H_ref, its
+    path between saves and the impulses all fall like m^{-1/2}.
     """
 
     issued: bool
@@ -181,32 +188,38 @@ def certify(
     drift = float(_between(np.linalg.norm(H - H_ref, 2, axis=(1, 2)), -lengths).max())
     epsilon = np.array([reference_distance(K, H_ref) for K in H])
     c, beta, rho = _best_form(H_ref, H, b, ts)
-    _, _, still = _best_form(H_ref, H_ref[None], b, ts[:1])
     reach = _reach(path, lengths, H_ref, c - beta**2)
-    forms: dict[Form, tuple[np.ndarray, float, float]] = {"quadratic": (_between(rho, reach), c, beta)}
+    still = float(_local_rates(H_ref, H_ref[None], b, c, beta)[0])
+    forms: dict[Form, tuple[float, np.ndarray, float, float]] = {"quadratic": (still, _between(rho, reach), c, beta)}
+    widths = {"simple": width * (drift / bounds.repaired_drift(lam0)) ** 2}
     if alpha**2 <= lam0 * (1 + 1e-9):
         relative = alpha - _between(epsilon, -_reach(path, lengths, H_ref, 0.0))
-        forms["relative"] = (relative, alpha**2, alpha)
+        forms["relative"] = (alpha, relative, alpha**2, alpha)
         if abs(b / bounds.paper_friction(lam0) - 1) < 0.01:
             local = alpha if drift <= bounds.repaired_drift(lam0) else alpha - drift / np.sqrt(lam0)
-            forms["simple"] = (np.full_like(relative, local), alpha**2, alpha)
-    rates: dict[str, float] = {name: _mean(local, ts) for name, (local, _, _) in forms.items()}
-    deficit, certain = float(still[0]) - _mean(_between(rho, 0 * reach), ts), _mean(_between(rho, 0 * reach), ts)
-    widths = {"quadratic": width * (deficit / float(still[0])) ** 2 if still[0] > 0 else np.inf}
-    if "relative" in forms:
-        widths["relative"] = width * (_mean(_between(epsilon, 0 * reach), ts) / alpha) ** 2
-    widths["simple"] = width * (drift / bounds.repaired_drift(lam0)) ** 2
+            forms["simple"] = (alpha, np.full_like(relative, local), alpha**2, alpha)
+    rates: dict[str, float] = {name: _mean(local, ts) for name, (_, local, _, _) in forms.items()}
+    certain = _mean(_between(rho, 0 * reach), ts)
 
-    kicks, spread = np.diff(impulses), np.diff(np.asarray(trajectory["impulse_spread"], np.float64))
+    kicks, spread = np.diff(impulses), np.diff(np.asarray(trajectory["impulse_spread"], np.float64), axis=0)
     top = float(np.linalg.norm(H, 2, axis=(1, 2)).max() + lengths.max())
-    curves = {
-        name: _curve(local, c, beta, H_ref, start, n, ts, kicks + _speed(H_ref, top, b, c, beta) * spread)
-        for name, (local, c, beta) in forms.items()
-        if rates[name] > 0
-    }
+    curves = {}
+    for name, (ideal, local, c_form, beta_form) in forms.items():
+        kinks = kicks + spread @ _delays(H_ref, top, b, c_form, beta_form)
+
+        def curve(share, ideal=ideal, local=local, c=c_form, beta=beta_form, kinks=kinks):
+            """The bound if kernel and impulses moved by this share of what they did, and whether it says anything."""
+            moved = ideal + share * (local - ideal)
+            bound = _curve(moved, c, beta, H_ref, start, n, ts, share * kinks)
+            return bound, _mean(moved, ts) > 0 and bound[-1] < 0.5 * D @ D
+
+        curves[name], _ = curve(1.0)
+        share = _largest(curve)
+        needed = width / share**2 if share else np.inf
+        widths[name] = max(needed, widths["simple"]) if name == "simple" else needed
     if drift > bounds.repaired_drift(lam0):
         curves.pop("simple", None)
-    useful = [name for name, curve in curves.items() if curve[-1] < 0.5 * D @ D]
+    useful = [name for name, curve in curves.items() if rates[name] > 0 and curve[-1] < 0.5 * D @ D]
     best = max(useful, key=lambda name: rates[name], default=None)
     return Certificate(
         issued=best is not None,
@@ -214,7 +227,7 @@ def certify(
         rate=max(rates.values()) if best is None else rates[best],
         ts=ts,
         bound=np.full_like(ts, np.inf) if best is None else curves[best],
-        missing=_missing(b, lam0, drift, epsilon, rates, widths, width, float(impulses[-1])) if best is None else "",
+        missing=_missing(b, lam0, drift, epsilon, rates, widths, width, float(impulses[-1]), certain) if best is None else "",
         epsilon=epsilon,
         drift=drift,
         lam0=lam0,
@@ -248,6 +261,17 @@ def _mean(local: np.ndarray, ts: np.ndarray) -> float:
     return float(local @ np.diff(ts) / (ts[-1] - ts[0]))
 
 
+def _largest(curve: Callable[[float], tuple[np.ndarray, bool]]) -> float:
+    """The largest share whose bound says something, by bisection; 0 if none does."""
+    low, high = 1e-4, 1e2
+    if not curve(low)[1]:
+        return 0.0
+    for _ in range(30):
+        middle = np.sqrt(low * high)
+        low, high = (middle, high) if curve(middle)[1] else (low, middle)
+    return float(low)
+
+
 def _between(values: np.ndarray, length: np.ndarray) -> np.ndarray:
     """The least (for lengths < 0 the largest) value on each interval of what may change at most by |length| in all from save to save."""
     return 0.5 * (values[1:] + values[:-1] - length)
@@ -260,13 +284,10 @@ def _reach(path: np.ndarray, lengths: np.ndarray, H_ref: np.ndarray, shift: floa
     return np.minimum(lengths / np.sqrt(values[0] + shift), np.linalg.norm(path @ root, 2, axis=(1, 2)))
 
 
-def _speed(H_ref: np.ndarray, top: float, b: float, c: float, beta: float) -> float:
-    """A bound of |A|_P: |Delta'| and |H Delta + b Delta'| in the norm of P, by |Delta| <= |x|_P / sqrt(kappa), |u| <= |x|_P."""
-    values = np.linalg.eigvalsh(H_ref)
-    kappa = values[0] + c - beta**2
-    velocity = 1 + abs(beta) / np.sqrt(kappa)  # Delta' = u - beta Delta
-    force = top / np.sqrt(kappa) + abs(b - beta) * velocity  # u' = beta Delta' - H Delta - b Delta'
-    return float(np.hypot(np.sqrt(values[-1] + c - beta**2) * velocity, force))
+def _delays(H_ref: np.ndarray, top: float, b: float, c: float, beta: float) -> np.ndarray:
+    """Bounds of |A x|_P and |A A x|_P over |J|, x = (0, J), ||H|| <= top: an impulse s before has become x + s A x + O(s^2/2)."""
+    stiff = np.linalg.norm(H_ref, 2) + c - beta**2
+    return np.array([np.sqrt(stiff + (b - beta) ** 2), np.hypot(b * np.sqrt(stiff), top + abs(b * (b - beta)))])
 
 
 def _local_rates(H_ref: np.ndarray, H: np.ndarray, b: float, c: float, beta: float) -> np.ndarray:
@@ -315,12 +336,14 @@ def _curve(local, c, beta, H_ref, start, n, ts, kicks) -> np.ndarray:
     return np.square(sizes) / (np.linalg.eigvalsh(H_ref)[0] + c - beta**2)
 
 
-def _missing(b, lam0, drift, epsilon, rates, widths, width, impulses) -> str:
+def _missing(b, lam0, drift, epsilon, rates, widths, width, impulses, certain) -> str:
     parts = [f"sup ||H(t) - H_ref|| = {drift:.3g} against {bounds.repaired_drift(lam0):.3g} allowed"]
     if "relative" in rates:
         parts.append(f"mean eps = {np.mean(epsilon):.3g} against alpha = {b / 2:.3g}")
     else:
         parts.append(f"b = {b:.3g} is above 2 sqrt(lambda0) = {2 * np.sqrt(lam0):.3g}")
     parts.append(f"best mean rate {max(rates.values()):.3g}, impulses {impulses:.3g}")
+    if rates["quadratic"] < 0.7 * certain:
+        parts.append(f"the rate would be {certain:.3g} if nothing happened between saves: save more densely")
     wanted = ", ".join(f"{name}: {value:.3g}" for name, value in sorted(widths.items(), key=lambda item: item[1]))
     return f"{'; '.join(parts)}. Width {width} now; would take about {wanted}."

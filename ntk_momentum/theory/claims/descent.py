@@ -13,7 +13,7 @@ from ...method import gradient_descent
 from ...network import outputs
 from ..drawing import against, drawing, line, panel, points, theory
 from ..ledger import claim, every, identity, typed, within
-from .fits import slope
+from .fits import agrees, slope
 from .setting import Setting, predictions
 
 # The sliding neuron. One neuron w in R^2, a = 1, two unit inputs with x_1 . x_2 = c = 0.6, y = (-1, 2), and w on the kink
@@ -200,6 +200,17 @@ def eq_2_4(setting: Setting):
     )
 
 
+def _sliding_pairs(w: np.ndarray, output: np.ndarray, X: np.ndarray, y: np.ndarray, eta: float = 0.01, until: float = 4.0) -> int:
+    """Pairs (r, i) whose indicator changes at least six times along gradient descent: sliding neurons chatter about their kink."""
+    active = w @ X.T >= 0
+    changes = np.zeros(active.shape, int)
+    for _ in range(round(until / eta)):
+        w = w - eta * _numpy_gradient(w, output, X, y)[0]
+        now = w @ X.T >= 0
+        changes, active = changes + (now != active), now
+    return int(np.sum(changes >= 6))
+
+
 @claim(
     "eq-2.5",
     section="2",
@@ -207,7 +218,8 @@ def eq_2_4(setting: Setting):
     note="""Printed without a quantifier; true for almost every t off the sliding set. While a neuron slides, for a positive
     time, neither convention for 1{w.x = 0} gives the true rate: the fraction theta must stand in J, H = J J^T. On
     networks some neurons do slide, so Delta(t) - Delta(0) + int H Delta, with the indicator in H, does not vanish with
-    the step of gradient descent; with the indicator averaged over a short window, which tends to theta, it does.""",
+    the step of gradient descent; with the indicator averaged over a short window, which tends to theta, it does. About
+    m^{1/2} pairs meet their kink, and a fixed share of them is pushed back from both sides.""",
 )
 def eq_2_5(setting: Setting):
     conventions = {name: float(np.abs(_TRUE_RATE + _sliding_kernel(v) @ _DELTA).max()) for name, v in (("active", 1.0), ("inactive", 0.0))}
@@ -233,6 +245,10 @@ def eq_2_5(setting: Setting):
     etas = (0.01, 0.0025)
     raw, repaired = ({f"{eta:g}": miss(eta, averaged) for eta in etas} for averaged in (False, True))
     where = f"{setting.on_points}, m = 256, gradient descent to t = 4, eta = 0.01 and 0.0025; and {SLIDE}"
+    widths = np.repeat(setting.sizes.widths, setting.sizes.seeds)
+    nets = (setting.network(int(m), k % setting.sizes.seeds) for k, m in enumerate(widths))
+    slid = np.array([_sliding_pairs(np.asarray(net.hidden), np.asarray(net.output), X, y) for net in nets])
+    steepness, half = slope(widths, np.maximum(slid, 0.5))
     return (
         every(
             "Delta' = -H(t) Delta at every time, with 1{w.x >= 0} in H",
@@ -256,9 +272,20 @@ def eq_2_5(setting: Setting):
             sliding_error=sliding,
             network_error_by_eta=repaired,
         ),
+        every(
+            "pairs that slide number about m^{1/2}",
+            f"{setting.on_points}, gradient descent to t = 4, eta = 0.01, widths {widths[0]}..{widths[-1]}, "
+            f"{setting.sizes.seeds} seeds each; a pair slides if its indicator changes six times or more",
+            {"slope near 1/2": agrees((steepness, half), 0.5)},
+            0.15,
+            slope=steepness,
+            half_width=half,
+            expected=0.5,
+            pairs_by_width={str(m): slid[widths == m] for m in setting.sizes.widths},
+        ),
         drawing(
             "What the integrated (2.5) misses along gradient descent on a network: with the indicator it stays, with its "
-            "average it vanishes with eta.",
+            "average it vanishes with eta. Right: pairs that slide, against the width.",
             panel(
                 "eta",
                 "what is missing / |Delta(0)|",
@@ -266,5 +293,6 @@ def eq_2_5(setting: Setting):
                 points(etas, list(repaired.values()), "averaged indicator"),
                 log="xy",
             ),
+            against("width m", "pairs", {"sliding": (widths, np.maximum(slid, 0.5), 0.5)}),
         ),
     )

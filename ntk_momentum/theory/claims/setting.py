@@ -52,6 +52,7 @@ class Setting:
         if data is not None:  # unit to double precision, whatever the dtype they came in
             data = Dataset(normalize(data.X), np.asarray(data.y, np.float64), name=data.name)
         self.size, self.sizes, self._given = size, SIZES[size], data
+        self._networks: dict[tuple[int, int, bool], TwoLayerNet] = {}
 
     # Data and kernels.
 
@@ -111,7 +112,12 @@ class Setting:
     # Networks.
 
     def network(self, width: int, seed: int, antisymmetric: bool = True) -> TwoLayerNet:
-        return init_two_layer(width, self.points.input_size, key=jax.random.key(seed), antisymmetric=antisymmetric, dtype=jnp.float64)
+        """The paper's initialisation, or with f = 0; drawn once."""
+        named = (width, seed, antisymmetric)
+        if named not in self._networks:
+            key, p = jax.random.key(seed), self.points.input_size
+            self._networks[named] = init_two_layer(width, p, key=key, antisymmetric=antisymmetric, dtype=jnp.float64)
+        return self._networks[named]
 
     @cached_property
     def crossings(self) -> dict[int, list[Crossings]]:
