@@ -180,7 +180,7 @@ class Table:
     """Read-outs of sweeps to show."""
 
     def __call__(self, float32: bool) -> int:
-        from .experiment.show import table
+        from .show import table
 
         print("\n".join(table(self.folder, self.readouts)))
         return 0
@@ -201,7 +201,7 @@ class Plot:
     """File of one read-out's figure, .svg, .pdf or .png (default: FOLDER/figures/sweep-READOUT.svg, and the experiments' figures)."""
 
     def __call__(self, float32: bool) -> int:
-        from .experiment.show import plot
+        from .show import plot
 
         if self.to is not None and len(self.readouts) > 1:
             raise InputError(f"--to names one file, but {len(self.readouts)} read-outs are asked for; leave out --to.")
@@ -226,7 +226,7 @@ class Export:
     """File to write (default: FOLDER/sweeps.parquet)."""
 
     def __call__(self, float32: bool) -> int:
-        from .experiment.show import export
+        from .show import export
 
         path = self.to or self.folder / f"sweeps.{self.format}"
         print(f"{path}: {export(self.folder, path)} rows")

@@ -83,7 +83,7 @@ class _Unit:
             "seed": json.loads(stored.attributes["seeds"]),
         }
 
-    def places(self, axes: dict[str, dict[Any, int]]) -> dict[str, np.ndarray]:
+    def places(self, axes: dict[str, dict[Any, Any]]) -> dict[str, np.ndarray]:
         """Where the unit's labels stand on the axes of all."""
         keys = {**self.labels, "data": [axes["data_of"][self.source]]}
         return {axis: np.array([axes[axis][label] for label in keys[axis]]) for axis in AXES}
@@ -108,7 +108,7 @@ def _nothing(folder: Path) -> str:
     return f"{folder} holds no units of a sweep{found}."
 
 
-def _axes(units: Sequence[_Unit]) -> dict[str, dict[Any, int]]:
+def _axes(units: Sequence[_Unit]) -> dict[str, dict[Any, Any]]:
     """For each axis its labels with their places; "data_of": the label of a data set, told apart by its hash where names agree."""
     sources = sorted({unit.source for unit in units})
     names = [name for name, _ in sources]
@@ -124,7 +124,8 @@ def _axes(units: Sequence[_Unit]) -> dict[str, dict[Any, int]]:
         "width": sorted({width for unit in units for width in unit.labels["width"]}),
         "seed": sorted({seed for unit in units for seed in unit.labels["seed"]}),
     }
-    return {**{axis: {value: i for i, value in enumerate(values)} for axis, values in ordered.items()}, "data_of": label}
+    axes: dict[str, Any] = {axis: {value: i for i, value in enumerate(values)} for axis, values in ordered.items()}
+    return {**axes, "data_of": label}
 
 
 def _coordinates(
@@ -139,7 +140,7 @@ def _coordinates(
     for unit, place in zip(units, places, strict=True):
         time = unit.stored.read("time")
         at = np.ix_(*(place[axis] for axis in dims))
-        found["time"][(*at, slice(time.shape[-1]))] = time.reshape(*(len(place[axis]) for axis in dims), -1)
+        found["time"][..., : time.shape[-1]][at] = time.reshape(*(len(place[axis]) for axis in dims), -1)
         kind[place["flow"]] = [values["name"] for values in unit.parameters]
         for row, values in enumerate(unit.parameters):
             for name, value in values.items():

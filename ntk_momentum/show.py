@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, require
-from . import store
-from .registry import Experiment, experiments
+from .errors import InputError, require
+from .experiment import store
+from .experiment.registry import Experiment, experiments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,8 @@ def stored_experiments(folder: Path) -> tuple[list[Kept], list[str]]:
     """The results of experiments below a folder, the newest of each name and size, and why some could not be read."""
     if not folder.is_dir():
         raise InputError(f"no results folder {folder}; make one with: ntk-momentum reproduce --out {folder}.")
-    known, newest, damaged = experiments(), {}, []
+    known, damaged = experiments(), []
+    newest: dict[Any, Kept] = {}
     for path in sorted(folder.rglob("*-*.nc")):
         if path.name.startswith(("unit-", ".")):
             continue
@@ -68,7 +70,7 @@ def table(folder: Path, names: Sequence[str]) -> list[str]:
 
 def summary(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     """One row for each data set, flow and width of a folder's sweeps: runs, failures, steps, and read-outs at the last time."""
-    from ..results import check_readouts, open_results
+    from .results import check_readouts, open_results
 
     dataset = open_results(folder)
     check_readouts(names, dataset)
@@ -76,7 +78,7 @@ def summary(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     values = {name: dataset[name].isel(step=-1).load() for name in names}
     rows = []
     for place in _places(dataset, ("flow", "width")):
-        pick = lambda array, place=place: array.isel(place).values
+        pick = functools.partial(_pick, place)
         if not pick(there).any():
             continue
         good = pick(there) & ~pick(failed)
@@ -93,8 +95,8 @@ def summary(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
 
 def plot(folder: Path, names: Sequence[str], to: Path | None) -> list[Path]:
     """Draw what is in the folder: the figures of experiments again, and one figure for each read-out of its sweeps."""
-    from ..results import check_readouts, open_results
-    from .outcome import draw
+    from .experiment.outcome import draw
+    from .results import check_readouts, open_results
 
     matplotlib = require("matplotlib", "drawing figures")
     matplotlib.use("agg")
@@ -109,8 +111,7 @@ def plot(folder: Path, names: Sequence[str], to: Path | None) -> list[Path]:
             path = to or folder / "figures" / f"sweep-{name}.svg"
             if path.suffix.lstrip(".") not in require("matplotlib.figure", "drawing figures").Figure().canvas.get_supported_filetypes():
                 raise InputError(f"no figure can be written as {path.name}; try {path.with_suffix('.svg').name}, .pdf or .png.")
-            figure = draw_sweep(dataset, name)
-            store.atomically(path, lambda temporary, figure=figure: figure.savefig(temporary))
+            store.atomically(path, draw_sweep(dataset, name).savefig)
             made.append(path)
     if not made:
         raise InputError(f"{folder} holds nothing to plot; make results with ntk-momentum sweep or reproduce, and --out {folder}.")
@@ -119,7 +120,7 @@ def plot(folder: Path, names: Sequence[str], to: Path | None) -> list[Path]:
 
 def draw_sweep(dataset: Any, name: str) -> Any:
     """A read-out against time: a panel for each data set and flow, a band over seeds for each width."""
-    from ..plotting import TIME_LABELS, band, flow_color, house_style, panels, shades
+    from .plotting import TIME_LABELS, band, flow_color, house_style, panels, shades
 
     @house_style
     def figure() -> Any:
@@ -152,10 +153,10 @@ def export(folder: Path, to: Path) -> int:
 
     Read-outs per sample become lists. One flow on one data set is in memory at a time.
     """
-    from ..results import open_results
+    from .results import open_results
 
-    arrow, parquet = (require(module, "parquet files", "pyarrow") for module in ("pyarrow", "pyarrow.parquet"))
     dataset = open_results(folder)
+    arrow, parquet = (require(module, "writing parquet", "pyarrow") for module in ("pyarrow", "pyarrow.parquet"))
     store.check_folder(to.parent)
     rows = 0
 
@@ -192,6 +193,10 @@ def _places(dataset: Any, dims: tuple[str, ...]) -> Iterator[dict[str, int]]:
     names = [dim for dim in ("variant", "data", *dims) if dim in dataset.sizes]
     for place in itertools.product(*(range(dataset.sizes[name]) for name in names)):
         yield dict(zip(names, place, strict=True))
+
+
+def _pick(place: dict[str, int], array: Any) -> np.ndarray:
+    return array.isel(place).values
 
 
 def _differing(dataset: Any) -> list[str]:
