@@ -7,10 +7,12 @@ a missing package; 130, interrupted.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import operator
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
@@ -118,8 +120,8 @@ class Sweep:
 
     Read the results with `ntk-momentum table`, `plot` and `export`, or in Python with nm.open_results(folder).
 
-    Several processes: start this once on each host with --distributed under SLURM (srun), or with --coordinator, --num-processes and
-    --process-id elsewhere; units are divided among them, and the folder should be one that all of them see.
+    Several hosts: start this once on each, with --distributed under SLURM (srun), or else with --coordinator, --num-processes
+    and --process-id. Units are divided among the processes; the folder should be one that all of them see.
 
     Example: ntk-momentum sweep --data sphere --n 20 --flows gradient_flow heavy_ball:0.25 heavy_ball:0.5 --widths 256 1024 --out mine
     """
@@ -168,8 +170,10 @@ class Sweep:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Print what a results folder holds: experiments by their headlines; sweeps by data set, flow and width, the median over seeds
-    at the last time, with the range.
+    """Print what a results folder holds.
+
+    Experiments by their headlines; sweeps by data set, flow and width: how many runs and failures, the median of the solver's steps, and
+    read-outs at the last time, as median over seeds with the range.
 
     Example: ntk-momentum table results --readouts loss lambda_min
     """
@@ -188,7 +192,10 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-    """Draw what a results folder holds: experiments' figures again, and sweeps' read-outs against time, a band over seeds per width.
+    """Draw what a results folder holds.
+
+    Experiments' figures again, and for every read-out asked for a figure of the sweeps: a panel for each flow and data set, a band over
+    seeds for each width.
 
     Example: ntk-momentum plot results --readouts loss kernel_drift
     """
@@ -212,8 +219,10 @@ class Plot:
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Write the sweeps of a results folder in another format: a row for each run and saved time, labelled by data set, flow,
-    hyperparameters, width and seed; read-outs per sample as lists. Needs pyarrow.
+    """Write the sweeps of a results folder in another format.
+
+    One row for each run and saved time, with data set, flow, hyperparameters, width and seed; read-outs per sample become lists. Needs
+    the package pyarrow.
 
     Example: ntk-momentum export results --to runs.parquet
     """
@@ -357,12 +366,30 @@ NAMES = ("reproduce", "list", "run", "verify", "sweep", "table", "plot", "export
 
 @dataclasses.dataclass(frozen=True)
 class Main:
-    """Momentum dynamics of wide networks: kernels, flows, optimizers, and every statement of the paper, run."""
+    """Momentum dynamics of wide networks: kernels, flows, optimizers, and every statement of the paper, run.
+
+    Each command has its own help, with an example.
+
+    Example: ntk-momentum sweep --help
+    """
 
     command: Annotated[Command, tyro.conf.arg(name="")]
     float32: bool = False
     """Compute in float32 instead of float64."""
 
+
+def _overview() -> Any:
+    """`Main` with one sentence for each command: what `--help` shows where no command is named."""
+    commands = [
+        Annotated[command, tyro.conf.subcommand(name, description=(command.__doc__ or "").split("\n\n")[0])]
+        for name, command in zip(NAMES, get_args(Command), strict=True)
+    ]
+    flag = Annotated[bool, tyro.conf.arg(help="Compute in float32 instead of float64.")]
+    fields: list[tuple[str, Any, Any]] = [
+        ("command", Annotated[functools.reduce(operator.or_, commands), tyro.conf.arg(name="")], dataclasses.MISSING),
+        ("float32", flag, False),
+    ]
+    return dataclasses.make_dataclass("Main", fields, namespace={"__doc__": Main.__doc__}, frozen=True)
 
 
 def parse(arguments: Sequence[str]) -> Main:
@@ -371,7 +398,7 @@ def parse(arguments: Sequence[str]) -> Main:
     if first is not None and first not in NAMES:
         raise unknown_name("command", first, NAMES)
     markers = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.CascadeSubcommandArgs, tyro.conf.FlagCreatePairsOff)
-    return tyro.cli(Main, prog="ntk-momentum", args=list(arguments), config=markers)
+    return tyro.cli(Main if first is not None else _overview(), prog="ntk-momentum", args=list(arguments), config=markers)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
