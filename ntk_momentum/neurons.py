@@ -70,18 +70,19 @@ def pullback(
 
         f, kept = jax.lax.scan(push, jnp.zeros_like(X, shape=X.shape[:1]), tiles)
         u = cotangent(f)
-        return _joined(jax.lax.map(lambda tile: _neuron_major(activation, X, *tile, u), (kept, tiles[1])), hidden)
+        return _joined(jax.lax.map(lambda tile: neuron_major(activation, X, *tile, u), (kept, tiles[1])), hidden)
 
     def whole(X, hidden, output):
         z = hidden @ X.T
-        return _neuron_major(activation, X, z, output, cotangent(output @ activation(z)))
+        return neuron_major(activation, X, z, output, cotangent(output @ activation(z)))
 
     if _count(X, hidden) == 1:
         return whole(X, hidden, output)
     return jax.lax.platform_dependent(X, hidden, output, cpu=narrow if X.shape[1] < NARROW else wide, default=whole)
 
 
-def _neuron_major(activation: Callable, X: Array, z: Float[Array, "t n"], output: Float[Array, " t"], u: Array) -> tuple[Array, Array]:
+def neuron_major(activation: Callable, X: Array, z: Float[Array, "t n"], output: Float[Array, " t"], u: Array) -> tuple[Array, Array]:
+    """`pullback` from given preactivations z."""
     value, back = jax.vjp(activation, z)
     return back(output[:, None] * u[None, :])[0] @ X, value @ u
 

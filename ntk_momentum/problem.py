@@ -18,10 +18,12 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from .errors import InputError
 from .kernel import empirical_ntk
+from .kernel.patterns import slope_gram
+from .kernel.two_layer import two_layer_ntk
 from .loss import Loss, output_gradient
 from .method import State
 from .network import TwoLayerNet, outputs
-from .neurons import pullback
+from .neurons import neuron_major, pullback
 
 
 class AbstractProblem(eqx.Module):
@@ -60,11 +62,23 @@ def norm(tree: PyTree) -> Float[Array, ""]:
     return jnp.sqrt(sum((jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)), start=0.0))
 
 
+class Metric(eqx.Module):
+    """What makes preactivations z = W X^T, rows z_r (n,), coordinates of the hidden weights: |dw_r|^2 = dz_r . gram^{-1} dz_r.
+
+    gram: X X^T; root: a square root of its inverse, so that dz_r root has the length of dw_r. f needs no product, and the gradient of f
+    in z is multiplied by gram.
+    """
+
+    gram: Float[Array, "n n"]
+    root: Float[Array, "n n"]
+
+
 class WeightProblem(AbstractProblem):
     """The loss L(f(w), y) over the trained part w of a model.
 
     frozen: the rest of the model; trained: the tree of booleans that tells which leaf belongs to w. span: where the model is a
-    two-layer net whose inputs were reduced to their span, the way back (`span.Span`).
+    two-layer net in other coordinates of the span of its inputs, the way back (`span.Span`). metric: where these are the preactivations;
+    X is then the identity.
     """
 
     frozen: Any
@@ -73,6 +87,7 @@ class WeightProblem(AbstractProblem):
     y: Float[Array, n * k]
     loss: Loss = eqx.field(static=True)
     span: Any = None
+    metric: Metric | None = None
 
     def model(self, w: PyTree) -> Any:
         """The model with w put back in place; it takes the inputs X of this problem."""
@@ -84,7 +99,16 @@ class WeightProblem(AbstractProblem):
 
     def f(self, w: PyTree) -> Float[Array, n * k]:
         """Predictions on the training inputs."""
-        return outputs(self.model(w), self.X)
+        net = self.model(w)
+        if self.metric is None:
+            return outputs(net, self.X)
+        return net.scale * (net.output @ net.activation(net.hidden))
+
+    def orthonormal(self, w: PyTree) -> PyTree:
+        """A change of w in coordinates that keep its length."""
+        if self.metric is None or w is None or w.hidden is None:
+            return w
+        return eqx.tree_at(lambda net: net.hidden, w, w.hidden @ self.metric.root)
 
     def value(self, w: PyTree) -> Float[Array, ""]:
         """L(f(w), y)."""
@@ -99,8 +123,11 @@ class WeightProblem(AbstractProblem):
         if why_not_by_neurons(net, w) is not None:
             f, back = jax.vjp(self.f, w)
             return back(cotangent(f))[0]
-        X = self.X.reshape(self.X.shape[0], -1)
-        layers = pullback(net.activation, X, net.hidden, net.output, lambda f: net.scale * cotangent(net.scale * f))
+        if self.metric is None:
+            X = self.X.reshape(self.X.shape[0], -1)
+            layers = pullback(net.activation, X, net.hidden, net.output, lambda f: net.scale * cotangent(net.scale * f))
+        else:
+            layers = neuron_major(net.activation, self.metric.gram, net.hidden, net.output, net.scale * cotangent(self.f(w)))
         return eqx.filter(eqx.tree_at(lambda net: (net.hidden, net.output), net, layers), self.trained)
 
     def residual(self, w):
@@ -110,9 +137,21 @@ class WeightProblem(AbstractProblem):
         return jax.jvp(self.f, (w,), (rate,))[1]
 
     def kernel(self, w):
-        kernel = empirical_ntk(self.model(w), self.X, trainable=self.trained, output="full")
+        net = self.model(w)
+        if self.metric is not None:
+            return self._kernel_of_preactivations(net)
+        kernel = empirical_ntk(net, self.X, trainable=self.trained, output="full")
         size = self.y.size
         return kernel.reshape(size, size)
+
+    def _kernel_of_preactivations(self, net: TwoLayerNet) -> Float[Array, "n n"]:
+        """(2.8) from the preactivations."""
+        kernel = jnp.zeros_like(self.X)
+        if self.trained.hidden:
+            kernel = net.scale**2 * self.metric.gram * slope_gram(net.activation, self.X, None, net.hidden, net.output)
+        if self.trained.output:
+            kernel = kernel + two_layer_ntk(net, self.X, hidden=False, output=True)
+        return kernel
 
     def lambda_max(self, w):
         def power(_, u):
@@ -121,11 +160,11 @@ class WeightProblem(AbstractProblem):
 
         f = jax.eval_shape(self.f, w)
         u = jax.lax.fori_loop(0, 20, power, jnp.full(f.shape, f.size**-0.5, f.dtype))
-        return norm(self.pull(w, lambda f: u)) ** 2
+        return norm(self.velocity(w, self.pull(w, lambda f: u)))
 
     def relative_error(self, state, error, lambda_max):
         f, moved = jax.jvp(self.f, (state.w,), (error.w,))
-        size = jnp.sqrt(norm(output_gradient(self.loss, f, self.y)) ** 2 + norm(state.v) ** 2)
+        size = jnp.sqrt(norm(output_gradient(self.loss, f, self.y)) ** 2 + norm(self.orthonormal(state.v)) ** 2)
         momentum = None if error.v is None else self.velocity(state.w, error.v)
         return (norm(moved) + norm(momentum) / jnp.sqrt(lambda_max)) / size
 

@@ -172,6 +172,7 @@ def _lyapunov(s: Snapshot) -> Array:
 
 def _displacement(s: Snapshot) -> Array:
     moved = jax.tree.map(lambda now, then: now - then, s.state.w, s.start.state.w)
+    moved = s.problem.orthonormal(moved) if isinstance(s.problem, WeightProblem) else moved
     rows = [
         jnp.linalg.norm(leaf.reshape(leaf.shape[0], -1) if leaf.ndim else leaf.reshape(1, 1), axis=1) for leaf in jax.tree.leaves(moved)
     ]

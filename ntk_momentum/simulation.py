@@ -62,7 +62,7 @@ def simulate(
     reference = default_reference(model, data, trainable, where) if reference is None else jnp.asarray(reference)
     names = (*default_readouts(model), "lyapunov", *(("kernel_distance",) if reference is not None else ()))
     chosen = resolve(readouts, names)
-    problem, w = in_span(problem, w, chosen)
+    problem, w = in_span(problem, w, chosen, preactivations=isinstance(as_integrator(solver, problem, w), RungeKutta))
     if refine is False:
         return _run(problem, w, flow, ts, solver, chosen, reference, config)
     if refine is not True:

@@ -3,6 +3,9 @@
 f and its gradient see a row w_r through w_r . x_i alone, and every flow here is linear in (w, v, gradient). So with Q (p, k) an
 orthonormal basis of the span of the inputs, W Q and X Q obey the same flow as W and X, and the rest of W never moves. Lengths are
 kept: residuals, kernels, flips and displacements are the same numbers. At the end W(t) = W(0) + (W Q(t) - W Q(0)) Q^T.
+
+Where the n <= p inputs are independent, the preactivations Z = W X^T are coordinates too (`problem.Metric`). An evaluation in them is one
+product with the Gram matrix, 2 n^2 m flops for 4 n m k in the span and 4 n m p outside.
 """
 
 from __future__ import annotations
@@ -17,40 +20,61 @@ from jaxtyping import Array, Float, PyTree
 
 from .errors import concrete
 from .network import TwoLayerNet
-from .problem import WeightProblem
+from .problem import Metric, WeightProblem
 from .readout import READOUTS
 
 WORTH = 0.75
 """Largest k / p that is worth the two products that lead into the span and back."""
+CONDITION = 0.01
+"""Smallest ratio of the inputs' singular values for which preactivations are used: round-off in w grows by its inverse."""
+THROUGH_PROBLEM = (
+    *("f", "residual", "velocity", "loss", "pseudo_loss", "lyapunov", "displacement", "flips"),
+    *("kernel", "lambda_min", "lambda_max", "kernel_drift", "kernel_distance"),
+)
+"""Read-outs that see weights and inputs only through the problem, so may be read off preactivations."""
 
 
 class Span(eqx.Module):
-    """basis: Q (p, k), orthonormal; hidden: W(0) (m, p)."""
+    """The way into reduced coordinates, W -> W into, and back; hidden: W(0) (m, p)."""
 
-    basis: Float[Array, "p k"]
+    into: Float[Array, "p k"]
+    back: Float[Array, "k p"]
     hidden: Float[Array, "m p"]
 
     def lift(self, net: TwoLayerNet) -> TwoLayerNet:
         """The net on all p coordinates, from the one on k."""
-        moved = net.hidden - self.hidden @ self.basis
-        return eqx.tree_at(lambda net: net.hidden, net, self.hidden + moved @ self.basis.T)
+        moved = net.hidden - self.hidden @ self.into
+        return eqx.tree_at(lambda net: net.hidden, net, self.hidden + moved @ self.back)
 
 
-def in_span(problem: WeightProblem, w: PyTree, readouts: Mapping[str, Any]) -> tuple[WeightProblem, PyTree]:
+def in_span(
+    problem: WeightProblem, w: PyTree, readouts: Mapping[str, Any], *, preactivations: bool = False
+) -> tuple[WeightProblem, PyTree]:
     """The problem and its weights in the span of its inputs, or as they are where that cannot be done or is not worth it.
 
+    preactivations: go on to W X^T where the inputs are independent and well conditioned, for those who look at weights through the
+    problem alone: Runge-Kutta solvers, optimizers linear in the gradient, and the read-outs of THROUGH_PROBLEM.
     For flows, and for optimizers that commute with rotations of w, as all of `method` do and those that scale coordinates do not.
     """
     net = problem.model(w)
     if why_not_in_span(problem, net, readouts) is not None:
         return problem, w
     X = problem.X.reshape(problem.X.shape[0], -1)
-    basis = _basis(X)
-    if basis.shape[1] > WORTH * X.shape[1]:
+    left, sizes, rows = _decomposed(X)
+    metric = None
+    preactivations = preactivations and all(any(r is READOUTS[name] for name in THROUGH_PROBLEM) for r in readouts.values())
+    if preactivations and sizes is not None and sizes.size == X.shape[0] and sizes[-1] > CONDITION * sizes[0]:
+        root = left / sizes[None, :]
+        metric = Metric(X @ X.T, jnp.asarray(root, X.dtype))
+        span, inputs = Span(X.T, jnp.asarray(root @ rows, X.dtype), net.hidden), jnp.eye(X.shape[0], dtype=X.dtype)
+    elif rows.shape[0] <= WORTH * X.shape[1]:
+        basis = jnp.asarray(rows, X.dtype).T
+        span, inputs = Span(basis, basis.T, net.hidden), X @ basis
+    else:
         return problem, w
-    small = eqx.tree_at(lambda net: net.hidden, net, net.hidden @ basis)
+    small = eqx.tree_at(lambda net: net.hidden, net, net.hidden @ span.into)
     w, frozen = eqx.partition(small, problem.trained)
-    return WeightProblem(frozen, problem.trained, X @ basis, problem.y, problem.loss, Span(basis, net.hidden)), w
+    return WeightProblem(frozen, problem.trained, inputs, problem.y, problem.loss, span, metric), w
 
 
 def why_not_in_span(problem: WeightProblem, model: Any, readouts: Mapping[str, Any]) -> str | None:
@@ -65,11 +89,11 @@ def why_not_in_span(problem: WeightProblem, model: Any, readouts: Mapping[str, A
     return None if min(n, p) <= model.width else "the decomposition would cost more than many evaluations"
 
 
-def _basis(X: Float[Array, "n p"]) -> Float[Array, "p k"]:
-    """Q: k is the rank of X to round-off, or n where X is being traced."""
+def _decomposed(X: Float[Array, "n p"]) -> tuple[Any, Any, Any]:
+    """X = left sizes rows, of X's rank to round-off; rows (n, p) alone where X is being traced."""
     known = concrete(X)
     if known is None:
-        return jnp.linalg.qr(X.T)[0]
-    _, sizes, rows = np.linalg.svd(np.asarray(known, np.float64), full_matrices=False)
+        return None, None, jnp.linalg.qr(X.T)[0].T
+    left, sizes, rows = np.linalg.svd(np.asarray(known, np.float64), full_matrices=False)
     rank = int(np.sum(sizes > max(X.shape) * float(jnp.finfo(X.dtype).eps) * sizes[0]))
-    return jnp.asarray(rows[:rank].T, X.dtype)
+    return left[:, :rank], sizes[:rank], rows[:rank]

@@ -188,7 +188,7 @@ def _prepared(model, data, optimizer, loss, trainable, where, readouts, referenc
     if isinstance(optimizer, eqx.Module):
         optimizer = _cast(optimizer, jnp.result_type(*jax.tree.leaves(w)))
     if isinstance(optimizer, AbstractOptimizer):  # one of optax's may scale coordinates one by one, which does not commute with rotations
-        problem, w = in_span(problem, w, chosen)
+        problem, w = in_span(problem, w, chosen, preactivations=optimizer.linear)
     return problem, w, optimizer, chosen, reference
 
 
