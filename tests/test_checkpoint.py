@@ -1,0 +1,85 @@
+"""Checkpointed solves: the same bits as uninterrupted ones, and never the state of another run."""
+
+import jax
+import numpy as np
+import pytest
+
+import ntk_momentum as nm
+from ntk_momentum.errors import InputError
+from ntk_momentum.experiment import checkpoint
+
+DATA = nm.sphere(3, 3, key=jax.random.key(0))
+MODEL = nm.init_two_layer(8, 3, key=jax.random.key(1))
+TS = np.linspace(0.0, 4.0, 6)
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def fixed_code(monkeypatch):
+    """Sources may be edited while tests run."""
+    monkeypatch.setattr(checkpoint, "source_digest", lambda **options: "code")
+
+
+def solve(path, b=0.5, stop_at=None, **options):
+    def progress(done, total):
+        seen.append(done)
+        if done == stop_at:
+            raise Stop
+
+    seen: list[int] = []
+    options = {"every": 2, "readouts": ("loss", "flips"), **options}
+    try:
+        return nm.simulate_checkpointed(MODEL, DATA, nm.HeavyBall(b), TS, path, progress=progress, **options), seen
+    except Stop:
+        return None, seen
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_and_plain_simulate(tmp_path):
+    assert solve(tmp_path / "a", stop_at=4) == (None, [2, 4])
+    resumed, seen = solve(tmp_path / "a")
+    whole, _ = solve(tmp_path / "b")
+    assert seen == [6]
+    plain = nm.simulate(MODEL, DATA, nm.HeavyBall(0.5), TS, readouts=("loss", "flips"))
+    for run in (whole, plain):
+        for a, b in zip(jax.tree.leaves(resumed), jax.tree.leaves(run), strict=True):
+            np.testing.assert_array_equal(a, b)
+    again, seen = solve(tmp_path / "a")
+    assert seen == [] and np.array_equal(again.loss, whole.loss)
+
+
+@pytest.mark.parametrize("change", [{"b": 0.25}, {"every": 3}, {"readouts": ("loss",)}, {"config": nm.Numerics(tol=1e-4)}])
+def test_the_checkpoint_of_another_run_is_refused(tmp_path, change):
+    solve(tmp_path / "a", stop_at=2)
+    with pytest.raises(InputError, match="checkpoint of another run"):
+        solve(tmp_path / "a", **change)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "foreign", "empty"])
+def test_a_damaged_checkpoint_is_set_aside_and_the_run_starts_again(tmp_path, damage):
+    path = tmp_path / "a"
+    solve(path, stop_at=4)
+    whole = path.read_bytes()
+    altered = whole[:-200] + bytes([whole[-200] ^ 1]) + whole[-199:]
+    path.write_bytes({"truncated": whole[:-300], "altered": altered, "foreign": b"a poem\n", "empty": b""}[damage])
+    with pytest.warns(RuntimeWarning, match=r"set aside as a\.damaged"):
+        _, seen = solve(path)
+    assert seen == [2, 4, 6] and (tmp_path / "a.damaged").exists()
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path, monkeypatch):
+    def full(path, write):
+        raise InputError(f"cannot write {path} (No space left on device)")
+
+    monkeypatch.setattr(checkpoint, "atomically", full)
+    with pytest.warns(RuntimeWarning, match="no checkpoint: cannot write"):
+        run, _ = solve(tmp_path / "a")
+    assert run.ok
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_computing(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write into the folder"):
+        solve(tmp_path / "file" / "a")
