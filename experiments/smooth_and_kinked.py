@@ -1,8 +1,9 @@
-"""Smooth against kinked: without kinks the kernel's drift falls like 1/m, with them like m^(-3/4) at best
+"""Smooth against kinked: without kinks the kernel's drift falls like 1/m, with them little faster than m^(-1/2)
 
-The paper asks for piecewise linear activations; (A.1) needs that only because it drops a second derivative. A smooth activation adds
-m^(-1/2) sum_r a_r sigma''(w_r . x)(w_r' . x)^2 = O(1/m) to (3.5), less than the kinks' impulses, O(m^(-1/2)), and its kernel moves by
-1/m, where that of a kinked one moves by the flips' m^(-3/4) to m^(-1/2). So the theory holds better where the paper does not claim it.
+The paper asks for piecewise linear activations; (A.1) needs that only because it drops a second derivative. A smooth activation
+adds m^(-1/2) sum_r a_r sigma''(w_r . x)(w_r' . x)^2 = O(1/m) to (3.5), less than the kinks' impulses, O(m^(-1/2)), and its kernel
+moves by 1/m, where that of a kinked one moves by the flips' m^(-3/4) to m^(-1/2). So the theory holds better where the paper does
+not claim it.
 """
 
 from dataclasses import dataclass
@@ -16,9 +17,9 @@ import ntk_momentum as nm
 from ntk_momentum import plotting
 
 ORDER = 114
-CAPTION = """Left: relative drift of the kernel during heavy-ball training, right: largest distance of f from its own kernel's prediction
-over the motion |f(0) - y|; median and range over seeds against the width, lines with fitted powers. Solid: smooth, dashed: kinked activations;
-grey: 1/m and m^(-1/2)."""
+CAPTION = """Left: relative drift of the kernel during heavy-ball training, right: largest distance of f from its own kernel's
+prediction over the motion |f(0) - y|; median and range over seeds against the width, lines with fitted powers. Solid: smooth,
+dashed: kinked activations; grey: 1/m and m^(-1/2)."""
 ACTIVATIONS = {"ReLU": jax.nn.relu, "absolute value": jnp.abs, "tanh": jnp.tanh, "softplus": jax.nn.softplus}
 KINKED = ("ReLU", "absolute value")
 
