@@ -81,6 +81,12 @@ def verdict(form: dict[str, Any] | None) -> tuple[str, str]:
 def gist(form: dict[str, Any]) -> str:
     """The first number measured for a form of a claim, or how many of its conditions hold."""
     measured = form["measured"]
+    if "left shape" in measured:
+        left, right = (number(measured[f"{side} shape"]) or "scalar" for side in ("left", "right"))
+        return f"shapes {left} against {right}"
+    if isinstance(measured.get("failures"), dict):
+        worst = max(case["failures"] / case["draws"] for case in measured["failures"].values())
+        return f"fails {worst:.0%}, allowed {measured['allowed']:.0%}"
     numbers = [(name, value) for name, value in measured.items() if isinstance(value, (int, float)) and not isinstance(value, bool)]
     tried = [value for value in measured.values() if isinstance(value, bool)]
     if numbers and not tried:
