@@ -70,7 +70,7 @@ def pullback(
 
         f, kept = jax.lax.scan(push, jnp.zeros_like(X, shape=X.shape[:1]), tiles)
         u = cotangent(f)
-        return _joined(jax.lax.map(lambda tile: neuron_major(activation, X, *tile, u), (kept, tiles[1])), hidden)
+        return _joined(jax.lax.map(lambda tile: neuron_major(activation, X, tile[0], tile[1], u), (kept, tiles[1])), hidden)
 
     def whole(X, hidden, output):
         z = hidden @ X.T

@@ -139,28 +139,33 @@ class WeightProblem(AbstractProblem):
     def kernel(self, w):
         net = self.model(w)
         if self.metric is not None:
-            return self._kernel_of_preactivations(net)
+            return self._kernel_of_preactivations(net, self.metric.gram)
         kernel = empirical_ntk(net, self.X, trainable=self.trained, output="full")
         size = self.y.size
         return kernel.reshape(size, size)
 
-    def _kernel_of_preactivations(self, net: TwoLayerNet) -> Float[Array, "n n"]:
+    def _kernel_of_preactivations(self, net: TwoLayerNet, gram: Float[Array, "n n"]) -> Float[Array, "n n"]:
         """(2.8) from the preactivations."""
         kernel = jnp.zeros_like(self.X)
         if self.trained.hidden:
-            kernel = net.scale**2 * self.metric.gram * slope_gram(net.activation, self.X, None, net.hidden, net.output)
+            kernel = net.scale**2 * gram * slope_gram(net.activation, self.X, None, net.hidden, net.output)
         if self.trained.output:
             kernel = kernel + two_layer_ntk(net, self.X, hidden=False, output=True)
         return kernel
 
     def lambda_max(self, w):
+        f, net = jax.eval_shape(self.f, w), self.model(w)
+        if isinstance(net, TwoLayerNet) and f.size <= 60 * net.hidden.shape[1]:  # 2 n^2 m flops for H, 20 times 6 n m p without it
+            H = self.kernel(w)
+            product = lambda u: (H @ u.reshape(-1)).reshape(u.shape)
+        else:
+            product = lambda u: self.velocity(w, self.pull(w, lambda f: u))
+
         def power(_, u):
-            u = self.velocity(w, self.pull(w, lambda f: u))
+            u = product(u)
             return u / norm(u)
 
-        f = jax.eval_shape(self.f, w)
-        u = jax.lax.fori_loop(0, 20, power, jnp.full(f.shape, f.size**-0.5, f.dtype))
-        return norm(self.velocity(w, self.pull(w, lambda f: u)))
+        return norm(product(jax.lax.fori_loop(0, 20, power, jnp.full(f.shape, f.size**-0.5, f.dtype))))
 
     def relative_error(self, state, error, lambda_max):
         f, moved = jax.jvp(self.f, (state.w,), (error.w,))

@@ -103,9 +103,9 @@ def train_ensemble(
         for members in _kinds(optimizers):
             parts = [_prepared(net, data, optimizers[members[0]], loss, trainable, None, readouts, reference) for net in nets]
             stacked = _stack([_cast(optimizers[i], nets[0].hidden.dtype) for i in members])
-            starts = _stack([(problem, w) for problem, w, *_ in parts])
+            problems, starts = _stack([part[0] for part in parts]), _stack([part[1] for part in parts])
             _, _, _, chosen, against = parts[0]
-            values, verdict = _descend_all(*starts, stacked, *counts, _slots(saves), chosen, against, config)
+            values, verdict = _descend_all(problems, starts, stacked, *counts, _slots(saves), chosen, against, config)
             runs |= {(i, j): jax.tree.map(lambda leaf, row=row: leaf[row], (values, verdict)) for row, i in enumerate(members)}
     grid = [runs[i, j] for i in range(len(optimizers)) for j in range(len(widths))]
     shape = len(optimizers), len(widths)

@@ -70,9 +70,9 @@ def test_a_trained_scale_takes_autodiff():
 
 
 def test_lambda_max_is_the_kernels():
-    data = nm.sphere(6, 4, key=jax.random.key(0))
-    for trainable in ("hidden", "all"):
-        problem, w = weight_problem(nm.init_two_layer(256, 4, key=jax.random.key(1)), data, nm.squared, trainable, None)
+    for data in (nm.sphere(6, 4, key=jax.random.key(0)), nm.sphere(130, 2, key=jax.random.key(0))):
+        net = nm.init_two_layer(64, data.input_size, key=jax.random.key(1))
+        problem, w = weight_problem(net, data, nm.squared, "all", None)
         np.testing.assert_allclose(problem.lambda_max(w), np.linalg.eigvalsh(problem.kernel(w))[-1], rtol=1e-3)
 
 

@@ -6,6 +6,8 @@ import optax
 import pytest
 
 import ntk_momentum as nm
+import ntk_momentum.method
+from ntk_momentum.method import AbstractOptimizer
 from ntk_momentum.network import outputs
 
 KEY = jax.random.key(0)
@@ -95,6 +97,39 @@ def test_other_numbers_of_steps_and_hyperparameters_need_no_new_program():
     longer = nm.train(NET, DATA, nm.heavy_ball(0.05, 0.7), 21, save_every=7, readouts=["loss"])
     assert _descend._cached._cache_size() == compiled
     np.testing.assert_array_equal(longer.ts, [0, 7, 14, 21])
+
+
+METHODS = (
+    nm.gradient_descent(0.1),
+    nm.heavy_ball(0.1, 0.7),
+    nm.nesterov(0.1, 3.0),
+    nm.nesterov_torch(0.1, 3.0),
+    nm.multi_step_momentum(0.1, 0.5, 0.2),
+    nm.triple_momentum(0.1, 3.0),
+    nm.restarted_nesterov(0.1, 3.0, 5),
+    nm.Friction(lambda t: 0.3 + 0.1 * t).discretize(0.3)[0],
+    nm.HessianDampedNesterov(3.0, 0.1).discretize(0.3)[0],
+)
+
+
+def test_every_linear_method_of_the_package_is_listed():
+    made = {type(method) for method in METHODS}
+    assert made == {kind for kind in vars(nm.method).values() if isinstance(kind, type) and issubclass(kind, AbstractOptimizer)} - {
+        AbstractOptimizer
+    }
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
+def test_the_discrete_prediction_is_the_methods_steps_on_the_error(method):
+    """The prediction runs mode by mode; here the whole error takes the method's steps, Delta_{k+1} - Delta_k from H Delta_k."""
+    kernel = np.asarray(nm.empirical_ntk(NET, DATA.X))
+    error = start = -np.asarray(DATA.y)
+    memory, errors = method.init(error), [start]
+    for _ in range(12):
+        change, memory = method.update(kernel @ error, memory, error)
+        error = error + np.asarray(change)
+        errors.append(error)
+    np.testing.assert_allclose(nm.predict(kernel, start, method, range(13)).residual, errors, rtol=1e-11, atol=1e-13)
 
 
 def test_an_ensemble_of_trainings_is_each_alone():
