@@ -85,10 +85,12 @@ class Outcome(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """What decides the memory of one run: the integrator, whether there is momentum, the shape of each read-out at all saved times."""
+    """What decides the memory of one run: integrator, momentum, whether read-outs need H or whole preactivations, their shapes."""
 
     lazy: bool
     momentum: bool
+    kernel: bool
+    slabs: bool
     readouts: list[tuple[int, ...]]
 
 
@@ -130,11 +132,15 @@ def needs(batch: Batch) -> Needs:
         flow, ts, problem, w, integrator, chosen, reference = _parts(batch, batch.flow[0], batch.width[0], batch.seed[0], None)
         state = flow.init(w)
         first = Snapshot(problem, flow, ts[0], state, None, reference)
-        found.update(lazy=isinstance(integrator, LazyExponential), momentum=state.v is not None, times=ts.size)
-        return read(chosen, first, watch(chosen).init(problem, ts[0], state), jnp.array(True))
+        observers = watch(chosen)
+        values = read(chosen, first, observers.init(problem, ts[0], state), jnp.array(True))
+        kernel = "kernel" in vars(first)  # cached there when a read-out asks for it
+        slabs = kernel or bool(observers.observers)
+        found.update(lazy=isinstance(integrator, LazyExponential), momentum=state.v is not None, kernel=kernel, slabs=slabs)
+        return values
 
-    shapes = eqx.filter_eval_shape(start, batch)
-    return Needs(found["lazy"], found["momentum"], [(found["times"], *leaf.shape) for leaf in jax.tree.leaves(shapes)])
+    shapes = jax.tree.leaves(eqx.filter_eval_shape(start, batch))
+    return Needs(**found, readouts=[(batch.times.shape[1], *leaf.shape) for leaf in shapes])
 
 
 @eqx.filter_jit

@@ -16,8 +16,12 @@ from .errors import InputError
 MARGIN = 0.9
 """Share of the free memory that a solve may be planned to take."""
 
-COPIES = {"lazy": {"state": 6, "slab": 9, "kernel": 12}, "runge_kutta": {"state": 12, "slab": 6, "kernel": 8}}
-"""Arrays of each size alive at the peak of one run: (m, p) for each of w and v, (n, m), and (n, n)."""
+COPIES = {"lazy": (3.0, 4.5, 7.0), "runge_kutta": (14.0, 3.0, 5.0)}
+"""Arrays alive at the peak of one run, fitted from above to compiled programs: (m, p) and, for the lazy solver, (n, m) for each of w
+and v; (n, m) for the explicit ones, where a kernel or flips are read; and (n, n)."""
+
+TILED = 1.0
+"""(n, m) for an explicit solver where only f is read: the right side takes its neurons by tiles on a CPU."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,16 +44,33 @@ class Estimate:
 
 
 def estimate(
-    *, n: int, m: int, p: int, itemsize: int, momentum: bool, lazy: bool, readouts: Iterable[tuple[int, ...]] = (), devices: int = 1
+    *,
+    n: int,
+    m: int,
+    p: int,
+    itemsize: int,
+    momentum: bool,
+    lazy: bool,
+    slabs: bool = True,
+    kernel: bool = True,
+    readouts: Iterable[tuple[int, ...]] = (),
+    devices: int = 1,
 ) -> Estimate:
-    """Peak of one run whose neurons are spread over `devices`; readouts: the shape of each read-out, saved times included."""
-    copies = COPIES["lazy" if lazy else "runge_kutta"]
-    mine = -(-m // devices)
+    """Peak of one run whose neurons are spread over `devices`.
+
+    slabs, kernel: whether a read-out needs whole preactivations, or H. readouts: the shape of each, saved times included.
+    """
+    state, slab, square = COPIES["lazy" if lazy else "runge_kutta"]
+    leaves, mine = 2 if momentum else 1, -(-m // devices)
+    if lazy:
+        slab *= leaves
+    elif not slabs:
+        slab = TILED
     saved = sum(_product(shape) for shape in readouts)
     return Estimate(
-        state=copies["state"] * (2 if momentum else 1) * mine * p * itemsize,
-        slab=copies["slab"] * n * mine * itemsize,
-        kernel=copies["kernel"] * n * n * itemsize,
+        state=int(state * leaves * mine * p * itemsize),
+        slab=int(slab * n * mine * itemsize),
+        kernel=int(square * n * n * itemsize) if kernel or lazy else 0,
         readouts=2 * saved * itemsize,
     )
 
@@ -69,7 +90,7 @@ def available(device: Any = None) -> int:
     return min(known) // len([d for d in jax.local_devices() if d.platform == device.platform])
 
 
-def refuse(what: str, needed: Estimate, free: float, runs: int) -> InputError:
+def refuse(what: str, needed: Estimate, free: int | float, runs: int) -> InputError:
     """The error for a unit that cannot fit: the numbers, and what to do about the largest of them."""
     remedies = {
         needed.state: "use fewer neurons, float32, or more devices with layout='neurons'",
@@ -83,7 +104,7 @@ def refuse(what: str, needed: Estimate, free: float, runs: int) -> InputError:
     )
 
 
-def gib(size: float) -> str:
+def gib(size: int | float) -> str:
     """Bytes in words."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1000:

@@ -129,7 +129,7 @@ def plan(
     strategy: str | None = None,
     layout: str | None = None,
     unit_runs: int = UNIT_RUNS,
-    memory_limit: float | None = None,
+    memory_limit: int | float | None = None,
     over: Mesh | None = None,
 ) -> Plan:
     """Cut an ensemble into units; the first arguments are those of `ensemble`. Nothing is simulated.
@@ -169,7 +169,7 @@ def buckets(widths: Sequence[int]) -> list[tuple[int, ...]]:
     return [tuple(sorted(bucket)) for bucket in found]
 
 
-def measure(made: Plan, free: float) -> str:
+def measure(made: Plan, free: int | float) -> str:
     """The faster of map and vmap, by running a few runs of the plan's narrowest bucket to its second saved time, each way, warm."""
     flow = made.flows[:1]
     few = dataclasses.replace(
@@ -192,54 +192,65 @@ def flow_values(flow: AbstractFlow) -> dict[str, Any]:
     return {"name": flow.name} | {jax.tree_util.keystr(path).lstrip("."): np.asarray(leaf).tolist() for path, leaf in leaves}
 
 
-def _units(made: Plan, unit_runs: int, free: float, layout: str | None) -> Iterator[Unit]:
+def _units(made: Plan, unit_runs: int, free: int | float, layout: str | None) -> Iterator[Unit]:
     index = 0
     for d, data in enumerate(made.data):
         for members in _kinds(made.flows):
             for bucket in buckets(made.widths) if _paddable(made.recipe) else [(j,) for j in range(len(made.widths))]:
-                for rows in _chunks(members, max(1, unit_runs // len(bucket))):
-                    widest = max(made.widths[j] for j in bucket)
-                    parts = _chunks(range(len(made.seeds)), max(1, unit_runs // (len(rows) * len(bucket))))
-                    size = len(rows) * len(bucket) * max(map(len, parts))
-                    shape = _fit(made, d, rows, bucket, widest, size, free, layout)
-                    for seeds in parts:
-                        coordinates = {
-                            "data": d,
-                            "data_name": data.name,
-                            "kind": made.flows[rows[0]].name,
-                            "flows": [flow_values(made.flows[i]) for i in rows],
-                            "widths": [made.widths[j] for j in bucket],
-                            "seeds": [made.seeds[k] for k in seeds],
-                            "times": made.ts[d, list(rows)].tolist(),
-                            "padded": shape["padded"],
-                            "layout": shape["layout"],
-                        }
-                        yield Unit(index, d, rows, bucket, seeds, size=size, coordinates=coordinates, **shape)
-                        index += 1
+                for flows, seeds, size, shape in _cut(made, d, members, bucket, unit_runs, free, layout):
+                    coordinates = {
+                        "data": d,
+                        "data_name": data.name,
+                        "kind": made.flows[flows[0]].name,
+                        "flows": [flow_values(made.flows[i]) for i in flows],
+                        "widths": [made.widths[j] for j in bucket],
+                        "seeds": [made.seeds[k] for k in seeds],
+                        "times": made.ts[d, list(flows)].tolist(),
+                        "padded": shape["padded"],
+                        "layout": shape["layout"],
+                    }
+                    yield Unit(index, d, flows, bucket, seeds, size=size, coordinates=coordinates, **shape)
+                    index += 1
+
+
+def _cut(
+    made: Plan, d: int, members: tuple[int, ...], bucket: tuple[int, ...], unit_runs: int, free: int | float, layout: str | None
+) -> list[tuple[tuple[int, ...], tuple[int, ...], int, dict[str, Any]]]:
+    """(flows, seeds, size, how) of units with equally many runs, as few as fit. Raises `InputError` when one run does not."""
+    widest = max(made.widths[j] for j in bucket)
+    trial = Unit(0, d, members[:1], bucket, (0,), widest, len(bucket), made.strategy, 1, "runs", 0, {})
+    wants = batches.needs(made.batch(trial))
+    while True:
+        rows = _chunks(members, max(1, unit_runs // len(bucket)))
+        parts = _chunks(range(len(made.seeds)), max(1, unit_runs // (len(rows[0]) * len(bucket))))
+        size = len(rows[0]) * len(bucket) * len(parts[0])
+        shape = _fit(made, made.data[d], wants, widest, size, free, layout)
+        if isinstance(shape, dict):
+            return [(flows, seeds, size, shape) for flows in rows for seeds in parts]
+        if unit_runs <= len(bucket):
+            raise shape
+        unit_runs //= 2
 
 
 def _fit(
-    made: Plan, d: int, rows: tuple[int, ...], bucket: tuple[int, ...], widest: int, size: int, free: float, layout: str | None
-) -> dict[str, Any]:
-    """Strategy, lanes, layout, padded width and bytes of a unit that fits into `free` bytes on every device. Raises `InputError`."""
-    trial = Unit(0, d, rows, bucket, (0,), widest, 1, made.strategy, 1, "runs", 0, {})
-    wants = batches.needs(made.batch(dataclasses.replace(trial, size=len(rows) * len(bucket))))
-    data, count = made.data[d], made.over.size
-    itemsize = jnp.dtype(made.recipe.dtype).itemsize
-    known = {"n": data.y.size, "p": data.input_size, "itemsize": itemsize, "momentum": wants.momentum, "lazy": wants.lazy}
-    whole = memory.estimate(m=widest, readouts=wants.readouts, **known)
-    results = whole.readouts * -(-size // count)
-    alone = whole.total - whole.readouts
+    made: Plan, data: Dataset, wants: batches.Needs, widest: int, size: int, free: int | float, layout: str | None
+) -> dict[str, Any] | InputError:
+    """Strategy, lanes, layout, padded width and bytes with which so many runs fit into `free` bytes on every device, or why they do not."""
+    count = made.over.size
+    known = {**wants._asdict(), "n": data.y.size, "p": data.input_size, "itemsize": jnp.dtype(made.recipe.dtype).itemsize}
+    known["slabs"] |= jax.default_backend() != "cpu"
+    whole = memory.estimate(m=widest, **known)
+    each = -(-size // count)
+    results, alone = whole.readouts * each, whole.total - whole.readouts
     if layout != "neurons" and results + alone <= free:
-        each = -(-size // count)
         lanes = 1 if made.strategy == "map" else max(1, min(each, int((free - results) // alone)))
         return {"padded": widest, "strategy": made.strategy, "lanes": lanes, "layout": "runs", "bytes": results + lanes * alone}
     padded = -(-widest // count) * count
-    split = memory.estimate(m=padded, readouts=wants.readouts, devices=count, **known)
+    split = memory.estimate(m=padded, devices=count, **known)
     needed = split.total + split.readouts * (size - 1)
     if layout == "runs" or (count == 1 and layout is None) or needed > free:
-        needs = whole if count == 1 or layout == "runs" else split
-        raise memory.refuse(f"a run of {widest} neurons on {data.n} samples", needs, free, size)
+        best = whole if count == 1 or layout == "runs" else split
+        return memory.refuse(f"a run of {widest} neurons on {data.n} samples", best, free, size)
     return {"padded": padded, "strategy": "map", "lanes": 1, "layout": "neurons", "bytes": needed}
 
 

@@ -1,11 +1,18 @@
 """A run in an ensemble is the run alone."""
 
+import json
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import ntk_momentum as nm
+from ntk_momentum.network import outputs
 from ntk_momentum.solver import RungeKutta
+from ntk_momentum.units import buckets, plan
 
 DATA = nm.sphere(6, 4, key=jax.random.key(1))
 FLOWS = [nm.GradientFlow(), nm.HeavyBall(0.3), nm.HeavyBall(1.5)]
@@ -21,6 +28,70 @@ def test_every_run_equals_the_same_run_alone():
         assert (int(alone.accepted), int(alone.rejected)) == (int(MANY.accepted[i, j, k]), int(MANY.rejected[i, j, k]))
         for name in alone.readouts:
             np.testing.assert_allclose(MANY[name][i, j, k], alone[name], rtol=1e-10, atol=1e-12)
+
+
+def test_padding_changes_neither_the_draw_nor_the_steps_nor_the_numbers():
+    run = nm.ensemble(DATA, FLOWS[1], [25, 30, 32], 2, TS)
+    (unit,) = plan(DATA, FLOWS[1], [25, 30, 32], 2, TS).units
+    assert unit.padded == 32
+    for j, width in enumerate((25, 30)):
+        alone = nm.simulate(nm.init_two_layer(width, 4, key=jax.random.key(1)), DATA, FLOWS[1], TS)
+        assert (int(alone.accepted), int(alone.rejected)) == (int(run.accepted[0, j, 1]), int(run.rejected[0, j, 1]))
+        for name in alone.readouts:
+            np.testing.assert_allclose(run[name][0, j, 1], alone[name], rtol=1e-10, atol=1e-12)
+
+
+def test_lock_step_changes_no_run():
+    run = nm.ensemble(DATA, FLOWS[1], [16], 3, TS, strategy="vmap", readouts=["loss"])
+    np.testing.assert_array_equal(run.accepted[0], MANY.accepted[1, :1])
+    np.testing.assert_allclose(run.loss[0], MANY.loss[1, :1], rtol=1e-10)
+
+
+def test_in_lock_step_the_neurons_of_all_runs_are_packed_into_one_product():
+    W, X = jnp.ones((3, 16, 4)), DATA.X
+    (product,) = [e for e in jax.make_jaxpr(jax.vmap(lambda w: X @ w.T))(W).eqns if e.primitive.name == "dot_general"]
+    assert product.params["dimension_numbers"][1] == ((), ())  # no batch dimension
+
+
+def test_several_data_sets_are_an_axis():
+    other = nm.sphere(6, 4, key=jax.random.key(5))
+    run = nm.ensemble([DATA, other], FLOWS[:1], [16], 2, TS, readouts=["loss", "f"])
+    assert dict(run.to_xarray().sizes) == {"data": 2, "flow": 1, "width": 1, "seed": 2, "step": 5, "sample": 6}
+    np.testing.assert_allclose(run.loss[0, 0], MANY.loss[0, :1, :2], rtol=1e-12)
+    alone = nm.simulate(nm.init_two_layer(16, 4, key=jax.random.key(1)), other, FLOWS[0], TS, readouts=["loss"])
+    np.testing.assert_allclose(run.loss[1, 0, 0, 1], alone.loss, rtol=1e-10)
+    with pytest.raises(nm.InputError, match="same shapes"):
+        nm.ensemble([DATA, nm.sphere(5, 4, key=jax.random.key(5))], FLOWS[:1], [16], 2, TS)
+
+
+def test_one_program_per_bucket_of_widths_whatever_the_units(caplog):
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        run = nm.ensemble(DATA, FLOWS[1:], [11, 12, 24], 3, TS[:3], readouts=["f"], unit_runs=4)
+    programs = [record for record in caplog.messages if record.startswith("Finished XLA compilation of jit(ensemble_program)")]
+    assert len(programs) == 2 and run.ok
+
+
+@given(st.lists(st.integers(1, 10**6), min_size=1, max_size=12, unique=True))
+def test_padding_wastes_less_than_a_quarter(widths):
+    found = buckets(widths)
+    assert sorted(j for bucket in found for j in bucket) == list(range(len(widths)))
+    for bucket in found:
+        widest = max(widths[j] for j in bucket)
+        assert all((widest - widths[j]) / widest < 0.25 for j in bucket)
+
+
+def test_seeds_beyond_32_bits_draw_the_same_networks():
+    seeds = [2**40 + 3, 2**32 - 1]
+    run = nm.ensemble(DATA, FLOWS[0], [16], seeds, TS[:1], readouts=["f"])
+    for k, seed in enumerate(seeds):
+        np.testing.assert_allclose(run.f[0, 0, k, 0], outputs(nm.init_two_layer(16, 4, key=jax.random.key(seed)), DATA.X), rtol=1e-12)
+
+
+def test_a_unit_says_in_plain_values_what_it_is():
+    made = plan(DATA, FLOWS, [16, 32], 3, TS, unit_runs=2)
+    assert len({json.dumps(unit.coordinates, sort_keys=True) for unit in made.units}) == len(made.units) == 10
+    assert {len(unit.flows) * len(unit.widths) * len(unit.seeds) for unit in made.units} <= {1, 2}
+    json.dumps(made.settings)
 
 
 def test_ensembles_are_labelled():

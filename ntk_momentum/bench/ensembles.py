@@ -16,7 +16,6 @@ import numpy as np
 from .. import Numerics, ensemble, infinite_ntk, init_two_layer, simulate, sphere
 from ..method import GradientFlow
 from ..solver import RungeKutta
-from . import compare, median_seconds
 
 
 def rows(size: str) -> Iterator[dict]:
@@ -41,7 +40,8 @@ def against_loop(exponents: Any, seeds: int, n: int, repeats: int) -> dict:
     together, apart = call(), loop()
     losses = np.array([[run.loss for run in row] for row in apart])
     steps = np.array([[int(run.accepted + run.rejected) for run in row] for row in apart])
-    mine, baseline = compare(lambda: call().loss, lambda: loop()[-1][-1].loss, repeats)
+    seconds = in_turn({"ensemble": call, "loop": loop}, repeats)
+    mine, baseline = seconds["ensemble"], seconds["loop"]
     return {
         "case": f"{len(widths) * seeds} runs, widths {widths[0]} to {widths[-1]}, n = {n}, p = 20",
         "seconds": mine,
@@ -56,12 +56,14 @@ def strategies(runs: int, n: int, width: int, solver: str) -> dict:
     """Runs of one width: one after another, in lock-step, and the loop of `simulate`."""
     data, ts = _case(n)
     nets = [init_two_layer(width, 20, key=jax.random.key(seed)) for seed in range(runs)]
-    how = {"readouts": ["loss"], "solver": RungeKutta() if solver == "tsit5" else None, "config": Numerics(tol=1e-3)}
-    seconds = {
-        strategy: median_seconds(lambda given=strategy: ensemble(data, GradientFlow(), width, runs, ts, strategy=given, **how).loss, 3)
+    how: dict[str, Any] = {"readouts": ["loss"], "solver": RungeKutta() if solver == "tsit5" else None, "config": Numerics(tol=1e-3)}
+    calls: dict[str, Any] = {
+        strategy: lambda given=strategy: ensemble(data, GradientFlow(), width, runs, ts, strategy=given, **how).loss
         for strategy in ("map", "vmap")
     }
-    loop = median_seconds(lambda: [simulate(net, data, GradientFlow(), ts, **how).loss for net in nets], 3)
+    calls["loop"] = lambda: [simulate(net, data, GradientFlow(), ts, **how).loss for net in nets][-1]
+    seconds = in_turn(calls, 3)
+    loop = seconds["loop"]
     return {
         "case": f"{runs} runs, m = {width}, n = {n}, p = 20, {solver}",
         "map_seconds": seconds["map"],
@@ -97,13 +99,22 @@ def spread(layout: str, width: int) -> None:
     data, ts = _case(50)
     wide, seeds = (width, count) if layout == "runs" else (width * count, 1)
     call = lambda: ensemble(data, GradientFlow(), wide, seeds, ts, readouts=["loss"], layout=layout, config=Numerics(tol=1e-3))
-    outcome, times = call(), []
-    for _ in range(5):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    steps = np.asarray(outcome.accepted + outcome.rejected)
-    print(json.dumps(float(np.median(times) / np.mean(steps))))
+    outcome = call()
+    seconds = in_turn({"all": call}, 5)["all"]
+    print(json.dumps(seconds / float(np.mean(outcome.accepted + outcome.rejected))))
+
+
+def in_turn(calls: dict[str, Any], repeats: int) -> dict[str, float]:
+    """Median seconds of several calls made in turn, after one warm-up of each; on a CPU the process's own time, whatever else runs."""
+    clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(repeats + 1):
+        for name, call in calls.items():
+            start = clock()
+            jax.block_until_ready(call())
+            if turn:
+                times[name].append(clock() - start)
+    return {name: float(np.median(kept)) for name, kept in times.items()}
 
 
 def _case(n: int) -> tuple[Any, np.ndarray]:
