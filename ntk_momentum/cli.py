@@ -18,6 +18,7 @@ import tyro
 
 from .errors import InputError, MissingPackage, unknown_name
 from .experiment.registry import Size
+from .numerics import Precision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +149,16 @@ class Sweep:
     """Saved times, equally spaced from 0."""
     unit_runs: int = 64
     """Runs in one unit of work, at most: what a crash can cost."""
+    readouts: tuple[str, ...] = ()
+    """What is read off, by name, e.g. loss f lambda_min (default: all that suit a two-layer network; eigenvalues of large n are dear)."""
+    tol: float = 1e-5
+    """Local error allowed in one step of the solver, relative to the residual."""
+    precision: Precision = "highest"
+    """Of matrix products; on a GPU "default" means TF32 for float32, on a TPU bfloat16."""
+    strategy: Literal["map", "vmap"] | None = None
+    """How runs share a device: one after another or in lock-step (default: what is faster on this kind of device, measured once)."""
+    float64: bool = False
+    """On a GPU or TPU: compute in float64, and not in float32 as is the default there."""
     out: Path = Path("results")
     """Results folder."""
     distributed: bool = False
@@ -165,7 +176,8 @@ class Sweep:
 
         grid = Grid(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Grid)})
         job = (self.coordinator, self.num_processes, self.process_id)
-        return sweep(grid, self.out, float32, job if self.distributed or any(part is not None for part in job) else None)
+        several = self.distributed or any(part is not None for part in job)
+        return sweep(grid, self.out, float32, self.float64, job if several else None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,13 +276,14 @@ class Doctor:
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    """Time kernels, or solvers and right sides, on one pinned core, as ratios against a named baseline.
+    """Time kernels, solvers or ensembles, as ratios against a named baseline.
 
     Example: ntk-momentum bench kernels --json kernels.json
     """
 
     name: tyro.conf.Positional[str]
-    """dynamics (solvers, right sides) or kernels (two-layer and general kernels, predictions, extreme eigenvalues)."""
+    """dynamics (solvers, right sides), kernels (two-layer and general kernels, predictions, extreme eigenvalues) or ensembles (one call
+    against a loop, map against vmap, many devices)."""
     size: Size = "default"
     """smoke: seconds. default: minutes, 10 GB of memory for the kernels' rivals. full: an hour."""
     json: Path | None = None

@@ -139,10 +139,11 @@ def verify(claims: tuple[str, ...], size: Literal["smoke", "full"], path: Path |
     return int(bool(refuted))
 
 
-def sweep(grid: Grid, out: Path, float32: bool, job: tuple[str | None, int | None, int | None] | None = None) -> int:
+def sweep(grid: Grid, out: Path, float32: bool, float64: bool, job: tuple[str | None, int | None, int | None] | None = None) -> int:
     """The sweep's units, stored one by one; exit code 1 when a run failed or a unit could not be done.
 
-    job: (coordinator, number of processes, this one's number) of a job of several processes that divides the units.
+    float64: also on an accelerator, where float32 is the default. job: (coordinator, number of processes, this one's number) of a
+    job of several processes that divides the units.
     """
     from .experiment import sweep as sweeps
     from .experiment.store import check_folder
@@ -151,12 +152,16 @@ def sweep(grid: Grid, out: Path, float32: bool, job: tuple[str | None, int | Non
         require(package, "storing results")
     check_folder(out)
     process = (0, 1)
+    if float32 and float64:
+        raise InputError("--float32 and --float64 exclude each other.")
     if job is not None:
-        require("jax", "this command").config.update("jax_enable_x64", not float32)
         from .devices import initialize
 
         process = initialize(*job)
     start(float32)
+    jax = require("jax", "this command")
+    if jax.default_backend() != "cpu" and not float64:
+        jax.config.update("jax_enable_x64", False)
     begin = time.perf_counter()
     swept = sweeps.run(grid, out, process)
     for line in swept.failures:

@@ -79,6 +79,9 @@ def test_every_command_has_help_with_an_example(capsys):
         (["sweep", "--n", "0"], "n must be finite and > 0"),
         (["sweep", "--flows", "nesterov:3", "nesterov:3.0"], "flows holds the same value twice"),
         (["sweep", "--num-processes", "2"], "together, or none"),
+        (["sweep", "--readouts", "los"], "Did you mean 'loss'"),
+        (["sweep", "--tol", "0"], "tol must be finite and > 0"),
+        (["--float32", "sweep", "--float64"], "exclude each other"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(house, capsys, monkeypatch, words, said):

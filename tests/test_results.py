@@ -60,7 +60,7 @@ def test_only_the_files_that_a_selection_meets_are_read(folder, monkeypatch):
 def test_a_variant_tells_settings_apart_and_data_sets_of_different_sizes_fit(folder, tmp_path):
     np.savez(tmp_path / "mine.npz", X=np.eye(6)[:5], y=np.ones(5))
     sweep.run(grid(flows=FLOWS[:1], antisymmetric=True, times=9), folder)
-    sweep.run(grid(flows=FLOWS[:1], data=(str(tmp_path / "mine.npz"),), times=5), folder)
+    sweep.run(grid(flows=FLOWS[:1], data=(str(tmp_path / "mine.npz"),), times=5, readouts=("loss",)), folder)
     results = nm.open_results(folder).load()
     assert dict(results.sizes) == {"variant": 2, "data": 2, "flow": 4, "width": 3, "seed": 3, "step": 9, "sample": 5}
     assert sorted(results.antisymmetric.values) == [False, True] and sorted(results.times.values) == [5, 9]

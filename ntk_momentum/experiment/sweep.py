@@ -14,11 +14,12 @@ import math
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from ..errors import InputError, check_positive, unknown_name
+from ..numerics import Numerics, Precision
 from . import store, work
 from .progress import Bar
 from .provenance import JUDGEMENT, provenance, source_digest
@@ -69,7 +70,8 @@ class Source:
 class Grid:
     """What is swept. Times: to `t_end`, or by default to 5/lambda_0 (gradient flow) and 10/sqrt(lambda_0) (momentum).
 
-    data: names as in `Source`, drawn with n, p and data_seed. unit_runs: runs in a unit of work, at most.
+    data: names as in `Source`, drawn with n, p and data_seed. unit_runs: runs in a unit of work, at most. readouts: by name, by default
+    those of `simulate`. tol, precision: see `Numerics`. strategy: how runs share a device, by default what `units.plan` chooses.
     """
 
     data: tuple[str, ...]
@@ -83,6 +85,10 @@ class Grid:
     t_end: float | None
     times: int
     unit_runs: int = UNIT_RUNS
+    readouts: tuple[str, ...] = ()
+    tol: float = 1e-5
+    precision: Precision = "highest"
+    strategy: Literal["map", "vmap"] | None = None
 
     def __post_init__(self):
         for name in ("n", "p", "seeds", "unit_runs"):
@@ -100,6 +106,12 @@ class Grid:
         for name, values in (("data", self.data), ("flows", [parse_flow(text) for text in self.flows]), ("widths", self.widths)):
             if len(set(values)) < len(values):
                 raise InputError(f"{name} holds the same value twice: {' '.join(map(str, getattr(self, name)))}.")
+
+        self.numerics()
+
+    def numerics(self) -> Numerics:
+        """Tolerance and precision."""
+        return Numerics(tol=self.tol, precision=self.precision)
 
     def sources(self) -> tuple[Source, ...]:
         """The data sets by name."""
@@ -184,6 +196,9 @@ def run(grid: Grid, out: Path, process: tuple[int, int] = (0, 1)) -> Swept:
 
 def _pieces(grid: Grid, folder: Path) -> list[work.Piece]:
     """All units of a sweep as pieces of work, in an order that all processes agree on."""
+    from ..readout import resolve
+
+    resolve(grid.readouts, ())  # a misspelt name is an error of the whole
     folder.mkdir(parents=True, exist_ok=True)
     sets = [(source, source.load()) for source in grid.sources()]
     code, origin = source_digest(without=JUDGEMENT), provenance()
@@ -211,6 +226,7 @@ def _pieces(grid: Grid, folder: Path) -> list[work.Piece]:
                 "settings": {**_settings(made), "t_end": grid.t_end or "default", "times": grid.times},
                 "how": {"strategy": unit.strategy, "lanes": unit.lanes, "layout": unit.layout, "padded": unit.padded},
                 **origin,
+                "precision": grid.precision,
             }
             title = f"{described['data']}, {' '.join(labels)}, width {_brief(widths)}, seed {_brief(seeds)}"
             path = folder / f"unit-{store.fingerprint(identity)}.nc"
@@ -266,13 +282,22 @@ def _plan(grid: Grid, data: Dataset, folder: Path, identity: dict[str, Any], str
 
     def make(strategy: str | None) -> Plan:
         return units.plan(
-            data, flows, grid.widths, grid.seeds, ts, antisymmetric=grid.antisymmetric, strategy=strategy, unit_runs=grid.unit_runs
+            data,
+            flows,
+            grid.widths,
+            grid.seeds,
+            ts,
+            antisymmetric=grid.antisymmetric,
+            readouts=grid.readouts or None,
+            config=grid.numerics(),
+            strategy=strategy,
+            unit_runs=grid.unit_runs,
         )
 
     with work.Locks(folder) as locks:
         locks.take(path.name, wait=True)  # one process chooses
         kept = _chosen(path)
-        made = make(kept or strategy)
+        made = make(kept or grid.strategy or strategy)
         if kept is None:
             record = {"strategy": made.strategy, "units": len(made.units), "data": data.name, **identity, "lambda0": lambda0}
             store.write_text(path, store.canonical(record) + "\n")
@@ -291,8 +316,8 @@ def _chosen(path: Path) -> str | None:
 
 
 def _settings(made: Plan) -> dict[str, Any]:
-    """What distinguishes runs of the same coordinates: all settings but how runs share a device, flat."""
-    settings = {key: value for key, value in made.settings.items() if key not in ("strategy", "config")}
+    """What distinguishes runs of the same coordinates, flat: all settings but how they share a device and what is read off."""
+    settings = {key: value for key, value in made.settings.items() if key not in ("strategy", "readouts", "config")}
     return {**settings, **made.settings["config"]}
 
 
