@@ -26,6 +26,9 @@ _HANKEL_TERMS = 24
 _SEED_RATIO = 1.5  # the seed series sees at most (s/2)^2 / order of this size: no cancellation
 _SEED_TERMS = 20
 _UNROLL = 4
+# pi/2 in parts, all but the last short enough that their products with a count of quarter turns are exact (Cody and Waite 1980)
+_QUARTER_SINGLE = (1.5703125, 4.837512969970703125e-4, 7.54978995489188216e-8)
+_QUARTER_DOUBLE = (1.57079625129699707031, 7.54978941586159635335e-8, 5.39030285815811905290e-15)
 _STEPS = math.ceil((_LARGEST_SHIFT + 2.5) ** 2 / 4 / _SEED_RATIO - _LARGEST_SHIFT)
 
 
@@ -42,39 +45,48 @@ def damped_oscillator(
     phi = exp(-at) (C + a t S), dphi/dt = -lambda t exp(-at) S with a = b/2, z = (lambda - a^2) t^2, C = cos sqrt z and
     S = sin(sqrt z)/sqrt z. Assumes b, t >= 0 and lambda >= 0 up to round-off.
     """
-    return _damped_oscillator(*jnp.broadcast_arrays(*_promote(stiffness, friction, t)))
+    lam, b, t = _promote(stiffness, friction, t)
+    rank = max(lam.ndim, b.ndim, t.ndim)
+    # never broadcast: what belongs to the eigenvalue is computed once for all times
+    return _damped_oscillator(*(v.reshape((1,) * (rank - v.ndim) + v.shape) for v in (lam, b, t)))
 
 
 @jax.jit
 def _damped_oscillator(lam: Array, b: Array, t: Array) -> tuple[Array, Array]:
-    a = b / 2
+    a, double = b / 2, b.dtype == jnp.float64
     # lambda - a^2 with an exact square: each product of half-length factors is free of rounding.
-    high = jax.lax.stop_gradient(jax.lax.reduce_precision(a, *((11, 25) if a.dtype == jnp.float64 else (8, 11))))
+    high = jax.lax.stop_gradient(jax.lax.reduce_precision(a, *((11, 25) if double else (8, 11))))
     low = a - high
     discriminant = ((lam - high * high) - 2 * high * low) - low * low
+    s = jnp.sqrt(jnp.where(discriminant == 0, 1.0, jnp.abs(discriminant)))
+    slow = jnp.where(discriminant < 0, lam / (a + s), a)  # (a - s) = lambda/(a + s) keeps the slow rate exact
+
     z = discriminant * t * t
     near, under = jnp.abs(z) < 1, z >= 1
-
-    zn = jnp.where(near, z, 0.0)
-    cos, sinc = jnp.ones_like(z), jnp.ones_like(z)
-    for k in range(9, 0, -1):
-        cos = 1 - zn / ((2 * k - 1) * (2 * k)) * cos
-        sinc = 1 - zn / ((2 * k) * (2 * k + 1)) * sinc
-
-    far = jnp.where(near, 0.25, jnp.abs(discriminant))
-    s = jnp.sqrt(far)
-    time = jnp.where(near, 1.0, t)
-    st = s * time
-    st_over = jnp.where(under, 1.0, st)
-    decay = jnp.exp(-2 * st_over)
-    cos_far = jnp.where(under, jnp.cos(st), (1 + decay) / 2)
-    sinc_far = jnp.where(under, jnp.sin(st), -jnp.expm1(-2 * st_over) / 2) / st
-    # Overdamped, C and S carry exp(-st) with them, and (a - s) t = lambda t/(a + s) keeps the slow rate exact.
+    st = jnp.where(near, 1.0, s * t)
     over = jnp.logical_not(near | under)
-    exponent = jnp.where(over, lam * t / jnp.where(over, a + s, 1.0), a * t)
 
-    envelope = jnp.exp(-exponent)
-    cos, sinc = jnp.where(near, cos, cos_far), jnp.where(near, sinc, sinc_far)
+    # One series serves |z| < 1 and, after quarter turns, every phase.
+    quarters = jax.lax.stop_gradient(jnp.round(st * (2 / jnp.pi)))
+    phase = st
+    for part in _QUARTER_DOUBLE if double else _QUARTER_SINGLE:
+        phase = phase - quarters * part
+    phase = jnp.clip(phase, -1.0, 1.0)  # a phase too large for its dtype carries no digit, but stays bounded
+    argument = jnp.where(near, z, phase * phase)
+    cos, sinc = jnp.ones_like(argument), jnp.ones_like(argument)
+    for k in range(9 if double else 5, 0, -1):
+        cos = 1 - argument * (1 / ((2 * k - 1) * (2 * k))) * cos
+        sinc = 1 - argument * (1 / ((2 * k) * (2 * k + 1))) * sinc
+    sin = phase * sinc
+    turn = quarters - 4 * jnp.floor(quarters / 4)
+    odd, sign = (turn == 1) | (turn == 3), jnp.where(turn >= 2, -1.0, 1.0).astype(a.dtype)
+    cos_under, sin_under = sign * jnp.where(odd, -sin, cos), sign * jnp.where(odd, cos, sin)
+
+    # Overdamped, C and S carry exp(-st) with them.
+    decay = jnp.exp(-2 * jnp.where(over, st, 1.0))
+    cos = jnp.where(near, cos, jnp.where(under, cos_under, (1 + decay) / 2))
+    sinc = jnp.where(near, sinc, jnp.where(under, sin_under, (1 - decay) / 2) / st)
+    envelope = jnp.exp(-jnp.where(over, slow, a) * t)
     return envelope * (cos + a * t * sinc), -lam * t * envelope * sinc
 
 
