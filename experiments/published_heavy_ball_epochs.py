@@ -45,4 +45,4 @@ def headline(ds):
 @plotting.house_style
 def plot(ds):
     tones = plotting.shades(plotting.COLORS["heavy_ball"], ds.sizes["algorithm"])
-    return published.draw_decades(ds, tones, methods(ds))
+    return plotting.published_decades(ds, tones, published.decades, published.companion(ds, "paper", methods(ds)))

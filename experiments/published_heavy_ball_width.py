@@ -47,4 +47,4 @@ def headline(ds):
 
 @plotting.house_style
 def plot(ds):
-    return published.draw_widths(ds, limits(ds), plotting.COLORS["heavy_ball"])
+    return plotting.published_widths(ds, limits(ds), plotting.COLORS["heavy_ball"])

@@ -63,7 +63,7 @@ def headline(ds):
 @plotting.house_style
 def plot(ds):
     greens = plotting.shades(plotting.COLORS["nesterov"], ds.sizes["algorithm"] - 1)
-    figure, row = published.draw_epochs(ds, [plotting.COLORS["gradient_flow"], *greens], power)
+    figure, row = plotting.published_epochs(ds, [plotting.COLORS["gradient_flow"], *greens], power)
     ds_ = [float(name.split()[-1]) for name in ds.algorithm.values[1:]]
     for d, color in zip(ds_, greens, strict=True):
         row[2].axhline(-d, color=color, linestyle=":", linewidth=1.2)

@@ -46,4 +46,4 @@ def headline(ds):
 
 @plotting.house_style
 def plot(ds):
-    return published.draw_widths(ds, limits(ds), plotting.COLORS["nesterov"])
+    return plotting.published_widths(ds, limits(ds), plotting.COLORS["nesterov"])

@@ -111,6 +111,15 @@ def band(axes: Any, x: Any, samples: Any, *, color: str, label: str | None = Non
         axes.fill_between(x, samples.min(axis=0), samples.max(axis=0), color=color, alpha=0.22, linewidth=0)
 
 
+def with_errors(axes: Any, trajectory: Any, name: str, *, color: str, label: str | None = None, **options: Any) -> None:
+    """A scalar read-out against time, with its numerical error bar as a band where the run was refined."""
+    ts, values = np.asarray(trajectory.ts, float), np.asarray(trajectory[name], float)
+    axes.plot(ts, values, color=color, label=label, **options)
+    if trajectory.errors is not None:
+        error = np.asarray(trajectory.errors[name], float)
+        axes.fill_between(ts, values - error, values + error, color=color, alpha=0.22, linewidth=0)
+
+
 def power_law(x: Any, samples: Any) -> tuple[float, float, float]:
     """(slope, half width of its 95% interval, prefactor) of y = c x^slope, fitted on logarithms. samples: (seed, x).
 
@@ -127,6 +136,72 @@ def power_law(x: Any, samples: Any) -> tuple[float, float, float]:
 def with_interval(value: float, half: float, digits: int = 2) -> str:
     """ "-0.50 ± 0.01", without the interval when there is none."""
     return f"{value:.{digits}f}" + (f" ± {half:.{digits}f}" if np.isfinite(half) else "")
+
+
+def published_widths(ds: Any, limits: Iterable[float], color: str) -> Any:
+    """A data set of `published.against_width` in three panels; limits: of eta lambda_max, one for each algorithm, dashed.
+
+    Dotted: the width at which the median eta lambda_max meets that limit.
+    """
+    figure, (loss, top, paper) = panels(1, 3, height=3.2)
+    stiffness = ds.stiffness.transpose("seed", "width")
+    for name, limit, tone in zip(ds.algorithm.values, limits, CYCLE, strict=False):
+        band(loss, ds.width, ds.mse.sel(algorithm=name).transpose("seed", "width"), color=tone, label=name, marker="o")
+        top.axhline(limit, color=tone, linestyle="--", linewidth=1)
+        loss.axvline(np.interp(limit, stiffness.median("seed"), ds.width, right=np.nan), color=tone, linestyle=":", linewidth=1)
+    band(top, ds.width, stiffness, color=THEORY, marker="o")
+    band(paper, ds.lazy_width, ds.ratio.transpose("seed", "lazy_width"), color=color, marker="o")
+    paper.axhline(1, color=THEORY, linestyle="--", linewidth=1)
+    loss.set(yscale="log", title=f"authors' scaling, epoch {ds.attrs['epoch']}", ylabel="mean squared error")
+    top.set(title="authors' scaling", ylabel=r"$2\eta\lambda_{\max}(H(0))/n$", yscale="log")
+    paper.set(title=r"the paper's scaling, $m^{-1/2}$", ylabel="run / its kernel's prediction")
+    for axes in (loss, top, paper):
+        axes.set(xscale="log", xlabel="width $m$")
+        power_ticks(axes.xaxis, _few(ds.width.values))
+    for axes in (loss, top):
+        log_ticks(axes.yaxis)
+    figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=ds.sizes["algorithm"])
+    return figure
+
+
+def _few(values: np.ndarray) -> np.ndarray:
+    """The first, the last and the value nearest to the middle of a logarithmic axis: ticks that do not overlap."""
+    middle = np.argmin(np.abs(np.log(values) - np.log(values[0] * values[-1]) / 2))
+    return np.unique(values[np.array([0, middle, -1])])
+
+
+def published_epochs(ds: Any, colors: Iterable[str], local: Callable[[Any], tuple[Any, Any]]) -> Any:
+    """A data set of `published.against_epoch` in three panels: the loss in both parametrisations, and the local slope in the paper's.
+
+    local: from a curve to (steps, slope). Solid and shaded: runs; dashed: predictions. Returns (figure, axes).
+    """
+    figure, row = panels(1, 3, height=3.3, width=8.4)
+    titles = ("authors' parametrisation", "the paper's, hidden layer trained", "local slope, the paper's")
+    for name, color in zip(ds.algorithm.values, colors, strict=True):
+        for axes, scaling in zip(row, ds.scaling.values, strict=False):
+            one = ds.mse.sel(scaling=scaling, algorithm=name).isel(epoch=slice(1, None))
+            band(axes, one.epoch, one.sel(curve="run"), color=color, label=name)
+            axes.plot(one.epoch, one.sel(curve="prediction").median("seed"), color=color, linestyle="--", linewidth=1)
+        for curve, style in (("run", "-"), ("prediction", "--")):
+            one = ds.mse.sel(scaling="paper", algorithm=name, curve=curve).median("seed")
+            row[2].plot(*local(one), color=color, linestyle=style, linewidth=1.4 if style == "-" else 1)
+    for axes, title in zip(row, titles, strict=True):
+        axes.set(title=title, xlabel="epoch (step)")
+    row[0].set_ylabel(f"mean squared error, {ds.attrs['data']}, m = {ds.attrs['width']}")
+    for axes in row[:2]:
+        axes.set_yscale("log")
+    figure.legend(*row[0].get_legend_handles_labels(), loc="outside lower center", ncols=ds.sizes["algorithm"])
+    return figure, row
+
+
+def published_decades(ds: Any, colors: Iterable[str], decades: Callable[[Any], tuple[Any, Any]], limits: Iterable[float]) -> Any:
+    """`published_epochs` with the slope in decades per 1000 steps; limits: what it tends to for each algorithm, dotted."""
+    colors, limits = list(colors), list(limits)
+    figure, row = published_epochs(ds, colors, decades)
+    for limit, color in zip(limits, colors, strict=True):
+        row[2].axhline(limit, color=color, linestyle=":", linewidth=1.2)
+    row[2].set(ylabel="decades per 1000 steps", ylim=(2.5 * min(limits), 0))
+    return figure
 
 
 def power_ticks(axis: Any, values: Any) -> None:

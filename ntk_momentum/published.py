@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from . import plotting
 from .data import Dataset, load_digits, load_mnist
 from .errors import require, unknown_name
 from .kernel import empirical_ntk
@@ -214,69 +213,3 @@ def best_widths(ds: Any, limits: Iterable[float]) -> dict[str, str]:
         **{f"best width, {name} (eta lambda_max meets the limit at)": f"{width} ({meet:.0f})" for (name, width), meet in best},
         "paper's scaling, run / prediction, narrowest and widest": ratio,
     }
-
-
-def draw_widths(ds: Any, limits: Iterable[float], color: str) -> Any:
-    """A data set of `against_width` in three panels; limits: of eta lambda_max, one for each algorithm, dashed.
-
-    Dotted: the width at which the median eta lambda_max meets that limit.
-    """
-    figure, (loss, top, paper) = plotting.panels(1, 3, height=3.2)
-    stiffness = ds.stiffness.transpose("seed", "width")
-    for name, limit, tone in zip(ds.algorithm.values, limits, plotting.CYCLE, strict=False):
-        plotting.band(loss, ds.width, ds.mse.sel(algorithm=name).transpose("seed", "width"), color=tone, label=name, marker="o")
-        top.axhline(limit, color=tone, linestyle="--", linewidth=1)
-        loss.axvline(np.interp(limit, stiffness.median("seed"), ds.width, right=np.nan), color=tone, linestyle=":", linewidth=1)
-    plotting.band(top, ds.width, stiffness, color=plotting.THEORY, marker="o")
-    plotting.band(paper, ds.lazy_width, ds.ratio.transpose("seed", "lazy_width"), color=color, marker="o")
-    paper.axhline(1, color=plotting.THEORY, linestyle="--", linewidth=1)
-    loss.set(yscale="log", title=f"authors' scaling, epoch {ds.attrs['epoch']}", ylabel="mean squared error")
-    top.set(title="authors' scaling", ylabel=r"$2\eta\lambda_{\max}(H(0))/n$", yscale="log")
-    paper.set(title=r"the paper's scaling, $m^{-1/2}$", ylabel="run / its kernel's prediction")
-    for axes in (loss, top, paper):
-        axes.set(xscale="log", xlabel="width $m$")
-        plotting.power_ticks(axes.xaxis, few(ds.width.values))
-    for axes in (loss, top):
-        plotting.log_ticks(axes.yaxis)
-    figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=ds.sizes["algorithm"])
-    return figure
-
-
-def few(values: np.ndarray) -> np.ndarray:
-    """The first, the last and the value nearest to the middle of a logarithmic axis: ticks that do not overlap."""
-    middle = np.argmin(np.abs(np.log(values) - np.log(values[0] * values[-1]) / 2))
-    return np.unique(values[np.array([0, middle, -1])])
-
-
-def draw_epochs(ds: Any, colors: Iterable[str], local: Callable[[Any], tuple[Any, Any]]) -> Any:
-    """A data set of `against_epoch` in three panels: the loss in both parametrisations, and the local slope in the paper's.
-
-    local: from a curve to (steps, slope). Solid and shaded: runs; dashed: predictions. Returns (figure, axes).
-    """
-    figure, row = plotting.panels(1, 3, height=3.3, width=8.4)
-    titles = ("authors' parametrisation", "the paper's, hidden layer trained", "local slope, the paper's")
-    for name, color in zip(ds.algorithm.values, colors, strict=True):
-        for axes, scaling in zip(row, SCALINGS, strict=False):
-            one = ds.mse.sel(scaling=scaling, algorithm=name).isel(epoch=slice(1, None))
-            plotting.band(axes, one.epoch, one.sel(curve="run"), color=color, label=name)
-            axes.plot(one.epoch, one.sel(curve="prediction").median("seed"), color=color, linestyle="--", linewidth=1)
-        for curve, style in (("run", "-"), ("prediction", "--")):
-            one = ds.mse.sel(scaling="paper", algorithm=name, curve=curve).median("seed")
-            row[2].plot(*local(one), color=color, linestyle=style, linewidth=1.4 if style == "-" else 1)
-    for axes, title in zip(row, titles, strict=True):
-        axes.set(title=title, xlabel="epoch (step)")
-    row[0].set_ylabel(f"mean squared error, {ds.attrs['data']}, m = {ds.attrs['width']}")
-    for axes in row[:2]:
-        axes.set_yscale("log")
-    figure.legend(*row[0].get_legend_handles_labels(), loc="outside lower center", ncols=ds.sizes["algorithm"])
-    return figure, row
-
-
-def draw_decades(ds: Any, colors: Iterable[str], methods: Iterable[Any]) -> Any:
-    """`draw_epochs` with the slope in decades per 1000 steps, dotted the companion-matrix rate of the smallest eigenvalue."""
-    colors, limits = list(colors), companion(ds, "paper", methods)
-    figure, row = draw_epochs(ds, colors, decades)
-    for limit, color in zip(limits, colors, strict=True):
-        row[2].axhline(limit, color=color, linestyle=":", linewidth=1.2)
-    row[2].set(ylabel="decades per 1000 steps", ylim=(2.5 * min(limits), 0))
-    return figure
