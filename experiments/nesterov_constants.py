@@ -1,8 +1,8 @@
 """Nesterov's constant from 0.5 to 12: the loss falls like t^(-d) for every d
 
-Theorem 3 proves t^(-2d/3) and leaves out small d; the published discussion doubts d < 3. For a constant kernel the loss of
-(4.2) falls like t^(-d) with a known constant, for every d > 0, and so it does on wide networks. A larger d pays at the
-start, where the friction d/t is large, and wins at the end; a given accuracy has its best d.
+Theorem 3 proves t^(-2d/3) and leaves out small d; the published discussion doubts d < 3. For a constant kernel the loss of (4.2)
+falls like t^(-d) with a known constant, for every d > 0, and so it does on wide networks. A larger d pays at the start, where the
+friction d/t is large, and wins at the end; a given accuracy has its best d.
 """
 
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ import ntk_momentum as nm
 from ntk_momentum import plotting
 
 ORDER = 111
-CAPTION = """Left: energy |f'|^2/2 + pseudo-loss of wide networks under Nesterov's flow (solid, median and range over seeds), darker for
-larger d; dashed: the limit kernel's closed form. Right: the fitted power of t over the last half decade, against the sharp law -d (solid) and
-the theorem's -2d/3 (dashed)."""
+CAPTION = """Left: energy |f'|^2/2 + pseudo-loss of wide networks under Nesterov's flow (solid, median and range over seeds),
+darker for larger d; dashed: the limit kernel's closed form. Right: the fitted power of t over the last half decade, against the
+sharp law -d (solid) and the theorem's -2d/3 (dashed)."""
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """Phase diagram of the heavy ball: the exponent of L over friction and eigenvalue, with networks and Nesterov on it
 
-Under constant friction b an eigenvalue lambda of the kernel decays with exponent r = b below the ridge b = 2 sqrt(lambda),
-where it oscillates, and r = b - sqrt(b^2 - 4 lambda) above, where it creeps: the ridge is the best friction, 2 sqrt(lambda).
-Each dot is one eigenmode of a wide network's own initial kernel, its colour the exponent measured along the weight
-dynamics (3.2). Nesterov's friction d/t runs through the same diagram from right to left: creeping first, then
-oscillating with the exponent d/t that makes t^(-d).
+Under constant friction b an eigenvalue lambda of the kernel decays with exponent r = b below the ridge b = 2 sqrt(lambda), where
+it oscillates, and r = b - sqrt(b^2 - 4 lambda) above, where it creeps: the ridge is the best friction, 2 sqrt(lambda). Each dot
+is one eigenmode of a wide network's own initial kernel, its colour the exponent measured along the weight dynamics (3.2).
+Nesterov's friction d/t runs through the same diagram from right to left: creeping first, then oscillating with the exponent d/t
+that makes t^(-d).
 """
 
 from dataclasses import dataclass
@@ -18,9 +18,10 @@ from ntk_momentum import plotting
 from ntk_momentum.theory import bounds
 
 ORDER = 110
-CAPTION = """Left: exponent of the loss over friction and eigenvalue (colour: closed form); dots: eigenmodes of a network, coloured by
-the exponent measured along its training, so that a good dot vanishes in its ground. Line: the ridge b = 2 sqrt(lambda). Arrows:
-Nesterov, d = 3, from t = 1 to t = 30. Right: measured against predicted exponents, median and range over seeds."""
+CAPTION = """Left: exponent of the loss over friction and eigenvalue (colour: closed form); dots: eigenmodes of a network,
+coloured by the exponent measured along its training, so that a good dot vanishes in its ground. Line: the ridge b = 2
+sqrt(lambda). Arrows: Nesterov, d = 3, from t = 1 to t = 30. Right: measured against predicted exponents, median and range over
+seeds."""
 
 
 @dataclass(frozen=True)
