@@ -49,9 +49,9 @@ plt.show()
 
 # %%
 figure, (left, right) = plt.subplots(1, 2)
-for ratio in (10, 17.85, 25):
+for ratio in (10.0, 17.85, 25.0):
     times, peaks = switched_peaks(lambda t: 2.0, 1.0, ratio, 12)
-    left.semilogy(times, peaks, ".-", label=f"H in {{1, {ratio}}}")
+    left.semilogy(times, peaks, ".-", label=f"H in {{1, {ratio:g}}}")
 left.set(xlabel="time $t$", ylabel="turning points of |Δ|", title="heavy ball, b = 2")
 left.legend()
 times, peaks = switched_peaks(lambda t: 3 / t, 1.0, 1.5, 60, start=1.0)
@@ -86,7 +86,7 @@ plt.show()
 print(f"V rises at {np.sum(rise > 0)} of {len(rise)} crossings, by {rise.max():.1%} at most: the proof says it never does")
 
 # %% [markdown]
-# ## They fade like m^{-1/2}
+# ## They fade like 1/√m
 # Each impulse is O(1/m) and about √m of them occur, so their sum falls as m^{-1/2}: that, and not measure zero, saves the theorem for
 # wide networks.
 

@@ -118,7 +118,7 @@ def _(flows, jax, m, mo, n, nm, np, sets, source, ts):
 
 @app.cell
 def _(losses, m, np, plotting, runs, saved, ts):
-    chart, axes = plotting.panels(1, 1, height=2.8, width=9)
+    chart, axes = plotting.panels(1, 1, height=2.8, width=9.0)
     for flow_name, run in runs.items():
         axes.semilogy(ts, losses[flow_name], color=plotting.COLORS[flow_name], label=plotting.FLOW_NAMES[flow_name])
         axes.semilogy(saved, run.loss, "o", color=plotting.COLORS[flow_name])
