@@ -81,6 +81,9 @@ class Snapshot:
 class Observer(eqx.Module):
     """A read-out that needs both ends of every accepted step."""
 
+    def check(self, flow: AbstractFlow) -> None:
+        """Raise InputError for a flow that it cannot observe."""
+
     @abc.abstractmethod
     def init(self, problem: Any, t: Array, state: State) -> PyTree:
         """What is remembered at t = 0."""
@@ -116,6 +119,10 @@ class Impulses(Observer):
     steps miss fewer double crossings. For ReLU networks and flows whose momentum is the velocity, v = dw/dt. Shape (n,).
     """
 
+    def check(self, flow):
+        if not flow.inertial:
+            raise InputError(f"impulses need a flow whose momentum is the velocity dw/dt; that of {type(flow).__name__} is not.")
+
     def init(self, problem, t, state):
         if state.v is None:
             raise InputError("impulses act on velocities; they exist for momentum flows only.")
@@ -145,6 +152,21 @@ class KernelVariation(Observer):
         half = jax.scipy.linalg.solve_triangular(factor, problem.kernel(after.w), lower=True)
         ratio = jax.scipy.linalg.solve_triangular(factor, half.T, lower=True)
         return memory + jnp.max(jnp.abs(jnp.log(jnp.linalg.eigvalsh(ratio))))
+
+    def read(self, memory, snapshot):
+        return memory
+
+
+class KernelRises(Observer):
+    """Sum over accepted steps of the positive part of Delta . (H_after - H_before) Delta / 2: how far jumps of H have lifted V of (A.6)."""
+
+    def init(self, problem, t, state):
+        return jnp.zeros_like(t)
+
+    def update(self, problem, memory, t0, before, t1, after):
+        residual = problem.residual(after.w).reshape(-1)
+        change = problem.kernel(after.w) - problem.kernel(before.w)
+        return memory + jnp.maximum(0.5 * residual @ (change @ residual), 0.0)
 
     def read(self, memory, snapshot):
         return memory
@@ -202,6 +224,7 @@ READOUTS: dict[str, Readout] = {
     "flips": Flips(),
     "impulses": Impulses(),
     "kernel_variation": KernelVariation(),
+    "kernel_rises": KernelRises(),
     "lyapunov": _lyapunov,
 }
 """Every named read-out. kernel_drift = |H(t) - H(0)|_2; kernel_distance = |H(t) - reference|_2 (H infinity by default);

@@ -185,6 +185,8 @@ def proceed(
     """From where a solve has come to the next saved times `ts`, and the read-outs there. w: the weights at t = 0."""
     with jax.default_matmul_precision(config.precision):
         watcher = watch(readouts)
+        for observer in watcher.observers.values():
+            observer.check(flow)
         first = Snapshot(problem, flow, jnp.zeros_like(ts[0]), flow.init(w), None, reference)
         _ = first.kernel  # evaluated here, not inside the scan; removed by the compiler when nothing reads it
 

@@ -8,6 +8,7 @@ import pytest
 
 import ntk_momentum as nm
 from ntk_momentum.solver import LazyExponential, RungeKutta
+from ntk_momentum.theory.crossings import heavy_ball_crossings
 
 KEY = jax.random.key(0)
 DATA = nm.sphere(12, 6, key=jax.random.key(1))
@@ -105,3 +106,15 @@ def test_ensembles_take_it_in_float32():
         solver=LazyExponential(),
     )
     np.testing.assert_allclose(run.loss[1, 0, 1], alone.loss, rtol=2e-3)
+
+
+def test_heavy_ball_follows_the_exact_solution_from_kink_to_kink():
+    net = nm.init_two_layer(128, 6, key=KEY)
+    exact = heavy_ball_crossings(net.hidden, net.output, DATA.X, DATA.y, 0.4, 8.0)
+    assert exact.moment.size > 50
+    errors = []
+    for tol in (1e-3, 1e-5):
+        run = nm.simulate(net, DATA, nm.HeavyBall(0.4), [2.0, 8.0], readouts=["residual"], config=nm.Numerics(tol=tol))
+        at = np.searchsorted(exact.times, 8.0 - 1e-12)
+        errors.append(float(jnp.linalg.norm(run.residual[1] - exact.residual[at])) / float(jnp.linalg.norm(DATA.y)))
+    assert errors[1] < 2e-3 and errors[1] < errors[0] / 5

@@ -1,11 +1,14 @@
 """The house style: fits are exact on exact powers, nothing global changes, colours stay apart."""
 
+import equinox as eqx
+import jax.numpy as jnp
 import matplotlib
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
 from ntk_momentum import plotting
+from ntk_momentum.trajectory import Trajectory
 
 
 def test_power_law_is_exact_on_a_power():
@@ -62,3 +65,14 @@ def test_shades_darken_towards_the_full_colour():
 def test_a_discrete_twin_has_the_colour_of_its_flow():
     assert plotting.flow_color("gradient_descent eta=0.1") == plotting.flow_color("gradient_flow")
     assert plotting.flow_color("heavy_ball b=0.2") == plotting.flow_color("heavy_ball")
+
+
+def test_error_bars_of_a_refined_run_are_drawn_as_a_band():
+    count = jnp.array(0)
+    run = Trajectory(jnp.array([0.0, 1.0]), {"loss": jnp.array([2.0, 1.0])}, None, count, count, count, {"loss": jnp.array([0.0, 0.5])})
+    _, axes = plotting.panels(1, 1)
+    plotting.with_errors(axes, run, "loss", color="black")
+    corners = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert axes.lines[0].get_ydata().tolist() == [2.0, 1.0] and (corners.min(), corners.max()) == (0.5, 2.0)
+    plotting.with_errors(axes, eqx.tree_at(lambda t: t.errors, run, None), "loss", color="black")
+    assert len(axes.lines) == 2 and len(axes.collections) == 1

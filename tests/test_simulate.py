@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import ntk_momentum as nm
+from ntk_momentum.method.hessian_damping import HessianDamped
 from ntk_momentum.readout import Observer
 
 KEY = jax.random.key(0)
@@ -238,6 +239,35 @@ def test_impulses_close_the_velocity_identity_where_the_kernel_is_constant():
     speed = abs(float(nm.HeavyBall(0.2).mode(jnp.asarray(1.0), crossing)[1] * 4.5))
     np.testing.assert_allclose(run.impulses[:, 0], [0.0, speed], rtol=1e-2)
     assert run.f[1, 0] == 0 and run.velocity[1, 0] == 0
+
+
+def test_impulses_are_refused_where_the_momentum_is_not_the_velocity():
+    net = nm.init_two_layer(8, 5, key=KEY)
+    with pytest.raises(nm.InputError, match="HessianDamped"):
+        nm.simulate(net, DATA, HessianDamped(0.5, 0.1), TIMES, readouts=["impulses"])
+
+
+@slow
+def test_the_integrated_identity_closes_with_the_impulses_and_not_without():
+    """Delta' - Delta'(0) + b (Delta - Delta(0)) + int H Delta = sum of impulses."""
+    net, flow = nm.init_two_layer(64, 5, key=KEY), FLOWS[1]
+    forced = lambda s: s.kernel @ s.residual
+    readouts = {"residual": "residual", "velocity": "velocity", "force": forced, "J": "impulses"}
+    run = nm.simulate(net, DATA, flow, np.linspace(0, 6, 301), readouts=readouts)
+    work = np.concatenate([np.zeros((1, 8)), np.cumsum((run.force[1:] + run.force[:-1]) / 2 * (run.ts[1] - run.ts[0]), axis=0)])
+    left = run.velocity - run.velocity[:1] + flow.b * (run.residual - run.residual[:1]) + work
+    assert float(jnp.max(jnp.abs(left))) > 0.1
+    assert float(jnp.max(jnp.abs(left - run.J))) < 0.01 * float(jnp.max(jnp.abs(left)))
+
+
+@slow
+def test_kernel_rises_grow_with_kinks_and_vanish_without():
+    runs = [
+        nm.simulate(nm.init_two_layer(64, 5, key=KEY, activation=a), DATA, FLOWS[1], TIMES, readouts=["kernel_rises"]).kernel_rises
+        for a in (jax.nn.relu, lambda z: z)
+    ]
+    assert np.all(np.diff(runs[0]) >= 0) and runs[0][-1] > 1e-3
+    np.testing.assert_allclose(runs[1], 0, atol=1e-12)
 
 
 @slow
