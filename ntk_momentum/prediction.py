@@ -131,7 +131,8 @@ def _solve(parameters: Any, rest: Any, matrix: Array, start: Array, ts: Array, s
     if slots is not None:
         modes, velocity, dual = _recursion(method, spectrum, start, slots, ts.shape[0], rows is not None)
     else:
-        phi, slope = method.mode(spectrum[None, :], ts[:, None])
+        # the barrier: written down once, not computed again in each sum that uses it
+        phi, slope = jax.lax.optimization_barrier(method.mode(spectrum[None, :], ts[:, None]))
         modes, velocity = phi[:, :, None] * start[None], slope[:, :, None] * start[None]
         if rows is not None:
             dual = -_deficit(method, spectrum, ts, phi)[:, :, None] * start[None]
@@ -215,7 +216,8 @@ def _square(kernel: Array, residual0: Array) -> tuple[Array, Array]:
 @jax.jit
 def _symmetrise(kernel: Array) -> tuple[Array, Array, Array]:
     """((K + K^T)/2, the largest |K - K^T|, the largest |K|)."""
-    return (kernel + kernel.T) / 2, jnp.max(jnp.abs(kernel - kernel.T)), jnp.max(jnp.abs(kernel))
+    mean = jax.lax.optimization_barrier((kernel + kernel.T) / 2)  # one transposed pass over the matrix, not two
+    return mean, 2 * jnp.max(jnp.abs(kernel - mean)), jnp.max(jnp.abs(kernel))
 
 
 def _check_semidefinite(eigenvalues: Array) -> None:
