@@ -7,7 +7,8 @@ pattern moves. Over a step each neuron carries, for every sample, the slope of i
     sbar_ri = s_- + (s_+ - s_-) * (fraction of the step with w_r . x_i > 0),
 
 found from the crossing times that the step itself predicts. A neuron that slides along a kink (a_r Delta_i > 0, where
-the right side of (2.2) is discontinuous) solves for the fraction that keeps it there, which is Filippov's.
+the right side of (2.2) is discontinuous) solves for the fraction that keeps it there, which is Filippov's. With momentum
+each neuron feels the oscillating force from crossing to crossing instead, see `_coast`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class LazyExponential(AbstractIntegrator):
     residual of the network after the step, relative to the size of the motion. That is an indicator; the error itself is
     what `simulate(..., refine=True)` measures.
 
-    order: 2 (slopes averaged over the step, two evaluations) or 1 (slopes frozen at its start, one evaluation).
+    order: 2 (slopes averaged over the step, two evaluations, three with momentum) or 1 (slopes frozen at its start, one evaluation).
     """
 
     order: int = 2
