@@ -46,14 +46,24 @@ class Reproduce:
 
 @dataclasses.dataclass(frozen=True)
 class List:
-    """Name the experiments and what each one claims.
+    """Name the experiments and what each one claims, or the statements of the paper that `verify` runs.
 
-    Example: ntk-momentum list
+    Example: ntk-momentum list --claims
     """
+
+    claims: bool = False
+    """The paper's statements: identifier, section, kind, and the function that runs each."""
 
     def __call__(self, float32: bool) -> int:
         from .experiment.registry import experiments, folder
 
+        if self.claims:
+            from .theory.ledger import entries
+
+            for entry in entries().values():
+                where = f"{entry.run.__module__}.{entry.run.__qualname__}"
+                print(f"{entry.id:23} section {entry.section:2} {entry.kind:12} {where}")
+            return 0
         found = experiments()
         if not found:
             raise InputError(f"no experiments in {folder()}.")

@@ -28,6 +28,13 @@ def test_every_numbered_statement_is_on_the_map():
     assert set(re.findall(r"^\|[^|]*\| `([\w.-]+)` \|", statements, flags=re.MULTILINE)) == set(PAPER_ORDER)
 
 
+def test_the_command_line_lists_every_statement_and_where_it_is_run(capsys):
+    assert cli.main(["list", "--claims"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in rows] == list(PAPER_ORDER)
+    assert all(callable(resolve(row[-1].removeprefix("ntk_momentum."))) for row in rows)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_names_in_the_documentation_exist(page):
     text = page.read_text(encoding="utf-8")

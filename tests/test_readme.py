@@ -39,8 +39,9 @@ def test_commands_in_the_readme_parse(line):
 
 @pytest.mark.parametrize("line", re.findall(r"`((?:verify|run|sweep|list)(?: [^`]*)?)`", TEXT.partition("## From the paper")[2]))
 def test_commands_of_the_map_parse_and_name_claims_that_exist(line):
-    command = cli.parse(line.split()).command if line != "run" else None
-    assert set(getattr(command, "claims", ())) <= set(PAPER_ORDER)
+    if line != "run":
+        command = cli.parse(line.split()).command
+        assert not isinstance(command, cli.Verify) or set(command.claims) <= set(PAPER_ORDER)
 
 
 def test_help_names_the_commands_of_the_readme():
