@@ -57,7 +57,7 @@ def test_spread_neurons_send_one_all_reduce_of_n_numbers_per_evaluation():
     explicit = [one for one in found if one["solver"] == "tsit5"]
     deepest = max(one["depth"] for one in explicit)
     assert [one["sizes"] for one in explicit if one["depth"] == deepest] == [[n]]
-    assert all(size <= n for one in explicit for size in one["sizes"])
+    assert all(size <= n for one in explicit if one["depth"] > 1 for size in one["sizes"])  # at the start of a run H may be formed once
     assert all(size <= n * n for one in found for size in one["sizes"])
 
 
