@@ -131,7 +131,8 @@ def test_a_sweep_is_done_once_and_a_larger_one_reuses_it(tmp_path, pretended):
 def test_a_sweep_holds_what_an_ensemble_does(tmp_path):
     small = grid(flows=("heavy_ball:0.5",), readouts=("loss", "flips"))
     assert sweep.run(small, tmp_path).ok
-    runs = ensembles.ensemble(Source("sphere", 4, 3, 0).load(), nm.HeavyBall(0.5), (16,), 2, np.linspace(0, 1, 3), readouts=("loss", "flips"))
+    data = Source("sphere", 4, 3, 0).load()
+    runs = ensembles.ensemble(data, nm.HeavyBall(0.5), (16,), 2, np.linspace(0, 1, 3), readouts=("loss", "flips"))
     stored = store.read(*units_of(tmp_path))
     for name in (*runs.readouts, "accepted", "rejected", "verdict"):
         np.testing.assert_array_equal(stored[name], runs[name])
