@@ -4,7 +4,7 @@ Nothing in (2.5), (3.5) and (4.3) is about two layers: any model near its initia
 Jacobian, whatever made it. Three architectures train on images of digits by gradient descent, heavy ball and Nesterov in one step
 size each; their kernel at the start predicts the loss and, through K(test, train), the outputs on images not trained on, with
 nothing fitted. Outputs start at zero (each model minus its copy at the start), as antisymmetric initialisation does for two
-layers.
+layers. Depth costs laziness: at depth 5 the training loss still follows, and the test points leave first.
 """
 
 from dataclasses import dataclass
