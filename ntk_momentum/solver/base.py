@@ -58,3 +58,7 @@ class AbstractIntegrator(eqx.Module):
         self, problem: AbstractProblem, flow: AbstractFlow, progress: Progress, t1: Float[Array, ""], watcher: Watcher, numerics: Numerics
     ) -> Progress:
         """Progress at t1 >= progress.t."""
+
+    @abc.abstractmethod
+    def evaluations(self, flow: AbstractFlow) -> int:
+        """Evaluations of the right side, one X W^T and one transposed product each, per attempted step."""

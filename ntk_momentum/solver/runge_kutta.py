@@ -33,6 +33,13 @@ class RungeKutta(AbstractIntegrator):
                 "try diffrax.Tsit5(), diffrax.Dopri8() or diffrax.HalfSolver(diffrax.Euler())."
             )
 
+    def evaluations(self, flow):
+        """Stages of the method, less the one that the next step takes over."""
+        tableau = getattr(self.method, "tableau", None)
+        if tableau is None:
+            raise InputError(f"the evaluations of {type(self.method).__name__} are not known; take a diffrax solver with a tableau.")
+        return tableau.num_stages - tableau.fsal
+
     def start(self, problem, flow, state, watcher, numerics, dtype):
         t = jnp.zeros((), dtype)
         scale = problem.lambda_max(state.w)
