@@ -141,3 +141,9 @@ def test_bad_ensembles_are_refused(change, message):
     arguments = {"flows": FLOWS, "widths": [16], "seeds": 1, "ts": TS} | change
     with pytest.raises(nm.InputError, match=message):
         nm.ensemble(DATA, **arguments)
+
+
+@pytest.mark.slow
+def test_a_strategy_may_be_measured_and_is_kept_in_the_plan():
+    made = plan(DATA, FLOWS[0], [16], 2, TS, readouts=["loss"], strategy="measure")
+    assert made.strategy in ("map", "vmap") and {unit.strategy for unit in made.units} == {made.strategy} == {made.settings["strategy"]}
