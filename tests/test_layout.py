@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "ntk_momentum"
-SURFACE = {"bench", "experiment", "plotting", "sketch", "report", "reproduce", "results", "show", "cli", "__main__"}
+SURFACE = {"bench", "experiment", "plotting", "sketch", "report", "reproduce", "results", "show", "sweeping", "cli", "__main__"}
 CORE = {"jax", "jaxlib", "diffrax", "optax", "equinox", "jaxtyping", "numpy", "scipy", "lineax", "optimistix", "matplotlib"}
 
 
