@@ -29,8 +29,8 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Config:
-    n: int = 20
-    p: int = 10
+    n: int = 12
+    p: int = 24
     widths: tuple[int, ...] = (256, 1024, 4096, 16384, 65536)
     seeds: int = 3
     horizon: float = 5.0  # in units of 1/sqrt(lambda_0)
