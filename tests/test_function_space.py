@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.integrate
 
 import ntk_momentum as nm
 from ntk_momentum.function_space import predict_law, simulate_function
@@ -114,3 +115,31 @@ def test_wrong_input_is_refused():
         simulate_function(K, jnp.zeros(8), DATA.y, nm.GradientFlow(), TIMES, loss=squared, readouts=["los"])
     with pytest.raises(nm.InputError, match="training points first"):
         predict_law(K, K_TEST, DATA.y, nm.GradientFlow(), TIMES)
+
+
+TARGETS = {
+    "logistic": (logistic, DATA.y),
+    "softmax": (softmax_cross_entropy, jnp.stack([DATA.y > 0, DATA.y < 0], axis=1).astype(float)),
+    "huber": (huber(0.3), DATA.y),
+}
+
+
+@pytest.mark.parametrize("name", ["softmax", *(pytest.param(name, marks=pytest.mark.slow) for name in ("logistic", "huber"))])
+def test_test_points_follow_the_equation_on_the_joint_kernel(name):
+    """Training and test points as one vector, f'' + b f' = -K[:, train] dL/df, by scipy's integrator, without the dual variable."""
+    loss, y = TARGETS[name]
+    b, joint, columns = 0.5, np.asarray(NTK), y.reshape(8, -1).shape[1]
+    f0 = 0.1 * jnp.ones_like(y)
+    test0 = jnp.stack([0.3 * f0[0], 0 * f0[0], -20 * f0[0]])
+    gradient = jax.jit(jax.grad(loss))
+
+    def rate(_, state):
+        f, v = state.reshape(2, 11, columns)
+        return np.concatenate([v, -b * v - joint[:, :8] @ np.asarray(gradient(f[:8].reshape(y.shape), y)).reshape(8, columns)]).ravel()
+
+    start = np.concatenate([f0.reshape(8, -1), test0.reshape(3, -1), np.zeros((11, columns))]).ravel()
+    exact = scipy.integrate.solve_ivp(rate, (0, 9), start, method="DOP853", t_eval=TIMES, rtol=1e-9, atol=1e-10).y.T
+    exact = exact.reshape(len(TIMES), 2, 11, columns)[:, 0]
+    run = simulate_function(K, f0, y, nm.HeavyBall(b), TIMES, loss=loss, test_kernel=K_TEST, test0=test0, config=FINE)
+    np.testing.assert_allclose(run.f.reshape(-1, 8, columns), exact[:, :8], atol=2e-6)
+    np.testing.assert_allclose(run.test.reshape(-1, 3, columns), exact[:, 8:], atol=2e-6)

@@ -41,10 +41,13 @@ def test_lanczos_finds_the_ends_of_the_spectrum_within_its_own_error():
     assert rough.lambda_max <= exact[-1] * (1 + 1e-12)
     assert np.abs(exact - float(rough.lambda_min)).min() <= rough.error_min
     assert np.abs(exact - float(rough.lambda_max)).min() <= rough.error_max + 1e-10
+    assert not rough.converged
     fine = extreme_eigenvalues(operator, key=KEY, order=12, rtol=1e-3)
     assert fine.steps in (24, 48, 60)
+    assert fine.converged
     assert fine.error_min <= 1e-3 * fine.lambda_min
     assert float(fine.lambda_min) == pytest.approx(exact[0], rel=1e-3)
-    assert extreme_eigenvalues(operator, key=KEY, order=12, rtol=1e-9, most=20).steps == 20
+    short = extreme_eigenvalues(operator, key=KEY, order=12, rtol=1e-9, most=20)
+    assert (short.steps, short.converged) == (20, False)
     with pytest.raises(InputError, match="order"):
         extreme_eigenvalues(operator, key=KEY, order=0)

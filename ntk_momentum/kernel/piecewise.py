@@ -140,18 +140,17 @@ def _integrals(f: Pieces, r: Array, q: Array, sign: Array, angle: Array, small: 
 
     def add(total, node):
         share, weight = node
-        psi = angle * share
-        sin, cos = jnp.sin(psi), jnp.cos(psi)
-        twice = 2 * jnp.maximum(sin * sin, jnp.finfo(sin.dtype).tiny)
-        g = jnp.zeros_like(psi)
+        below = jnp.square(jnp.sin(0.5 * angle * share))  # (1 - cos psi)/2
+        apart = -1 / jnp.maximum(8 * below * (1 - below), jnp.finfo(below.dtype).tiny)  # -1/(2 sin^2 psi)
+        joint = -0.5 / (1 - below)  # -1/(1 + cos psi)
+        g = jnp.zeros_like(below)
         for t, J in zip(f.kinks, f.jumps, strict=True):
             h = _standard(t, r)
             for u, I in zip(f.kinks, f.jumps, strict=True):
                 k = sign * _standard(u, q)
-                g = g + J * I * jnp.exp(-jnp.square(h - k) / twice - h * k / (1 + cos))
+                g = g + J * I * jnp.exp(jnp.square(h - k) * apart + h * k * joint)
         g = g * weight * angle / (2 * jnp.pi)
-        below = small - 2 * jnp.square(jnp.sin(psi / 2))
-        return (total[0] + g, total[1] + g * below), None
+        return (total[0] + g, total[1] + g * (small - 2 * below)), None
 
     zero = jnp.zeros_like(angle)
     return jax.lax.scan(add, (zero, zero), (jnp.asarray(share, angle.dtype), jnp.asarray(weight, angle.dtype)))[0]

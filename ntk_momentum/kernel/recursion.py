@@ -50,7 +50,14 @@ class FullyConnected(eqx.Module):
         x2 = None if x2 is None else rows("x2", x2)
         if x2 is not None and x1.shape[1] != x2.shape[1]:
             raise InputError(f"x1 and x2 must hold inputs of one size, got {x1.shape[1]} and {x2.shape[1]} numbers.")
-        return _kernels(self, x1, x2)
+        kernels = _kernels(self, x1, x2)
+        return kernels if x2 is not None else _symmetrise(kernels)
+
+
+@jax.jit
+def _symmetrise(kernels: WideKernels) -> WideKernels:
+    """A program of its own: computed a second time for the transpose, an entry may come out one bit different."""
+    return WideKernels(*(0.5 * (K + K.T) for K in kernels))
 
 
 @eqx.filter_jit
@@ -62,8 +69,7 @@ def _kernels(network: FullyConnected, x1: Array, x2: Array | None) -> WideKernel
         activations, slopes = network.dual(law)
         law = _affine(activations, weight_std, bias_std)
         ntk = law.norms * law.cos + weight_std**2 * slopes * ntk
-    kernels = WideKernels(law.norms * law.cos, ntk)
-    return kernels if x2 is not None else WideKernels(*(0.5 * (K + K.T) for K in kernels))
+    return WideKernels(law.norms * law.cos, ntk)
 
 
 def _affine(law: Angles, weight_std: float, bias_std: float) -> Angles:
