@@ -43,7 +43,7 @@ class RungeKutta(AbstractIntegrator):
     def start(self, problem, flow, state, watcher, numerics, dtype):
         t = jnp.zeros((), dtype)
         scale = problem.lambda_max(state.w)
-        dt = (0.1 / flow.fastest_rate(scale)).astype(dtype)
+        dt = _rounded(0.1 / flow.fastest_rate(scale)).astype(dtype)
         solver, controller = self._tools(problem, flow, watcher, numerics, scale)
         terms = _terms(problem, flow)
         inner = solver.init(terms, t, t + dt, state, None)
@@ -97,6 +97,15 @@ class RungeKutta(AbstractIntegrator):
 def _arrays(tree: Any) -> Any:
     """Diffrax starts some of its state as Python scalars; a scan needs arrays of one dtype throughout."""
     return jax.tree.map(jnp.asarray, tree)
+
+
+def _rounded(step: Any) -> Any:
+    """A step size to eight bits, so that runs which differ by round-off take the same steps: kinks amplify what differs.
+
+    The thresholds lie off the powers of two and simple fractions at which controllers like to stop.
+    """
+    mantissa, exponent = jnp.frexp(step)
+    return jnp.ldexp(jnp.floor(mantissa * 256 + 0.37) / 256, exponent)
 
 
 def _terms(problem: Any, flow: Any) -> diffrax.ODETerm:
@@ -156,7 +165,7 @@ class _Remembering(diffrax.AbstractStepSizeController):
         keep, next_t0, next_t1, jump, state, result = self.controller.adapt_step_size(
             t0, t1, jnp.zeros_like(y_error), jnp.zeros_like(y_error), args, y_error, error_order, state
         )
-        proposed = next_t1 - next_t0
+        proposed = _rounded(next_t1 - next_t0)
         clipped = keep & (t1 - t0 < 0.99 * wanted)
         wanted = jnp.where(clipped, jnp.maximum(wanted, proposed), proposed)
         return keep, next_t0, next_t0 + wanted, jump, (state, wanted), result
