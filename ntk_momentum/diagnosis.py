@@ -76,12 +76,13 @@ class Diagnosis:
 
     @property
     def verdict(self) -> str:
-        """By the larger of the largest gap and the kernel's drift: lazy below 0.1, between, rich above 0.5; or diverged.
+        """By the larger of the largest gap and the kernel's drift: lazy below 0.1, between, rich above 0.5; or diverged, when
+        the loss ends above ten times its start or out of the finite numbers.
 
         The drift counts too, since on the training points every run that fits the targets ends with no gap.
         """
         worst = max(float(np.max(self.gap)), self.kernel_drift)
-        if not math.isfinite(float(np.sum(self.gap)) + worst):
+        if not math.isfinite(float(np.sum(self.gap)) + worst) or self.loss[-1] > 10 * self.loss[0]:
             return "diverged"
         return "lazy" if worst < LAZY else "between" if worst < RICH else "rich"
 
@@ -95,7 +96,7 @@ class Diagnosis:
             "lazy": "the run follows its own kernel; the theory of constant kernels applies",
             "between": "the kernel's prediction holds in outline only",
             "rich": "the run leaves its kernel: features are learnt, and no constant kernel describes it",
-            "diverged": "the run or its prediction left the finite numbers; see the stability limits below",
+            "diverged": "the loss rose beyond ten times its start, or the run or its prediction left the finite numbers; see the stability limits below",
         }
         at = np.unique(np.linspace(0, len(self.ts) - 1, min(6, len(self.ts))).astype(int))
         table = [f"{self.ts[i]:8.0f}  {self.loss[i]:12.5g}  {self.predicted_loss[i]:12.5g}  {self.gap[i]:10.3g}" for i in at]

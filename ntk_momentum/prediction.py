@@ -190,7 +190,8 @@ def _array(name: str, value: Any) -> Array:
         raise InputError(f"{name} must be real, got complex numbers.")
     if seen is not None and not np.all(np.isfinite(seen)):
         raise InputError(f"{name} must be finite; it holds NaN or infinity.")
-    return jnp.asarray(value, jnp.result_type(value, float))
+    array = jnp.asarray(value)
+    return array.astype(jnp.result_type(array, float))
 
 
 def _square(kernel: Array, residual0: Array) -> tuple[Array, Array]:

@@ -126,7 +126,12 @@ class Impulses(Observer):
     def init(self, problem, t, state):
         if state.v is None:
             raise InputError("impulses act on velocities; they exist for momentum flows only.")
-        activation_pattern(problem.model(state.w), problem.X)
+        net = problem.model(state.w)
+        activation_pattern(net, problem.X)
+        if net.activation is not jax.nn.relu:
+            raise InputError("impulses are counted for the activation jax.nn.relu; leave them out of readouts for any other.")
+        if len(jax.tree.leaves(state.w)) != 1 or state.w.hidden is None:
+            raise InputError('impulses are counted where the hidden layer alone is trained, trainable="hidden".')
         return jnp.zeros_like(problem.y)
 
     def update(self, problem, memory, t0, before, t1, after):

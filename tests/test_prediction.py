@@ -237,6 +237,10 @@ def test_bad_input_is_named(call, message):
         call()
 
 
+def test_plain_lists_are_arrays():
+    assert float(predict([[0.5]], [1.0], GradientFlow(), [0.0, 1.0]).residual[1, 0]) == pytest.approx(np.exp(-0.5))
+
+
 def test_check_times_leaves_tracers_alone():
     assert jax.jit(check_times)(jnp.array([2.0, 1.0])).shape == (2,)
     assert check_times([0, 1]).dtype == jnp.float64

@@ -247,6 +247,14 @@ def test_impulses_are_refused_where_the_momentum_is_not_the_velocity():
         nm.simulate(net, DATA, HessianDamped(0.5, 0.1), TIMES, readouts=["impulses"])
 
 
+def test_impulses_are_refused_where_no_kink_at_zero_makes_them():
+    smooth = nm.init_two_layer(8, 5, key=KEY, activation=jnp.tanh)
+    with pytest.raises(nm.InputError, match="relu"):
+        nm.simulate(smooth, DATA, FLOWS[1], TIMES, readouts=["impulses"])
+    with pytest.raises(nm.InputError, match="hidden layer alone"):
+        nm.simulate(nm.init_two_layer(8, 5, key=KEY), DATA, FLOWS[1], TIMES, readouts=["impulses"], trainable="all")
+
+
 @slow
 def test_the_integrated_identity_closes_with_the_impulses_and_not_without():
     """Delta' - Delta'(0) + b (Delta - Delta(0)) + int H Delta = sum of impulses."""
