@@ -96,7 +96,7 @@ class Diagnosis:
             "lazy": "the run follows its own kernel; the theory of constant kernels applies",
             "between": "the kernel's prediction holds in outline only",
             "rich": "the run leaves its kernel: features are learnt, and no constant kernel describes it",
-            "diverged": "the loss rose beyond ten times its start, or the run or its prediction left the finite numbers; see the stability limits below",
+            "diverged": "the loss rose tenfold, or the run or its prediction left the finite numbers; see the stability limits below",
         }
         at = np.unique(np.linspace(0, len(self.ts) - 1, min(6, len(self.ts))).astype(int))
         table = [f"{self.ts[i]:8.0f}  {self.loss[i]:12.5g}  {self.predicted_loss[i]:12.5g}  {self.gap[i]:10.3g}" for i in at]

@@ -75,8 +75,8 @@ def response(eigenvalues: Any, flow: AbstractFlow, ts: Any) -> Float[Array, "T n
 
 
 def predict(
-    kernel: ArrayLike,
-    residual0: ArrayLike,
+    kernel: Any,
+    residual0: Any,
     flow: AbstractFlow | AbstractOptimizer,
     ts: Any,
     *,
