@@ -165,7 +165,7 @@ def prediction(flow: Any, n: int, times: int) -> dict:
     kernel, start = infinite_ntk(data.X).astype(jnp.float32), -data.y.astype(jnp.float32)
     ts = jnp.linspace(0.0, 100.0, times, dtype=jnp.float32)
     decompose = jax.jit(jnp.linalg.eigh)
-    mine, baseline = compare(lambda: predict(kernel, start, flow, ts), lambda: decompose(kernel), 21)
+    mine, baseline = compare(lambda: predict(kernel, start, flow, ts), lambda: decompose(kernel), 15)
     return {
         "case": f"predict, {flow.name}, n = {n}, {times} times, {kernel.dtype}",
         "seconds": mine,
