@@ -82,13 +82,16 @@ class Nursery:
                 os.kill(child, signal.SIGKILL)
         return int(self.process.stdout.readline())
 
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()  # closes the pipes
+
 
 @pytest.fixture(scope="module")
 def nursery(tmp_path_factory):
     made = Nursery(tmp_path_factory.mktemp("nursery"))
     yield made
-    made.process.kill()
-    made.process.wait()
+    made.close()
 
 
 def units(out: Path) -> dict[str, dict[str, bytes]]:
@@ -170,6 +173,5 @@ def test_two_processes_share_a_folder_and_one_that_dies_is_replaced(nursery, tmp
         assert nursery.run("sweep", tmp_path / "both") == 0
         assert other.process.stdout.readline() == "0\n"
     finally:
-        other.process.kill()
-        other.process.wait()
+        other.close()
     assert units(tmp_path / "both") == units(tmp_path / "whole")
