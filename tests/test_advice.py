@@ -118,6 +118,7 @@ def test_the_command_prints_advice_and_fact(capsys):
     assert "n must be finite and > 0" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_command_takes_a_users_model(tmp_path, capsys):
     file = tmp_path / "mine.py"
     lines = ["import equinox as eqx", "build = lambda key: eqx.nn.MLP(20, 'scalar', 256, 1, use_bias=False, key=key)"]

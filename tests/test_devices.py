@@ -33,6 +33,7 @@ def agree(some, one, rtol):
     np.testing.assert_allclose(some["loss"], one["loss"], rtol=rtol)
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_numbers_of_one():
     found = finish(start("spread", 8))
     assert found["devices"] == 8

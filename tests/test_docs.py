@@ -46,6 +46,7 @@ def test_names_in_the_documentation_exist(page):
         assert isinstance(cli.parse(line.split()), cli.Main)
 
 
+@pytest.mark.slow
 def test_the_conversions_between_tools_hold():
     text = (DOCS / "which-tool.md").read_text(encoding="utf-8")
     names: dict = {}

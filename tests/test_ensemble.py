@@ -30,6 +30,7 @@ def test_every_run_equals_the_same_run_alone():
             np.testing.assert_allclose(MANY[name][i, j, k], alone[name], rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_padding_changes_neither_the_draw_nor_the_steps_nor_the_numbers():
     run = nm.ensemble(DATA, FLOWS[1], [25, 30, 32], 2, TS)
     (unit,) = plan(DATA, FLOWS[1], [25, 30, 32], 2, TS).units
@@ -64,6 +65,7 @@ def test_several_data_sets_are_an_axis():
         nm.ensemble([DATA, nm.sphere(5, 4, key=jax.random.key(5))], FLOWS[:1], [16], 2, TS)
 
 
+@pytest.mark.slow
 def test_one_program_per_bucket_of_widths_whatever_the_units(caplog):
     with jax.log_compiles(), caplog.at_level("WARNING"):
         run = nm.ensemble(DATA, FLOWS[1:], [11, 12, 24], 3, TS[:3], readouts=["f"], unit_runs=4)
@@ -103,6 +105,7 @@ def test_ensembles_are_labelled():
     assert MANY.ok and MANY.failures() == []
 
 
+@pytest.mark.slow
 def test_each_flow_may_have_times_of_its_own():
     rows = np.stack([TS, 2 * TS, 3 * TS])
     run = nm.ensemble(DATA, FLOWS, 16, [1], rows, readouts=["loss"])

@@ -28,6 +28,7 @@ def test_squared_loss_is_the_closed_form_on_training_and_test_points(flow):
     np.testing.assert_allclose(solved.loss, exact.loss, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_wide_network_follows_the_logistic_loss_in_function_space():
     net = nm.init_two_layer(4096, 5, key=jax.random.key(0), antisymmetric=True)
     flow = nm.HeavyBall(0.5)

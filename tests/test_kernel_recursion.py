@@ -220,6 +220,7 @@ def test_finite_networks_converge_at_the_root_of_the_width(activation, depth):
     assert wide < 0.2
 
 
+@pytest.mark.slow
 def test_the_mean_over_draws_is_the_kernel_within_its_error():
     make = lambda key: Network([3, 128, 1], jax.nn.hard_tanh, key=key)
     estimate = monte_carlo_ntk(make, X, key=KEY, samples=64)

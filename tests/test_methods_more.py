@@ -57,7 +57,12 @@ CASES = [
     Case(m.HessianDampedNesterov(3.0, 0.1), 1, lambda lam, t: -0.05 * lam * t - 1.5 * np.log(t)),
     Case(m.HessianDampedNesterov(0.7, 0.1), 1, lambda lam, t: -0.05 * lam * t - 0.35 * np.log(t)),
 ]
-each = pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.flow)[:60])
+FURTHER = (1, 4, 7, 9)  # more parameters of flows that are in the list already
+each = pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=pytest.mark.slow) if i in FURTHER else case for i, case in enumerate(CASES)],
+    ids=lambda case: str(case.flow)[:60],
+)
 
 
 def modes(flow, ts, lams=LAMS):

@@ -45,6 +45,7 @@ def test_error_dynamics_converges_with_the_tolerance():
     assert errors[0] > 20 * errors[1] > 400 * errors[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flow", [FLOWS[1], *(pytest.param(flow, marks=slow) for flow in (FLOWS[0], *FLOWS[2:4]))], ids=str)
 def test_weight_dynamics_approaches_its_frozen_kernel_as_the_width_grows(flow):
     gaps = []
@@ -124,6 +125,7 @@ def test_mechanical_energy_decays_along_the_heavy_ball():
     assert np.all(np.diff(run.energy) < 1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainable", [pytest.param("output", marks=slow), "all"])
 def test_other_layers_train_with_their_own_kernels(trainable):
     net = nm.init_two_layer(512, 5, key=KEY)
@@ -160,6 +162,7 @@ def test_save_times_do_not_change_the_solution_beyond_tolerance():
     np.testing.assert_allclose(coarse.loss[-1], fine.loss[-1], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_solvers_of_diffrax_fill_the_slot():
     net = nm.init_two_layer(256, 5, key=KEY)
     first = nm.simulate(net, DATA, FLOWS[3], TIMES, readouts=["loss"], solver=diffrax.Tsit5())

@@ -48,6 +48,7 @@ def test_optax_transformations_train_too():
     np.testing.assert_allclose(ours.loss, theirs.loss, rtol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flow", [nm.HeavyBall(0.6), *(pytest.param(flow, marks=pytest.mark.slow) for flow in (nm.Nesterov(3.0), nm.GradientFlow()))], ids=str
 )
