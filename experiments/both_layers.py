@@ -100,5 +100,6 @@ def plot(ds):
     )
     row[3].set(xscale="log", yscale="log", xlabel="width $m$", title="distance from own kernel")
     plotting.power_ticks(row[3].xaxis, ds.width.values)
-    row[3].legend(loc="best")
+    row[3].legend(loc="upper right")
+    row[3].set_ylim(top=0.2)
     return figure

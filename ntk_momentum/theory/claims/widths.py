@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import bounds
-from ..drawing import by_name, drawing, panel, points, theory
+from ..drawing import Drawing, by_name, drawing, panel, points, theory
 from ..ledger import Check, bound, claim, every, rarely
 from .fits import growth, slope
 from .pairs import ANGLES, DELTA, FAMILY, pair_eigenvalues, pair_kernels, pair_lambda_min
@@ -220,6 +220,21 @@ def _proof_on_family(width) -> dict[str, float]:
     }
 
 
+def _proof_drawing(family: dict[str, dict[str, float]]) -> Drawing:
+    """R'/R along the family for the printed and for the corrected width."""
+    lam0s = [float(k) for k in family["printed"]]
+    return drawing(
+        "R'/R of the proof at the printed and at the corrected width, along the family: the proof closes only where it stays bounded.",
+        panel(
+            "lambda0",
+            "R'/R",
+            points(lam0s, list(family["printed"].values()), "printed width"),
+            points(lam0s, list(family["corrected"].values()), "n^6/(delta^3 lambda0^4)"),
+            log="xy",
+        ),
+    )
+
+
 @claim(
     "width-thm-1",
     section="2",
@@ -287,7 +302,6 @@ def width_thm_2(setting: Setting):
         "frozen kernel": _exponents(_frozen_width),
     }
     same = lambda a, b: all(abs(forms[a][k] - forms[b][k]) < 1e-6 for k in forms[a])
-    lam0s = [float(k) for k in family["printed"]]
     return (
         every(
             "m = Omega(n^5/(delta^2 lambda0^{2.5} b^2)), derived as the displayed condition, equivalent to n^6/(delta^3 lambda0^4)",
@@ -312,16 +326,7 @@ def width_thm_2(setting: Setting):
             displacement_over_radius_by_lambda0=family["corrected"],
         ),
         _in_fact(setting),
-        drawing(
-            "R'/R of the proof at the printed and at the corrected width, along the family: the proof closes only where it stays bounded.",
-            panel(
-                "lambda0",
-                "R'/R",
-                points(lam0s, list(family["printed"].values()), "printed width"),
-                points(lam0s, list(family["corrected"].values()), "n^6/(delta^3 lambda0^4)"),
-                log="xy",
-            ),
-        ),
+        _proof_drawing(family),
     )
 
 
@@ -346,7 +351,6 @@ def width_thm_3(setting: Setting):
     printed = _exponents(bounds.width_theorem_3_printed)["lambda0"]
     family = {"printed": _proof_on_family(bounds.width_theorem_3_printed), "corrected": _proof_on_family(bounds.width_corrected)}
     frozen_power = _exponents(_frozen_width)
-    lam0s = [float(k) for k in family["printed"]]
     return (
         every(
             "the displayed condition is equivalent to m = Omega(n^5/(delta^2 lambda0^{2.5}))",
@@ -372,14 +376,5 @@ def width_thm_3(setting: Setting):
             frozen=frozen_power,
             displacement_over_radius_by_lambda0=family["corrected"],
         ),
-        drawing(
-            "R'/R of the proof at the printed and at the corrected width, along the family: the proof closes only where it stays bounded.",
-            panel(
-                "lambda0",
-                "R'/R",
-                points(lam0s, list(family["printed"].values()), "printed width"),
-                points(lam0s, list(family["corrected"].values()), "n^6/(delta^3 lambda0^4)"),
-                log="xy",
-            ),
-        ),
+        _proof_drawing(family),
     )
