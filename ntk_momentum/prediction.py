@@ -131,8 +131,7 @@ def _solve(parameters: Any, rest: Any, matrix: Array, start: Array, ts: Array, s
     if slots is not None:
         modes, velocity, dual = _recursion(method, spectrum, start, slots, ts.shape[0], rows is not None)
     else:
-        # the barrier: written down once, not computed again in each sum that uses it
-        phi, slope = jax.lax.optimization_barrier(method.mode(spectrum[None, :], ts[:, None]))
+        phi, slope = method.mode(spectrum[None, :], ts[:, None])
         modes, velocity = phi[:, :, None] * start[None], slope[:, :, None] * start[None]
         if rows is not None:
             dual = -_deficit(method, spectrum, ts, phi)[:, :, None] * start[None]
