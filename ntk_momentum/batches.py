@@ -25,8 +25,8 @@ from .loss import Loss
 from .method import AbstractFlow
 from .network import TwoLayerNet, init_two_layer, trainable_spec
 from .numerics import Numerics
-from .readout import Snapshot, default_readouts, read, resolve, watch
-from .simulation import as_integrator, default_reference, solve, tolerance_apart, weight_problem
+from .readout import Snapshot, read, watch
+from .simulation import as_integrator, chosen_readouts, default_reference, solve, tolerance_apart, weight_problem
 from .solver import LazyExponential
 
 
@@ -181,7 +181,6 @@ def _parts(batch: Batch, flow: Array, width: Array, seed: Array, over: Mesh | No
     reference = (
         default_reference(plain, data, recipe.trainable, None) if recipe.reference is None else jnp.asarray(recipe.reference, recipe.dtype)
     )
-    names = (*default_readouts(plain), "lyapunov", *(("kernel_distance",) if reference is not None else ()))
 
     def padded(m: int, key: Array) -> tuple[Array, Array]:
         net = recipe.net(m, p, key)
@@ -200,7 +199,7 @@ def _parts(batch: Batch, flow: Array, width: Array, seed: Array, over: Mesh | No
         problem,
         w,
         as_integrator(recipe.solver, problem, w),
-        resolve(recipe.readouts, names),
+        chosen_readouts(recipe.readouts, plain, reference),
         reference,
     )
 

@@ -60,8 +60,7 @@ def simulate(
     """
     problem, w = weight_problem(model, data, loss, trainable, where)
     reference = default_reference(model, data, trainable, where) if reference is None else jnp.asarray(reference)
-    names = (*default_readouts(model), "lyapunov", *(("kernel_distance",) if reference is not None else ()))
-    chosen = resolve(readouts, names)
+    chosen = chosen_readouts(readouts, model, reference)
     problem, w = in_span(problem, w, chosen, preactivations=isinstance(as_integrator(solver, problem, w), RungeKutta))
     if refine is False:
         return _run(problem, w, flow, ts, solver, chosen, reference, config)
@@ -118,6 +117,11 @@ def default_reference(model: Any, data: Any, trainable: Any, where: Callable | N
     if trainable is not None and trainable not in ("hidden", "output", "all"):
         return None
     return infinite_ntk(data.X.reshape(data.n, -1), trainable=trainable).astype(model.hidden.dtype)
+
+
+def chosen_readouts(readouts: Any, model: Any, reference: Array | None) -> dict[str, Readout]:
+    """The read-outs of a flow on a model: those asked for, or the defaults of `simulate`."""
+    return resolve(readouts, (*default_readouts(model), "lyapunov", *(("kernel_distance",) if reference is not None else ())))
 
 
 def _run(problem, w, flow, ts, solver, readouts, reference, config) -> Trajectory:

@@ -26,6 +26,7 @@ from .simulation import default_reference, weight_problem
 from .solver.base import NOT_FINITE
 from .span import in_span
 from .trajectory import Trajectory
+from .units import axes, kinds
 
 
 def train(
@@ -84,12 +85,7 @@ def train_ensemble(
     Raises `InputError`. A run that diverges keeps its place: NaN read-outs and a verdict.
     """
     _check(steps, save_every)
-    optimizers = (optimizers,) if isinstance(optimizers, AbstractOptimizer) else tuple(optimizers)
-    widths = (widths,) if isinstance(widths, int) else tuple(int(width) for width in widths)
-    seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(int(seed) for seed in seeds)
-    wrong = [type(optimizer).__name__ for optimizer in optimizers if not isinstance(optimizer, AbstractOptimizer)]
-    if wrong or not (optimizers and widths and seeds):
-        raise InputError(f"at least one optimizer such as nm.heavy_ball(eta, beta), width and seed is needed; got {wrong or 'none'}.")
+    optimizers, widths, seeds = axes(optimizers, widths, seeds, AbstractOptimizer, "optimizers such as nm.heavy_ball(eta, beta)")
     saves = steps // save_every
     counts = jnp.asarray(saves, jnp.int32), jnp.asarray(save_every, jnp.int32)
     runs: dict[tuple[int, int], Any] = {}
@@ -100,7 +96,7 @@ def train_ensemble(
             )
             for seed in seeds
         ]
-        for members in _kinds(optimizers):
+        for members in kinds(optimizers):
             parts = [_prepared(net, data, optimizers[members[0]], loss, trainable, None, readouts, reference) for net in nets]
             stacked = _stack([_cast(optimizers[i], nets[0].hidden.dtype) for i in members])
             problems, starts = _stack([part[0] for part in parts]), _stack([part[1] for part in parts])
@@ -208,14 +204,6 @@ def _cast(optimizer: Any, dtype: Any) -> Any:
 
 def _finite(w: PyTree) -> Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(w)]))
-
-
-def _kinds(optimizers: Sequence[AbstractOptimizer]) -> list[list[int]]:
-    """Positions of optimizers that differ in the values of their hyperparameters only."""
-    kinds: dict[Any, list[int]] = {}
-    for index, optimizer in enumerate(optimizers):
-        kinds.setdefault(jax.tree.structure(optimizer), []).append(index)
-    return list(kinds.values())
 
 
 def _stack(trees: Sequence[Any]) -> Any:

@@ -20,7 +20,7 @@ from . import batches, devices, memory
 from .data import Dataset
 from .errors import InputError, check_positive, unknown_name
 from .loss import Loss, squared
-from .method import AbstractFlow
+from .method import AbstractFlow, AbstractOptimizer
 from .numerics import Numerics
 from .prediction import check_times
 
@@ -142,7 +142,7 @@ def plan(
     Raises `InputError`, also when a run cannot fit.
     """
     sets, stacked = _sets(data)
-    flows, widths, seeds = _axes(flows, widths, seeds)
+    flows, widths, seeds = axes(flows, widths, seeds)
     for name, value, known in (("strategy", strategy, ("map", "vmap", "measure")), ("layout", layout, ("runs", "neurons"))):
         if value is not None and value not in known:
             raise unknown_name(name, str(value), known)
@@ -195,7 +195,7 @@ def flow_values(flow: AbstractFlow) -> dict[str, Any]:
 def _units(made: Plan, unit_runs: int, free: int | float, layout: str | None) -> Iterator[Unit]:
     index = 0
     for d, data in enumerate(made.data):
-        for members in _kinds(made.flows):
+        for members in kinds(made.flows):
             for bucket in buckets(made.widths) if _paddable(made.recipe) else [(j,) for j in range(len(made.widths))]:
                 for flows, seeds, size, shape in _cut(made, d, members, bucket, unit_runs, free, layout):
                     coordinates = {
@@ -261,12 +261,12 @@ def _chunks(items: Sequence[int], largest: int) -> list[tuple[int, ...]]:
     return [tuple(items[start : start + size]) for start in range(0, len(items), size)]
 
 
-def _kinds(flows: Sequence[AbstractFlow]) -> list[tuple[int, ...]]:
-    """Positions of flows that differ in the values of their parameters only, in order of first appearance."""
-    kinds: dict[Any, list[int]] = {}
+def kinds(flows: Sequence[AbstractFlow | AbstractOptimizer]) -> list[tuple[int, ...]]:
+    """Positions of flows, or optimizers, that differ in the values of their parameters only, in order of first appearance."""
+    found: dict[Any, list[int]] = {}
     for index, flow in enumerate(flows):
-        kinds.setdefault((jax.tree.structure(flow), tuple(np.shape(leaf) for leaf in jax.tree.leaves(flow))), []).append(index)
-    return [tuple(members) for members in kinds.values()]
+        found.setdefault((jax.tree.structure(flow), tuple(np.shape(leaf) for leaf in jax.tree.leaves(flow))), []).append(index)
+    return [tuple(members) for members in found.values()]
 
 
 def _paddable(recipe: batches.Recipe) -> bool:
@@ -288,18 +288,22 @@ def _sets(data: Any) -> tuple[tuple[Dataset, ...], bool]:
     return sets, not isinstance(data, Dataset)
 
 
-def _axes(flows: Any, widths: Any, seeds: Any) -> tuple[tuple[AbstractFlow, ...], tuple[int, ...], tuple[int, ...]]:
-    flows = (flows,) if isinstance(flows, AbstractFlow) else tuple(flows)
+def axes(
+    flows: Any, widths: Any, seeds: Any, kind: type = AbstractFlow, example: str = "flows such as nm.GradientFlow()"
+) -> tuple[tuple[Any, ...], tuple[int, ...], tuple[int, ...]]:
+    """The axes of an ensemble of flows, or of another kind, as tuples. Raises `InputError` for what they cannot be."""
+    flows = (flows,) if isinstance(flows, kind) else tuple(flows)
     widths = (widths,) if isinstance(widths, int) else tuple(int(width) for width in widths)
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(int(seed) for seed in seeds)
-    for name, values in (("flows", flows), ("widths", widths), ("seeds", seeds)):
+    runs = example.split()[0]
+    for name, values in ((runs, flows), ("widths", widths), ("seeds", seeds)):
         if not values:
             raise InputError(f"{name} is empty; an ensemble needs at least one.")
-        if name != "flows" and len(set(values)) < len(values):
+        if name != runs and len(set(values)) < len(values):
             raise InputError(f"{name} holds the same value twice: {list(values)}.")
-    wrong = [type(flow).__name__ for flow in flows if not isinstance(flow, AbstractFlow)]
+    wrong = [type(flow).__name__ for flow in flows if not isinstance(flow, kind)]
     if wrong:
-        raise InputError(f"flows must be flows such as nm.GradientFlow(), got {wrong}.")
+        raise InputError(f"{runs} must be {example}, got {wrong}.")
     check_positive("widths", widths)
     return flows, widths, seeds
 

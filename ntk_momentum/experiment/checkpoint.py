@@ -27,7 +27,6 @@ from ..loss import Loss, squared
 from ..method import AbstractFlow
 from ..numerics import Numerics
 from ..prediction import check_times
-from ..readout import default_readouts, resolve
 from ..solver import REASONS, Progress
 from ..trajectory import Trajectory
 from .provenance import JUDGEMENT, source_digest
@@ -70,8 +69,7 @@ def simulate_checkpointed(
     problem, w = simulation.weight_problem(model, data, loss, trainable, where)
     dtype = jnp.result_type(*jax.tree.leaves(w))
     reference = simulation.default_reference(model, data, trainable, where) if reference is None else jnp.asarray(reference, dtype)
-    names = (*default_readouts(model), "lyapunov", *(("kernel_distance",) if reference is not None else ()))
-    chosen = resolve(readouts, names)
+    chosen = simulation.chosen_readouts(readouts, model, reference)
     flow = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), flow)
     ts = check_times(ts).astype(dtype)
     integrator = simulation.as_integrator(solver, problem, w)
