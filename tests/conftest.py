@@ -1,10 +1,18 @@
 """Tests run in float64, with strict rank promotion: slips of shape and dtype are errors.
 
-Programs are compiled with few optimizations: each runs once, and compiling is most of the suite's time.
+Programs are compiled with few optimizations: each runs once, and compiling is most of the suite's time. They are let go at the end of
+each file: a compiled program keeps about ten mappings of memory for itself, and a process may hold 65,530 of them (`vm.max_map_count`).
 """
 
 import jax
+import pytest
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_are_let_go():
+    yield
+    jax.clear_caches()
