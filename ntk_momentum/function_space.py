@@ -71,6 +71,9 @@ class FunctionProblem(AbstractProblem):
     def lambda_max(self, w):
         return jnp.linalg.eigvalsh(self.matrix)[-1]
 
+    def inner(self, v, u):
+        return jnp.sum(v * (self.matrix @ u))
+
     def relative_error(self, state, error, lambda_max):
         momentum = 0.0 if state.v is None else jnp.sum(state.v * (self.matrix @ state.v))
         size = jnp.sqrt(norm(self.residual(state.w)) ** 2 + momentum)

@@ -103,6 +103,8 @@ def predict(
     rows, at_start = _test_rows(test_kernel, test0, len(matrix), residual0)
 
     slots = None
+    if isinstance(flow, AbstractFlow) and not flow.linear:
+        flow = _settled(flow, matrix, start, counts)
     if isinstance(flow, AbstractOptimizer):
         if counts is None:
             raise InputError("for an optimizer the step counts ts must be concrete: close over them instead of tracing them.")
@@ -119,6 +121,15 @@ def predict(
     if test is not None and at_start is not None:
         test = test.reshape(ts.shape[0], *at_start.shape) + at_start[None]
     return Prediction(ts, residual.reshape(shape), loss, pseudo_loss, test, vectors, slopes)
+
+
+def _settled(flow: AbstractFlow, matrix: Array, start: Array, ts: Any) -> AbstractFlow:
+    """The linear flow that a non-linear one is on this kernel."""
+    if ts is None or concrete(matrix) is None or concrete(start) is None:
+        raise InputError(f"{flow.name} restarts by concrete numbers: kernel, residual0 and ts may not be traced; or give a period.")
+    eigenvalues, vectors = np.linalg.eigh(np.asarray(matrix))
+    _check_semidefinite(eigenvalues)
+    return flow.settled(np.maximum(eigenvalues, 0.0), np.linalg.norm(vectors.T @ np.asarray(start), axis=1), float(ts[-1]))
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -220,7 +231,7 @@ def _symmetrise(kernel: Array) -> tuple[Array, Array, Array]:
     return mean, 2 * jnp.max(jnp.abs(kernel - mean)), jnp.max(jnp.abs(kernel))
 
 
-def _check_semidefinite(eigenvalues: Array) -> None:
+def _check_semidefinite(eigenvalues: Any) -> None:
     seen = concrete(eigenvalues)
     if seen is not None and seen[0] < -np.sqrt(np.finfo(seen.dtype).eps) * np.max(np.abs(seen)):
         raise InputError(f"the kernel must be positive semi-definite; its eigenvalues run from {seen[0]:.3g} to {seen[-1]:.3g}.")

@@ -50,6 +50,10 @@ class AbstractProblem(eqx.Module):
         """The largest eigenvalue of H at w, to the few digits that a step size needs."""
 
     @abc.abstractmethod
+    def inner(self, v: PyTree, u: PyTree) -> Float[Array, ""]:
+        """The Euclidean product of two changes of the weights, for errors that of the least weights behind them."""
+
+    @abc.abstractmethod
     def relative_error(self, state: State, error: State, lambda_max: Float[Array, ""]) -> Float[Array, ""]:
         """An error of (w, v) as an error of f, relative to the size of the motion: one number, blind to padding and batching.
 
@@ -167,6 +171,10 @@ class WeightProblem(AbstractProblem):
 
         return norm(product(jax.lax.fori_loop(0, 20, power, jnp.full(f.shape, f.size**-0.5, f.dtype))))
 
+    def inner(self, v, u):
+        pairs = zip(jax.tree.leaves(self.orthonormal(v)), jax.tree.leaves(self.orthonormal(u)), strict=True)
+        return sum((jnp.sum(a * b) for a, b in pairs), start=jnp.zeros(()))
+
     def relative_error(self, state, error, lambda_max):
         f, moved = jax.jvp(self.f, (state.w,), (error.w,))
         size = jnp.sqrt(norm(output_gradient(self.loss, f, self.y)) ** 2 + norm(self.orthonormal(state.v)) ** 2)
@@ -200,6 +208,11 @@ class ErrorProblem(AbstractProblem):
 
     def lambda_max(self, w):
         return jnp.linalg.eigvalsh(self.matrix)[-1]
+
+    def inner(self, v, u):
+        eigenvalues, vectors = jnp.linalg.eigh(self.matrix)  # Delta = J w: products of w = J^T H^{-1} Delta
+        seen = eigenvalues > jnp.finfo(v.dtype).eps * eigenvalues[-1]
+        return jnp.sum(jnp.where(seen, (vectors.T @ v) * (vectors.T @ u) / jnp.where(seen, eigenvalues, 1.0), 0.0))
 
     def relative_error(self, state, error, lambda_max):
         size = jnp.sqrt(norm(state.w) ** 2 + norm(state.v) ** 2 / lambda_max)

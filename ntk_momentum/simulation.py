@@ -24,6 +24,7 @@ from .problem import AbstractProblem, ErrorProblem, WeightProblem
 from .readout import ERROR_READOUTS, READOUTS, Readout, Snapshot, default_readouts, read, resolve, watch
 from .solver import AbstractIntegrator, LazyExponential, RungeKutta, why_not_lazy
 from .solver.base import NOT_REFINED, Progress
+from .solver.restarting import restarting
 from .span import in_span
 from .trajectory import Trajectory
 
@@ -172,7 +173,7 @@ def begin(
 ) -> Progress:
     """Where a solve starts: at rest, at t = 0."""
     with jax.default_matmul_precision(config.precision):
-        return integrator.start(problem, flow, flow.init(w), watch(readouts), config, dtype)
+        return restarting(integrator, flow).start(problem, flow, flow.init(w), watch(readouts), config, dtype)
 
 
 def proceed(
@@ -188,7 +189,7 @@ def proceed(
 ) -> tuple[Progress, dict[str, Array]]:
     """From where a solve has come to the next saved times `ts`, and the read-outs there. w: the weights at t = 0."""
     with jax.default_matmul_precision(config.precision):
-        watcher = watch(readouts)
+        watcher, integrator = watch(readouts), restarting(integrator, flow)
         for observer in watcher.observers.values():
             observer.check(flow)
         first = Snapshot(problem, flow, jnp.zeros_like(ts[0]), flow.init(w), None, reference)

@@ -26,6 +26,7 @@ from .nesterov import NesterovMethod as NesterovMethod
 from .nesterov import NesterovTorch as NesterovTorch
 from .nesterov import nesterov as nesterov
 from .nesterov import nesterov_torch as nesterov_torch
+from .restart import RestartedNesterov as RestartedNesterov
 from .restart import RestartedNesterovMethod as RestartedNesterovMethod
 from .restart import RestartPeriod as RestartPeriod
 from .restart import best_restart_period as best_restart_period

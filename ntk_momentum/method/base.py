@@ -46,6 +46,15 @@ class AbstractFlow(eqx.Module):
     name: ClassVar[str]
     inertial: ClassVar[bool] = False
 
+    @property
+    def linear(self) -> bool:
+        """Whether the flow depends linearly on the gradient, so that eigenmodes of a constant kernel evolve apart."""
+        return True
+
+    def settled(self, eigenvalues: Any, start: Any, end: float) -> AbstractFlow:
+        """The linear flow that acts until `end` on a constant kernel, from errors `start` along its eigenvectors; itself where linear."""
+        return self
+
     @abc.abstractmethod
     def init(self, w: PyTree) -> State:
         """The state at t = 0, at rest at w."""

@@ -1,0 +1,143 @@
+"""Flows that are put to rest again and again: any integrator between restarts, whose times it finds.
+
+Time runs from the last restart, so (4.2) starts at its singular t = 0 each time. A fixed period ends a step; an adaptive restart is due
+where `RestartedNesterov.due` changes sign: looked for at every half of the fastest scale, then bracketed, each trial solved anew.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..method import RestartedNesterov
+from .base import AbstractIntegrator, Progress
+
+SCOUT = 0.5
+"""Time between looks for a restart, in units of 1/sqrt(lambda_max)."""
+_TRIALS = 12
+"""Most trials for one restart; a bracket of a millionth of the time between looks is enough."""
+
+
+class _Clock(NamedTuple):
+    """What `Restarting` remembers: the inner solver's progress in its own time, when that began, and the time between looks."""
+
+    inner: Progress
+    began: Float[Array, ""]
+    scout: Float[Array, ""]
+
+
+class _Since(eqx.Module):
+    """A watcher of the whole solve, told of steps in time since `began`."""
+
+    watcher: Any
+    began: Any
+
+    def init(self, problem, t, state):
+        return self.watcher.init(problem, t + self.began, state)
+
+    def update(self, problem, watched, t0, before, t1, after):
+        return self.watcher.update(problem, watched, t0 + self.began, before, t1 + self.began, after)
+
+
+class _Kept(eqx.Module):
+    """A watcher that starts with what has been watched before."""
+
+    watched: Any
+
+    def init(self, problem, t, state):
+        return self.watched
+
+    def update(self, problem, watched, t0, before, t1, after):
+        return watched
+
+
+class Restarting(AbstractIntegrator):
+    """`between` solves Nesterov's flow from rest to rest."""
+
+    between: AbstractIntegrator
+
+    def evaluations(self, flow):
+        return self.between.evaluations(flow.between)
+
+    def start(self, problem, flow, state, watcher, numerics, dtype):
+        inner = self.between.start(problem, flow.between, state, watcher, numerics, dtype)
+        scout = (SCOUT / jnp.sqrt(problem.lambda_max(state.w))).astype(dtype)
+        return inner._replace(memory=_Clock(inner, jnp.zeros((), dtype), scout))
+
+    def advance(self, problem, flow, progress, t1, watcher, numerics):
+        def reach(clock, end):
+            """The inner solver's progress at `end`, a time since the last restart."""
+            return self.between.advance(problem, flow.between, clock.inner, end, _Since(watcher, clock.began), numerics)
+
+        def due(inner):
+            return flow.due(inner.t, inner.state, problem.gradient(inner.state.w), problem.inner)
+
+        def restarted(clock, inner):
+            state = flow.init(inner.state.w)
+            fresh = self.between.start(problem, flow.between, state, _Kept(inner.watched), numerics, t1.dtype)
+            fresh = fresh._replace(accepted=inner.accepted, rejected=inner.rejected)
+            return clock._replace(inner=fresh, began=clock.began + inner.t)
+
+        def kept(clock, inner):
+            return clock._replace(inner=inner)
+
+        def periodic(clock):
+            ends = flow.period <= t1 - clock.began
+            inner = reach(clock, jnp.where(ends, flow.period, t1 - clock.began))
+            return jax.lax.cond(ends & (inner.verdict == 0), restarted, kept, clock, inner)
+
+        def adaptive(clock):
+            left = t1 - clock.began
+            end = jnp.where(clock.inner.t + 1.001 * clock.scout >= left, left, clock.inner.t + clock.scout)
+            inner = reach(clock, end)
+            after = due(inner)
+
+            def locate(clock, inner):
+                def unsure(bracket):
+                    low, high, _, _, trials, _, _ = bracket
+                    enough = jnp.maximum(1e-6 * clock.scout, 4 * jnp.finfo(t1.dtype).eps * high)
+                    return (high - low > enough) & (trials < _TRIALS)
+
+                def trial(bracket):  # false position in its Illinois variant, kept off the ends
+                    low, high, at_low, at_high, trials, past, steps = bracket
+                    share = jnp.clip(at_low / (at_low - at_high), 0.02, 0.98)
+                    middle = reach(clock, low + share * (high - low))
+                    value = due(middle)
+                    over = value < 0
+                    return (
+                        jnp.where(over, low, middle.t),
+                        jnp.where(over, middle.t, high),
+                        jnp.where(over, at_low / 2, value),
+                        jnp.where(over, value, at_high / 2),
+                        trials + 1,
+                        jax.tree.map(lambda a, b: jnp.where(over, b, a), past, middle),
+                        steps + taken(middle),
+                    )
+
+                def taken(progress):
+                    return progress.accepted + progress.rejected - clock.inner.accepted - clock.inner.rejected
+
+                above = jnp.maximum(due(clock.inner), jnp.finfo(t1.dtype).tiny)
+                none = jnp.zeros((), jnp.int32)
+                *_, found, steps = jax.lax.while_loop(
+                    unsure, trial, (clock.inner.t, inner.t, above, after, none, inner, taken(inner))
+                )
+                return restarted(clock, found._replace(rejected=found.rejected + steps - taken(found)))  # trials are not free
+
+            crossed = (after < 0) & (inner.verdict == 0)
+            return jax.lax.cond(crossed, locate, kept, clock, inner)
+
+        def unfinished(clock):
+            return (clock.inner.t < t1 - clock.began) & (clock.inner.verdict == 0)
+
+        clock = jax.lax.while_loop(unfinished, periodic if flow.linear else adaptive, progress.memory)
+        return clock.inner._replace(t=t1, memory=clock)
+
+
+def restarting(integrator: AbstractIntegrator, flow: Any) -> AbstractIntegrator:
+    """The integrator for a flow: `Restarting` around it where the flow restarts."""
+    return Restarting(integrator) if isinstance(flow, RestartedNesterov) else integrator
