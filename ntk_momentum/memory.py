@@ -12,16 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
+from .neurons import TILE
 
 MARGIN = 0.9
 """Share of the free memory that a solve may be planned to take."""
 
-COPIES = {"lazy": (3.0, 4.5, 7.0), "runge_kutta": (14.0, 3.0, 5.0)}
-"""Arrays alive at the peak of one run, fitted from above to compiled programs: (m, p) and, for the lazy solver, (n, m) for each of w
-and v; (n, m) for the explicit ones, where a kernel or flips are read; and (n, n)."""
+COPIES = {
+    "lazy": (7.0, 3.0, 8.0),
+    "lazy momentum": (6.0, 9.0, 8.0),
+    "runge_kutta": (14.0, 3.0, 5.0),
+    "runge_kutta momentum": (28.0, 3.0, 5.0),
+}
+"""Arrays alive at the peak of one run, fitted from above to compiled programs, the drawing of the network among them: (m, p); (n, m),
+where something needs the preactivations of all neurons at once; and (n, n)."""
 
-TILED = 1.0
-"""(n, m) for an explicit solver where only f is read: the right side takes its neurons by tiles on a CPU."""
+KEPT, IN_TILES = 1.0, 8
+"""Where nothing needs them at once, a CPU takes neurons by tiles: (n, m) kept by an explicit solver, tiles' worth held by the lazy one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,16 +66,17 @@ def estimate(
 
     slabs, kernel: whether a read-out needs whole preactivations, or H. readouts: the shape of each, saved times included.
     """
-    state, slab, square = COPIES["lazy" if lazy else "runge_kutta"]
-    leaves, mine = 2 if momentum else 1, -(-m // devices)
-    if lazy:
-        slab *= leaves
-    elif not slabs:
-        slab = TILED
+    state, slab, square = COPIES[("lazy" if lazy else "runge_kutta") + (" momentum" if momentum else "")]
+    mine = -(-m // devices)
+    entries = slab * n * mine
+    if not slabs and not lazy:
+        entries = KEPT * n * mine
+    elif not slabs and not momentum:
+        entries = min(entries, IN_TILES * 2 * TILE)
     saved = sum(_product(shape) for shape in readouts)
     return Estimate(
-        state=int(state * leaves * mine * p * itemsize),
-        slab=int(slab * n * mine * itemsize),
+        state=int(state * mine * p * itemsize),
+        slab=int(entries * itemsize),
         kernel=int(square * n * n * itemsize) if kernel or lazy else 0,
         readouts=2 * saved * itemsize,
     )

@@ -28,10 +28,10 @@ def values(activation: Callable, X: Float[Array, "n p"], hidden: Float[Array, "m
 
     def tiled(X, hidden, output):
         add = lambda total, tile: (total + activation(X @ tile[0].T) @ tile[1], None)
-        return jax.lax.scan(add, jnp.zeros_like(X, shape=X.shape[:1], dtype=output.dtype), _tiles(X, hidden, output))[0]
+        return jax.lax.scan(add, jnp.zeros_like(X, shape=X.shape[:1], dtype=output.dtype), tiles(X, hidden, output))[0]
 
     whole = lambda X, hidden, output: activation(X @ hidden.T) @ output
-    if _count(X, hidden) == 1:
+    if count(X, hidden) == 1:
         return whole(X, hidden, output)
     return jax.lax.platform_dependent(X, hidden, output, cpu=tiled, default=whole)
 
@@ -49,7 +49,7 @@ def pullback(
     """
 
     def narrow(X, hidden, output):
-        tiles = _tiles(X, hidden, output)
+        pieces = tiles(X, hidden, output)
         u = cotangent(values(activation, X, hidden, output))[:, None]
         columns = X.T
 
@@ -59,24 +59,24 @@ def pullback(
             rows = (columns @ slopes) * tile[1][None, :]  # not after transposing, or XLA makes the product that way round: 4x slower
             return None, (rows.T, u[:, 0] @ value)
 
-        return _joined(jax.lax.scan(pull, None, tiles)[1], hidden)
+        return _joined(jax.lax.scan(pull, None, pieces)[1], hidden)
 
     def wide(X, hidden, output):
-        tiles = _tiles(X, hidden, output)
+        pieces = tiles(X, hidden, output)
 
         def push(total, tile):
             z = tile[0] @ X.T
             return total + tile[1] @ activation(z), z
 
-        f, kept = jax.lax.scan(push, jnp.zeros_like(X, shape=X.shape[:1]), tiles)
+        f, kept = jax.lax.scan(push, jnp.zeros_like(X, shape=X.shape[:1]), pieces)
         u = cotangent(f)
-        return _joined(jax.lax.map(lambda tile: neuron_major(activation, X, tile[0], tile[1], u), (kept, tiles[1])), hidden)
+        return _joined(jax.lax.map(lambda tile: neuron_major(activation, X, tile[0], tile[1], u), (kept, pieces[1])), hidden)
 
     def whole(X, hidden, output):
         z = hidden @ X.T
         return neuron_major(activation, X, z, output, cotangent(output @ activation(z)))
 
-    if _count(X, hidden) == 1:
+    if count(X, hidden) == 1:
         return whole(X, hidden, output)
     return jax.lax.platform_dependent(X, hidden, output, cpu=narrow if X.shape[1] < NARROW else wide, default=whole)
 
@@ -87,19 +87,27 @@ def neuron_major(activation: Callable, X: Array, z: Float[Array, "t n"], output:
     return back(output[:, None] * u[None, :])[0] @ X, value @ u
 
 
-def _count(X: Array, hidden: Array) -> int:
-    """How many tiles: a power of two. One where there are several devices, over which the neurons may be spread."""
-    entries = X.shape[0] * hidden.shape[0]
-    return 1 if jax.device_count() > 1 else 2 ** max(0, (entries // TILE).bit_length() - 1)
+def count(X: Array, hidden: Array, tile: int | None = None) -> int:
+    """How many tiles of `tile` (TILE) preactivations: near a power of two. One where several devices may hold the neurons between them."""
+    wanted = 2 ** max(0, (X.shape[0] * hidden.shape[0] // (tile or TILE)).bit_length() - 1)
+    return 1 if jax.device_count() > 1 else equal_parts(hidden.shape[0], wanted)
 
 
-def _tiles(X: Array, hidden: Array, output: Array) -> tuple[Float[Array, "tiles t p"], Float[Array, "tiles t"]]:
+def equal_parts(m: int, wanted: int) -> int:
+    """The fewest parts, `wanted` at least and not twice as many, that m neurons fall into evenly; `wanted` where there are none.
+
+    Uneven parts are filled up, which copies the weights.
+    """
+    return next((parts for parts in range(wanted, 2 * wanted) if m % parts == 0), wanted)
+
+
+def tiles(X: Array, hidden: Array, output: Array, tile: int | None = None) -> tuple[Float[Array, "tiles t p"], Float[Array, "tiles t"]]:
     """Hidden and output weights by tiles, the last filled up with neurons whose output weight is zero."""
-    count = _count(X, hidden)
-    missing = -hidden.shape[0] % count
+    parts = count(X, hidden, tile)
+    missing = -hidden.shape[0] % parts
     if missing:
         hidden, output = jnp.pad(hidden, ((0, missing), (0, 0))), jnp.pad(output, (0, missing))
-    return hidden.reshape(count, -1, hidden.shape[1]), output.reshape(count, -1)
+    return hidden.reshape(parts, -1, hidden.shape[1]), output.reshape(parts, -1)
 
 
 def _joined(parts: tuple[Any, Any], hidden: Array) -> tuple[Array, Array]:

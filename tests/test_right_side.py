@@ -43,7 +43,7 @@ def test_the_right_side_by_tiles_is_autodiffs(monkeypatch, p, activation):
     for width, trainable in ((64, "all"), (61, "hidden"), (61, "output")) if activation is jax.nn.relu else ((61, "all"),):
         net = nm.init_two_layer(width, p, key=jax.random.key(1), activation=activation)
         net = eqx.tree_at(lambda n: n.output, net, net.output * jnp.linspace(0.5, 2, width))
-        assert neurons._count(data.X, net.hidden) == 4
+        assert neurons.count(data.X, net.hidden) == 4
         problem, w = weight_problem(net, data, nm.logistic, trainable, None)
         for ours, theirs in zip(jax.tree.leaves(gradient(problem, w)), plain(net, data, nm.logistic, w), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-14)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from ..errors import InputError
 from ..network import TwoLayerNet
+from ..neurons import equal_parts
 from .patterns import slope_gram
 
 CHUNK_ENTRIES = 2**23
@@ -66,6 +67,7 @@ def _over_chunks(grams, net: TwoLayerNet, chunk: int) -> list[Array]:
     counted = jnp.ones_like(net.output)
     if chunk >= net.width:
         return grams(net.hidden, net.output, counted)
+    chunk = -(-net.width // equal_parts(net.width, -(-net.width // chunk)))
     missing = -net.width % chunk
     blocks = [
         jnp.pad(array, ((0, missing),) + ((0, 0),) * (array.ndim - 1)).reshape(-1, chunk, *array.shape[1:])

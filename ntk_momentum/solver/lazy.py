@@ -13,6 +13,8 @@ each neuron feels the oscillating force from crossing to crossing instead, see `
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -73,12 +75,13 @@ class LazyExponential(AbstractIntegrator):
             last = wanted >= 0.999 * left
             h = jnp.where(last, left, jnp.where(2 * wanted > left, left / 2, wanted))
             t = jnp.where(last, t1, p.t + h)
-            state, new, error = self._step(net, flow, p.t, h, p.state, memory)
+            error, new, finish = self._step(net, flow, p.t, h, p.state, memory)
             scaled = error / numerics.tol
             accept = scaled < 1
             factor = jnp.clip(0.8 * jnp.maximum(scaled, 1e-12) ** (-1 / (self.order + 1)), 0.2, 2.0)
             proposed = h * jnp.where(jnp.isfinite(factor), factor, 0.2)
             wanted = jnp.where(accept & (h < wanted), jnp.maximum(wanted, proposed), proposed)
+            state = finish(accept)
             watched = watcher.update(problem, p.watched, p.t, p.state, t, state)
 
             def keep(old, new):
@@ -90,7 +93,7 @@ class LazyExponential(AbstractIntegrator):
             verdict = jnp.where(~accept & (h <= resolution * t1), jnp.where(jnp.isfinite(error), STEP_UNDERFLOW, NOT_FINITE), verdict)
             return Progress(
                 jnp.where(accept, t, p.t),
-                keep(p.state, state),
+                state,
                 (keep(memory, new), wanted),
                 keep(p.watched, watched),
                 accepted,
@@ -100,28 +103,62 @@ class LazyExponential(AbstractIntegrator):
 
         return jax.lax.while_loop(unfinished, attempt, progress)
 
-    def _step(self, net: LinearNet, flow: Any, t: Array, h: Array, state: State, memory: Memory) -> tuple[State, Memory, Array]:
-        """One step: the new state, what is remembered of it, and its error."""
-        if state.v is not None and self.order == 2:
-            return _coast(net, flow, t, h, state, memory)
-        z, vectors, eigenvalues, velocity = memory.z, memory.vectors, memory.eigenvalues, memory.velocity
-        slopes = net.slopes(z)
+    def _step(self, net: LinearNet, flow: Any, t: Array, h: Array, state: State, memory: Memory) -> tuple[Array, Memory, Callable]:
+        """One step: its error, what is remembered after it, and the state after it as a function of whether it is accepted."""
+        if state.v is None:
+            return _glide(net, flow, self.order, t, h, state, memory)
         if self.order == 2:
-            frozen = flow.frozen_step(eigenvalues, t, h, vectors.T @ memory.residual, vectors.T @ velocity)
-            force = vectors @ frozen.impulse_w
-            slopes = net.average_slopes(z, z - net.X @ net.pull(slopes, force).T, slopes, force)
-            vectors, eigenvalues = net.eigh(slopes)
-        frozen = flow.frozen_step(eigenvalues, t, h, vectors.T @ memory.residual, vectors.T @ velocity)
-        w = state.w.hidden - net.pull(slopes, vectors @ frozen.impulse_w)
-        v = None
-        if state.v is not None:
-            w = w + frozen.carry_w * state.v.hidden
-            v = frozen.carry_v * state.v.hidden - net.pull(slopes, vectors @ frozen.impulse_v)
+            return _coast(net, flow, t, h, state, memory)
+        vectors, eigenvalues, slopes = memory.vectors, memory.eigenvalues, net.slopes(memory.z)
+        frozen = flow.frozen_step(eigenvalues, t, h, vectors.T @ memory.residual, vectors.T @ memory.velocity)
+        w = state.w.hidden + frozen.carry_w * state.v.hidden - net.pull(slopes, vectors @ frozen.impulse_w)
+        v = frozen.carry_v * state.v.hidden - net.pull(slopes, vectors @ frozen.impulse_v)
         new = net.remember(w, v, vectors, eigenvalues)
-        if self.order == 1:
-            new = new._replace(**dict(zip(("vectors", "eigenvalues"), net.eigh(net.slopes(new.z)), strict=True)))
+        new = new._replace(**dict(zip(("vectors", "eigenvalues"), net.eigh(net.kernel(net.slopes(new.z))), strict=True)))
         error = norm(new.residual - vectors @ frozen.residual) / _size(state, memory)
-        return _replaced(state, w, v), new, error
+        return error, new, partial(_taken, state, w, v)
+
+
+def _glide(net: LinearNet, flow: Any, order: int, t: Array, h: Array, state: State, memory: Memory) -> tuple[Array, Memory, Callable]:
+    """A step of a flow without momentum. Neurons are taken by tiles: one pass for the averaged kernel, one for f at the end, and one that
+    writes the accepted weights over the old ones. Nothing of size (n, m) is kept but where one tile holds all neurons.
+    """
+    whole, vectors, eigenvalues = net.whole(state.w.hidden), memory.vectors, memory.eigenvalues
+
+    def frozen_step(vectors, eigenvalues):
+        frozen = flow.frozen_step(eigenvalues, t, h, vectors.T @ memory.residual, jnp.zeros_like(memory.residual))
+        return vectors @ frozen.impulse_w, vectors @ frozen.residual
+
+    force, residual = frozen_step(vectors, eigenvalues)
+
+    def slopes(tile, w):
+        z = memory.z if whole else tile.X @ w.T
+        near = tile.slopes(z)
+        return near if order == 1 else tile.average_slopes(z, z - tile.X @ tile.pull(near, force).T, near, force)
+
+    average = slopes
+    if whole:
+        fixed = slopes(net, state.w.hidden)
+        average = lambda tile, w: fixed
+    if order == 2:
+        vectors, eigenvalues = net.eigh(net.total(lambda tile, w: tile.kernel(average(tile, w)), state.w.hidden))
+        push, residual = frozen_step(vectors, eigenvalues)
+    else:
+        push = force
+
+    def moved(tile, w):
+        return w - tile.pull(average(tile, w), push)
+
+    after = net.total(lambda tile, w: tile.outlook(moved(tile, w))[:3 - order], state.w.hidden)
+    z = net.kept(moved(net, state.w.hidden)) if whole else memory.z
+    new = Memory(z, memory.zv, after[0] - net.y, memory.velocity, vectors, eigenvalues)
+    if order == 1:
+        new = new._replace(**dict(zip(("vectors", "eigenvalues"), net.eigh(after[1]), strict=True)))
+
+    def finish(accept):
+        return State(_with_hidden(state.w, net.rewritten(moved, state.w.hidden, accept)), None)
+
+    return norm(new.residual - residual) / _size(state, memory), new, finish
 
 
 _NODES = 4
@@ -130,7 +167,7 @@ _LEAD = 30.0
 """How far a coasting step is ahead of its own prediction: measured errors are those of a plain step with a tolerance this much tighter."""
 
 
-def _coast(net: LinearNet, flow: Any, t: Array, h: Array, state: State, memory: Memory) -> tuple[State, Memory, Array]:
+def _coast(net: LinearNet, flow: Any, t: Array, h: Array, state: State, memory: Memory) -> tuple[Array, Memory, Callable]:
     """A step of a flow with momentum: each entry feels the force Delta_i(s) only while it is active.
 
     Fast modes throw neurons across their kinks and back while Delta oscillates, so a slope averaged over time, times the
@@ -144,7 +181,7 @@ def _coast(net: LinearNet, flow: Any, t: Array, h: Array, state: State, memory: 
     crossing = Crossing.of(z, h * zv if flow.inertial else after - z, after)
     change = (net.above + net.below) - 2 * near
     slopes = near + change * (crossing.back - crossing.leave)
-    vectors, eigenvalues = net.eigh(slopes)
+    vectors, eigenvalues = net.eigh(net.kernel(slopes))
     velocity = net.scale * ((slopes * zv) @ net.output)
 
     start = vectors.T @ memory.residual, vectors.T @ velocity
@@ -165,7 +202,7 @@ def _coast(net: LinearNet, flow: Any, t: Array, h: Array, state: State, memory: 
     v = frozen.carry_v * state.v.hidden - net.spread(pushes[1])
     new = net.remember(w, v, vectors, eigenvalues)
     gap = norm(new.residual - vectors @ frozen.residual) / _size(state, memory)
-    return _replaced(state, w, v), new, gap / _LEAD
+    return gap / _LEAD, new, partial(_taken, state, w, v)
 
 
 def _size(state: State, memory: Memory) -> Array:
@@ -173,8 +210,10 @@ def _size(state: State, memory: Memory) -> Array:
     return jnp.sqrt(norm(memory.residual) ** 2 + norm(None if state.v is None else state.v.hidden) ** 2)
 
 
-def _replaced(state: State, w: Array, v: Array | None) -> State:
-    return State(_with_hidden(state.w, w), None if v is None else _with_hidden(state.v, v))
+def _taken(state: State, w: Array, v: Array, accept: Array) -> State:
+    """The state with new weights and velocities where they are accepted."""
+    pairs = ((state.w, w), (state.v, v))
+    return State(*(_with_hidden(tree, jnp.where(accept, hidden, tree.hidden)) for tree, hidden in pairs))
 
 
 def _with_hidden(tree: Any, hidden: Array) -> Any:

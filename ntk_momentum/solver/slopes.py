@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
+
+from .. import neurons
+
+
+def _tile() -> int:
+    """Preactivations in one tile: what a CPU's cache holds; elsewhere 512 MiB of them in float32."""
+    return neurons.TILE if jax.default_backend() == "cpu" else 2**27
 
 
 class Memory(NamedTuple):
-    """What a step hands to the next: preactivations of weights and velocities (n, m), Delta and J v (n,), the last eigendecomposition."""
+    """What a step hands to the next: preactivations of weights and velocities (n, m), Delta and J v (n,), the last eigendecomposition.
+
+    Without momentum zv is (n, 0), and z too where neurons are taken by tiles.
+    """
 
     z: Float[Array, "n m"]
     zv: Float[Array, "n m"]
@@ -20,8 +32,11 @@ class Memory(NamedTuple):
 
     @staticmethod
     def at(net: LinearNet, w: Any, v: Any) -> Memory:
-        blank = net.remember(w.hidden, None if v is None else v.hidden, net.gram, net.y)
-        vectors, eigenvalues = net.eigh(net.slopes(blank.z))
+        if v is None:
+            f, kernel = net.total(LinearNet.outlook, w.hidden)
+            return Memory(net.kept(w.hidden), f[:, None][:, :0], f - net.y, jnp.zeros_like(f), *net.eigh(kernel))
+        blank = net.remember(w.hidden, v.hidden, net.gram, net.y)
+        vectors, eigenvalues = net.eigh(net.kernel(net.slopes(blank.z)))
         return blank._replace(vectors=vectors, eigenvalues=eigenvalues)
 
 
@@ -48,18 +63,58 @@ class LinearNet(NamedTuple):
         """scale * a_r sum_i F_ri x_i: `pull` of a force that differs from neuron to neuron."""
         return self.scale * self.output[:, None] * (force.T @ self.X)
 
-    def eigh(self, slopes: Float[Array, "n m"]) -> tuple[Array, Array]:
-        """Eigenvectors and eigenvalues of H with the given slopes; clipped at zero."""
-        kernel = self.scale**2 * self.gram * ((slopes * self.output[None, :] ** 2) @ slopes.T)
+    def kernel(self, slopes: Float[Array, "n m"]) -> Float[Array, "n n"]:
+        """H with the given slopes."""
+        return self.scale**2 * self.gram * ((slopes * self.output[None, :] ** 2) @ slopes.T)
+
+    @staticmethod
+    def eigh(kernel: Float[Array, "n n"]) -> tuple[Array, Array]:
+        """Eigenvectors and eigenvalues, these clipped at zero."""
         eigenvalues, vectors = jnp.linalg.eigh(kernel)
         return vectors, jnp.maximum(eigenvalues, 0.0)
 
-    def remember(self, w: Array, v: Array | None, vectors: Array, eigenvalues: Array) -> Memory:
+    def outlook(self, w: Float[Array, "m p"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
+        """(f, H) at w."""
         z = self.X @ w.T
-        zv = jnp.zeros((self.X.shape[0], 1), z.dtype) if v is None else self.X @ v.T
         slopes = self.slopes(z)
-        f = self.scale * ((slopes * z) @ self.output)
-        velocity = jnp.zeros_like(f) if v is None else self.scale * ((slopes * zv) @ self.output)
+        return self.scale * ((slopes * z) @ self.output), self.kernel(slopes)
+
+    def whole(self, w: Float[Array, "m p"]) -> bool:
+        """Whether all neurons are taken at once."""
+        return neurons.count(self.X, w, _tile()) == 1
+
+    def kept(self, w: Float[Array, "m p"]) -> Array:
+        """The preactivations, (n, m), where they are kept from step to step; else (n, 0)."""
+        return self.X @ w.T if self.whole(w) else jnp.zeros_like(self.X[:, :0])
+
+    def total(self, function: Callable, w: Float[Array, "m p"]) -> Any:
+        """The sum over tiles of neurons of function(net of the tile, its weights)."""
+        if self.whole(w):
+            return function(self, w)
+        hidden, output = neurons.tiles(self.X, w, self.output, _tile())
+        blank = jax.eval_shape(lambda: function(self._replace(output=output[0]), hidden[0]))
+
+        def add(total, tile):
+            return jax.tree.map(jnp.add, total, function(self._replace(output=tile[1]), tile[0])), None
+
+        return jax.lax.scan(add, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), blank), (hidden, output))[0]
+
+    def rewritten(self, function: Callable, w: Float[Array, "m p"], accept: Bool[Array, ""]) -> Float[Array, "m p"]:
+        """w, or where `accept` w with every tile replaced by function(net of the tile, its weights). In place, when compiled."""
+        if self.whole(w):
+            return jnp.where(accept, function(self, w), w)
+        hidden, output = neurons.tiles(self.X, w, self.output, _tile())
+
+        def write(i, hidden):
+            tile = hidden[i]
+            return hidden.at[i].set(jnp.where(accept, function(self._replace(output=output[i]), tile), tile))
+
+        return jax.lax.fori_loop(0, hidden.shape[0], write, hidden).reshape(-1, w.shape[1])[: w.shape[0]]
+
+    def remember(self, w: Array, v: Array, vectors: Array, eigenvalues: Array) -> Memory:
+        z, zv = self.X @ w.T, self.X @ v.T
+        slopes = self.slopes(z)
+        f, velocity = (self.scale * ((slopes * part) @ self.output) for part in (z, zv))
         return Memory(z, zv, f - self.y, velocity, vectors, eigenvalues)
 
     def average_slopes(self, before: Array, after: Array, slopes: Array, force: Array) -> Array:
