@@ -12,22 +12,26 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
-from .neurons import TILE
+from .network import DRAWN
+from .solver.slopes import TILE
 
 MARGIN = 0.9
 """Share of the free memory that a solve may be planned to take."""
 
 COPIES = {
-    "lazy": (7.0, 3.0, 8.0),
+    "lazy": (2.0, 3.0, 8.0),
     "lazy momentum": (6.0, 9.0, 8.0),
     "runge_kutta": (14.0, 3.0, 5.0),
     "runge_kutta momentum": (28.0, 3.0, 5.0),
 }
-"""Arrays alive at the peak of one run, fitted from above to compiled programs, the drawing of the network among them: (m, p); (n, m),
-where something needs the preactivations of all neurons at once; and (n, n)."""
+"""Arrays alive at the peak of one run, fitted from above to compiled programs: (m, p); (n, m), where something needs the preactivations of
+all neurons at once; and (n, n). All but the first hold more to solve than to draw the network."""
 
-KEPT, IN_TILES = 1.0, 8
-"""Where nothing needs them at once, a CPU takes neurons by tiles: (n, m) kept by an explicit solver, tiles' worth held by the lazy one."""
+DRAWING = 6.0
+"""Arrays alive while a part of the hidden layer is drawn."""
+
+KEPT = 1.0
+"""(n, m) kept by an explicit solver on a CPU where nothing needs them at once. The lazy one then holds its copies for one tile only."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +76,13 @@ def estimate(
     if not slabs and not lazy:
         entries = KEPT * n * mine
     elif not slabs and not momentum:
-        entries = min(entries, IN_TILES * 2 * TILE)
+        entries = min(entries, slab * 2 * TILE)
+    weights = state * mine * p
+    if lazy and not momentum:
+        weights += DRAWING * min(mine * p, DRAWN)
     saved = sum(_product(shape) for shape in readouts)
     return Estimate(
-        state=int(state * mine * p * itemsize),
+        state=int(weights * itemsize),
         slab=int(entries * itemsize),
         kernel=int(square * n * n * itemsize) if kernel or lazy else 0,
         readouts=2 * saved * itemsize,

@@ -18,7 +18,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from .errors import InputError, check_positive, unknown_name
-from .neurons import values
+from .neurons import equal_parts, values
+
+DRAWN = 2**24
+"""Weights drawn from one key."""
 
 
 class TwoLayerNet(eqx.Module):
@@ -65,6 +68,7 @@ def init_two_layer(
 
     antisymmetric: the second half of the neurons repeats the first with the opposite sign of a_r, so that f = 0 at the
     start and the kernel's law is that of m/2 independent neurons; the width must then be even.
+    key: as from `jax.random.key`. The hidden layer is `normal(split(key)[0], (m, p))`, up to 2^24 weights.
     """
     if isinstance(width, bool) or int(width) != width or width < 1:
         raise InputError(f"width must be a positive whole number, got {width}.")
@@ -75,11 +79,26 @@ def init_two_layer(
     dtype = jax.dtypes.canonicalize_dtype(jnp.float64) if dtype is None else jnp.dtype(dtype)
     drawn = width // 2 if antisymmetric else width
     hidden_key, output_key = jax.random.split(key)
-    hidden = jax.random.normal(hidden_key, (drawn, input_size), dtype)
+    hidden = _normal(hidden_key, drawn, input_size, dtype)
     output = jax.random.rademacher(output_key, (drawn,), dtype)
     if antisymmetric:
         hidden, output = jnp.concatenate([hidden, hidden]), jnp.concatenate([output, -output])
     return TwoLayerNet(hidden, output, activation, scale=scale)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _normal(key: Key[Array, ""], rows: int, columns: int, dtype: Any) -> Float[Array, "rows columns"]:
+    """Standard normal numbers. More than `DRAWN` are drawn in parts, each with a key of its own: on a CPU, drawing holds four copies.
+
+    Where several devices may hold the rows between them, they draw the parts at once: the numbers are the same.
+    """
+    parts = equal_parts(rows, -(-rows * columns // DRAWN))
+    if parts == 1:
+        return jax.random.normal(key, (rows, columns), dtype)
+    draw = lambda key: jax.random.normal(key, (-(-rows // parts), columns), dtype)
+    keys = jax.random.split(key, parts)
+    drawn = jax.vmap(draw)(keys) if jax.device_count() > 1 else jax.lax.map(draw, keys)
+    return drawn.reshape(-1, columns)[:rows]
 
 
 @functools.singledispatch

@@ -1,5 +1,8 @@
 """The lazy exponential integrator is exact while no neuron crosses, and converges when some do."""
 
+import subprocess
+import sys
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,7 +10,8 @@ import numpy as np
 import pytest
 
 import ntk_momentum as nm
-from ntk_momentum.solver import LazyExponential, RungeKutta
+from ntk_momentum import neurons
+from ntk_momentum.solver import LazyExponential, RungeKutta, slopes
 from ntk_momentum.theory.crossings import heavy_ball_crossings
 
 KEY = jax.random.key(0)
@@ -118,3 +122,39 @@ def test_heavy_ball_follows_the_exact_solution_from_kink_to_kink():
         at = np.searchsorted(exact.times, 8.0 - 1e-12)
         errors.append(float(jnp.linalg.norm(run.residual[1] - exact.residual[at])) / float(jnp.linalg.norm(DATA.y)))
     assert errors[1] < 2e-3 and errors[1] < errors[0] / 5
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_neurons_by_tiles_are_all_neurons_at_once(monkeypatch, order):
+    net = nm.init_two_layer(303, 6, key=KEY)  # falls into no 4 to 7 even parts: the last tile is filled up
+    # early, before sliding neurons amplify round-off
+    solve = lambda: nm.simulate(net, DATA, FLOWS[0], TIMES[:2], readouts=["f"], solver=LazyExponential(order), config=nm.Numerics(tol=1e-4))
+    whole = solve()
+    monkeypatch.setattr(slopes, "TILE", 12 * 75)
+    assert neurons.count(DATA.X, net.hidden, slopes.TILE) == 4
+    jax.clear_caches()
+    tiled = solve()
+    assert (int(tiled.accepted), int(tiled.rejected)) == (int(whole.accepted), int(whole.rejected))
+    np.testing.assert_allclose(tiled.f, whole.f, rtol=1e-9)
+
+
+STREAMED = """
+import resource
+import jax, ntk_momentum as nm
+
+def solve(m):
+    data, net = nm.sphere(100, 64, key=jax.random.key(1)), nm.init_two_layer(m, 64, key=jax.random.key(0))
+    run = nm.simulate(net, data, nm.GradientFlow(), [0.5], readouts=["loss"], config=nm.Numerics(tol=1e-2))
+    assert run.ok
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+before = solve(40_000)
+print((solve(400_000) - before) / (400_000 * 64 * 4))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks of memory are read as Linux counts them")
+def test_a_wide_gradient_flow_holds_its_weights_a_few_times_and_no_preactivations():
+    copies = float(subprocess.run([sys.executable, "-c", STREAMED], check=True, capture_output=True, text=True).stdout)
+    assert 1 < copies < 5  # with preactivations, 8.9

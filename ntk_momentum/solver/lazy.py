@@ -136,19 +136,14 @@ def _glide(net: LinearNet, flow: Any, order: int, t: Array, h: Array, state: Sta
         near = tile.slopes(z)
         return near if order == 1 else tile.average_slopes(z, z - tile.X @ tile.pull(near, force).T, near, force)
 
-    average = slopes
-    if whole:
-        fixed = slopes(net, state.w.hidden)
-        average = lambda tile, w: fixed
+    average = net.once(slopes, state.w.hidden)
     if order == 2:
         vectors, eigenvalues = net.eigh(net.total(lambda tile, w: tile.kernel(average(tile, w)), state.w.hidden))
         push, residual = frozen_step(vectors, eigenvalues)
     else:
         push = force
 
-    def moved(tile, w):
-        return w - tile.pull(average(tile, w), push)
-
+    moved = net.once(lambda tile, w: w - tile.pull(average(tile, w), push), state.w.hidden)
     after = net.total(lambda tile, w: tile.outlook(moved(tile, w))[:3 - order], state.w.hidden)
     z = net.kept(moved(net, state.w.hidden)) if whole else memory.z
     new = Memory(z, memory.zv, after[0] - net.y, memory.velocity, vectors, eigenvalues)
