@@ -27,7 +27,8 @@ from .network import TwoLayerNet, init_two_layer, trainable_spec
 from .numerics import Numerics
 from .readout import Snapshot, read, watch
 from .simulation import as_integrator, chosen_readouts, default_reference, solve, tolerance_apart, weight_problem
-from .solver import LazyExponential
+from .solver import LazyExponential, RungeKutta
+from .span import Decomposition, decompose, in_span
 
 
 class Recipe(eqx.Module):
@@ -51,12 +52,14 @@ class Recipe(eqx.Module):
 class Batch(eqx.Module):
     """Runs on one data set, of flows stacked over their parameters, with times (flow, time).
 
-    flow, width, seed: those of each run, the first two by position. padded: neurons of every network.
+    inputs: the decomposition of X, or None where a network has fewer neurons than X has rows or columns. flow, width, seed: those of each
+    run, the first two by position. padded: neurons of every network.
     """
 
     recipe: Recipe
     X: Float[Array, "n ..."]
     y: Float[Array, n * k]
+    inputs: Decomposition | None
     flows: AbstractFlow
     times: Float[Array, "flow time"]
     flow: Int[Array, " runs"]
@@ -85,8 +88,10 @@ class Outcome(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """What decides the memory of one run: integrator, momentum, whether read-outs need H or whole preactivations, their shapes."""
+    """What decides the memory of one run: columns of the weights in the coordinates that are solved for, integrator, momentum, whether
+    read-outs need H or whole preactivations, their shapes."""
 
+    columns: int
     lazy: bool
     momentum: bool
     kernel: bool
@@ -121,7 +126,8 @@ def make(
     seeds = np.asarray(seed, np.int64) if wide else np.asarray([s & 0xFFFFFFFF for s in seed], np.uint32)  # as jax.random.key takes them
     stacked = jax.tree.map(lambda *leaves: jnp.asarray(np.stack([np.asarray(leaf) for leaf in leaves]), dtype), *flows)
     rows = [jnp.asarray(value) for value in (np.asarray(flow, np.int32), np.asarray(width, np.int32), seeds)]
-    return Batch(recipe, data.X, data.y, stacked, jnp.asarray(times, dtype), rows[0], rows[1], rows[2], widths, padded)
+    inputs = jax.tree.map(jnp.asarray, decompose(data.X)) if min(data.n, data.input_size) <= min(widths) else None
+    return Batch(recipe, data.X, data.y, inputs, stacked, jnp.asarray(times, dtype), rows[0], rows[1], rows[2], widths, padded)
 
 
 def needs(batch: Batch) -> Needs:
@@ -136,6 +142,7 @@ def needs(batch: Batch) -> Needs:
         values = read(chosen, first, observers.init(problem, ts[0], state), jnp.array(True))
         kernel = "kernel" in vars(first)  # cached there when a read-out asks for it
         slabs = kernel or bool(observers.observers)
+        found.update(columns=problem.model(w).hidden.shape[1])
         found.update(lazy=isinstance(integrator, LazyExponential), momentum=state.v is not None, kernel=kernel, slabs=slabs)
         return values
 
@@ -192,16 +199,11 @@ def _parts(batch: Batch, flow: Array, width: Array, seed: Array, over: Mesh | No
     scales = jnp.asarray([m**-0.5 for m in batch.widths], recipe.dtype)
     net = TwoLayerNet(hidden, output, recipe.activation, scale=scales[width])
     problem, w = weight_problem(net, data, recipe.loss, spec, None)
+    integrator, chosen = as_integrator(recipe.solver, problem, w), chosen_readouts(recipe.readouts, plain, reference)
+    if batch.inputs is not None:
+        problem, w = in_span(problem, w, chosen, preactivations=isinstance(integrator, RungeKutta), inputs=batch.inputs)
     take = lambda leaf: leaf[flow]
-    return (
-        jax.tree.map(take, batch.flows),
-        take(batch.times),
-        problem,
-        w,
-        as_integrator(recipe.solver, problem, w),
-        chosen_readouts(recipe.readouts, plain, reference),
-        reference,
-    )
+    return jax.tree.map(take, batch.flows), take(batch.times), problem, w, integrator, chosen, reference
 
 
 def _fill(batch: Batch, missing: int) -> Batch:

@@ -58,6 +58,7 @@ def estimate(
     n: int,
     m: int,
     p: int,
+    columns: int,
     itemsize: int,
     momentum: bool,
     lazy: bool,
@@ -68,7 +69,8 @@ def estimate(
 ) -> Estimate:
     """Peak of one run whose neurons are spread over `devices`.
 
-    slabs, kernel: whether a read-out needs whole preactivations, or H. readouts: the shape of each, saved times included.
+    columns: those of the weights in the coordinates that are solved for, see `span`. slabs, kernel: whether a read-out needs whole
+    preactivations, or H. readouts: the shape of each, saved times included.
     """
     state, slab, square = COPIES[("lazy" if lazy else "runge_kutta") + (" momentum" if momentum else "")]
     mine = -(-m // devices)
@@ -77,9 +79,7 @@ def estimate(
         entries = KEPT * n * mine
     elif not slabs and not momentum:
         entries = min(entries, slab * 2 * TILE)
-    weights = state * mine * p
-    if lazy and not momentum:
-        weights += DRAWING * min(mine * p, DRAWN)
+    weights = max(state * mine * columns, 2 * mine * p + DRAWING * min(mine * p, DRAWN))
     saved = sum(_product(shape) for shape in readouts)
     return Estimate(
         state=int(weights * itemsize),

@@ -47,53 +47,75 @@ class Span(eqx.Module):
         return eqx.tree_at(lambda net: net.hidden, net, self.hidden + moved @ self.back)
 
 
+class Decomposition(eqx.Module):
+    """X = left diag(sizes) rows, of X's rank k to round-off. full: whether X's rows are independent and well conditioned.
+
+    left and sizes are None where only an orthonormal basis `rows` of X's row space is known.
+    """
+
+    left: Float[Array | np.ndarray, "n k"] | None
+    sizes: Float[Array | np.ndarray, " k"] | None
+    rows: Float[Array | np.ndarray, "k p"]
+    full: bool = eqx.field(static=True)
+
+
+def decompose(X: Float[Array, "n ..."]) -> Decomposition:
+    """By singular values, in float64; where X is being traced, its n <= p rows are taken to be independent."""
+    X = X.reshape(X.shape[0], -1)
+    known = concrete(X)
+    if known is None:
+        return Decomposition(None, None, jnp.linalg.qr(X.T)[0].T, False)
+    left, sizes, rows = np.linalg.svd(np.asarray(known, np.float64), full_matrices=False)
+    rank = int(np.sum(sizes > max(X.shape) * float(jnp.finfo(X.dtype).eps) * sizes[0]))
+    full = rank == X.shape[0] and bool(sizes[-1] > CONDITION * sizes[0])
+    return Decomposition(left[:, :rank], sizes[:rank], rows[:rank], full)
+
+
 def in_span(
-    problem: WeightProblem, w: PyTree, readouts: Mapping[str, Any], *, preactivations: bool = False
+    problem: WeightProblem,
+    w: PyTree,
+    readouts: Mapping[str, Any],
+    *,
+    preactivations: bool = False,
+    inputs: Decomposition | None = None,
 ) -> tuple[WeightProblem, PyTree]:
     """The problem and its weights in the span of its inputs, or as they are where that cannot be done or is not worth it.
 
     preactivations: go on to W X^T where the inputs are independent and well conditioned, for those who look at weights through the
     problem alone: Runge-Kutta solvers, optimizers linear in the gradient, and the read-outs of THROUGH_PROBLEM.
+    inputs: their decomposition, where it is known; it decides the coordinates to the last bit.
     For flows, and for optimizers that commute with rotations of w, as all of `method` do and those that scale coordinates do not.
     """
     net = problem.model(w)
-    if why_not_in_span(problem, net, readouts) is not None:
+    if why_not_in_span(problem, net, readouts, inputs) is not None:
         return problem, w
     X = problem.X.reshape(problem.X.shape[0], -1)
-    left, sizes, rows = _decomposed(X)
-    metric = None
+    inputs = decompose(X) if inputs is None else inputs
+    rows, metric = inputs.rows, None
     preactivations = preactivations and all(any(r is READOUTS[name] for name in THROUGH_PROBLEM) for r in readouts.values())
-    if preactivations and sizes is not None and sizes.size == X.shape[0] and sizes[-1] > CONDITION * sizes[0]:
-        root = left / sizes[None, :]
+    if preactivations and inputs.full and inputs.left is not None and inputs.sizes is not None:
+        root = inputs.left / inputs.sizes[None, :]
         metric = Metric(X @ X.T, jnp.asarray(root, X.dtype))
-        span, inputs = Span(X.T, jnp.asarray(root @ rows, X.dtype), net.hidden), jnp.eye(X.shape[0], dtype=X.dtype)
+        span, coordinates = Span(X.T, jnp.asarray(root @ rows, X.dtype), net.hidden), jnp.eye(X.shape[0], dtype=X.dtype)
     elif rows.shape[0] <= WORTH * X.shape[1]:
         basis = jnp.asarray(rows, X.dtype).T
-        span, inputs = Span(basis, basis.T, net.hidden), X @ basis
+        span, coordinates = Span(basis, basis.T, net.hidden), X @ basis
     else:
         return problem, w
     small = eqx.tree_at(lambda net: net.hidden, net, net.hidden @ span.into)
     w, frozen = eqx.partition(small, problem.trained)
-    return WeightProblem(frozen, problem.trained, inputs, problem.y, problem.loss, span, metric), w
+    return WeightProblem(frozen, problem.trained, coordinates, problem.y, problem.loss, span, metric), w
 
 
-def why_not_in_span(problem: WeightProblem, model: Any, readouts: Mapping[str, Any]) -> str | None:
+def why_not_in_span(
+    problem: WeightProblem, model: Any, readouts: Mapping[str, Any], inputs: Decomposition | None = None
+) -> str | None:
     """Why the weights stay as they are, or None when they may be reduced."""
     if not isinstance(model, TwoLayerNet):
         return "the model is no TwoLayerNet"
     if any(all(readout is not known for known in READOUTS.values()) for readout in readouts.values()):
         return "a read-out of the user's may look at the weights"
     n, p = problem.X.shape[0], model.hidden.shape[1]
-    if concrete(problem.X) is None and n > WORTH * p:
+    if inputs is None and concrete(problem.X) is None and n > WORTH * p:
         return "inputs that are being traced have no known rank"
     return None if min(n, p) <= model.width else "the decomposition would cost more than many evaluations"
-
-
-def _decomposed(X: Float[Array, "n p"]) -> tuple[Any, Any, Any]:
-    """X = left sizes rows, of X's rank to round-off; rows (n, p) alone where X is being traced."""
-    known = concrete(X)
-    if known is None:
-        return None, None, jnp.linalg.qr(X.T)[0].T
-    left, sizes, rows = np.linalg.svd(np.asarray(known, np.float64), full_matrices=False)
-    rank = int(np.sum(sizes > max(X.shape) * float(jnp.finfo(X.dtype).eps) * sizes[0]))
-    return left[:, :rank], sizes[:rank], rows[:rank]

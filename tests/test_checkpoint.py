@@ -1,5 +1,7 @@
 """Checkpointed solves: the same bits as uninterrupted ones, and never the state of another run."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +9,8 @@ import pytest
 import ntk_momentum as nm
 from ntk_momentum.errors import InputError
 from ntk_momentum.experiment import checkpoint
+from ntk_momentum.solver import RungeKutta
+from ntk_momentum.span import decompose
 
 DATA = nm.sphere(3, 3, key=jax.random.key(0))
 MODEL = nm.init_two_layer(8, 3, key=jax.random.key(1))
@@ -23,7 +27,7 @@ def fixed_code(monkeypatch):
     monkeypatch.setattr(checkpoint, "source_digest", lambda **options: "code")
 
 
-def solve(path, b=0.5, stop_at=None, **options):
+def solve(path, b=0.5, stop_at=None, model=MODEL, data=DATA, **options):
     def progress(done, total):
         seen.append(done)
         if done == stop_at:
@@ -32,7 +36,7 @@ def solve(path, b=0.5, stop_at=None, **options):
     seen: list[int] = []
     options = {"every": 2, "readouts": ("loss", "flips"), **options}
     try:
-        return nm.simulate_checkpointed(MODEL, DATA, nm.HeavyBall(b), TS, path, progress=progress, **options), seen
+        return nm.simulate_checkpointed(model, data, nm.HeavyBall(b), TS, path, progress=progress, **options), seen
     except Stop:
         return None, seen
 
@@ -48,6 +52,19 @@ def test_a_resumed_run_equals_an_uninterrupted_one_and_plain_simulate(tmp_path):
             np.testing.assert_array_equal(a, b)
     again, seen = solve(tmp_path / "a")
     assert seen == [] and np.array_equal(again.loss, whole.loss)
+
+
+@pytest.mark.parametrize("solver", [None, RungeKutta()], ids=["span", "preactivations"])
+def test_high_dimensional_inputs_resume_in_the_coordinates_that_are_in_the_file(tmp_path, monkeypatch, solver):
+    data, net = nm.sphere(3, 20, key=jax.random.key(0)), nm.init_two_layer(8, 20, key=jax.random.key(1))
+    options = {"every": 2, "readouts": ("loss", "displacement"), "solver": solver}
+    plain = nm.simulate(net, data, nm.HeavyBall(0.5), TS, readouts=options["readouts"], solver=solver)
+    assert solve(tmp_path / "a", stop_at=4, model=net, data=data, **options) == (None, [2, 4])
+    turned = lambda X: dataclasses.replace(decompose(X), left=-decompose(X).left, rows=-decompose(X).rows)  # another machine may find that
+    monkeypatch.setattr(checkpoint, "decompose", turned)
+    resumed, _ = solve(tmp_path / "a", model=net, data=data, **options)
+    for a, b in zip(jax.tree.leaves(resumed), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("change", [{"b": 0.25}, {"every": 3}, {"readouts": ("loss",)}, {"config": nm.Numerics(tol=1e-4)}])

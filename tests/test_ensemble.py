@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ntk_momentum as nm
+from ntk_momentum import batches
 from ntk_momentum.network import outputs
 from ntk_momentum.solver import RungeKutta
 from ntk_momentum.units import buckets, plan
@@ -28,6 +29,24 @@ def test_every_run_equals_the_same_run_alone():
         assert (int(alone.accepted), int(alone.rejected)) == (int(MANY.accepted[i, j, k]), int(MANY.rejected[i, j, k]))
         for name in alone.readouts:
             np.testing.assert_allclose(MANY[name][i, j, k], alone[name], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("solver", "shape"), [(None, (48, 5)), (RungeKutta(), (48, 6))], ids=["span", "preactivations"])
+def test_high_dimensional_inputs_take_the_coordinates_of_a_run_alone(solver, shape):
+    data, flow = nm.sphere(6, 40, key=jax.random.key(2)), nm.HeavyBall(0.3)
+    if solver is None:
+        data = nm.Dataset(data.X.at[5].set((data.X[0] + data.X[1]) / jnp.linalg.norm(data.X[0] + data.X[1])), data.y)
+    made = plan(data, flow, [41, 48], 2, TS, readouts=["loss"], solver=solver)
+    (unit,) = made.units
+    batch = made.batch(unit)
+    weights = jax.eval_shape(lambda seed: batches._parts(batch, batch.flow[0], batch.width[0], seed, None)[3].hidden, batch.seed[0])
+    assert weights.shape == shape
+    many = nm.ensemble(data, flow, [41, 48], 2, TS, readouts=["loss"], solver=solver)
+    for j, width in enumerate((41, 48)):
+        alone = nm.simulate(nm.init_two_layer(width, 40, key=jax.random.key(1)), data, flow, TS, readouts=["loss"], solver=solver)
+        assert (int(alone.accepted), int(alone.rejected)) == (int(many.accepted[0, j, 1]), int(many.rejected[0, j, 1]))
+        np.testing.assert_allclose(many.loss[0, j, 1], alone.loss, rtol=1e-10)
 
 
 @pytest.mark.slow

@@ -48,8 +48,8 @@ def test_what_cannot_fit_is_refused_with_numbers_and_a_remedy(width, readouts, r
 
 
 def test_neurons_are_spread_when_only_that_fits():
-    one = {"n": 100, "p": 64, "itemsize": 4, "momentum": True, "lazy": True}
-    alone, spread = (memory.estimate(m=10**6, devices=count, **one) for count in (1, 8))
+    one = {"n": 100, "p": 64, "columns": 64, "itemsize": 4, "momentum": True, "lazy": True}
+    alone, spread = (memory.estimate(m=10**7, devices=count, **one) for count in (1, 8))
     assert spread.state == alone.state // 8 and spread.kernel == alone.kernel
 
 

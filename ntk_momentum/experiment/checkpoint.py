@@ -2,7 +2,8 @@
 
 A solve always proceeds from one saved time to the next by the same compiled programs, `every` saved times in each, whether
 it was interrupted or not; so a resumed run equals an uninterrupted one bit for bit. A checkpoint file is one line of JSON (what
-run this is, and how far), the leaves of the state as NumPy arrays, and a checksum.
+run this is, and how far), as NumPy arrays the decomposition of the inputs that gives the coordinates and the leaves of the state, and a
+checksum.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from ..loss import Loss, squared
 from ..method import AbstractFlow
 from ..numerics import Numerics
 from ..prediction import check_times
-from ..solver import REASONS, Progress
+from ..solver import REASONS, Progress, RungeKutta
+from ..span import Decomposition, decompose, in_span, why_not_in_span
 from ..trajectory import Trajectory
 from .provenance import JUDGEMENT, source_digest
 from .store import atomically, canonical, check_folder, set_aside
@@ -75,15 +77,19 @@ def simulate_checkpointed(
     integrator = simulation.as_integrator(solver, problem, w)
     run = _Run(*simulation.tolerance_apart(config, dtype), problem, w, flow, integrator, chosen, reference)
     identity = _identity(run, ts, every)
+    inputs = decompose(problem.X) if why_not_in_span(problem, model, chosen) is None else None
 
-    kept = _load(path, identity, run, ts)
-    done, state, values = kept if kept is not None else (0, _begin(run, ts[:1]), [])
+    kept = _load(path, identity, run, inputs, ts)
+    if kept is not None:
+        inputs = kept[1]
+    run = run.within(inputs)
+    done, _, state, values = kept if kept is not None else (0, inputs, _begin(run, ts[:1]), [])
     while done < ts.size:
         state, read = _proceed(run, state, ts[done : done + every])
         values = [jax.tree.map(lambda *parts: np.concatenate(parts), *values, jax.device_get(read))]
         done = min(done + every, ts.size)
         try:
-            _save(path, {"identity": identity, "done": done}, (state, values))
+            _save(path, {"identity": identity, "done": done}, (inputs, state, values))
         except InputError as error:  # the run itself can go on
             warnings.warn(f"no checkpoint: {error}", RuntimeWarning, stacklevel=2)
         if progress is not None:
@@ -91,7 +97,7 @@ def simulate_checkpointed(
     if int(state.verdict) != 0:
         reason = REASONS[int(state.verdict)]
         warnings.warn(f"the solve failed and its read-outs are NaN from there on: {reason}", RuntimeWarning, stacklevel=2)
-    model = problem.model(state.state.w)
+    model = run.problem.whole(state.state.w)
     return Trajectory(ts, jax.tree.map(jnp.asarray, values[0]), model, state.verdict, state.accepted, state.rejected)
 
 
@@ -106,6 +112,14 @@ class _Run(eqx.Module):
     integrator: Any
     readouts: dict[str, Any]
     reference: Any
+
+    def within(self, inputs: Decomposition | None) -> _Run:
+        """The run in the coordinates that `simulate` takes, of the decomposed inputs."""
+        if inputs is None:
+            return self
+        whole = isinstance(self.integrator, RungeKutta)
+        problem, w = in_span(self.problem, self.w, self.readouts, preactivations=whole, inputs=inputs)
+        return dataclasses.replace(self, problem=problem, w=w)
 
     def numerics(self) -> Numerics:
         return dataclasses.replace(self.config, tol=self.tol)
@@ -157,8 +171,10 @@ def _save(path: Path, header: dict[str, Any], tree: Any) -> None:
     atomically(path, fill)
 
 
-def _load(path: Path, identity: str, run: _Run, ts: Any) -> tuple[int, Progress, list[Any]] | None:
-    """(saved times done, state, read-outs), or None when there is nothing to go on from."""
+def _load(
+    path: Path, identity: str, run: _Run, inputs: Decomposition | None, ts: Any
+) -> tuple[int, Decomposition | None, Progress, list[Any]] | None:
+    """(saved times done, decomposition of the inputs, state, read-outs), or None when there is nothing to go on from."""
     if not path.exists():
         return None
     try:
@@ -167,15 +183,16 @@ def _load(path: Path, identity: str, run: _Run, ts: Any) -> tuple[int, Progress,
             if header["identity"] != identity:
                 raise InputError(f"{path} is the checkpoint of another run; give this one a file of its own, or remove that one.")
             _check_sum(file, path.stat().st_size)
+            run = run.within(inputs)
             state = eqx.filter_eval_shape(_begin, run, ts[:1])
             like = eqx.filter_eval_shape(_proceed, run, state, ts[: header["done"]])
-            state, values = eqx.tree_deserialise_leaves(file, (like[0], [jax.tree.map(_blank, like[1])]))
+            inputs, state, values = eqx.tree_deserialise_leaves(file, (inputs, like[0], [jax.tree.map(_blank, like[1])]))
     except InputError:
         raise
     except Exception as error:  # truncated, altered or foreign: anything may be raised
         warnings.warn(f"{set_aside(path)} ({type(error).__name__}).", RuntimeWarning, stacklevel=3)
         return None
-    return header["done"], state, values
+    return header["done"], inputs, state, values
 
 
 def _blank(leaf: Any) -> np.ndarray:
