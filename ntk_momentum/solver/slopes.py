@@ -129,21 +129,19 @@ class LinearNet(NamedTuple):
     def average_slopes(self, before: Array, after: Array, slopes: Array, force: Array) -> Array:
         """Slopes averaged over a step that was predicted to lead from `before` to `after` with the given slopes.
 
-        Each entry solves for itself: with the fraction g of the step spent on the side where it starts, it ends at
-        z_1(g) = `after` plus its own share of the force, and a straight line from z_0 to z_1 leaves that side after the
-        fraction g = z_0 / (z_0 - z_1). The quadratic's root is Filippov's fraction when the entry slides.
+        Each entry solves for itself. At the distance d from its kink it would end at the signed distance `stay` if it never crossed, and
+        at `leave` if it crossed at once. With both sides' speeds constant it crosses, where stay < 0, after the fraction
+        d / (d - stay) of the step. If leave > d it is pushed back at once: both sides point at the kink, and it slides along it. The
+        average that keeps it there, z_1 = 0, is leave / (leave - stay), which is Filippov's fraction once it slides.
         """
         share = -(self.scale * jnp.diagonal(self.gram)[:, None]) * force[:, None] * self.output[None, :]  # dz_1 / d slope
         side = jnp.where(before > 0, 1.0, -1.0).astype(before.dtype)
         near = self.slopes(before)
         far = (self.above + self.below) - near
-        stay = side * (after + share * (near - slopes))  # signed distance at the end if it never crosses
-        leave = side * (after + share * (far - slopes))  # and if it crosses at once
-        distance = side * before
-        gain = stay - leave
-        root = jnp.sqrt(jnp.maximum((distance - leave) ** 2 - 4 * gain * distance, 0.0))
-        fraction = 2 * distance / jnp.maximum(distance - leave + root, jnp.finfo(before.dtype).tiny)
-        fraction = jnp.where(stay >= 0, 1.0, jnp.clip(fraction, 0.0, 1.0))
+        stay = side * (after + share * (near - slopes))
+        leave = side * (after + share * (far - slopes))
+        reach = jnp.maximum(side * before, leave)
+        fraction = jnp.where(stay >= 0, 1.0, reach / jnp.maximum(reach - stay, jnp.finfo(before.dtype).tiny))
         return far + (near - far) * fraction
 
 
