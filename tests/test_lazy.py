@@ -11,7 +11,7 @@ import pytest
 
 import ntk_momentum as nm
 from ntk_momentum import neurons
-from ntk_momentum.solver import LazyExponential, RungeKutta, slopes
+from ntk_momentum.solver import LazyExponential, RungeKutta, sliding, slopes
 from ntk_momentum.theory.crossings import heavy_ball_crossings
 
 KEY = jax.random.key(0)
@@ -122,6 +122,29 @@ def test_heavy_ball_follows_the_exact_solution_from_kink_to_kink():
         at = np.searchsorted(exact.times, 8.0 - 1e-12)
         errors.append(float(jnp.linalg.norm(run.residual[1] - exact.residual[at])) / float(jnp.linalg.norm(DATA.y)))
     assert errors[1] < 2e-3 and errors[1] < errors[0] / 5
+
+
+def test_samples_that_hold_a_neuron_together_are_solved_together():
+    c = 0.6
+    gram = jnp.array([[1, c, 0], [c, 1, 0], [0, 0, 1.0]])
+    force, before = -jnp.array([1.0, 0.8, -0.3]), jnp.array([[0.02], [-0.01], [0.5]])  # two held, one active and left alone
+    slopes = (before > 0).astype(float)
+    drift = jnp.array([[0.7], [0.6], [0.0]])  # what the rest of the world does to z
+    end = lambda s: before + drift + gram @ (s * force[:, None])
+    average = sliding.average(gram, before, end(slopes), slopes, force, jnp.ones(1), 0.0, 1.0)
+    assert average[2, 0] == 1 and 0 < average[0, 0] < 1 and 0 < average[1, 0] < 1
+    np.testing.assert_allclose(end(average)[:2], 0, atol=2e-4)  # 0.36 a sweep; one by one, 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "seed"), [(16, 1), (64, 2)])
+def test_sliding_neurons_follow_the_limit_of_gradient_descent(width, seed):
+    net, eta, end = nm.init_two_layer(width, 6, key=jax.random.key(seed)), 0.002, 20.0
+    steps = [round(end / eta), round(2 * end / eta)]
+    coarse, fine = (nm.train(net, DATA, nm.gradient_descent(end / k), k, save_every=k, readouts=["loss"]).loss[-1] for k in steps)
+    run = nm.simulate(net, DATA, FLOWS[0], [end], readouts=["loss"], config=nm.Numerics(tol=1e-6))
+    np.testing.assert_allclose(run.loss[0], 2 * fine - coarse, rtol=1e-4)
+    assert int(run.accepted) < 2000  # tens of thousands when each sample is solved by itself
 
 
 @pytest.mark.parametrize("order", [1, 2])

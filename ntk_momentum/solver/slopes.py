@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from .. import neurons
+from . import sliding
 
 TILE = 2**22
 """Preactivations in one tile on a CPU, 16 MiB in float32. Fewer than two tiles are kept from pass to pass, which is 1.4 times faster."""
@@ -127,22 +128,8 @@ class LinearNet(NamedTuple):
         return Memory(z, zv, f - self.y, velocity, vectors, eigenvalues)
 
     def average_slopes(self, before: Array, after: Array, slopes: Array, force: Array) -> Array:
-        """Slopes averaged over a step that was predicted to lead from `before` to `after` with the given slopes.
-
-        Each entry solves for itself. At the distance d from its kink it would end at the signed distance `stay` if it never crossed, and
-        at `leave` if it crossed at once. With both sides' speeds constant it crosses, where stay < 0, after the fraction
-        d / (d - stay) of the step. If leave > d it is pushed back at once: both sides point at the kink, and it slides along it. The
-        average that keeps it there, z_1 = 0, is leave / (leave - stay), which is Filippov's fraction once it slides.
-        """
-        share = -(self.scale * jnp.diagonal(self.gram)[:, None]) * force[:, None] * self.output[None, :]  # dz_1 / d slope
-        side = jnp.where(before > 0, 1.0, -1.0).astype(before.dtype)
-        near = self.slopes(before)
-        far = (self.above + self.below) - near
-        stay = side * (after + share * (near - slopes))
-        leave = side * (after + share * (far - slopes))
-        reach = jnp.maximum(side * before, leave)
-        fraction = jnp.where(stay >= 0, 1.0, reach / jnp.maximum(reach - stay, jnp.finfo(before.dtype).tiny))
-        return far + (near - far) * fraction
+        """Slopes averaged over a step that was predicted to lead from `before` to `after` with the given slopes, see `sliding`."""
+        return sliding.average(self.gram, before, after, slopes, -self.scale * force, self.output, self.below, self.above)
 
 
 class Crossing(NamedTuple):

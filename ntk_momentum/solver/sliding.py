@@ -1,0 +1,97 @@
+"""Neurons held on kinks: slopes averaged over a step, solved jointly for the samples that hold a neuron.
+
+The right side of (2.2) jumps where z_ri = w_r . x_i = 0. Where a_r Delta_i > 0 (and the slope grows with z) the fields on both sides may
+point at the kink: the neuron slides along it, and Filippov's solution takes the convex combination of the two slopes that keeps z_ri = 0. A
+neuron held by several samples P has z_P' = 0 in all of them at once. With q_i = |jump of the slope| theta_i |a_r Delta_i| that is the
+box-constrained quadratic programme
+
+    min 1/2 q . G_PP q + b . q,   0 <= q_i <= |jump| |a_r Delta_i|,   b = what G makes of the rest of the force,
+
+whose optimality conditions say: theta_i = 1 where the kink is left upwards, 0 where downwards, between them where it is not left. G = X X^T
+is positive semidefinite, so z' is unique. Gauss-Seidel sweeps solve it over the few samples of each neuron that matter most. Solved one
+by one instead, samples that hold a neuron together leave an error of first order in the step.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+SLOTS = 6
+"""Samples of a neuron that are solved jointly."""
+SWEEPS = 8
+
+
+def average(
+    gram: Float[Array, "n n"],
+    before: Float[Array, "n m"],
+    after: Float[Array, "n m"],
+    slopes: Float[Array, "n m"],
+    force: Float[Array, " n"],
+    gain: Float[Array, " m"],
+    low: float,
+    high: float,
+) -> Float[Array, "n m"]:
+    """Slopes averaged over a step that leads from z_0 = `before` to z_1 = `after` + G ((average - slopes) * force gain).
+
+    low, high: the slope below and above zero. Columns are neurons, each by itself. With all other samples given, a sample at the distance d
+    from its kink ends at the signed distance `stay` if it never crosses and at `leave` if it crosses at once. Both sides' speeds are
+    constant, so where stay < 0 it crosses after d / (d - stay) of the step; and if leave > d, so that it is pushed back at once, it
+    slides, and is held at z_1 = 0:
+
+        fraction on the near side = x / (x - stay),   x = max(d, leave).
+    """
+    if low == high:
+        return jnp.full_like(before, low)
+    above = before > 0
+    near = jnp.where(above, high, low).astype(before.dtype)
+    far, side = (low + high) - near, jnp.where(above, 1.0, -1.0).astype(before.dtype)
+    own = (jnp.diagonal(gram) * force)[:, None] * gain[None, :]  # dz_1 / d slope
+    distance, jump = side * before, side * own * (far - near)
+    stay = side * (after + own * (near - slopes))
+    alone = far + (near - far) * _fraction(distance, stay, jump)
+
+    tiny = jnp.finfo(before.dtype).tiny
+    say = jnp.maximum(  # how much of its force a sample may take back, being held or crossing
+        jump * jnp.clip(1 - stay / (2 * jnp.maximum(jump, tiny)), 0.0, 1.0), jnp.abs(jump) * (1 - _fraction(distance, stay, jump))
+    )
+    at = _largest(say, min(SLOTS, before.shape[0]))
+    here = lambda values: jnp.take_along_axis(values, at, axis=0)
+    side, near, far, own, distance, jump, now = (here(values) for values in (side, near, far, own, distance, jump, alone))
+    push = force[at] * gain[None, :]
+    couple = gram[at[:, None, :], at[None, :, :]]
+    z = here(after) + jnp.einsum("klm,lm->km", couple, push * (now - here(slopes)))
+
+    def solve(i, carry):
+        z, now = carry
+        k = i % at.shape[0]
+        stay = side[k] * (z[k] + own[k] * (near[k] - now[k]))
+        new = far[k] + (near[k] - far[k]) * _fraction(distance[k], stay, jump[k])
+        return z + couple[k] * (push[k] * (new - now[k]))[None, :], now.at[k].set(new)
+
+    _, now = jax.lax.fori_loop(0, SWEEPS * at.shape[0], solve, (z, now))
+    return jnp.put_along_axis(alone, at, now, axis=0, inplace=False)
+
+
+def _fraction(distance: Array, stay: Array, jump: Array) -> Array:
+    """The part of the step on the near side."""
+    reach = jnp.maximum(distance, stay + jump)
+    return jnp.where(stay >= 0, 1.0, reach / jnp.maximum(reach - stay, jnp.finfo(stay.dtype).tiny))
+
+
+def _largest(say: Float[Array, "n m"], count: int) -> Int[Array, "count m"]:
+    """Rows of the `count` largest entries of each column, which are not negative; to the digits that the row's number leaves in a float32.
+
+    An integer that holds both is reduced by maxima alone, several times faster than argmax or top_k on a CPU.
+    """
+    n = say.shape[0]
+    mask = jnp.int32(2 ** (n - 1).bit_length() - 1)
+    keys = jax.lax.bitcast_convert_type(say.astype(jnp.float32), jnp.int32)
+    keys = (keys & ~mask) | jnp.arange(n, dtype=jnp.int32)[:, None]
+
+    def next_largest(limit, _):
+        best = jnp.max(jnp.where(keys < limit[None, :], keys, -1), axis=0)
+        return best, best
+
+    return jax.lax.scan(next_largest, jnp.full(say.shape[1:], 2**31 - 1, jnp.int32), None, count)[1] & mask
