@@ -117,6 +117,8 @@ class Verify:
         from .experiment.sweep import Source
         from .reproduce import verify
 
+        if self.n < 1:
+            raise InputError(f"--n must be at least 1, got {self.n}.")
         return verify(self.claims, self.size, self.json, float32, None if self.data is None else Source(self.data, self.n))
 
 
@@ -275,6 +277,9 @@ class Advise:
 class Diagnose:
     """Train a model briefly and say how far it runs from its own kernel's prediction: is it lazy?
 
+    What decides is the larger of two numbers, the gap of the predictions relative to their motion and the kernel's relative drift: lazy
+    below 0.1, rich above 0.5.
+
     Example: ntk-momentum diagnose --data mine.npz --model mymodel.py:build --optimizer adam --eta 1e-3
     """
 
@@ -323,7 +328,7 @@ class Main:
 
     Each command has its own help, with an example.
 
-    Example: ntk-momentum sweep --help
+    Example: ntk-momentum run three_flows
     """
 
     command: Annotated[Command, tyro.conf.arg(name="")]
@@ -361,6 +366,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return chosen.command(chosen.float32)
     except (InputError, MissingPackage) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except MemoryError as error:
+        print(f"error: out of memory ({error}); use fewer samples, neurons or saved times, or --float32", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)

@@ -147,6 +147,8 @@ def sphere(n: int, p: int, *, key: Key[Array, ""]) -> Dataset:
 def load_npz(path: str | Path, *, on_duplicates: str = "error") -> Dataset:
     """A data set of your own: an .npz file with arrays X (n, ...) and y (n,) or (n, k). Read without pickle, never rescaled."""
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; expected an .npz holding arrays X and y (np.savez(path, X=X, y=y)).")
     if not path.is_file():
         raise InputError(f"no file {path}; expected an .npz holding arrays X and y (np.savez(path, X=X, y=y)).")
     try:
@@ -158,9 +160,7 @@ def load_npz(path: str | Path, *, on_duplicates: str = "error") -> Dataset:
     except InputError:
         raise
     except Exception as error:  # numpy raises zipfile, value, OS, EOF and zlib errors on damaged archives
-        raise InputError(
-            f"{path} is not a readable .npz of plain numbers ({error}); save it again with np.savez(path, X=X, y=y)."
-        ) from error
+        raise InputError(f"{path} is not a readable .npz of plain numbers; save it again with np.savez(path, X=X, y=y).") from error
     return Dataset(X, y, on_duplicates, name=path.stem)
 
 

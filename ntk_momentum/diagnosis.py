@@ -134,7 +134,7 @@ def diagnose(
     about `saves` are kept. The full kernel, (nk, nk) for n samples and k outputs, is formed twice: take a few hundred samples.
     Raises `InputError`.
     """
-    if int(steps) != steps or steps < 1 or saves < 1:
+    if not isinstance(steps, int | np.integer) or steps < 1 or saves < 1:
         raise InputError(f"steps and saves must be positive whole numbers, got {steps} and {saves}.")
     problem, w = weight_problem(model, data, loss, trainable, where)
     f0, kernel, advice = _start(problem, w, target, config)

@@ -67,6 +67,12 @@ def check_interval(name: str, value: Any, low: float, high: float, hint: str = "
         raise InputError(f"{name} must lie in [{low:g}, {high:g}), got {value}.{' ' + hint if hint else ''}")
 
 
+def check_seed(name: str, seed: int) -> None:
+    """Raise unless a seed fits into 63 bits, as jax's keys take it."""
+    if not -(2**63) <= seed < 2**63:
+        raise InputError(f"{name} must lie between -2^63 and 2^63 - 1, got {seed}; try {name} = 0.")
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     """The error for a misspelt name, with the nearest known one."""
     known = sorted(known)

@@ -11,9 +11,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from .errors import check_positive
+from .errors import InputError, check_positive, concrete
 
 Loss = Callable[[Float[Array, "n *k"], Float[Array, "n *k"]], Float[Array, ""]]
 
@@ -36,6 +37,23 @@ def logistic(f: Float[Array, n * k], y: Float[Array, n * k]) -> Float[Array, ""]
 def softmax_cross_entropy(f: Float[Array, "n k"], y: Float[Array, "n k"]) -> Float[Array, ""]:
     """L = -sum y . log softmax(f) for targets y, one-hot or probabilities, one row per sample."""
     return -jnp.sum(y * jax.nn.log_softmax(f, axis=-1))
+
+
+def check_targets(loss: Loss, y: Float[Array, n * k]) -> None:
+    """Raise for concrete targets that a classification loss does not take, with the first that is wrong."""
+    known = concrete(y)
+    if known is None or loss not in (logistic, softmax_cross_entropy):
+        return
+    if loss is logistic:
+        wrong, wanted = np.abs(known) != 1, "targets +1 and -1, try np.where(y > 0, 1, -1)"
+    elif known.ndim != 2:
+        raise InputError(f"softmax takes one row of class probabilities for each sample, (n, k), got {known.shape}; try np.eye(k)[labels].")
+    else:
+        wrong = np.any(known < 0, axis=1) | (np.abs(known.sum(axis=1) - 1) > 1e-3)
+        wanted = "rows of probabilities that sum to 1, try np.eye(k)[labels]"
+    if np.any(wrong):
+        i = int(np.argwhere(wrong)[0][0])
+        raise InputError(f"{loss.__name__} takes {wanted}; y[{i}] is {known[i]}.")
 
 
 @functools.cache

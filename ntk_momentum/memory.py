@@ -118,6 +118,16 @@ def refuse(what: str, needed: Estimate, free: int | float, runs: int) -> InputEr
     )
 
 
+def check_fits(entries: int, what: str, remedy: str) -> None:
+    """Raise when so many numbers of the default precision do not fit into the free memory."""
+    import jax
+    import jax.numpy as jnp
+
+    size = entries * jax.dtypes.canonicalize_dtype(jnp.float64).itemsize
+    if size > MARGIN * available():
+        raise InputError(f"{what} need about {gib(size)}, but {gib(MARGIN * available())} may be used on a device; {remedy}.")
+
+
 def gib(size: int | float) -> str:
     """Bytes in words."""
     for unit in ("B", "KiB", "MiB", "GiB"):

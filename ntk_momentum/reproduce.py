@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import sys
 import time
@@ -106,12 +107,10 @@ def run_one(name: str, size: str, out: Path, float32: bool) -> int:
 def verify(claims: tuple[str, ...], size: Literal["smoke", "full"], path: Path | None, float32: bool, source: Source | None = None) -> int:
     """The ledger as a table of verdicts on stdout, and in full in a file; on the data named, or on its own."""
     from .experiment.progress import Bar
-    from .experiment.store import check_folder
+    from .experiment.store import check_file
 
     if path is not None:
-        check_folder(path.parent)
-        if path.is_dir():
-            raise InputError(f"{path} is a folder; --json wants a file, e.g. {path / 'claims.json'}.")
+        check_file(path, "--json", "claims.json")
     start(float32)
     from .theory import ledger
 
@@ -132,7 +131,11 @@ def verify(claims: tuple[str, ...], size: Literal["smoke", "full"], path: Path |
         forms = [verdict(record[form]) for form in ("printed", "corrected", "sharp")]
         print(f"{record['id']:{width}}  {forms[0]:10}{forms[1]:10}  {forms[2]}")
     if claims:
-        print(*(evidence(record) for record in records), sep="")
+        known = ledger.entries()
+        for record in records:
+            run = inspect.unwrap(known[record["id"]].run)
+            line = inspect.getsourcelines(run)[1]
+            print(evidence(record), f"  why: {record['note']}\n  code: {run.__module__}.{run.__qualname__}, line {line}", sep="")
     refuted = ledger.refuted(records)
     if refuted:
         print(f"refuted in corrected or sharp form: {', '.join(refuted)}", file=sys.stderr)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PyTree
 from .data import Dataset
 from .errors import InputError, check_positive, concrete
 from .kernel import infinite_ntk
-from .loss import Loss, squared
+from .loss import Loss, check_targets, squared
 from .method import AbstractFlow
 from .network import TwoLayerNet, outputs, trainable_spec
 from .numerics import Numerics
@@ -107,8 +107,19 @@ def weight_problem(model: Any, data: Any, loss: Loss, trainable: Any, where: Cal
     except TypeError as error:
         raise InputError(f"the model does not take inputs of shape {X.shape[1:]}: {error}") from error
     if shape != y.shape and loss is squared:
-        raise InputError(f"the model's outputs on the data have shape {shape}, the targets {y.shape}; they must agree.")
+        raise InputError(unequal_shapes(shape, y.shape))
+    check_targets(loss, y)
     return WeightProblem(frozen, trained, X, y, loss), w
+
+
+def unequal_shapes(f: tuple[int, ...], y: tuple[int, ...]) -> str:
+    """What to say of outputs and targets of different shapes."""
+    remedy = ""
+    if len(f) == 2 and y == f[:1] and f[1] == 1:
+        remedy = '; try out_size="scalar" in eqx.nn.MLP, or targets y[:, None]'
+    elif len(y) == 2 and f == y[:1]:
+        remedy = "; try targets y.ravel()" if y[1] == 1 else f"; try a model of {y[1]} outputs"
+    return f"the model's outputs on the data have shape {f}, the targets {y}; they must agree{remedy}."
 
 
 def default_reference(model: Any, data: Any, trainable: Any, where: Callable | None) -> Array | None:
@@ -127,7 +138,9 @@ def chosen_readouts(readouts: Any, model: Any, reference: Array | None) -> dict[
 
 def _run(problem, w, flow, ts, solver, readouts, reference, config) -> Trajectory:
     if not isinstance(flow, AbstractFlow):
-        raise InputError(f"flow must be a flow such as nm.HeavyBall(b), got {type(flow).__name__}.")
+        called = isinstance(flow, type) and issubclass(flow, AbstractFlow)
+        got = f"the class {flow.__name__}; call it" if called else type(flow).__name__
+        raise InputError(f"flow must be a flow such as nm.HeavyBall(b), got {got}.")
     dtype = jnp.result_type(*jax.tree.leaves(w))
     ts = check_times(ts).astype(dtype)
     flow = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), flow)

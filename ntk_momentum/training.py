@@ -10,6 +10,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Int, PyTree
 
@@ -189,7 +190,10 @@ def _prepared(model, data, optimizer, loss, trainable, where, readouts, referenc
 
 
 def _check(steps: int, save_every: int) -> None:
-    if int(steps) != steps or steps < 1 or int(save_every) != save_every or save_every < 1 or steps % save_every:
+    for name, value in (("steps", steps), ("save_every", save_every)):
+        if not isinstance(value, int | np.integer):
+            raise InputError(f"{name} must be a whole number, got {value!r}; try {name}={int(value)}.")
+    if steps < 1 or save_every < 1 or steps % save_every:
         raise InputError(f"steps must be a positive multiple of save_every, got steps={steps}, save_every={save_every}.")
 
 

@@ -82,6 +82,17 @@ def test_every_command_has_help_with_an_example(capsys):
         (["sweep", "--readouts", "los"], "Did you mean 'loss'"),
         (["sweep", "--tol", "0"], "tol must be finite and > 0"),
         (["--float32", "sweep", "--float64"], "exclude each other"),
+        (["sweep", "--data-seed", "9" * 20], "between -2^63 and 2^63 - 1"),
+        (["sweep", "--seeds", "9" * 20], "at most a million"),
+        (["sweep", "--out", ROOT / "README.md"], "is a file where a folder is needed"),
+        (["bench", "kernels", "--json", "."], "is a folder; --json wants a file"),
+        (["advise", "--data", "sphere", "--n", "9" * 11], "may be used on a device"),
+        (["advise", "--data", "sphere", "--n", "200000"], "use fewer samples"),
+        (["advise", "--width", "9" * 11], "use a smaller --width"),
+        (["diagnose", "--width", "9" * 11], "use a smaller --width"),
+        (["diagnose", "--d", "3"], "--d goes with --optimizer nesterov"),
+        (["diagnose", "--loss", "softmax"], "try np.eye(k)[labels]"),
+        (["verify", "--n", "-1"], "--n must be at least 1"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(house, capsys, monkeypatch, words, said):

@@ -123,3 +123,15 @@ def test_an_ensemble_of_smooth_networks_with_both_layers_under_any_loss():
     alone = nm.simulate(net, SCALAR, nm.HeavyBall(1.0), [0.5, 1.0], **options)
     np.testing.assert_allclose(runs.loss.values.reshape(-1), alone.loss, rtol=1e-6)
     np.testing.assert_allclose(runs.f.values.reshape(2, -1), alone.f, rtol=1e-6)
+
+
+def test_the_commonest_mistakes_are_told_their_remedy():
+    data, net = nm.sphere(6, 4, key=jax.random.key(1)), nm.init_two_layer(8, 4, key=jax.random.key(0))
+    column = eqx.nn.MLP(4, 1, 8, 1, key=jax.random.key(0), dtype=data.X.dtype)
+    for call, remedy in (
+        (lambda: nm.train(column, data, nm.gradient_descent(0.1), 2), 'out_size="scalar"'),
+        (lambda: nm.simulate(net, nm.Dataset(data.X, 0.5 * data.y), nm.GradientFlow(), [1.0], loss=nm.logistic), r"y\[0\] is"),
+        (lambda: nm.simulate(net, data, nm.GradientFlow, [1.0]), "the class GradientFlow; call it"),
+    ):
+        with pytest.raises(nm.InputError, match=remedy):
+            call()

@@ -72,6 +72,10 @@ def bench(name: str, size: str, float32: bool, path: Path | None) -> int:
     known = ("dynamics", "kernels", "ensembles")
     if name not in known:
         raise unknown_name("benchmark", name, known)
+    if path is not None:
+        from ..experiment.store import check_file
+
+        check_file(path, "--json", f"{name}.json")
     core = pin()
     import jax
 

@@ -19,9 +19,12 @@ def advise(asked: Advise) -> int:
 
     from ..advice import advise, check_advice
     from ..kernel import empirical_ntk, infinite_ntk
+    from ..memory import check_fits
     from ..network import init_two_layer, outputs
+    from ..simulation import unequal_shapes
 
     data = dataset(asked)
+    check_fits(5 * data.y.size**2, f"the kernel of {data.n} samples and its eigenvectors", "use fewer samples")
     key = jax.random.key(asked.seed)
     if asked.model:
         if asked.width is not None:
@@ -29,12 +32,14 @@ def advise(asked: Advise) -> int:
         net = load_model(asked.model, key)
         f0 = outputs(net, data.X)
         if f0.shape != data.y.shape:
-            raise InputError(f"--model gives outputs of shape {f0.shape} for targets of shape {data.y.shape}; they must be one shape.")
+            raise InputError(unequal_shapes(f0.shape, data.y.shape))
         kernel = empirical_ntk(net, data.X, output="trace-sum" if f0.ndim == 1 else "full")
     elif data.y.ndim != 1:
-        raise InputError(f"the built-in network takes one target per sample, got y of shape {data.y.shape}; give --model FILE.py:FUNCTION.")
+        remedy = "save y.ravel()" if data.y.shape[1:] == (1,) else "give --model FILE.py:FUNCTION"
+        raise InputError(f"the built-in network takes one target per sample, y of shape (n,), got {data.y.shape}; {remedy}.")
     else:
         X, infinite = data.X.reshape(data.n, -1), asked.width is None
+        check_fits(7 * (asked.width or 0) * X.shape[1], f"{asked.width} neurons", "use a smaller --width")
         net = init_two_layer(2048 if asked.width is None else asked.width, X.shape[1], key=key, antisymmetric=infinite)
         kernel, f0 = (infinite_ntk(X), 0 * data.y) if infinite else (empirical_ntk(net, X), outputs(net, X))
     advice = advise(kernel, f0 - data.y, target=asked.target, margin=asked.margin, objective=asked.objective)
@@ -52,8 +57,15 @@ def diagnose(asked: Diagnose) -> int:
 
     from ..diagnosis import diagnose, recommend
     from ..loss import logistic, softmax_cross_entropy, squared
+    from ..memory import check_fits
 
+    needs = {"beta": "heavy_ball", "d": "nesterov"}
+    for option, optimizer in needs.items():
+        if getattr(asked, option) is not None and asked.optimizer != optimizer:
+            raise InputError(f"--{option} goes with --optimizer {optimizer}, got --optimizer {asked.optimizer}; leave it out.")
     data = dataset(asked)
+    check_fits(8 * data.y.size**2, f"the kernels of {data.n} samples", "use fewer samples")
+    check_fits(8 * asked.width * (asked.width * max(asked.depth - 1, 0) + data.input_size), "the MLP's weights", "use a smaller --width")
     key = jax.random.key(asked.seed)
     model = load_model(asked.model, key) if asked.model else perceptron(data, asked.width, asked.depth, key)
     loss = {"squared": squared, "logistic": logistic, "softmax": softmax_cross_entropy}[asked.loss]
@@ -86,9 +98,9 @@ def load_model(text: str, key: Any) -> Any:
     file, _, name = text.rpartition(":")
     path = Path(file)
     if not file or not name.isidentifier() or path.suffix != ".py":
-        raise InputError(f"--model must be FILE.py:FUNCTION, got {text!r}.")
+        raise InputError(f"--model must be FILE.py:FUNCTION, e.g. mymodel.py:build, got {text!r}.")
     if not path.is_file():
-        raise InputError(f"no file {path} for --model {text}.")
+        raise InputError(f"no file {path} for --model {text}; give the path of a Python file, from {Path.cwd()}.")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

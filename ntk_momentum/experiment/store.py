@@ -44,6 +44,8 @@ def canonical(value: Any) -> str:
 def check_folder(path: str | Path) -> Path:
     """Make the folder and try to write into it, before anything is computed. Raises `InputError`."""
     path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file where a folder is needed; choose another name.")
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
@@ -51,6 +53,13 @@ def check_folder(path: str | Path) -> Path:
     except OSError as error:
         raise InputError(f"cannot write into the folder {path} ({error.strerror or error}); choose another one.") from error
     return path
+
+
+def check_file(path: Path, option: str, example: str) -> None:
+    """Whether a file can be written that an option names, before anything is computed. Raises `InputError`."""
+    check_folder(path.parent)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; {option} wants a file, e.g. {path / example}.")
 
 
 def atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..errors import InputError, check_positive, unknown_name
+from ..errors import InputError, check_positive, check_seed, unknown_name
 from ..numerics import Numerics, Precision
 from . import store, work
 from .progress import Bar
@@ -45,14 +45,18 @@ class Source:
     def __post_init__(self):
         for field in ("n", "p"):
             check_positive(field, getattr(self, field))
+        check_seed("seed", self.seed)
 
     def load(self) -> Dataset:
         """The data set."""
         import jax
 
         from ..data import load_digits, load_mnist, load_npz, sphere
+        from ..memory import check_fits
 
         key = jax.random.key(self.seed)
+        if self.name == "sphere":
+            check_fits(self.n * self.p, f"{self.n} inputs of size {self.p}", "use fewer samples")
         if self.name == "digits":
             return load_digits(self.n, key=key)
         if self.name == "sphere":
@@ -93,6 +97,8 @@ class Grid:
     def __post_init__(self):
         for name in ("n", "p", "seeds", "unit_runs"):
             check_positive(name, getattr(self, name))
+        if self.seeds > 10**6:
+            raise InputError(f"seeds is how many networks are drawn per width, at most a million, got {self.seeds}.")
         if self.t_end is not None:
             check_positive("t_end", self.t_end)
         if self.times < 2:

@@ -2,6 +2,7 @@
 
 from . import bounds as bounds
 from . import lyapunov as lyapunov
+from . import switching as switching
 from .certificate import CERTIFICATE_READOUTS as CERTIFICATE_READOUTS
 from .certificate import Certificate as Certificate
 from .certificate import certify as certify

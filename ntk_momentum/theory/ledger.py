@@ -196,7 +196,7 @@ def derivations() -> dict[str, tuple[str, ...]]:
 
 
 def verify(
-    claims: Iterable[str] | None = None,
+    claims: str | Iterable[str] | None = None,
     size: Literal["smoke", "full"] = "smoke",
     data: Dataset | None = None,
     progress: Callable[[str, int, int], None] | None = None,
@@ -211,7 +211,7 @@ def verify(
     from .claims.setting import Setting
 
     known = entries()
-    wanted = list(known) if claims is None else list(claims)
+    wanted = list(known) if claims is None else [claims] if isinstance(claims, str) else list(claims)
     for name in wanted:
         if name not in known:
             raise unknown_name("claim", name, known)
