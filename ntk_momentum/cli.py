@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import operator
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -361,6 +362,7 @@ def parse(arguments: Sequence[str]) -> Main:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code."""
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
         chosen = parse(sys.argv[1:] if arguments is None else arguments)
         return chosen.command(chosen.float32)

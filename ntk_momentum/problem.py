@@ -14,13 +14,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .errors import InputError
-from .kernel import empirical_ntk
-from .kernel.patterns import slope_gram
+from .kernel import empirical_ntk, sliding
+from .kernel.patterns import kink, slope_gram
 from .kernel.two_layer import two_layer_ntk
-from .loss import Loss, output_gradient
+from .loss import Loss, output_gradient, squared
 from .method import State
 from .network import TwoLayerNet, outputs
 from .neurons import neuron_major, pullback
@@ -156,6 +156,25 @@ class WeightProblem(AbstractProblem):
         if self.trained.output:
             kernel = kernel + two_layer_ntk(net, self.X, hidden=False, output=True)
         return kernel
+
+    def slide(self, w: PyTree) -> tuple[Float[Array, "n n"], Int[Array, ""]]:
+        """(H, pairs held) of the gradient flow at w: J has Filippov's slopes where a kink holds a neuron, so Delta' = -H Delta there too.
+
+        For the hidden layer of a two-layer net with a kink at zero and the squared loss; raises `InputError` otherwise.
+        """
+        net = self.model(w)
+        ends = kink(net.activation, net.output.dtype) if isinstance(net, TwoLayerNet) else None
+        if ends is None or self.loss is not squared or len(jax.tree.leaves(w)) != 1 or w.hidden is None:
+            raise InputError(
+                "sliding read-outs need a TwoLayerNet that is linear on both sides of a kink at zero, only its hidden layer trained, "
+                "and the squared loss; leave them out."
+            )
+        X = self.X.reshape(self.X.shape[0], -1)
+        gram = X @ X.T if self.metric is None else self.metric.gram
+        z = X @ net.hidden.T if self.metric is None else net.hidden.T
+        window = 0.2 / (net.scale**2 * jnp.sum(net.output**2) * jnp.trace(gram))  # within a fifth of the fastest mode's time
+        slopes, stays = sliding.held(gram, z, -net.scale * self.residual(w), net.output, *ends[:2], window)
+        return net.scale**2 * gram * ((slopes * net.output[None, :] ** 2) @ slopes.T), jnp.sum(stays)
 
     def lambda_max(self, w):
         f, net = jax.eval_shape(self.f, w), self.model(w)

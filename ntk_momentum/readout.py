@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .errors import InputError, unknown_name
-from .method import AbstractFlow, State
+from .method import AbstractFlow, GradientFlow, State
 from .network import TwoLayerNet
 from .problem import AbstractProblem, WeightProblem, activation_pattern
 
@@ -66,6 +66,13 @@ class Snapshot:
     def kernel(self) -> Float[Array, "nk nk"]:
         """H(t), over samples and outputs flattened together."""
         return self.problem.kernel(self.state.w)
+
+    @cached_property
+    def slide(self) -> tuple[Float[Array, "n n"], Array]:
+        """(H, pairs held) of a gradient flow that may slide along kinks, see `WeightProblem.slide`."""
+        if not isinstance(self.flow, GradientFlow):
+            raise InputError("neurons slide under the gradient flow only; leave out the read-outs 'sliding...'.")
+        return self._weights().slide(self.state.w)
 
     @cached_property
     def eigenvalues(self) -> Float[Array, " nk"]:
@@ -231,9 +238,13 @@ READOUTS: dict[str, Readout] = {
     "kernel_variation": KernelVariation(),
     "kernel_rises": KernelRises(),
     "lyapunov": _lyapunov,
+    "sliding": lambda s: s.slide[1],
+    "sliding_kernel": lambda s: s.slide[0],
+    "sliding_lambda_min": lambda s: jnp.linalg.eigvalsh(s.slide[0])[0],
 }
 """Every named read-out. kernel_drift = |H(t) - H(0)|_2; kernel_distance = |H(t) - reference|_2 (H infinity by default);
-displacement = max_r |w_r(t) - w_r(0)| over the rows of every trained array."""
+displacement = max_r |w_r(t) - w_r(0)| over the rows of every trained array. sliding: pairs of neuron and sample that the gradient flow
+holds on a kink; sliding_kernel, sliding_lambda_min: H with Filippov's slopes there, which does not flicker as signs of w_r . x_i do."""
 
 _GENERAL = ("f", "loss", "pseudo_loss", "lambda_min", "lambda_max", "kernel_drift", "displacement")
 

@@ -197,7 +197,7 @@ def evidence(record: dict[str, Any]) -> str:
         if record[form] is not None:
             lines += [f"  {form} ({verdict(record[form])}): {record[form]['statement']}", f"    on {record[form]['instance']}"]
             lines += [f"    {name}: {json.dumps(value, ensure_ascii=False)}" for name, value in record[form]["measured"].items()]
-            lines += [f"    reason: {record[form]['reason']}"] if "reason" in record[form] else []
+            lines += [f"    {name}: {record[form][name]}" for name in ("tolerance", "reason") if record[form].get(name) is not None]
     return "\n".join([*lines, ""])
 
 

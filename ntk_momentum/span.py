@@ -30,6 +30,7 @@ CONDITION = 0.01
 THROUGH_PROBLEM = (
     *("f", "residual", "velocity", "loss", "pseudo_loss", "lyapunov", "displacement", "flips"),
     *("kernel", "lambda_min", "lambda_max", "kernel_drift", "kernel_distance"),
+    *("sliding", "sliding_kernel", "sliding_lambda_min"),
 )
 """Read-outs that see weights and inputs only through the problem, so may be read off preactivations."""
 

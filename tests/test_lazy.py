@@ -11,7 +11,8 @@ import pytest
 
 import ntk_momentum as nm
 from ntk_momentum import neurons
-from ntk_momentum.solver import LazyExponential, RungeKutta, sliding, slopes
+from ntk_momentum.kernel import sliding
+from ntk_momentum.solver import LazyExponential, RungeKutta, slopes
 from ntk_momentum.theory.crossings import heavy_ball_crossings
 
 KEY = jax.random.key(0)
@@ -145,6 +146,28 @@ def test_sliding_neurons_follow_the_limit_of_gradient_descent(width, seed):
     run = nm.simulate(net, DATA, FLOWS[0], [end], readouts=["loss"], config=nm.Numerics(tol=1e-6))
     np.testing.assert_allclose(run.loss[0], 2 * fine - coarse, rtol=1e-4)
     assert int(run.accepted) < 2000  # tens of thousands when each sample is solved by itself
+
+
+def test_on_the_slide_the_loss_falls_by_the_kernel_with_filippovs_slopes():
+    net, ts = nm.init_two_layer(64, 6, key=jax.random.key(2)), np.linspace(5, 5.2, 21)
+    readouts = ["loss", "residual", "kernel", "lambda_min", "sliding", "sliding_kernel", "sliding_lambda_min"]
+    run = nm.simulate(net, DATA, FLOWS[0], ts, readouts=readouts, config=nm.Numerics(tol=1e-5))
+    assert np.all(run.sliding == run.sliding[0]) and run.sliding[0] > 10  # nothing comes or goes
+    falls = np.gradient(run.loss, ts)[1:-1]
+    error = lambda kernels: np.abs(-np.einsum("ti,tij,tj->t", run.residual, kernels, run.residual)[1:-1] / falls - 1).max()
+    assert error(run.sliding_kernel) < 2e-3 < 0.05 < error(run.kernel)
+    flicker = lambda values: np.abs(np.diff(values)).sum() / values[0]
+    assert flicker(run.sliding_lambda_min) < 2e-3 < 1e-2 < flicker(run.lambda_min)
+
+
+def test_without_sliding_neurons_the_kernel_is_h():
+    net = nm.init_two_layer(32, 6, key=jax.random.key(3))
+    run = nm.simulate(net, DATA, FLOWS[0], [0.0], readouts=["sliding", "sliding_kernel", "sliding_lambda_min", "lambda_min"])
+    assert run.sliding[0] == 0 and abs(run.sliding_lambda_min[0] - run.lambda_min[0]) < 1e-12
+    np.testing.assert_allclose(run.sliding_kernel[0], nm.empirical_ntk(net, DATA.X), atol=1e-12)
+    for flow, change, message in ((FLOWS[1], net, "gradient flow only"), (FLOWS[0], eqx.nn.MLP(6, "scalar", 8, 1, key=KEY), "TwoLayerNet")):
+        with pytest.raises(nm.InputError, match=message):
+            nm.simulate(change, DATA, flow, [1.0], readouts=["sliding"])
 
 
 @pytest.mark.parametrize("order", [1, 2])

@@ -14,9 +14,11 @@ by one instead, samples that hold a neuron together leave an error of first orde
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 SLOTS = 6
 """Samples of a neuron that are solved jointly."""
@@ -72,6 +74,27 @@ def average(
 
     _, now = jax.lax.fori_loop(0, SWEEPS * at.shape[0], solve, (z, now))
     return jnp.put_along_axis(alone, at, now, axis=0, inplace=False)
+
+
+def held(
+    gram: Float[Array, "n n"],
+    z: Float[Array, "n m"],
+    speed: Float[Array, " n"],
+    gain: Float[Array, " m"],
+    low: float,
+    high: float,
+    window: Any,
+) -> tuple[Float[Array, "n m"], Bool[Array, "n m"]]:
+    """Slopes at one moment, Filippov's where a kink holds a neuron, and which these are.
+
+    speed, gain: z' = G (slopes * speed gain). window: a time in which held samples reach their kinks and little else happens.
+    """
+    slopes = jnp.where(z > 0, high, low).astype(z.dtype)
+    step = lambda slopes: gram @ (slopes * (window * speed)[:, None] * gain[None, :])
+    averaged = average(gram, z, z + step(slopes), slopes, window * speed, gain, low, high)
+    reach = jnp.abs((window * jnp.diagonal(gram) * speed)[:, None] * gain[None, :] * (high - low))
+    stays = (jnp.abs(z + step(averaged)) < 0.01 * reach) & (averaged > min(low, high)) & (averaged < max(low, high))
+    return jnp.where(stays, averaged, slopes), stays
 
 
 def _fraction(distance: Array, stay: Array, jump: Array) -> Array:
