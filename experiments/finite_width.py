@@ -31,7 +31,7 @@ MEASURES = {
 class Config:
     n: int = 12
     p: int = 24
-    widths: tuple[int, ...] = (256, 1024, 4096, 16384, 65536)
+    widths: tuple[int, ...] = (16, 64, 256, 1024, 4096, 16384, 65536)
     seeds: int = 3
     horizon: float = 5.0  # in units of 1/sqrt(lambda_0)
     times: int = 31

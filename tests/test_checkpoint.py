@@ -54,6 +54,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_and_plain_simulate(tmp_path):
     assert seen == [] and np.array_equal(again.loss, whole.loss)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [None, RungeKutta()], ids=["span", "preactivations"])
 def test_high_dimensional_inputs_resume_in_the_coordinates_that_are_in_the_file(tmp_path, monkeypatch, solver):
     data, net = nm.sphere(3, 20, key=jax.random.key(0)), nm.init_two_layer(8, 20, key=jax.random.key(1))
@@ -98,5 +99,5 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path, monkeypatch)
 
 def test_a_folder_that_cannot_be_written_is_refused_before_computing(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot write into the folder"):
+    with pytest.raises(InputError, match="is a file where a folder is needed"):
         solve(tmp_path / "file" / "a")

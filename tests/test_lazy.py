@@ -170,7 +170,7 @@ def test_without_sliding_neurons_the_kernel_is_h():
             nm.simulate(change, DATA, flow, [1.0], readouts=["sliding"])
 
 
-@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("order", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_neurons_by_tiles_are_all_neurons_at_once(monkeypatch, order):
     net = nm.init_two_layer(303, 6, key=KEY)  # falls into no 4 to 7 even parts: the last tile is filled up
     # early, before sliding neurons amplify round-off

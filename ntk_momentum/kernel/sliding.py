@@ -46,33 +46,38 @@ def average(
     """
     if low == high:
         return jnp.full_like(before, low)
-    above = before > 0
-    near = jnp.where(above, high, low).astype(before.dtype)
-    far, side = (low + high) - near, jnp.where(above, 1.0, -1.0).astype(before.dtype)
-    own = (jnp.diagonal(gram) * force)[:, None] * gain[None, :]  # dz_1 / d slope
-    distance, jump = side * before, side * own * (far - near)
+    weight = jnp.diagonal(gram) * force
+
+    def ways(before, own):  # own: dz_1 / d slope
+        above = before > 0
+        near, side = jnp.where(above, high, low).astype(before.dtype), jnp.where(above, 1.0, -1.0).astype(before.dtype)
+        far = (low + high) - near
+        return side, near, far, side * before, side * own * (far - near)
+
+    own = weight[:, None] * gain[None, :]
+    side, near, far, distance, jump = ways(before, own)
     stay = side * (after + own * (near - slopes))
-    alone = far + (near - far) * _fraction(distance, stay, jump)
+    part = _fraction(distance, stay, jump)
+    alone = far + (near - far) * part
 
-    tiny = jnp.finfo(before.dtype).tiny
-    say = jnp.maximum(  # how much of its force a sample may take back, being held or crossing
-        jump * jnp.clip(1 - stay / (2 * jnp.maximum(jump, tiny)), 0.0, 1.0), jnp.abs(jump) * (1 - _fraction(distance, stay, jump))
-    )
+    held = jump * jnp.clip(1 - stay / (2 * jnp.maximum(jump, jnp.finfo(before.dtype).tiny)), 0.0, 1.0)
+    say = jnp.maximum(held, jnp.abs(jump) * (1 - part))  # how much of its force a sample may take back, being held or crossing
     at = _largest(say, min(SLOTS, before.shape[0]))
-    here = lambda values: jnp.take_along_axis(values, at, axis=0)
-    side, near, far, own, distance, jump, now = (here(values) for values in (side, near, far, own, distance, jump, alone))
-    push = force[at] * gain[None, :]
+    some, z, old, now = jnp.take_along_axis(jnp.stack([before, after, slopes, alone]), at[None], axis=1)
+    push, own = force[at] * gain[None, :], weight[at] * gain[None, :]
+    side, near, far, distance, jump = ways(some, own)
     couple = gram[at[:, None, :], at[None, :, :]]
-    z = here(after) + jnp.einsum("klm,lm->km", couple, push * (now - here(slopes)))
+    z = z + jnp.einsum("klm,lm->km", couple, push * (now - old))
 
-    def solve(i, carry):
-        z, now = carry
-        k = i % at.shape[0]
-        stay = side[k] * (z[k] + own[k] * (near[k] - now[k]))
-        new = far[k] + (near[k] - far[k]) * _fraction(distance[k], stay, jump[k])
-        return z + couple[k] * (push[k] * (new - now[k]))[None, :], now.at[k].set(new)
+    def solve(z, slot):
+        k, now, side, near, far, own, distance, jump, push, couple = slot
+        stay = side * (z[k] + own * (near - now))
+        new = far + (near - far) * _fraction(distance, stay, jump)
+        return z + couple * (push * (new - now))[None, :], new
 
-    _, now = jax.lax.fori_loop(0, SWEEPS * at.shape[0], solve, (z, now))
+    slots = (jnp.arange(at.shape[0]), side, near, far, own, distance, jump, push, couple)
+    sweep = lambda carry, _: (jax.lax.scan(solve, carry[0], (slots[0], carry[1], *slots[1:])), None)
+    (_, now), _ = jax.lax.scan(sweep, (z, now), None, length=SWEEPS)
     return jnp.put_along_axis(alone, at, now, axis=0, inplace=False)
 
 
