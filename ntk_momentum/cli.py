@@ -362,10 +362,11 @@ def parse(arguments: Sequence[str]) -> Main:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code."""
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
         chosen = parse(sys.argv[1:] if arguments is None else arguments)
-        return chosen.command(chosen.float32)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+            return chosen.command(chosen.float32)
     except (InputError, MissingPackage) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
