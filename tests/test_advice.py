@@ -130,7 +130,7 @@ def test_the_command_takes_a_users_model(tmp_path, capsys):
     assert {row[0] for row in rows} == set(METHODS)
     assert all(abs(float(row[2]) - float(row[4])) <= 2 + 0.3 * float(row[2]) for row in rows), printed
     assert cli.main([*words, f"{file}:pair"]) == 2
-    assert "one shape" in capsys.readouterr().err
+    assert "must agree" in capsys.readouterr().err
 
 
 @pytest.mark.slow
