@@ -1,8 +1,13 @@
 """Tests run in float64, with strict rank promotion: slips of shape and dtype are errors.
 
-Programs are compiled with few optimizations: each runs once, and compiling is most of the suite's time. They are let go at the end of
-each file: a compiled program keeps about ten mappings of memory for itself, and a process may hold 65,530 of them (`vm.max_map_count`).
+Programs are compiled with few optimizations and, on CPUs, without XLA's fusion emitters, here and in the processes that tests start: each
+runs once, and compiling is most of the suite's time (the emitters alone are half of it). They are let go at the end of each file: a
+compiled program keeps about ten mappings of memory for itself, and a process may hold 65,530 of them (`vm.max_map_count`).
 """
+
+import os
+
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"  # read when a backend starts
 
 import jax
 import pytest
