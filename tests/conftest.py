@@ -21,3 +21,11 @@ jax.config.update("jax_disable_most_optimizations", True)
 def programs_are_let_go():
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def optimized():
+    """For the few tests that compute longer than they compile."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)

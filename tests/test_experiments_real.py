@@ -66,14 +66,14 @@ def test_the_discrete_methods_have_the_orders_of_their_maps():
 
 
 @pytest.mark.slow
-def test_wider_networks_come_closer_to_the_closed_form():
+def test_wider_networks_come_closer_to_the_closed_form(optimized):
     _, ds, _ = run("three_flows", "default")
     gap = np.abs(np.log(ds.loss / ds.predicted)).max("step").median("seed")
     assert (np.diff(gap.transpose("width", "flow").values, axis=0) < 0).all()
 
 
 @pytest.mark.slow
-def test_a_frozen_wide_network_obeys_theorem_1():
+def test_a_frozen_wide_network_obeys_theorem_1(optimized):
     _, ds, _ = run("three_flows", "default")
     one = ds.isel(flow=0, width=-1)
     ceiling = bounds.theorem_1(one.time, ds.attrs["lambda_0"], one.loss.isel(step=0))

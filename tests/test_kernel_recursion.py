@@ -166,7 +166,7 @@ LARGE = [(jax.nn.relu, 3), (jax.lax.erf, 3), (jax.nn.hard_tanh, 1)]
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("activation", "depth"), LARGE)
-def test_kernels_of_two_thousand_inputs_are_positive_semidefinite(activation, depth, dtype):
+def test_kernels_of_two_thousand_inputs_are_positive_semidefinite(optimized, activation, depth, dtype):
     """With near duplicates, so that the smallest eigenvalue is of the order of round-off."""
     x = np.random.default_rng(2).standard_normal((2000, 5)).astype(dtype)
     x[1500:] = x[:500] * (1 + 1e-3)
