@@ -18,7 +18,7 @@ import numpy as np
 from sklearn.datasets import load_breast_cancer
 
 import ntk_momentum as nm
-from ntk_momentum.plotting import COLORS, FLOW_NAMES, STYLE, THEORY
+from ntk_momentum.plotting import COLORS, FLOW_NAMES, STYLE, THEORY, with_errors
 
 jax.config.update("jax_enable_x64", True)
 plt.rcParams.update({**STYLE, "figure.figsize": (6.0, 2.9), "figure.dpi": 80})
@@ -72,17 +72,19 @@ print(advice)
 # %% [markdown]
 # ## A network of 4,096 neurons beside that
 # Lines: the closed form for H∞, without a fitted parameter. Points: the weights of a network, solved. Where they part, the
-# kernel has moved: `kernel_drift` says how much.
+# kernel has moved, `kernel_drift` says how much, or the solver has erred: `refine=True` solves once more with finer steps and
+# returns the numerical error of every read-out, drawn as bars.
 
 # %%
 ts, fine = np.linspace(0, 24, 21), np.linspace(0, 24, 481)
 network = nm.init_two_layer(4096, data.input_size, key=jax.random.key(1), antisymmetric=True)
-runs = {flow.name: nm.simulate(network, data, flow, ts) for flow in flows}
+runs = {flow.name: nm.simulate(network, data, flow, ts, refine=True) for flow in flows}
 for flow in flows:
     run = runs[flow.name]
     plt.semilogy(fine, nm.predict(H, -data.y, flow, fine).loss, color=COLORS[flow.name], label=FLOW_NAMES[flow.name])
-    plt.semilogy(ts, run.loss, "o", color=COLORS[flow.name])
-    print(f"{FLOW_NAMES[flow.name]:15} kernel drift {run.kernel_drift[-1]:.3f}, {int(run.accepted)} steps of the solver")
+    with_errors(plt.gca(), run, "loss", color=COLORS[flow.name], points=True)
+    bar = np.max(run.errors["loss"] / run.loss)
+    print(f"{FLOW_NAMES[flow.name]:15} kernel drift {run.kernel_drift[-1]:.3f}, {int(run.accepted)} steps, loss known to {bar:.2%}")
 plt.xlabel("time $t$")
 plt.ylabel("loss $L(t)$")
 plt.legend()

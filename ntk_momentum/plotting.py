@@ -111,12 +111,17 @@ def band(axes: Any, x: Any, samples: Any, *, color: str, label: str | None = Non
         axes.fill_between(x, samples.min(axis=0), samples.max(axis=0), color=color, alpha=0.22, linewidth=0)
 
 
-def with_errors(axes: Any, trajectory: Any, name: str, *, color: str, label: str | None = None, **options: Any) -> None:
-    """A scalar read-out against time, with its numerical error bar as a band where the run was refined."""
+def with_errors(
+    axes: Any, trajectory: Any, name: str, *, color: str, label: str | None = None, points: bool = False, **options: Any
+) -> None:
+    """A scalar read-out against time, with its numerical error as a band where the run was refined. points: markers with bars."""
     ts, values = np.asarray(trajectory.ts, float), np.asarray(trajectory[name], float)
+    error = None if trajectory.errors is None else np.asarray(trajectory.errors[name], float)
+    if points:
+        axes.errorbar(ts, values, error, fmt="o", capsize=2, color=color, label=label, **options)
+        return
     axes.plot(ts, values, color=color, label=label, **options)
-    if trajectory.errors is not None:
-        error = np.asarray(trajectory.errors[name], float)
+    if error is not None:
         axes.fill_between(ts, values - error, values + error, color=color, alpha=0.22, linewidth=0)
 
 

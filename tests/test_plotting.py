@@ -76,3 +76,5 @@ def test_error_bars_of_a_refined_run_are_drawn_as_a_band():
     assert axes.lines[0].get_ydata().tolist() == [2.0, 1.0] and (corners.min(), corners.max()) == (0.5, 2.0)
     plotting.with_errors(axes, eqx.tree_at(lambda t: t.errors, run, None), "loss", color="black")
     assert len(axes.lines) == 2 and len(axes.collections) == 1
+    plotting.with_errors(axes, run, "loss", color="black", points=True)
+    assert [bar.tolist() for bar in axes.containers[0].lines[2][0].get_segments()] == [[[0, 2], [0, 2]], [[1, 0.5], [1, 1.5]]]
