@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import os
 import sys
 import time
 import traceback
@@ -20,10 +21,16 @@ if TYPE_CHECKING:
 LEDGER = "claims"
 
 
-def start(float32: bool, figures: bool = False) -> None:
-    """Choose the dtype before any array is made: the command line's default is float64. Figures are drawn without a display."""
+def start(float32: bool, figures: bool = False, brief: bool = False) -> None:
+    """Choose the dtype before any array is made: the command line's default is float64. Figures are drawn without a display.
+
+    brief: on CPUs, compile without XLA's fusion emitters where JAX still has that choice. Compiling takes half the time, running 5% more.
+    """
     jax = require("jax", "this command")
     jax.config.update("jax_enable_x64", not float32)
+    flags, emitters = os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters"
+    if brief and jax.__version_info__[:2] == (0, 10) and emitters not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {emitters}=false"  # read when the first device is asked for
     if figures:
         require("matplotlib", "drawing figures").use("agg")
     try:
@@ -44,7 +51,7 @@ def reproduce(size: str, out: Path, only: tuple[str, ...], float32: bool) -> int
         require(package, purpose)
     asked = {e.name for e in due(tuple(name for name in only if name != LEDGER), size)} if set(only) != {LEDGER} else set()
     check_folder(out)
-    start(float32, figures=True)
+    start(float32, figures=True, brief=size != "full")
     begin = time.perf_counter()
     everything = find()
     ledger = not only or LEDGER in only
@@ -89,7 +96,7 @@ def run_one(name: str, size: str, out: Path, float32: bool) -> int:
 
     experiment: Experiment = find((name,))[0]
     check_folder(out)
-    start(float32, figures=True)
+    start(float32, figures=True, brief=size != "full")
     with Bar(1) as bar:
         outcome = run(experiment, size, out, bar.piece(name))
         bar.finish_piece()
@@ -111,7 +118,7 @@ def verify(claims: tuple[str, ...], size: Literal["smoke", "full"], path: Path |
 
     if path is not None:
         check_file(path, "--json", "claims.json")
-    start(float32)
+    start(float32, brief=True)
     from .theory import ledger
 
     data = None if source is None else source.load()
