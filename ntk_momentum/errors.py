@@ -45,6 +45,12 @@ def concrete(value: Any) -> Any | None:
     return array if array.dtype.kind in "biufc" else None
 
 
+def not_an_array(name: str, value: Any) -> InputError:
+    """The error for something in the place of an array of real numbers."""
+    hint = "; pass its inputs, data.X" if hasattr(value, "X") and hasattr(value, "y") else ""
+    return InputError(f"{name} must be an array of real numbers, got {type(value).__name__}{hint}.")
+
+
 def check_positive(name: str, value: Any, *, strict: bool = True, hint: str = "") -> None:
     """Raise unless every concrete entry of `value` is finite and > 0 (>= 0 when not strict)."""
     import numpy as np

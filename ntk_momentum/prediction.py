@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from .errors import InputError, concrete
+from .errors import InputError, concrete, not_an_array
 from .method import AbstractFlow, AbstractOptimizer
 
 _DIRECT_FROM = 0.2  # the first-order 1 - phi, below which it loses digits
@@ -195,7 +195,7 @@ def _array(name: str, value: Any) -> Array:
     """A finite real floating array."""
     seen = concrete(value)
     if seen is None and not isinstance(value, jax.Array):
-        raise InputError(f"{name} must be an array of real numbers, got {type(value).__name__}.")
+        raise not_an_array(name, value)
     if seen is not None and seen.dtype.kind == "c":
         raise InputError(f"{name} must be real, got complex numbers.")
     if seen is not None and not np.all(np.isfinite(seen)):

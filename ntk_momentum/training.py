@@ -178,7 +178,8 @@ def _descend_all(problems, starts, optimizers, saves, save_every, slots, readout
 def _prepared(model, data, optimizer, loss, trainable, where, readouts, reference):
     """(problem, weights, optimizer, read-outs, reference), checked and in one precision."""
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        raise InputError(f"optimizer must have optax's init and update, got {type(optimizer).__name__}; try nm.heavy_ball(eta, beta).")
+        hint = "nm.heavy_ball(eta, beta), or any of optax's, such as optax.adam(1e-3)"
+        raise InputError(f"optimizer must have optax's init and update, got {type(optimizer).__name__}; try {hint}.")
     problem, w = weight_problem(model, data, loss, trainable, where)
     reference = default_reference(model, data, trainable, where) if reference is None else jnp.asarray(reference)
     chosen = resolve(readouts, (*default_readouts(model), *(("kernel_distance",) if reference is not None else ())))

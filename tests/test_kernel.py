@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ntk_momentum.data import sphere
 from ntk_momentum.errors import InputError
 from ntk_momentum.kernel import empirical_ntk, infinite_ntk, plan_ntk, two_layer_ntk
 from ntk_momentum.network import TwoLayerNet, init_two_layer, split
@@ -341,6 +342,8 @@ BAD = {
     "NaN weight": (lambda: empirical_ntk(jax.tree.map(lambda a: a * jnp.nan if eqx.is_array(a) else a, MLP), inputs(3, 4)), "weight"),
     "complex input": (lambda: empirical_ntk(MLP, inputs(3, 4) * 1j), "real"),
     "no input": (lambda: empirical_ntk(MLP, jnp.zeros((0, 4))), "n >= 1"),
+    "a data set": (lambda: empirical_ntk(MLP, sphere(3, 4, key=KEY)), "data.X"),
+    "a data set at infinite width": (lambda: infinite_ntk(sphere(3, 4, key=KEY)), "data.X"),
     "objects": (lambda: empirical_ntk(MLP, np.array([["a"]], object)), "real numbers"),
     "several values": (lambda: empirical_ntk(eqx.nn.Sequential([MLP, eqx.nn.Lambda(lambda x: (x, x))]), inputs(3, 4)), "one real array"),
     "trainable names": (lambda: empirical_ntk(MLP, inputs(3, 4), trainable="hidden"), "TwoLayerNet"),

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ntk_momentum.data import sphere
 from ntk_momentum.errors import InputError
 from ntk_momentum.kernel import infinite_ntk, spectrum
 from ntk_momentum.method import GradientFlow, HeavyBall, Nesterov
@@ -72,6 +73,7 @@ def test_the_spectrum_works_under_jit():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: spectrum(sphere(3, 4, key=jax.random.key(0))), "data.X"),
         (lambda: spectrum(jnp.ones((2, 3))), "shape"),
         (lambda: spectrum(jnp.array([[1.0, 2.0], [0.0, 1.0]])), "symmetric"),
         (lambda: spectrum(EYE * jnp.nan), "NaN"),

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from ..errors import InputError, concrete, unknown_name
+from ..errors import InputError, concrete, not_an_array, unknown_name
 from ..network import TwoLayerNet, trainable_spec
 from .factors import Factor, jacobian
 from .plan import Method, Output, Plan, plan
@@ -137,7 +137,7 @@ def _inputs(name: str, x: Any) -> Any:
     try:
         x = jnp.asarray(x)
     except TypeError as error:
-        raise InputError(f"{name} must be an array of real numbers ({error}).") from error
+        raise not_an_array(name, x) from error
     if x.ndim == 0 or x.shape[0] == 0 or jnp.issubdtype(x.dtype, jnp.complexfloating):
         raise InputError(f"{name} must hold n >= 1 real inputs, one per row, got shape {x.shape} and dtype {x.dtype}.")
     return x

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..errors import InputError, concrete, unknown_name
+from ..errors import InputError, concrete, not_an_array, unknown_name
 
 
 class Angles(NamedTuple):
@@ -112,7 +112,7 @@ def rows(name: str, x: Any) -> Float[Array, "n p"]:
     try:
         x = jnp.asarray(x)
     except TypeError as error:
-        raise InputError(f"{name} must be an array of numbers ({error}).") from error
+        raise not_an_array(name, x) from error
     if x.ndim < 2 or x.size == 0:
         raise InputError(f"{name} must have shape (n, p) or (n, ...) with n, p >= 1, got {x.shape}; one input per row.")
     x = jnp.reshape(x, (x.shape[0], -1))

@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..errors import InputError, check_interval, concrete
+from ..errors import InputError, check_interval, concrete, not_an_array
 
 
 class Spectrum(eqx.Module):
@@ -84,6 +85,8 @@ def spectrum(kernel: Any, y: Any = None) -> Spectrum:
 
     Raises `InputError` unless the kernel is square, symmetric to round-off and finite, and y non-zero and of its shape.
     """
+    if concrete(kernel) is None and not isinstance(kernel, jax.Array):
+        raise not_an_array("kernel", kernel)
     kernel = jnp.asarray(kernel)
     half = kernel.shape[: kernel.ndim // 2]
     if kernel.ndim not in (2, 4) or kernel.shape != half * 2 or kernel.size == 0:
