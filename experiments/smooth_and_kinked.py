@@ -93,6 +93,7 @@ def plot(ds):
         for power in (-0.5, -1.0):
             axes.plot(ds.width, start * (ds.width / ds.width[0]) ** power, color=plotting.MUTED, linewidth=0.8)
         axes.set(xscale="log", yscale="log", xlabel="width $m$")
+        axes.set_ylim(bottom=start * float(ds.width[0] / ds.width[-1]) / 20)  # room for the legend below the lines
         plotting.power_ticks(axes.xaxis, ds.width.values)
         axes.legend(loc="lower left", handlelength=1.2)
     row[0].set(title="kernel", ylabel=r"$\max_k \|H_k - H_0\|_F / \|H_0\|_F$")
