@@ -48,7 +48,8 @@ def concrete(value: Any) -> Any | None:
 def not_an_array(name: str, value: Any) -> InputError:
     """The error for something in the place of an array of real numbers."""
     hint = "; pass its inputs, data.X" if hasattr(value, "X") and hasattr(value, "y") else ""
-    return InputError(f"{name} must be an array of real numbers, got {type(value).__name__}{hint}.")
+    kind = f" of dtype {value.dtype}" if hasattr(value, "dtype") else ""
+    return InputError(f"{name} must be an array of real numbers, got {type(value).__name__}{kind}{hint}.")
 
 
 def check_positive(name: str, value: Any, *, strict: bool = True, hint: str = "") -> None:
