@@ -1,13 +1,15 @@
 """Many runs in one compiled program: drawn, padded and solved one after another, in lock-step, or spread over devices.
 
 A run (width m, seed) is `init_two_layer(m, p, key=jax.random.key(seed))`, padded to M neurons by zero weights. These add nothing to f, H or
-any norm and have no gradient, so they never move and a run's steps are those it takes alone.
+any norm and have no gradient, so they never move and a run's steps are those it takes alone. Or a run is what the user's own `model`
+makes of m and the key, unpadded.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,9 +23,10 @@ from jaxtyping import Array, Float, Int
 
 from .data import Dataset
 from .devices import AXIS
+from .kernel import plan_ntk
 from .loss import Loss
 from .method import AbstractFlow
-from .network import TwoLayerNet, init_two_layer, trainable_spec
+from .network import TwoLayerNet, cast, init_two_layer, trainable_spec, written
 from .numerics import Numerics
 from .readout import Snapshot, read, watch
 from .simulation import as_integrator, chosen_readouts, default_reference, solve, tolerance_apart, weight_problem
@@ -32,28 +35,35 @@ from .span import Decomposition, decompose, in_span
 
 
 class Recipe(eqx.Module):
-    """What all runs of an ensemble share, as in `simulate` and `init_two_layer`. reference: (n, n) or None for the default."""
+    """What all runs of an ensemble share, as in `simulate` and `init_two_layer`. reference: (n, n) or None for the default.
 
+    model: makes the model of a run from (width, key=key); None for `init_two_layer`.
+    """
+
+    model: Callable | None = eqx.field(static=True)
     activation: Any = eqx.field(static=True)
     antisymmetric: bool = eqx.field(static=True)
     dtype: Any = eqx.field(static=True)
     loss: Loss = eqx.field(static=True)
     trainable: Any
+    where: Callable | None = eqx.field(static=True)
     solver: Any
     readouts: Any
     reference: Any
     config: Numerics
 
-    def net(self, width: int, p: int, key: Array) -> TwoLayerNet:
+    def net(self, width: int, p: int, key: Array) -> Any:
         """The network of a run."""
-        return init_two_layer(width, p, key=key, activation=self.activation, antisymmetric=self.antisymmetric, dtype=self.dtype)
+        if self.model is None:
+            return init_two_layer(width, p, key=key, activation=self.activation, antisymmetric=self.antisymmetric, dtype=self.dtype)
+        return cast(self.model(width, key=key), self.dtype)
 
 
 class Batch(eqx.Module):
     """Runs on one data set, of flows stacked over their parameters, with times (flow, time).
 
-    inputs: the decomposition of X, or None where a network has fewer neurons than X has rows or columns. flow, width, seed: those of each
-    run, the first two by position. padded: neurons of every network.
+    inputs: the decomposition of X, or None where a network has fewer neurons than X has rows or columns, or is the user's own. flow, width,
+    seed: those of each run, the first two by position. padded: neurons of every network.
     """
 
     recipe: Recipe
@@ -88,10 +98,14 @@ class Outcome(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """What decides the memory of one run: columns of the weights in the coordinates that are solved for, integrator, momentum, whether
-    read-outs need H or whole preactivations, their shapes."""
+    """What decides the memory of one run: its size, integrator, momentum, whether read-outs need H or whole preactivations, their shapes.
+
+    columns: of the weights of a two-layer net in the coordinates that are solved for. own: of any other model, its sizes as
+    `memory.estimate_own` takes them.
+    """
 
     columns: int
+    own: dict[str, Any] | None
     lazy: bool
     momentum: bool
     kernel: bool
@@ -126,7 +140,8 @@ def make(
     seeds = np.asarray(seed, np.int64) if wide else np.asarray([s & 0xFFFFFFFF for s in seed], np.uint32)  # as jax.random.key takes them
     stacked = jax.tree.map(lambda *leaves: jnp.asarray(np.stack([np.asarray(leaf) for leaf in leaves]), dtype), *flows)
     rows = [jnp.asarray(value) for value in (np.asarray(flow, np.int32), np.asarray(width, np.int32), seeds)]
-    inputs = jax.tree.map(jnp.asarray, decompose(data.X)) if min(data.n, data.input_size) <= min(widths) else None
+    known = recipe.model is None and min(data.n, data.input_size) <= min(widths)
+    inputs = jax.tree.map(jnp.asarray, decompose(data.X)) if known else None
     return Batch(recipe, data.X, data.y, inputs, stacked, jnp.asarray(times, dtype), rows[0], rows[1], rows[2], widths, padded)
 
 
@@ -142,7 +157,12 @@ def needs(batch: Batch) -> Needs:
         values = read(chosen, first, observers.init(problem, ts[0], state), jnp.array(True))
         kernel = "kernel" in vars(first)  # cached there when a read-out asks for it
         slabs = kernel or bool(observers.observers)
-        found.update(columns=problem.model(w).hidden.shape[1])
+        net, own = problem.model(w), None
+        if batch.recipe.model is not None:
+            making = plan_ntk(net, problem.X, trainable=problem.trained, output="full").bytes if kernel else 0
+            numbers = sum(leaf.size for leaf in jax.tree.leaves(w))
+            own = {"weights": numbers, "activations": written(net, problem.X[0]), "kernel": making}
+        found.update(columns=0 if own else net.hidden.shape[1], own=own)
         found.update(lazy=isinstance(integrator, LazyExponential), momentum=state.v is not None, kernel=kernel, slabs=slabs)
         return values
 
@@ -183,11 +203,25 @@ def _parts(batch: Batch, flow: Array, width: Array, seed: Array, over: Mesh | No
     recipe = batch.recipe
     data = Dataset(batch.X.astype(recipe.dtype), batch.y.astype(recipe.dtype), "allow")
     p, key = data.input_size, jax.random.key(seed)
-    plain = recipe.net(batch.widths[0], p, key)  # for its structure; the compiler drops it
-    spec = trainable_spec(plain, recipe.trainable)
+    plain = recipe.net(batch.widths[0], p, key)
+    spec = trainable_spec(plain, recipe.trainable, recipe.where)
     reference = (
-        default_reference(plain, data, recipe.trainable, None) if recipe.reference is None else jnp.asarray(recipe.reference, recipe.dtype)
+        default_reference(plain, data, recipe.trainable, recipe.where)
+        if recipe.reference is None
+        else jnp.asarray(recipe.reference, recipe.dtype)
     )
+    net = plain if recipe.model is not None else _padded(batch, width, key, over)
+    problem, w = weight_problem(net, data, recipe.loss, spec, None)
+    integrator, chosen = as_integrator(recipe.solver, problem, w), chosen_readouts(recipe.readouts, plain, reference)
+    if batch.inputs is not None:
+        problem, w = in_span(problem, w, chosen, preactivations=isinstance(integrator, RungeKutta), inputs=batch.inputs)
+    take = lambda leaf: leaf[flow]
+    return jax.tree.map(take, batch.flows), take(batch.times), problem, w, integrator, chosen, reference
+
+
+def _padded(batch: Batch, width: Array, key: Array, over: Mesh | None) -> TwoLayerNet:
+    """The two-layer net of a run, with zero neurons up to the batch's number."""
+    recipe, p = batch.recipe, math.prod(batch.X.shape[1:])
 
     def padded(m: int, key: Array) -> tuple[Array, Array]:
         net = recipe.net(m, p, key)
@@ -197,13 +231,7 @@ def _parts(batch: Batch, flow: Array, width: Array, seed: Array, over: Mesh | No
     if over is not None:
         hidden, output = (jax.lax.with_sharding_constraint(a, NamedSharding(over, P(AXIS))) for a in (hidden, output))
     scales = jnp.asarray([m**-0.5 for m in batch.widths], recipe.dtype)
-    net = TwoLayerNet(hidden, output, recipe.activation, scale=scales[width])
-    problem, w = weight_problem(net, data, recipe.loss, spec, None)
-    integrator, chosen = as_integrator(recipe.solver, problem, w), chosen_readouts(recipe.readouts, plain, reference)
-    if batch.inputs is not None:
-        problem, w = in_span(problem, w, chosen, preactivations=isinstance(integrator, RungeKutta), inputs=batch.inputs)
-    take = lambda leaf: leaf[flow]
-    return jax.tree.map(take, batch.flows), take(batch.times), problem, w, integrator, chosen, reference
+    return TwoLayerNet(hidden, output, recipe.activation, scale=scales[width])
 
 
 def _fill(batch: Batch, missing: int) -> Batch:

@@ -6,7 +6,7 @@ to store units, resume, or share them among processes uses the parts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -101,10 +101,12 @@ def ensemble(
     seeds: Any,
     ts: Any,
     *,
+    model: Callable | None = None,
     activation: Any = jax.nn.relu,
     antisymmetric: bool = False,
     loss: Loss = squared,
     trainable: Any = None,
+    where: Callable | None = None,
     solver: Any = None,
     readouts: Sequence[str] | Mapping[str, Any] | None = None,
     reference: Any = None,
@@ -118,15 +120,21 @@ def ensemble(
     data: a data set, or a list of them with equal shapes. flows: one or more, e.g. [HeavyBall(b) for b in frictions]. seeds: the seeds, or
     how many (0, 1, ...). ts: saved times shared by all flows, one row per flow, or (data, flow, time). progress: called as
     progress(done, total) after every unit of work. how: strategy, layout, unit_runs, memory_limit and over, see `plan`. The rest is as in
-    `simulate` and `init_two_layer`. Failed runs keep their place: NaN read-outs and a verdict.
+    `simulate`. Failed runs keep their place: NaN read-outs and a verdict.
+
+    model: makes the model of a run, called as model(width, key=jax.random.key(seed)) inside the compiled program, for example
+    lambda width, key: eqx.nn.MLP(4, "scalar", width, 3, key=key); one without a width ignores it. dtype is then by default the model's own.
+    Without model=, runs are of `init_two_layer` with activation= and antisymmetric=.
 
     Raises `InputError`.
     """
     recipe = {
+        "model": model,
         "activation": activation,
         "antisymmetric": antisymmetric,
         "loss": loss,
         "trainable": trainable,
+        "where": where,
         "solver": solver,
         "readouts": readouts,
         "reference": reference,

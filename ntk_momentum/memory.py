@@ -34,6 +34,10 @@ KEPT = 1.0
 """(n, m) kept by an explicit solver on a CPU where nothing needs them at once. The lazy one then holds its copies for one tile only."""
 
 
+JACOBIANS = 6.0
+"""Copies of all activations, beside those of a gradient, while the Jacobians behind H are taken of a model that is no two-layer net."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Estimate:
     """Bytes at the peak of one run on one device, by what takes them."""
@@ -89,6 +93,31 @@ def estimate(
     )
 
 
+def estimate_own(
+    *,
+    n: int,
+    entries: int,
+    weights: int,
+    activations: int,
+    kernel: int,
+    itemsize: int,
+    momentum: bool,
+    readouts: Iterable[tuple[int, ...]] = (),
+) -> Estimate:
+    """Peak of one run of any model, solved by Runge-Kutta.
+
+    entries: outputs on all n samples. weights: trained numbers. activations: numbers that a forward pass of one sample writes, all of
+    which a backward pass keeps. kernel: bytes to make H, see `kernel.plan`, or 0 where no read-out needs it.
+    """
+    state, slab, square = COPIES["runge_kutta momentum" if momentum else "runge_kutta"]
+    return Estimate(
+        state=int(state * weights * itemsize),
+        slab=int((slab + (JACOBIANS if kernel else 0)) * n * activations * itemsize),
+        kernel=int(square * entries * entries * itemsize) + kernel if kernel else 0,
+        readouts=2 * sum(_product(shape) for shape in readouts) * itemsize,
+    )
+
+
 def available(device: Any = None) -> int:
     """Bytes that are free on a device: by its own statistics, or on a CPU what the system and the control group leave."""
     import jax
@@ -104,18 +133,20 @@ def available(device: Any = None) -> int:
     return min(known) // len([d for d in jax.local_devices() if d.platform == device.platform])
 
 
-def refuse(what: str, needed: Estimate, free: int | float, runs: int) -> InputError:
-    """The error for a unit that cannot fit: the numbers, and what to do about the largest of them."""
+def refuse(what: str, needed: Estimate, free: int | float, runs: int, splits: bool = True) -> InputError:
+    """The error for a unit that cannot fit: the numbers, and what to do about the largest.
+
+    splits: whether neurons may be spread.
+    """
+    more = ", or more devices with layout='neurons'" if splits else ""
     remedies = {
-        needed.state: "use fewer neurons, float32, or more devices with layout='neurons'",
-        needed.slab: "use fewer neurons or samples, float32, or more devices with layout='neurons'",
+        needed.state: f"use fewer neurons, float32{more}",
+        needed.slab: f"use fewer neurons or samples, float32{more}",
         needed.kernel: "use fewer samples or float32",
         needed.readouts * runs: "save fewer times, leave out read-outs such as 'kernel', or give unit_runs= fewer runs",
     }
     remedy = remedies[max(remedies)]
-    return InputError(
-        f"{what} needs about {needed}, the read-outs times {runs} runs, but {gib(free)} may be used on a device; {remedy}."
-    )
+    return InputError(f"{what} needs about {needed}, the read-outs times {runs} runs, but {gib(free)} may be used on a device; {remedy}.")
 
 
 def check_fits(entries: int, what: str, remedy: str) -> None:

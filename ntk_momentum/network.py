@@ -112,6 +112,18 @@ def _(model: TwoLayerNet, X):
     return model.scale * values(model.activation, X.reshape(X.shape[0], -1), model.hidden, model.output)
 
 
+def cast(model: Any, dtype: Any) -> Any:
+    """The model with its inexact arrays in one precision."""
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, model)
+
+
+def written(model: Any, x: Float[Array, "*shape"]) -> int:
+    """Numbers that a forward pass of one sample writes, from shapes alone."""
+    arrays, static = eqx.partition(model, eqx.is_array)
+    closed = jax.make_jaxpr(lambda arrays, x: eqx.combine(arrays, static)(x))(arrays, x)
+    return sum(var.aval.size for eqn in closed.jaxpr.eqns for var in eqn.outvars)
+
+
 @functools.singledispatch
 def default_trainable(model: Any) -> PyTree:
     """What `trainable=None` means: every inexact array of a general model."""

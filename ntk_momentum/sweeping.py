@@ -18,6 +18,9 @@ class Sweep:
     the work. A larger sweep in the same folder reuses what a smaller one left there. Runs that fail are listed with the
     solver's reason and leave NaN; the others are kept.
 
+    Your own model instead of the two-layer network: --model FILE.py:FUNCTION. Units are found again while that file stays as it is; what it
+    imports is not looked at. lambda_0 is then that of the model's own kernel, at the first width and seed 0.
+
     Read the results with `ntk-momentum table`, `plot` and `export`, or in Python with nm.open_results(folder).
 
     Several hosts: start this once on each, with --distributed under SLURM (srun), or else with --coordinator, --num-processes
@@ -38,6 +41,8 @@ class Sweep:
     """gradient_flow, heavy_ball:B (friction B; without a number sqrt(2 lambda_0)), nesterov:D (without a number D = 3)."""
     widths: tuple[int, ...] = (256, 1024)
     """Hidden neurons, one ensemble of seeds for each."""
+    model: str | None = None
+    """FILE.py:FUNCTION, a function of (width, key) that returns an Equinox model (default: a two-layer ReLU network)."""
     seeds: int = 4
     """Networks drawn per width, from seeds 0, 1, ..."""
     antisymmetric: bool = False

@@ -14,12 +14,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int, PyTree
 
+from .batches import Recipe
 from .data import Dataset
 from .ensembles import Ensemble
 from .errors import InputError
 from .loss import Loss, squared
 from .method import AbstractOptimizer, State
-from .network import init_two_layer
 from .numerics import Numerics
 from .problem import WeightProblem
 from .readout import Readout, Snapshot, default_readouts, read, resolve, watch
@@ -27,7 +27,7 @@ from .simulation import default_reference, weight_problem
 from .solver.base import NOT_FINITE
 from .span import in_span
 from .trajectory import Trajectory
-from .units import axes, kinds
+from .units import axes, kinds, recipe_dtype
 
 
 def train(
@@ -69,10 +69,12 @@ def train_ensemble(
     steps: int,
     *,
     save_every: int = 1,
+    model: Callable | None = None,
     activation: Any = jax.nn.relu,
     antisymmetric: bool = False,
     loss: Loss = squared,
     trainable: Any = None,
+    where: Callable | None = None,
     readouts: Sequence[str] | Mapping[str, Any] | None = None,
     reference: Any = None,
     config: Numerics = Numerics(),
@@ -90,16 +92,13 @@ def train_ensemble(
     saves = steps // save_every
     counts = jnp.asarray(saves, jnp.int32), jnp.asarray(save_every, jnp.int32)
     runs: dict[tuple[int, int], Any] = {}
+    dtype = recipe_dtype(model, widths, activation, antisymmetric, dtype)
+    recipe = Recipe(model, activation, antisymmetric, dtype, loss, trainable, where, None, readouts, reference, config)
     for j, width in enumerate(widths):
-        nets = [
-            init_two_layer(
-                width, data.input_size, key=jax.random.key(seed), activation=activation, antisymmetric=antisymmetric, dtype=dtype
-            )
-            for seed in seeds
-        ]
+        nets = [recipe.net(width, data.input_size, jax.random.key(seed)) for seed in seeds]
         for members in kinds(optimizers):
-            parts = [_prepared(net, data, optimizers[members[0]], loss, trainable, None, readouts, reference) for net in nets]
-            stacked = _stack([_cast(optimizers[i], nets[0].hidden.dtype) for i in members])
+            parts = [_prepared(net, data, optimizers[members[0]], loss, trainable, where, readouts, reference) for net in nets]
+            stacked = _stack([_cast(optimizers[i], dtype) for i in members])
             problems, starts = _stack([part[0] for part in parts]), _stack([part[1] for part in parts])
             _, _, _, chosen, against = parts[0]
             values, verdict = _descend_all(problems, starts, stacked, *counts, _slots(saves), chosen, against, config)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,11 +90,12 @@ class Plan:
             readouts = {name: _name(readout) for name, readout in readouts.items()}
         elif readouts is not None and not isinstance(readouts, str):
             readouts = list(readouts)
+        built_in = {"activation": _name(recipe.activation), "antisymmetric": recipe.antisymmetric}
         return {
-            "activation": _name(recipe.activation),
-            "antisymmetric": recipe.antisymmetric,
+            **(built_in if recipe.model is None else {"model": _name(recipe.model)}),
             "loss": _name(recipe.loss),
             "trainable": _name(recipe.trainable),
+            **({} if recipe.where is None else {"where": _name(recipe.where)}),
             "solver": _name(recipe.solver),
             "readouts": readouts,
             "reference": None if recipe.reference is None else np.asarray(recipe.reference).tolist(),
@@ -117,10 +119,12 @@ def plan(
     seeds: Any,
     ts: Any,
     *,
+    model: Callable | None = None,
     activation: Any = jax.nn.relu,
     antisymmetric: bool = False,
     loss: Loss = squared,
     trainable: Any = None,
+    where: Callable | None = None,
     solver: Any = None,
     readouts: Sequence[str] | Mapping[str, Any] | None = None,
     reference: Any = None,
@@ -147,8 +151,10 @@ def plan(
         if value is not None and value not in known:
             raise unknown_name(name, str(value), known)
     check_positive("unit_runs", unit_runs)
-    dtype = jax.dtypes.canonicalize_dtype(jnp.float64) if dtype is None else jnp.dtype(dtype)
-    recipe = batches.Recipe(activation, antisymmetric, dtype, loss, trainable, solver, readouts, reference, config)
+    if layout == "neurons" and model is not None:
+        raise InputError("only two-layer nets have neurons to spread over devices; with model= leave layout= out.")
+    dtype = recipe_dtype(model, widths, activation, antisymmetric, dtype)
+    recipe = batches.Recipe(model, activation, antisymmetric, dtype, loss, trainable, where, solver, readouts, reference, config)
     strategy = strategy or STRATEGIES.get(jax.default_backend(), "measure")
     over = devices.mesh() if over is None else over
     free = memory.MARGIN * memory.available() if memory_limit is None else memory_limit
@@ -237,21 +243,30 @@ def _fit(
 ) -> dict[str, Any] | InputError:
     """Strategy, lanes, layout, padded width and bytes with which so many runs fit into `free` bytes on every device, or why they do not."""
     count = made.over.size
-    known = {**wants._asdict(), "n": data.y.size, "p": data.input_size, "itemsize": jnp.dtype(made.recipe.dtype).itemsize}
-    known["slabs"] |= jax.default_backend() != "cpu"
-    whole = memory.estimate(m=widest, **known)
+    whole = _peak(made, data, wants, widest, 1)
     each = -(-size // count)
     results, alone = whole.readouts * each, whole.total - whole.readouts
     if layout != "neurons" and results + alone <= free:
         lanes = 1 if made.strategy == "map" else max(1, min(each, int((free - results) // alone)))
         return {"padded": widest, "strategy": made.strategy, "lanes": lanes, "layout": "runs", "bytes": results + lanes * alone}
     padded = -(-widest // count) * count
-    split = memory.estimate(m=padded, devices=count, **known)
+    split = _peak(made, data, wants, padded, count)
     needed = split.total + split.readouts * (size - 1)
-    if layout == "runs" or (count == 1 and layout is None) or needed > free:
-        best = whole if count == 1 or layout == "runs" else split
-        return memory.refuse(f"a run of {widest} neurons on {data.n} samples", best, free, size)
+    if layout == "runs" or (count == 1 and layout is None) or needed > free or wants.own:
+        best = whole if count == 1 or layout == "runs" or wants.own else split
+        return memory.refuse(f"a run of {widest} neurons on {data.n} samples", best, free, size, splits=wants.own is None)
     return {"padded": padded, "strategy": "map", "lanes": 1, "layout": "neurons", "bytes": needed}
+
+
+def _peak(made: Plan, data: Dataset, wants: batches.Needs, m: int, count: int) -> memory.Estimate:
+    """The peak of one run of m neurons, where these can be spread over so many devices."""
+    itemsize = jnp.dtype(made.recipe.dtype).itemsize
+    known: dict[str, Any] = {"itemsize": itemsize, "momentum": wants.momentum, "readouts": wants.readouts}
+    if wants.own is not None:
+        return memory.estimate_own(n=data.n, entries=data.y.size, **wants.own, **known)
+    slabs = wants.slabs or jax.default_backend() != "cpu"
+    sizes: dict[str, Any] = {"n": data.y.size, "m": m, "p": data.input_size, "columns": wants.columns}
+    return memory.estimate(**sizes, **known, lazy=wants.lazy, slabs=slabs, kernel=wants.kernel, devices=count)
 
 
 def _chunks(items: Sequence[int], largest: int) -> list[tuple[int, ...]]:
@@ -271,6 +286,8 @@ def kinds(flows: Sequence[AbstractFlow | AbstractOptimizer]) -> list[tuple[int, 
 
 def _paddable(recipe: batches.Recipe) -> bool:
     """Whether zero neurons stay zero and nobody sees them: read-outs by name, and a frozen output layer or sigma(0) = 0."""
+    if recipe.model is not None or recipe.where is not None:
+        return False
     readouts = recipe.readouts.values() if isinstance(recipe.readouts, Mapping) else recipe.readouts or ()
     if not all(isinstance(readout, str) for readout in readouts):
         return False
@@ -306,6 +323,34 @@ def axes(
         raise InputError(f"{runs} must be {example}, got {wrong}.")
     check_positive("widths", widths)
     return flows, widths, seeds
+
+
+def recipe_dtype(
+    model: Callable | None, widths: Sequence[int], activation: Any = jax.nn.relu, antisymmetric: bool = False, dtype: Any = None
+) -> np.dtype:
+    """The precision of an ensemble: as asked for, or that of its networks. Raises `InputError` where `model` fails, called by shape."""
+    if model is None:
+        return jnp.dtype(jax.dtypes.canonicalize_dtype(jnp.float64) if dtype is None else dtype)
+    if activation is not jax.nn.relu or antisymmetric:
+        raise InputError("activation= and antisymmetric= describe the built-in two-layer net; with model= choose them in your function.")
+    if not callable(model) or isinstance(model, eqx.Module):
+        hint = "a function such as lambda width, key: eqx.nn.MLP(4, 'scalar', width, 3, key=key)"
+        raise InputError(f"model must make a new model for every width and seed, {hint}, got {type(model).__name__}.")
+    weights = [_weights(model, width) for width in widths]
+    return jnp.dtype(jnp.result_type(*weights[0]) if dtype is None else dtype)
+
+
+def _weights(model: Callable, width: int) -> list[jax.ShapeDtypeStruct]:
+    """The inexact arrays of a model, by shape."""
+    try:
+        made = eqx.filter_eval_shape(lambda key: model(width, key=key), jax.eval_shape(lambda: jax.random.key(0)))
+    except Exception as error:
+        raise InputError(f"model(width={width}, key=key) failed: {type(error).__name__}, {error}.") from error
+    shapes = [leaf for leaf in jax.tree.leaves(made) if isinstance(leaf, jax.ShapeDtypeStruct)]
+    weights = [leaf for leaf in shapes if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    if not callable(made) or not weights:
+        raise InputError(f"model(width={width}, key=key) must return an Equinox model with weights, got {type(made).__name__}.")
+    return weights
 
 
 def _times(ts: Any, sets: int, flows: int) -> np.ndarray:

@@ -125,6 +125,46 @@ def test_an_ensemble_of_smooth_networks_with_both_layers_under_any_loss():
     np.testing.assert_allclose(runs.f.values.reshape(2, -1), alone.f, rtol=1e-6)
 
 
+def perceptron(width, key):
+    return eqx.nn.MLP(9, "scalar", width, 2, activation=jnp.tanh, key=key)
+
+
+@pytest.mark.parametrize("options", [{}, {"where": lambda model: model.layers[-1]}], ids=["whole", "last layer"])
+def test_an_ensemble_takes_any_model_and_every_run_is_the_run_alone(options):
+    flows, options = [nm.HeavyBall(0.7), nm.HeavyBall(1.5)], {"loss": log_cosh, "readouts": ("f", "kernel_drift"), **options}
+    runs = nm.ensemble(SCALAR, flows, [4, 6], 2, [0.5, 1.0], model=perceptron, **options)
+    alone = nm.simulate(perceptron(6, jax.random.key(1)), SCALAR, flows[1], [0.5, 1.0], **options)
+    assert int(runs.accepted[1, 1, 1]) == int(alone.accepted)
+    for name in ("f", "kernel_drift"):
+        np.testing.assert_allclose(runs[name][1, 1, 1], alone[name], rtol=1e-10, atol=1e-12)
+
+
+def test_an_ensemble_of_any_model_is_trained_too():
+    optimizers = [nm.heavy_ball(0.05, 0.5), nm.heavy_ball(0.05, 0.9)]
+    runs = nm.train_ensemble(SCALAR, optimizers, [4, 6], 2, 6, save_every=3, model=perceptron, readouts=["f"])
+    alone = nm.train(perceptron(6, jax.random.key(1)), SCALAR, optimizers[1], 6, save_every=3, readouts=["f"])
+    np.testing.assert_allclose(runs.f[1, 1, 1], alone.f, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": perceptron(4, jax.random.key(0))}, "must make a new model .* got MLP"),
+        ({"model": lambda width: None}, "unexpected keyword argument 'key'"),
+        ({"model": lambda width, key: 3}, "must return an Equinox model with weights, got int"),
+        ({"activation": jnp.tanh}, "with model= choose them in your function"),
+        ({"layout": "neurons"}, "leave layout= out"),
+        ({"trainable": "hidden"}, "or where="),
+        ({"model": lambda width, key: eqx.nn.MLP(8, "scalar", width, 2, key=key)}, "does not take inputs of shape"),
+        ({"memory_limit": 1e3}, "fewer neurons, float32.$"),
+    ],
+    ids=str,
+)
+def test_a_model_that_cannot_be_swept_is_refused(change, message):
+    with pytest.raises(nm.InputError, match=message):
+        nm.ensemble(SCALAR, nm.HeavyBall(0.7), [4], 1, [0.5], **{"model": perceptron} | change)
+
+
 def test_the_commonest_mistakes_are_told_their_remedy():
     data, net = nm.sphere(6, 4, key=jax.random.key(1)), nm.init_two_layer(8, 4, key=jax.random.key(0))
     column = eqx.nn.MLP(4, 1, 8, 1, key=jax.random.key(0), dtype=data.X.dtype)

@@ -1,6 +1,8 @@
 """Memory is known before anything is compiled: chunked when too large, refused with numbers when impossible."""
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,6 +15,13 @@ DATA = nm.sphere(20, 4, key=jax.random.key(1))
 TS = np.linspace(0, 1, 3)
 
 
+def reserved(made, unit):
+    """Bytes that the compiler reserves for a unit."""
+    how = batches.How(unit.strategy, unit.lanes, unit.layout, made.over)
+    found = batches.ensemble_program.lower(jnp.asarray(1e-5), made.batch(unit), how).compile().compiled.memory_analysis()
+    return found.temp_size_in_bytes + found.output_size_in_bytes + found.argument_size_in_bytes
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("solver", [None, RungeKutta()], ids=["lazy", "tsit5"])
 @pytest.mark.parametrize(("n", "m", "p"), [(8, 20_000, 64), (128, 10_000, 4), (300, 64, 4)])
@@ -20,10 +29,36 @@ def test_the_estimate_holds_what_the_compiler_reserves(n, m, p, solver):
     data = nm.sphere(n, p, key=jax.random.key(1))
     made = plan(data, nm.HeavyBall(0.3), m, 1, TS, readouts=["loss", "kernel_drift", "flips"], solver=solver, strategy="map")
     (unit,) = made.units
-    how = batches.How(unit.strategy, unit.lanes, unit.layout, made.over)
-    reserved = batches.ensemble_program.lower(jax.numpy.asarray(1e-5), made.batch(unit), how).compile().compiled.memory_analysis()
-    actual = reserved.temp_size_in_bytes + reserved.output_size_in_bytes + reserved.argument_size_in_bytes
-    assert 0.9 * actual < unit.bytes < 4 * actual
+    assert 0.9 * reserved(made, unit) < unit.bytes < 4 * reserved(made, unit)
+
+
+class Convolutional(eqx.Module):
+    layers: list
+
+    def __init__(self, width, key):
+        first, second, third = jax.random.split(key, 3)
+        sizes = ((1, first), (width, second))
+        self.layers = [eqx.nn.Conv2d(channels, width, 3, padding=1, key=key) for channels, key in sizes]
+        self.layers.append(eqx.nn.Linear(width, "scalar", key=third))
+
+    def __call__(self, x):
+        x = x.reshape(1, 8, 8)
+        for layer in self.layers[:2]:
+            x = jnp.tanh(layer(x))
+        return self.layers[2](x.mean((1, 2)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("readouts", [["loss"], ["loss", "kernel_drift"]], ids=["no kernel", "kernel"])
+@pytest.mark.parametrize("model", ["convolutional", "perceptron"])
+def test_the_estimate_holds_for_models_of_the_users(model, readouts):
+    make = {
+        "convolutional": lambda width, key: Convolutional(width, key),
+        "perceptron": lambda width, key: eqx.nn.MLP(64, "scalar", 8 * width, 3, key=key),
+    }[model]
+    made = plan(nm.sphere(40, 64, key=jax.random.key(1)), nm.HeavyBall(0.3), 16, 1, TS, model=make, readouts=readouts, strategy="map")
+    (unit,) = made.units
+    assert 0.9 * reserved(made, unit) < unit.bytes < 4 * reserved(made, unit)
 
 
 def test_lanes_are_as_many_as_fit():

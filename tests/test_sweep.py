@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import xarray as xr
 import ntk_momentum as nm
 from ntk_momentum import ensembles
 from ntk_momentum.errors import InputError
-from ntk_momentum.experiment import provenance, store, sweep, work
+from ntk_momentum.experiment import models, provenance, store, sweep, work
 from ntk_momentum.experiment.progress import Bar
 from ntk_momentum.experiment.sweep import Grid, Source, build_flow, parse_flow
 
@@ -136,6 +137,29 @@ def test_a_sweep_holds_what_an_ensemble_does(tmp_path):
     stored = store.read(*units_of(tmp_path))
     for name in (*runs.readouts, "accepted", "rejected", "verdict"):
         np.testing.assert_array_equal(stored[name], runs[name])
+
+
+@pytest.mark.slow
+def test_a_sweep_of_a_users_model_is_found_again_while_its_file_stays_as_it_is(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import equinox as eqx, jax\ndef build(width, key): return eqx.nn.MLP(3, 'scalar', width, 1, jax.numpy.tanh, key=key)\n"
+    )
+    mine = grid(flows=("heavy_ball",), widths=(5,), readouts=("loss",), model=f"{file}:build")
+    for computed in (1, 0):
+        done = sweep.run(mine, tmp_path / "out")
+        assert done.ok and len(done.done.computed) == computed
+    data = Source("sphere", 4, 3, 0).load()
+    model = models.load_function(mine.model)
+    kernel = nm.empirical_ntk(model(5, key=jax.random.key(0)), data.X)
+    friction = float(jnp.sqrt(2 * jnp.linalg.eigvalsh(kernel)[0]))
+    runs = nm.ensemble(data, nm.HeavyBall(friction), 5, 2, np.linspace(0, 1, 3), readouts=("loss",), model=model)
+    (path,) = units_of(tmp_path / "out")
+    np.testing.assert_allclose(store.read(path)["loss"], runs.loss, rtol=1e-8)
+    file.write_text(file.read_text().replace("tanh", "sin"))
+    assert len(sweep.run(mine, tmp_path / "out").done.computed) == 1
+    with pytest.raises(InputError, match="leave it out"):
+        grid(model=mine.model, antisymmetric=True)
 
 
 def test_several_data_sets_of_different_shapes_are_one_sweep(tmp_path, capsys, pretended):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, require
+from .models import load_model
 
 if TYPE_CHECKING:
     from ..cli import Advise, Diagnose
@@ -91,35 +89,6 @@ def perceptron(data: Any, width: int, depth: int, key: Any) -> Any:
         raise InputError(f"the built-in MLP takes inputs (n, p), got {data.X.shape}; flatten them or give --model FILE.py:FUNCTION.")
     size: Any = "scalar" if data.y.ndim == 1 else data.y.shape[1]
     return eqx.nn.MLP(data.input_size, size, width, depth, key=key, dtype=data.X.dtype)
-
-
-def load_model(text: str, key: Any) -> Any:
-    """The model that FILE.py:FUNCTION makes from a key. Runs that file. Raises `InputError` unless all goes well."""
-    file, _, name = text.rpartition(":")
-    path = Path(file)
-    if not file or not name.isidentifier() or path.suffix != ".py":
-        raise InputError(f"--model must be FILE.py:FUNCTION, e.g. mymodel.py:build, got {text!r}.")
-    if not path.is_file():
-        raise InputError(f"no file {path} for --model {text}; give the path of a Python file, from {Path.cwd()}.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent.resolve()))
-    try:
-        spec.loader.exec_module(module)
-        if not hasattr(module, name):
-            functions = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
-            raise InputError(f"{path} defines no {name!r}; it defines: {', '.join(functions) or 'nothing callable'}.")
-        model = getattr(module, name)(key)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"--model {text} failed: {type(error).__name__}, {error}. It must return an Equinox model from a key.") from error
-    finally:
-        sys.path.pop(0)
-    if not callable(model):
-        raise InputError(f"--model {text} returned a {type(model).__name__}, not a model that can be called with one input.")
-    return model
 
 
 def build(asked: Diagnose, advice: Any) -> Any:

@@ -21,10 +21,13 @@ import numpy as np
 from ..errors import InputError, check_positive, check_seed, unknown_name
 from ..numerics import Numerics, Precision
 from . import store, work
+from .models import load_function
 from .progress import Bar
 from .provenance import JUDGEMENT, provenance, source_digest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..data import Dataset
     from ..method import AbstractFlow
     from ..units import Plan, Unit
@@ -75,7 +78,8 @@ class Grid:
     """What is swept. Times: to `t_end`, or by default to 5/lambda_0 (gradient flow) and 10/sqrt(lambda_0) (momentum).
 
     data: names as in `Source`, drawn with n, p and data_seed. unit_runs: runs in a unit of work, at most. readouts: by name, by default
-    those of `simulate`. tol, precision: see `Numerics`. strategy: how runs share a device, by default what `units.plan` chooses.
+    those of `simulate`. tol, precision: see `Numerics`. strategy: how runs share a device, by default what `units.plan` chooses. model:
+    FILE.py:FUNCTION, a function of (width, key) that makes the networks; by default they are two-layer ReLU networks.
     """
 
     data: tuple[str, ...]
@@ -93,6 +97,7 @@ class Grid:
     tol: float = 1e-5
     precision: Precision = "highest"
     strategy: Literal["map", "vmap"] | None = None
+    model: str | None = None
 
     def __post_init__(self):
         for name in ("n", "p", "seeds", "unit_runs"):
@@ -106,6 +111,8 @@ class Grid:
         check_positive("widths", self.widths)
         if not self.data or not self.flows or not self.widths:
             raise InputError("a sweep needs data, flows and widths, e.g. --data sphere --flows gradient_flow --widths 256.")
+        if self.antisymmetric and self.model:
+            raise InputError("antisymmetric is of the built-in network; with --model leave it out.")
         odd = [width for width in self.widths if width % 2]
         if self.antisymmetric and odd:
             raise InputError(f"antisymmetric networks come in pairs of neurons, so widths must be even, got {odd}.")
@@ -125,7 +132,7 @@ class Grid:
 
 
 def parse_flow(text: str) -> tuple[str, float | None]:
-    """"heavy_ball:0.25" -> ("heavy_ball", 0.25); the number may be left out (b = sqrt(2 lambda_0); d = 3)."""
+    """ "heavy_ball:0.25" -> ("heavy_ball", 0.25); the number may be left out (b = sqrt(2 lambda_0); d = 3)."""
     name, colon, number = text.partition(":")
     if name not in FLOWS:
         raise unknown_name("flow", name, FLOWS)
@@ -208,18 +215,20 @@ def _pieces(grid: Grid, folder: Path) -> list[work.Piece]:
     folder.mkdir(parents=True, exist_ok=True)
     sets = [(source, source.load()) for source in grid.sources()]
     code, origin = source_digest(without=JUDGEMENT), provenance()
+    model = load_function(grid.model) if grid.model else None
+    own = {"model": hashlib.sha256(Path(grid.model.rpartition(":")[0]).read_bytes()).hexdigest()} if grid.model else {}
     strategy = None
     pieces = []
     for source, data in sets:
         digest = hashlib.sha256(np.asarray(data.X).tobytes() + np.asarray(data.y).tobytes()).hexdigest()
-        made = _plan(grid, data, folder, {"grid": grid, "data": digest, "code": code, "dtype": origin["dtype"]}, strategy)
+        made = _plan(grid, data, model, folder, {"grid": grid, "data": digest, "code": code, "dtype": origin["dtype"], **own}, strategy)
         strategy = made.strategy
         texts = [spell(text) for text in grid.flows]
         for unit in made.units:
             coordinates = {key: value for key, value in unit.coordinates.items() if key not in ("data", "data_name")}
             labels = [texts[i] for i in unit.flows]
             widths, seeds = coordinates["widths"], coordinates["seeds"]
-            identity = {"data": digest, "coordinates": coordinates, "settings": made.settings, "code": code}
+            identity = {"data": digest, "coordinates": coordinates, "settings": made.settings, "code": code, **own}
             described = {
                 "experiment": "sweep",
                 "data": _label(source, data),
@@ -229,7 +238,7 @@ def _pieces(grid: Grid, folder: Path) -> list[work.Piece]:
                 "parameters": coordinates["flows"],
                 "widths": widths,
                 "seeds": seeds,
-                "settings": {**_settings(made), "t_end": grid.t_end or "default", "times": grid.times},
+                "settings": {**_settings(made), **own, "t_end": grid.t_end or "default", "times": grid.times},
                 "how": {"strategy": unit.strategy, "lanes": unit.lanes, "layout": unit.layout, "padded": unit.padded},
                 **origin,
                 "precision": grid.precision,
@@ -271,14 +280,27 @@ def failed_runs(stored: store.Stored) -> list[str]:
     ]
 
 
-def _plan(grid: Grid, data: Dataset, folder: Path, identity: dict[str, Any], strategy: str | None) -> Plan:
+def _kernel(data: Dataset, model: Callable | None, width: int) -> Any:
+    """The kernel behind the defaults: H infinity of the built-in network, H(0) of the user's at one width and seed 0."""
+    import jax
+
+    from ..kernel import empirical_ntk, infinite_ntk
+
+    if model is None:
+        return infinite_ntk(data.X.reshape(data.n, -1))
+    kernel = empirical_ntk(model(width, key=jax.random.key(0)), data.X, output="full")
+    return np.reshape(kernel, (data.y.size, data.y.size))
+
+
+def _plan(grid: Grid, data: Dataset, model: Callable | None, folder: Path, identity: dict[str, Any], strategy: str | None) -> Plan:
     """The plan of a sweep on one data set, with the strategy that was chosen when the sweep began."""
     from .. import units
-    from ..kernel import infinite_ntk
 
     lambda0 = math.nan
     if grid.t_end is None or "heavy_ball" in grid.flows:
-        lambda0 = float(np.linalg.eigvalsh(np.asarray(infinite_ntk(data.X.reshape(data.n, -1)), np.float64))[0])
+        if model is not None:
+            units.recipe_dtype(model, grid.widths)  # what is wrong with it is said before it is called
+        lambda0 = float(np.linalg.eigvalsh(np.asarray(_kernel(data, model, grid.widths[0]), np.float64))[0])
         if lambda0 <= 0:
             raise InputError(f"the kernel of {data.name} is singular (lambda_0 = {lambda0:.2e}); drop near-duplicates or use float64.")
     flows = [build_flow(text, lambda0) for text in grid.flows]
@@ -293,6 +315,7 @@ def _plan(grid: Grid, data: Dataset, folder: Path, identity: dict[str, Any], str
             grid.widths,
             grid.seeds,
             ts,
+            model=model,
             antisymmetric=grid.antisymmetric,
             readouts=grid.readouts or None,
             config=grid.numerics(),
