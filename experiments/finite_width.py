@@ -14,7 +14,7 @@ import xarray
 
 import ntk_momentum as nm
 from ntk_momentum import plotting
-from ntk_momentum.theory.certificate import CERTIFICATE_READOUTS
+from ntk_momentum.theory import CERTIFICATE_READOUTS
 
 ORDER = 112
 CAPTION = """Heavy ball at b = 2 sqrt(lambda_0): what the kinks do, against the width, median and range over seeds; lines: fitted

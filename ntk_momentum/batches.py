@@ -153,7 +153,7 @@ def needs(batch: Batch) -> Needs:
         flow, ts, problem, w, integrator, chosen, reference = _parts(batch, batch.flow[0], batch.width[0], batch.seed[0], None)
         state = flow.init(w)
         first = Snapshot(problem, flow, ts[0], state, None, reference)
-        observers = watch(chosen)
+        observers = watch(chosen, flow)
         values = read(chosen, first, observers.init(problem, ts[0], state), jnp.array(True))
         kernel = "kernel" in vars(first)  # cached there when a read-out asks for it
         slabs = kernel or bool(observers.observers)

@@ -157,14 +157,20 @@ class WeightProblem(AbstractProblem):
             kernel = kernel + two_layer_ntk(net, self.X, hidden=False, output=True)
         return kernel
 
+    def kinks(self, w: PyTree) -> tuple[float, float, float] | None:
+        """The slopes at the kink on which `slide` knows how neurons are held, see `kernel.patterns.kink`; None where it does not know."""
+        net = self.model(w)
+        if not isinstance(net, TwoLayerNet) or self.loss is not squared or len(jax.tree.leaves(w)) != 1 or w.hidden is None:
+            return None
+        return kink(net.activation, net.output.dtype)
+
     def slide(self, w: PyTree) -> tuple[Float[Array, "n n"], Int[Array, ""]]:
         """(H, pairs held) of the gradient flow at w: J has Filippov's slopes where a kink holds a neuron, so Delta' = -H Delta there too.
 
         For the hidden layer of a two-layer net with a kink at zero and the squared loss; raises `InputError` otherwise.
         """
-        net = self.model(w)
-        ends = kink(net.activation, net.output.dtype) if isinstance(net, TwoLayerNet) else None
-        if ends is None or self.loss is not squared or len(jax.tree.leaves(w)) != 1 or w.hidden is None:
+        net, ends = self.model(w), self.kinks(w)
+        if ends is None:
             raise InputError(
                 "sliding read-outs need a TwoLayerNet that is linear on both sides of a kink at zero, only its hidden layer trained, "
                 "and the squared loss; leave them out."

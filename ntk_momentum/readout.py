@@ -91,6 +91,10 @@ class Observer(eqx.Module):
     def check(self, flow: AbstractFlow) -> None:
         """Raise InputError for a flow that it cannot observe."""
 
+    def bound(self, flow: AbstractFlow | None) -> Observer:
+        """The observer of a run of this flow, None in discrete training: itself unless it needs the flow's parameters."""
+        return self
+
     @abc.abstractmethod
     def init(self, problem: Any, t: Array, state: State) -> PyTree:
         """What is remembered at t = 0."""
@@ -131,14 +135,9 @@ class Impulses(Observer):
             raise InputError(f"impulses need a flow whose momentum is the velocity dw/dt; that of {type(flow).__name__} is not.")
 
     def init(self, problem, t, state):
-        if state.v is None:
-            raise InputError("impulses act on velocities; they exist for momentum flows only.")
-        net = problem.model(state.w)
-        activation_pattern(net, problem.X)
-        if net.activation is not jax.nn.relu:
-            raise InputError("impulses are counted for the activation jax.nn.relu; leave them out of readouts for any other.")
-        if len(jax.tree.leaves(state.w)) != 1 or state.w.hidden is None:
-            raise InputError('impulses are counted where the hidden layer alone is trained, trainable="hidden".')
+        reason = why_not_counted(problem, state)
+        if reason is not None:
+            raise InputError(f"impulses are counted {reason}; leave them out of readouts.")
         return jnp.zeros_like(problem.y)
 
     def update(self, problem, memory, t0, before, t1, after):
@@ -151,6 +150,20 @@ class Impulses(Observer):
 
     def read(self, memory, snapshot):
         return memory
+
+
+def why_not_counted(problem: Any, state: State) -> str | None:
+    """Where impulses are counted kink by kink, if that is not here; else None."""
+    net = problem.model(state.w)
+    if not isinstance(net, TwoLayerNet):
+        return f"for a TwoLayerNet, not for a {type(net).__name__}"
+    if state.v is None:
+        return "on velocities, so for flows with momentum only"
+    if net.activation is not jax.nn.relu:
+        return "for the activation jax.nn.relu alone"
+    if len(jax.tree.leaves(state.w)) != 1 or state.w.hidden is None:
+        return 'where the hidden layer alone is trained, trainable="hidden"'
+    return None
 
 
 class KernelVariation(Observer):
@@ -291,9 +304,9 @@ class Watch(eqx.Module):
         return {name: observer.update(problem, watched[name], t0, before, t1, after) for name, observer in self.observers.items()}
 
 
-def watch(readouts: dict[str, Readout]) -> Watch:
-    """The observers of a table of read-outs."""
-    return Watch({name: readout for name, readout in readouts.items() if isinstance(readout, Observer)})
+def watch(readouts: dict[str, Readout], flow: AbstractFlow | None = None) -> Watch:
+    """The observers of a table of read-outs, for a run of a flow."""
+    return Watch({name: readout.bound(flow) for name, readout in readouts.items() if isinstance(readout, Observer)})
 
 
 def read(readouts: dict[str, Readout], snapshot: Snapshot, watched: PyTree, ok: Array) -> dict[str, Array]:

@@ -186,7 +186,7 @@ def begin(
 ) -> Progress:
     """Where a solve starts: at rest, at t = 0."""
     with jax.default_matmul_precision(config.precision):
-        return restarting(integrator, flow).start(problem, flow, flow.init(w), watch(readouts), config, dtype)
+        return restarting(integrator, flow).start(problem, flow, flow.init(w), watch(readouts, flow), config, dtype)
 
 
 def proceed(
@@ -202,7 +202,7 @@ def proceed(
 ) -> tuple[Progress, dict[str, Array]]:
     """From where a solve has come to the next saved times `ts`, and the read-outs there. w: the weights at t = 0."""
     with jax.default_matmul_precision(config.precision):
-        watcher, integrator = watch(readouts), restarting(integrator, flow)
+        watcher, integrator = watch(readouts, flow), restarting(integrator, flow)
         for observer in watcher.observers.values():
             observer.check(flow)
         first = Snapshot(problem, flow, jnp.zeros_like(ts[0]), flow.init(w), None, reference)

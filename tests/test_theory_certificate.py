@@ -2,13 +2,31 @@
 
 import dataclasses
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntk_momentum import HeavyBall, InputError, Nesterov, infinite_ntk, init_two_layer, load_digits, simulate, sphere
+from ntk_momentum import (
+    Dataset,
+    GradientFlow,
+    HeavyBall,
+    InputError,
+    MultiStepMomentum,
+    Nesterov,
+    Numerics,
+    RungeKutta,
+    empirical_ntk,
+    infinite_ntk,
+    init_two_layer,
+    load_digits,
+    logistic,
+    simulate,
+    sphere,
+)
 from ntk_momentum.theory import CERTIFICATE_READOUTS, best_form, certify, heavy_ball_crossings
+from ntk_momentum.theory.observed import ImpulseBound
 
 
 def run(data, width, factor, steps=33, seed=1, until=10.0):
@@ -67,6 +85,68 @@ def test_what_cannot_be_certified_is_said(wide):
     falling = {"friction": Nesterov(3.0).friction(1 + trajectory.ts)}
     with pytest.raises(InputError, match="varies"):
         certify(dataclasses.replace(trajectory, readouts={**trajectory.readouts, **falling}))
+
+
+class LeftOver(ImpulseBound):
+    """What is left over of (3.5), where the impulses could be counted."""
+
+    def update(self, problem, memory, t0, before, t1, after):
+        return memory + self.left_over(problem, t0, before, t1, after)
+
+
+@pytest.mark.slow
+def test_what_is_left_over_of_the_error_dynamics_are_the_impulses(data):
+    net, b, _, _ = run(data, 64, 2**0.5, steps=2)
+    both, config = {"counted": ImpulseBound(), "left": LeftOver()}, Numerics(tol=1e-7)
+    observed = simulate(net, data, HeavyBall(b), [10 / b], readouts=both, solver=RungeKutta(), config=config)
+    assert abs(float(observed["left"][-1] / observed["counted"][-1]) - 1) < 0.01
+
+
+def test_a_gradient_flow_is_certified_with_the_kernel_on_the_slide(data):
+    net, _, lam0, _ = run(data, 256, 1.0, steps=2)
+    trajectory = simulate(net, data, GradientFlow(), jnp.linspace(0, 4 / lam0, 21), readouts=CERTIFICATE_READOUTS)
+    certificate = certify(trajectory)
+    assert certificate.issued and certificate.form == "spectral" and certificate.impulses == 0 and certificate.shares["spectral"] > 1
+    assert np.all(certificate.bound >= np.asarray(trajectory.loss) * (1 - 1e-9))
+    assert certificate.bound[-1] < 0.1 * trajectory.loss[0]
+    kernels = np.linalg.eigvalsh(np.asarray(trajectory["kernel"]))[:, 0]
+    assert 2 * kernels.min() * 0.9 < certificate.rate < 2 * kernels.max()
+
+
+@pytest.mark.slow
+def test_both_layers_of_a_smooth_network_are_certified_under_the_heavy_ball(data):
+    net = init_two_layer(4096, 5, key=jax.random.key(1), activation=jnp.tanh, antisymmetric=True)
+    kernel = empirical_ntk(net, data.X, trainable="all")
+    b = float((2 * jnp.linalg.eigvalsh(kernel)[0]) ** 0.5)
+    found = []
+    for tol in (1e-5, 1e-7):
+        options = {"trainable": "all", "readouts": CERTIFICATE_READOUTS, "config": Numerics(tol=tol)}
+        trajectory = simulate(net, data, HeavyBall(b), jnp.linspace(0, 8 / b, 33), **options)
+        certificate = certify(trajectory, "initial")
+        assert certificate.issued and np.all(certificate.bound >= np.asarray(trajectory.loss) * (1 - 1e-9))
+        found.append(certificate)
+    assert found[1].rate > 0.8 * b and found[1].rate == pytest.approx(found[0].rate, rel=0.02)
+    assert found[1].impulses == pytest.approx(found[0].impulses, rel=0.1)  # J' w', which no solver makes smaller
+
+
+@pytest.mark.slow
+def test_a_deep_network_is_certified_under_the_gradient_flow(data):
+    net = eqx.nn.MLP(5, "scalar", 256, 2, activation=jnp.tanh, key=jax.random.key(0))
+    lam0 = float(jnp.linalg.eigvalsh(empirical_ntk(net, data.X))[0])
+    trajectory = simulate(net, data, GradientFlow(), jnp.linspace(0, 1 / lam0, 21), readouts=CERTIFICATE_READOUTS)
+    certificate = certify(trajectory, "initial")
+    assert certificate.issued and certificate.widths == {} and certificate.rate > lam0
+    assert np.all(certificate.bound >= np.asarray(trajectory.loss) * (1 - 1e-9))
+    refused = certify(simulate(net, data, HeavyBall(1.0), [0.0, 5.0], readouts=CERTIFICATE_READOUTS), "initial")
+    assert not refused.issued and "by these shares" in refused.missing
+
+
+def test_runs_that_no_certificate_knows_are_refused_when_they_start(data):
+    net = init_two_layer(8, 5, key=jax.random.key(1))
+    with pytest.raises(InputError, match="for the gradient flow and the heavy ball, not for"):
+        simulate(net, data, MultiStepMomentum(1.0, 0.5), [1.0], readouts=CERTIFICATE_READOUTS)
+    with pytest.raises(InputError, match="for the squared loss, got logistic"):
+        simulate(net, Dataset(data.X, jnp.sign(data.y)), HeavyBall(1.0), [1.0], loss=logistic, readouts=CERTIFICATE_READOUTS)
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 from . import bounds as bounds
 from . import lyapunov as lyapunov
 from . import switching as switching
-from .certificate import CERTIFICATE_READOUTS as CERTIFICATE_READOUTS
 from .certificate import Certificate as Certificate
 from .certificate import certify as certify
 from .crossings import Crossings as Crossings
@@ -15,6 +14,7 @@ from .ledger import entries as entries
 from .ledger import refuted as refuted
 from .ledger import verify as verify
 from .ledger import write_claims as write_claims
+from .observed import CERTIFICATE_READOUTS as CERTIFICATE_READOUTS
 from .search import PowerForm as PowerForm
 from .search import QuadraticForm as QuadraticForm
 from .search import best_form as best_form

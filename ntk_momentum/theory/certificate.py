@@ -1,4 +1,4 @@
-"""A certificate for one heavy-ball run: does a repaired Theorem 2 apply to this network, and which rate does it certify?
+"""A certificate for one run: does a repaired Theorem 1 or 2 apply to this network, and which rate does it certify?
 
 Along (3.5) with a moving kernel, any quadratic form V = (Delta, Delta') . P (Delta, Delta') / 2 obeys V' <= -rho(t) V with
 -rho(t) = lambda_max(P A + A^T P, P), A(t) = [[0, 1], [-H(t), -b]], between impulses, and sqrt V grows by at most |J|/sqrt 2 at an
@@ -13,115 +13,36 @@ Three forms, from weak to sharp, all on a fixed positive definite reference kern
     quadratic   P = [[H_ref + c, beta], [beta, 1]] with the exact rho(t); c and beta chosen for the largest mean rate. Contains
                 V_infinity and V#
 
+Along (2.5), the gradient flow, V = L = |Delta|^2/2 and rho(t) = 2 lambda_min(H(t)):
+
+    simple      sup ||H(t) - H_ref|| <= lambda0/2: rate lambda0, as the paper argues
+    spectral    the exact rho(t)
+
 lambda0 is that of H_ref. Between two saved times the kernel is held by `KernelPath`, which follows every accepted step: |H(t) - H(t_k)|
 <= M_k entry by entry, so rho(t) >= (rho_k + rho_{k+1} - reach_k)/2 on the interval, reach_k = |M_k (H_ref + c - beta^2)^{-1/2}|, as the
-kernel travels at most reach_k in all from one save to the next; likewise for eps and the drift. Impulses inside one step are summed as
-vectors, and what their being apart in time adds, of first and second order in the step, is added. So the bound speaks of all times, up
-to the solver's own error; denser saves make reach and steps small.
+kernel travels at most reach_k in all from one save to the next; likewise for eps, lambda_min and the drift. Impulses inside one step are
+summed as vectors, and what their being apart in time adds, of first and second order in the step, is added. So the bound speaks of all
+times, up to the solver's own error; denser saves make reach and steps small. Of a two-layer ReLU net whose hidden layer is trained,
+impulses are counted; for any other model all that drives the error beside (3.5) is, see `observed`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 import scipy.optimize
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import ArrayLike, Float
 
 from ..errors import InputError, unknown_name
-from ..method import AbstractMomentumFlow
-from ..readout import Impulses, Snapshot
 from ..trajectory import Trajectory
 from . import bounds
 from .lyapunov import reference_distance
+from .observed import CERTIFICATE_READOUTS
 
-Form = Literal["simple", "relative", "quadratic"]
-
-
-def _kinks(problem: Any, t0: Array, before: Any, t1: Array, after: Any) -> tuple[Array, ...]:
-    """(active at the start, flipped, crossed twice perhaps, when, speed at the kink, |speeds| of the third) of one step, (n, m) each.
-
-    A pair whose sign agrees at both ends is taken to have crossed twice where the tangents at the two ends meet beyond the kink.
-    """
-    X, h = problem.X.reshape(problem.X.shape[0], -1), t1 - t0
-    z0, z1, v0, v1 = (X @ part.hidden.T for part in (before.w, after.w, before.v, after.v))
-    active, flipped = z0 > 0, (z0 > 0) != (z1 > 0)
-    side = jnp.where(active, 1.0, -1.0)
-    turns = ~flipped & (side * v0 < 0) & (side * v1 > 0)
-    meet = jnp.clip((z1 - z0 - v1 * h) / jnp.where(turns, v0 - v1, 1.0), 0.0, h)
-    twice = turns & (side * (z0 + v0 * meet) < 0)
-    at = z0 / jnp.where(flipped, z0 - z1, 1.0)
-    speed = jnp.where(flipped, jnp.abs(v0 + at * (v1 - v0)), 0.0)
-    return active, flipped, twice, at, speed, jnp.where(twice, jnp.abs(v0) + jnp.abs(v1), 0.0)
-
-
-class ImpulseBound(Impulses):
-    """Sum over accepted steps of the norm of what `Impulses` adds: the bound of V needs the path's length, in which nothing cancels."""
-
-    def init(self, problem, t, state):
-        super().init(problem, t, state)
-        return jnp.zeros_like(t)
-
-    def update(self, problem, memory, t0, before, t1, after):
-        net = problem.model(before.w)
-        *_, speed, twice = _kinks(problem, t0, before, t1, after)
-        return memory + net.scale * (jnp.linalg.norm(speed @ net.output) + jnp.linalg.norm(twice @ jnp.abs(net.output)))
-
-
-class ImpulseSpread(ImpulseBound):
-    """Sums over accepted steps of |sum_j s_j J_j| and of sum_j s_j^2 |J_j|/2, s_j from the impulse to the step's end."""
-
-    def init(self, problem, t, state):
-        return jnp.zeros((2,), super().init(problem, t, state).dtype)
-
-    def update(self, problem, memory, t0, before, t1, after):
-        net = problem.model(before.w)
-        *_, at, speed, twice = _kinks(problem, t0, before, t1, after)
-        later, size = (t1 - t0) * (1 - at), jnp.abs(net.output)
-        first = jnp.linalg.norm((later * speed) @ net.output) + (t1 - t0) * jnp.linalg.norm(twice @ size)
-        second = 0.5 * jnp.sum((later**2 * speed + (t1 - t0) ** 2 * twice) @ size)
-        return memory + net.scale * jnp.stack([first, second])
-
-
-class KernelPath(Impulses):
-    """Entrywise length of the kernel's path, (n, n): |H(t) - H(s)| <= path(t) - path(s). H moves by flips only."""
-
-    def init(self, problem, t, state):
-        return jnp.zeros((super().init(problem, t, state).shape[0],) * 2, t.dtype)
-
-    def update(self, problem, memory, t0, before, t1, after):
-        net, X = problem.model(before.w), problem.X.reshape(problem.X.shape[0], -1)
-        active, flipped, twice, *_ = _kinks(problem, t0, before, t1, after)
-        moved = (flipped | twice).astype(memory.dtype)
-        ever = jnp.where(active, 1.0, moved)  # of a product of two indicators, one flips while the other is on at some time
-        weight = jnp.square(net.scale * net.output)[None]
-        half = (moved * weight) @ ever.T
-        return memory + jnp.abs(X @ X.T) * (half + half.T - (moved * weight) @ moved.T)
-
-
-def _friction(s: Snapshot) -> Array:
-    if not isinstance(s.flow, AbstractMomentumFlow):
-        raise InputError("certificates are for the heavy ball; this run has no friction.")
-    return s.flow.friction(s.t)
-
-
-def _reference(s: Snapshot) -> Array:
-    return jnp.full_like(s.kernel, jnp.nan) if s.reference is None else s.reference
-
-
-CERTIFICATE_READOUTS = {
-    **{name: name for name in ("loss", "residual", "velocity", "kernel")},
-    "friction": _friction,
-    "reference": _reference,
-    "impulses": ImpulseBound(),
-    "impulse_spread": ImpulseSpread(),
-    "kernel_path": KernelPath(),
-}
-"""What `certify` needs: `simulate(..., HeavyBall(b), ts, readouts=CERTIFICATE_READOUTS)`; add your own to a copy."""
+Form = Literal["simple", "relative", "quadratic", "spectral"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,10 +52,12 @@ class Certificate:
     issued: some form has a positive mean rate and a bound, impulses included, that ends below L(0); form: the one with the
     largest rate. rate: the exponent of L it certifies (mean over the run), or the best that was found. ts, bound: the certified
     curve of L(t), impulses included (inf where no form applies). missing: what stands in the way, in words.
-    epsilon: eps(t) of the relative form at the saves. drift: a bound of sup_t ||H(t) - H_ref||_2. lam0: of H_ref. impulses: sum of
-    impulse sizes. gap: share of the mean rate lost to not knowing the kernel between saves.
-    rates, widths: by form, the exponent found and the width at which that form would be issued, if the kernel's distance from H_ref, its
-    path between saves and the impulses all fall like m^{-1/2}.
+    epsilon: eps(t) of the relative form at the saves, of a gradient flow ||H(t) - H_ref||_2 / lambda0. drift: a bound of
+    sup_t ||H(t) - H_ref||_2. lam0: of H_ref. impulses: sum of impulse sizes. gap: share of the mean rate lost to not knowing the kernel
+    between saves.
+    rates, shares: by form, the exponent found, and the largest share of their motion that kernel and impulses could have made for it to be
+    issued (1 or more: it is). widths: where the model has a width, that at which the form would be issued if the kernel's distance from
+    H_ref, its path between saves and the impulses all fall like m^{-1/2}.
     """
 
     issued: bool
@@ -149,6 +72,7 @@ class Certificate:
     impulses: float
     gap: float
     rates: dict[str, float]
+    shares: dict[str, float]
     widths: dict[str, float]
 
     def __str__(self) -> str:
@@ -157,85 +81,157 @@ class Certificate:
         return f"not certified: {self.missing}"
 
 
+class _Run(NamedTuple):
+    """What was observed of a run, and the reference: saved times, kernels, |H(t) - H_ref|_2, path between saves with its norms, friction
+    (NaN without momentum), (Delta(0), Delta'(0)), impulses and their spread from save to save."""
+
+    ts: np.ndarray
+    H: np.ndarray
+    H_ref: np.ndarray
+    lam0: float
+    distance: np.ndarray
+    path: np.ndarray
+    lengths: np.ndarray
+    b: float
+    start: tuple[np.ndarray, np.ndarray]
+    kicks: np.ndarray
+    spread: np.ndarray
+
+    @property
+    def drift(self) -> float:
+        """A bound of sup_t ||H(t) - H_ref||_2."""
+        return float(_between(self.distance, -self.lengths).max())
+
+
+class _Form(NamedTuple):
+    """V of one form: its rate with the reference kernel, and on each interval; the latter if nothing happened between saves; sqrt V(0);
+    L <= V / floor; by how much impulses raise sqrt(2 V) on each interval."""
+
+    ideal: float
+    local: np.ndarray
+    certain: np.ndarray
+    size: float
+    floor: float
+    kicks: np.ndarray
+
+    def bound(self, ts: np.ndarray, share: float) -> tuple[np.ndarray, float]:
+        """The bound of L at the saved times and the mean rate, if kernel and impulses moved by this share of what they did."""
+        local, sizes = self.ideal + share * (self.local - self.ideal), [self.size]
+        with np.errstate(over="ignore"):  # a bound may be infinite
+            for shrink, kick in zip(np.exp(-0.5 * local * np.diff(ts)), share * self.kicks, strict=True):
+                sizes.append(shrink * sizes[-1] + max(1.0, shrink) * kick / np.sqrt(2))
+            return np.square(sizes) / self.floor, _mean(local, ts)
+
+
 def certify(
     trajectory: Trajectory, reference: Literal["infinite", "initial", "mean"] | Float[ArrayLike, "n n"] = "infinite"
 ) -> Certificate:
-    """Decide whether a repaired Theorem 2 applies to a heavy-ball run made with `CERTIFICATE_READOUTS`.
+    """Decide whether a repaired Theorem 1 or 2 applies to a run of the gradient flow or the heavy ball made with `CERTIFICATE_READOUTS`.
 
+    Any model on the squared loss; one that is no two-layer net with `solver=nm.RungeKutta()` and steps that resolve its fast modes.
     reference: H_infinity, H(0), the mean of H(t) over the run, or any positive definite matrix. Raises `InputError` when the run lacks a
     read-out, failed, or the reference is not positive definite.
     """
+    run = _observed(trajectory, reference)
+    forms = _gradient_flow(run) if np.isnan(run.b) else _heavy_ball(run)
+    allowed = run.lam0 / 2 if np.isnan(run.b) else bounds.repaired_drift(run.lam0)
+    initial = 0.5 * run.start[0] @ run.start[0]
+    found = {name: form.bound(run.ts, 1.0) for name, form in forms.items()}
+    rates: dict[str, float] = {name: rate for name, (_, rate) in found.items()}
+    shares: dict[str, float] = {name: _largest(form, run.ts, initial) for name, form in forms.items()}
+    shares["simple"] = min(shares.get("simple", np.inf), allowed / run.drift)
+    width = getattr(trajectory.model, "width", 0)
+    useful = [name for name, (curve, rate) in found.items() if rate > 0 and curve[-1] < initial]
+    useful = [name for name in useful if name != "simple" or run.drift <= allowed]
+    best = max(useful, key=lambda name: rates[name], default=None)
+    sharp = forms["spectral" if np.isnan(run.b) else "quadratic"]
+    certain, kept = _mean(sharp.certain, run.ts), _mean(sharp.local, run.ts)
+    epsilon = run.distance / run.lam0 if np.isnan(run.b) else np.array([reference_distance(K, run.H_ref) for K in run.H])
+    impulses = float(run.kicks.sum())
+    return Certificate(
+        issued=best is not None,
+        form=best,
+        rate=max(rates.values()) if best is None else rates[best],
+        ts=run.ts,
+        bound=np.full_like(run.ts, np.inf) if best is None else found[best][0],
+        missing="" if best is not None else _missing(run, rates, shares, allowed, certain, epsilon, width),
+        epsilon=epsilon,
+        drift=run.drift,
+        lam0=run.lam0,
+        impulses=impulses,
+        gap=float((certain - kept) / abs(certain)) if certain else np.inf,
+        rates=rates,
+        shares=shares,
+        widths=_widths(shares, width),
+    )
+
+
+def _observed(trajectory: Trajectory, reference: Any) -> _Run:
     lacking = [name for name in CERTIFICATE_READOUTS if name not in trajectory.readouts]
     if lacking:
         raise InputError(f"this run lacks the read-outs {lacking}; simulate it with readouts=nm.theory.CERTIFICATE_READOUTS.")
     if not trajectory.ok:
         raise InputError(f"a failed run cannot be certified: {trajectory.reason}.")
-    ts = np.asarray(trajectory.ts, np.float64)
-    H, impulses, friction = (np.asarray(trajectory[name], np.float64) for name in ("kernel", "impulses", "friction"))
+    read = {name: np.asarray(trajectory[name], np.float64) for name in CERTIFICATE_READOUTS}
+    ts, H, friction = np.asarray(trajectory.ts, np.float64), read["kernel"], read["friction"]
     if np.ptp(friction) > 1e-6 * friction[0]:
         raise InputError("certificates are for constant friction (the heavy ball); the friction of this run varies.")
     H_ref = _choose(reference, trajectory, H, ts)
-    values = np.linalg.eigvalsh(H_ref)
-    if not values[0] > 0:
-        raise InputError(f"the reference kernel must be positive definite, its smallest eigenvalue is {values[0]:.3g}.")
-    lam0, b = float(values[0]), float(friction[0])
-    alpha = b / 2
-    D, V = np.asarray(trajectory["residual"], np.float64)[0], np.asarray(trajectory["velocity"], np.float64)[0]
-    start, n, width = np.concatenate([D, V]), len(D), trajectory.model.width
-
-    path = np.diff(np.asarray(trajectory["kernel_path"], np.float64), axis=0)
-    lengths = np.linalg.norm(path, 2, axis=(1, 2))
-    drift = float(_between(np.linalg.norm(H - H_ref, 2, axis=(1, 2)), -lengths).max())
-    epsilon = np.array([reference_distance(K, H_ref) for K in H])
-    c, beta, rho = _best_form(H_ref, H, b, ts)
-    reach = _reach(path, lengths, H_ref, c - beta**2)
-    still = float(_local_rates(H_ref, H_ref[None], b, c, beta)[0])
-    forms: dict[Form, tuple[float, np.ndarray, float, float]] = {"quadratic": (still, _between(rho, reach), c, beta)}
-    widths = {"simple": width * (drift / bounds.repaired_drift(lam0)) ** 2}
-    if alpha**2 <= lam0 * (1 + 1e-9):
-        relative = alpha - _between(epsilon, -_reach(path, lengths, H_ref, 0.0))
-        forms["relative"] = (alpha, relative, alpha**2, alpha)
-        if abs(b / bounds.paper_friction(lam0) - 1) < 0.01:
-            local = alpha if drift <= bounds.repaired_drift(lam0) else alpha - drift / np.sqrt(lam0)
-            forms["simple"] = (alpha, np.full_like(relative, local), alpha**2, alpha)
-    rates: dict[str, float] = {name: _mean(local, ts) for name, (_, local, _, _) in forms.items()}
-    certain = _mean(_between(rho, 0 * reach), ts)
-
-    kicks, spread = np.diff(impulses), np.diff(np.asarray(trajectory["impulse_spread"], np.float64), axis=0)
-    top = float(np.linalg.norm(H, 2, axis=(1, 2)).max() + lengths.max())
-    curves = {}
-    for name, (ideal, local, c_form, beta_form) in forms.items():
-        kinks = kicks + spread @ _delays(H_ref, top, b, c_form, beta_form)
-
-        def curve(share, ideal=ideal, local=local, c=c_form, beta=beta_form, kinks=kinks):
-            """The bound if kernel and impulses moved by this share of what they did, and whether it says anything."""
-            moved = ideal + share * (local - ideal)
-            bound = _curve(moved, c, beta, H_ref, start, n, ts, share * kinks)
-            return bound, _mean(moved, ts) > 0 and bound[-1] < 0.5 * D @ D
-
-        curves[name], _ = curve(1.0)
-        share = _largest(curve)
-        needed = width / share**2 if share else np.inf
-        widths[name] = max(needed, widths["simple"]) if name == "simple" else needed
-    if drift > bounds.repaired_drift(lam0):
-        curves.pop("simple", None)
-    useful = [name for name, curve in curves.items() if rates[name] > 0 and curve[-1] < 0.5 * D @ D]
-    best = max(useful, key=lambda name: rates[name], default=None)
-    return Certificate(
-        issued=best is not None,
-        form=best,
-        rate=max(rates.values()) if best is None else rates[best],
-        ts=ts,
-        bound=np.full_like(ts, np.inf) if best is None else curves[best],
-        missing=_missing(b, lam0, drift, epsilon, rates, widths, width, float(impulses[-1]), certain) if best is None else "",
-        epsilon=epsilon,
-        drift=drift,
-        lam0=lam0,
-        impulses=float(impulses[-1]),
-        gap=float(_mean(reach, ts) / 2 / abs(certain)) if certain else np.inf,
-        rates=rates,
-        widths=widths,
+    lam0 = float(np.linalg.eigvalsh(H_ref)[0])
+    if not lam0 > 0:
+        raise InputError(f"the reference kernel must be positive definite, its smallest eigenvalue is {lam0:.3g}.")
+    path = np.diff(read["kernel_path"], axis=0)
+    return _Run(
+        ts,
+        H,
+        H_ref,
+        lam0,
+        np.linalg.norm(H - H_ref, 2, axis=(1, 2)),
+        path,
+        np.linalg.norm(path, 2, axis=(1, 2)),
+        float(friction[0]),
+        (read["residual"][0].reshape(-1), read["velocity"][0].reshape(-1)),
+        np.diff(read["impulses"]),
+        np.diff(read["impulse_spread"], axis=0),
     )
+
+
+def _gradient_flow(run: _Run) -> dict[Form, _Form]:
+    """The forms of (2.5)."""
+    certain = 2 * _between(np.linalg.eigvalsh(run.H)[:, 0], 0 * run.lengths)
+    top = float(np.linalg.norm(run.H, 2, axis=(1, 2)).max() + run.lengths.max())
+    kicks = run.kicks + run.spread @ np.array([top, top**2])
+    size = np.linalg.norm(run.start[0]) / np.sqrt(2)
+    least = run.lam0 if run.drift <= run.lam0 / 2 else 2 * (run.lam0 - run.drift)
+    return {
+        "simple": _Form(2 * run.lam0, np.full_like(certain, least), certain, size, 1.0, kicks),
+        "spectral": _Form(2 * run.lam0, certain - run.lengths, certain, size, 1.0, kicks),
+    }
+
+
+def _heavy_ball(run: _Run) -> dict[Form, _Form]:
+    """The forms of (3.5) that its friction allows."""
+    H_ref, lam0, b, (D, V) = run.H_ref, run.lam0, run.b, run.start
+    top = float(np.linalg.norm(run.H, 2, axis=(1, 2)).max() + run.lengths.max())
+
+    def form(ideal, local, certain, c, beta):
+        size = np.sqrt(0.5 * D @ H_ref @ D + 0.5 * c * D @ D + beta * D @ V + 0.5 * V @ V)
+        return _Form(ideal, local, certain, size, lam0 + c - beta**2, run.kicks + run.spread @ _delays(H_ref, top, b, c, beta))
+
+    c, beta, rho = _best_form(H_ref, run.H, b, run.ts)
+    reach = _reach(run.path, run.lengths, H_ref, c - beta**2)
+    still = float(_local_rates(H_ref, H_ref[None], b, c, beta)[0])
+    forms: dict[Form, _Form] = {"quadratic": form(still, _between(rho, reach), _between(rho, 0 * reach), c, beta)}
+    alpha = b / 2
+    if alpha**2 <= lam0 * (1 + 1e-9):
+        epsilon = np.array([reference_distance(K, H_ref) for K in run.H])
+        certain = alpha - _between(epsilon, 0 * run.lengths)
+        relative = alpha - _between(epsilon, -_reach(run.path, run.lengths, H_ref, 0.0))
+        forms["relative"] = form(alpha, relative, certain, alpha**2, alpha)
+        if abs(b / bounds.paper_friction(lam0) - 1) < 0.01:
+            local = alpha if run.drift <= bounds.repaired_drift(lam0) else alpha - run.drift / np.sqrt(lam0)
+            forms["simple"] = form(alpha, np.full_like(relative, local), certain, alpha**2, alpha)
+    return forms
 
 
 def _choose(reference: Any, trajectory: Trajectory, H: np.ndarray, ts: np.ndarray) -> np.ndarray:
@@ -261,14 +257,19 @@ def _mean(local: np.ndarray, ts: np.ndarray) -> float:
     return float(local @ np.diff(ts) / (ts[-1] - ts[0]))
 
 
-def _largest(curve: Callable[[float], tuple[np.ndarray, bool]]) -> float:
+def _largest(form: _Form, ts: np.ndarray, initial: float) -> float:
     """The largest share whose bound says something, by bisection; 0 if none does."""
+
+    def says(share):
+        curve, rate = form.bound(ts, share)
+        return rate > 0 and curve[-1] < initial
+
     low, high = 1e-4, 1e2
-    if not curve(low)[1]:
+    if not says(low):
         return 0.0
     for _ in range(30):
         middle = np.sqrt(low * high)
-        low, high = (middle, high) if curve(middle)[1] else (low, middle)
+        low, high = (middle, high) if says(middle) else (low, middle)
     return float(low)
 
 
@@ -327,23 +328,24 @@ def _best_form(H_ref: np.ndarray, H: np.ndarray, b: float, ts: np.ndarray) -> tu
     return c, beta, _local_rates(H_ref, H, b, c, beta)
 
 
-def _curve(local, c, beta, H_ref, start, n, ts, kicks) -> np.ndarray:
-    """The bound of L at the saved times."""
-    D, V = start[:n], start[n:]
-    sizes = [np.sqrt(0.5 * D @ H_ref @ D + 0.5 * c * D @ D + beta * D @ V + 0.5 * V @ V)]
-    for shrink, kick in zip(np.exp(-0.5 * local * np.diff(ts)), kicks, strict=True):
-        sizes.append(shrink * sizes[-1] + max(1.0, shrink) * kick / np.sqrt(2))
-    return np.square(sizes) / (np.linalg.eigvalsh(H_ref)[0] + c - beta**2)
+def _widths(shares: dict[str, float], width: int) -> dict[str, float]:
+    """The width that each form would take, where the model has one."""
+    return {name: width / share**2 if share else np.inf for name, share in shares.items()} if width else {}
 
 
-def _missing(b, lam0, drift, epsilon, rates, widths, width, impulses, certain) -> str:
-    parts = [f"sup ||H(t) - H_ref|| = {drift:.3g} against {bounds.repaired_drift(lam0):.3g} allowed"]
+def _missing(
+    run: _Run, rates: dict[str, float], shares: dict[str, float], allowed: float, certain: float, epsilon: np.ndarray, width: int
+) -> str:
+    parts = [f"sup ||H(t) - H_ref|| = {run.drift:.3g} against {allowed:.3g} allowed"]
     if "relative" in rates:
-        parts.append(f"mean eps = {np.mean(epsilon):.3g} against alpha = {b / 2:.3g}")
-    else:
-        parts.append(f"b = {b:.3g} is above 2 sqrt(lambda0) = {2 * np.sqrt(lam0):.3g}")
-    parts.append(f"best mean rate {max(rates.values()):.3g}, impulses {impulses:.3g}")
-    if rates["quadratic"] < 0.7 * certain:
+        parts.append(f"mean eps = {np.mean(epsilon):.3g} against alpha = {run.b / 2:.3g}")
+    elif not np.isnan(run.b):
+        parts.append(f"b = {run.b:.3g} is above 2 sqrt(lambda0) = {2 * np.sqrt(run.lam0):.3g}")
+    parts.append(f"best mean rate {max(rates.values()):.3g}, impulses {run.kicks.sum():.3g}")
+    if rates["spectral" if np.isnan(run.b) else "quadratic"] < 0.7 * certain:
         parts.append(f"the rate would be {certain:.3g} if nothing happened between saves: save more densely")
-    wanted = ", ".join(f"{name}: {value:.3g}" for name, value in sorted(widths.items(), key=lambda item: item[1]))
+    if not width:
+        wanted = ", ".join(f"{name}: {value:.2g}" for name, value in sorted(shares.items(), key=lambda item: -item[1]))
+        return f"{'; '.join(parts)}. Kernel and impulses may move by these shares of what they did: {wanted}."
+    wanted = ", ".join(f"{name}: {value:.3g}" for name, value in sorted(_widths(shares, width).items(), key=lambda item: item[1]))
     return f"{'; '.join(parts)}. Width {width} now; would take about {wanted}."
