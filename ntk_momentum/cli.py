@@ -19,10 +19,11 @@ import tyro
 
 from .errors import InputError, MissingPackage, unknown_name
 from .experiment.registry import Size
+from .options import check, command
 from .sweeping import Sweep
 
 
-@dataclasses.dataclass(frozen=True)
+@command
 class Reproduce:
     """Run every experiment, draw its figure, run the claims ledger, and write one report.
 
@@ -45,7 +46,7 @@ class Reproduce:
         return reproduce(self.size, self.out, self.only, float32)
 
 
-@dataclasses.dataclass(frozen=True)
+@command
 class List:
     """Name the experiments and what each one claims, or the statements of the paper that `verify` runs.
 
@@ -74,7 +75,7 @@ class List:
         return 0
 
 
-@dataclasses.dataclass(frozen=True)
+@command
 class Run:
     """Run one experiment and draw its figure.
 
@@ -94,7 +95,7 @@ class Run:
         return run_one(self.name, self.size, self.out, float32)
 
 
-@dataclasses.dataclass(frozen=True)
+@command
 class Verify:
     """Run the claims ledger: every numbered statement of the paper, as printed, corrected and sharp.
 
@@ -123,7 +124,7 @@ class Verify:
         return verify(self.claims, self.size, self.json, float32, None if self.data is None else Source(self.data, self.n))
 
 
-@dataclasses.dataclass(frozen=True)
+@command
 class Table:
     """Print what a results folder holds.
 
@@ -139,13 +140,14 @@ class Table:
     """Read-outs of sweeps to show."""
 
     def __call__(self, float32: bool) -> int:
+        from .results import damaged
         from .show import table
 
         print("\n".join(table(self.folder, self.readouts)))
-        return 0
+        return 1 if damaged(self.folder) else 0
 
 
-@dataclasses.dataclass(frozen=True)
+@command
 class Plot:
     """Draw what a results folder holds.
 
@@ -163,16 +165,17 @@ class Plot:
     """File of one read-out's figure, .svg, .pdf or .png (default: FOLDER/figures/sweep-READOUT.svg, and the experiments' figures)."""
 
     def __call__(self, float32: bool) -> int:
+        from .results import damaged
         from .show import plot
 
         if self.to is not None and len(self.readouts) > 1:
             raise InputError(f"--to names one file, but {len(self.readouts)} read-outs are asked for; leave out --to.")
         for path in plot(self.folder, self.readouts, self.to):
             print(path)
-        return 0
+        return 1 if damaged(self.folder) else 0
 
 
-@dataclasses.dataclass(frozen=True)
+@command
 class Export:
     """Write the sweeps of a results folder in another format.
 
@@ -190,14 +193,15 @@ class Export:
     """File to write (default: FOLDER/sweeps.parquet)."""
 
     def __call__(self, float32: bool) -> int:
+        from .results import damaged
         from .show import export
 
         path = self.to or self.folder / f"sweeps.{self.format}"
         print(f"{path}: {export(self.folder, path)} rows")
-        return 0
+        return 1 if damaged(self.folder) else 0
 
 
-@dataclasses.dataclass(frozen=True)
+@command
 class Doctor:
     """Say what this machine computes with: devices, versions, dtype, precision of matrix products, missing packages.
 
@@ -217,7 +221,7 @@ class Doctor:
         return 0
 
 
-@dataclasses.dataclass(frozen=True)
+@command
 class Bench:
     """Time kernels, solvers or ensembles, as ratios against a named baseline.
 
@@ -225,8 +229,7 @@ class Bench:
     """
 
     name: tyro.conf.Positional[str]
-    """dynamics (solvers, right sides), kernels (two-layer and general kernels, predictions, extreme eigenvalues) or ensembles (one call
-    against a loop, map against vmap, many devices)."""
+    """dynamics (solvers, right sides), kernels (also predictions and extreme eigenvalues) or ensembles (against loops, on many devices)."""
     size: Size = "default"
     """smoke: seconds. default: minutes, 10 GB of memory for the kernels' rivals. full: an hour."""
     json: Path | None = None
@@ -238,7 +241,7 @@ class Bench:
         return bench(self.name, self.size, float32, self.json)
 
 
-@dataclasses.dataclass(frozen=True)
+@command
 class Advise:
     """Recommend step size, momentum, d, friction and restart period for a kernel, with stability limits and predicted steps.
 
@@ -274,7 +277,7 @@ class Advise:
         return advise(self)
 
 
-@dataclasses.dataclass(frozen=True)
+@command
 class Diagnose:
     """Train a model briefly and say how far it runs from its own kernel's prediction: is it lazy?
 
@@ -323,7 +326,7 @@ Command = Reproduce | List | Run | Verify | Sweep | Table | Plot | Export | Advi
 NAMES = ("reproduce", "list", "run", "verify", "sweep", "table", "plot", "export", "advise", "diagnose", "bench", "doctor")
 
 
-@dataclasses.dataclass(frozen=True)
+@command
 class Main:
     """Momentum dynamics of wide networks: kernels, flows, optimizers, and every statement of the paper, run.
 
@@ -343,7 +346,7 @@ def _overview() -> Any:
         Annotated[command, tyro.conf.subcommand(name, description=(command.__doc__ or "").split("\n\n")[0])]
         for name, command in zip(NAMES, get_args(Command), strict=True)
     ]
-    flag = Annotated[bool, tyro.conf.arg(help="Compute in float32 instead of float64.")]
+    flag = Annotated[bool, tyro.conf.arg(help="Compute in float32 instead of float64.", help_behavior_hint="")]
     fields: list[tuple[str, Any, Any]] = [
         ("command", Annotated[functools.reduce(operator.or_, commands), tyro.conf.arg(name="")], dataclasses.MISSING),
         ("float32", flag, False),
@@ -356,7 +359,14 @@ def parse(arguments: Sequence[str]) -> Main:
     first = next((word for word in arguments if not word.startswith("-")), None)
     if first is not None and first not in NAMES:
         raise unknown_name("command", first, NAMES)
-    markers = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.CascadeSubcommandArgs, tyro.conf.FlagCreatePairsOff)
+    if first is not None:
+        check(get_args(Command)[NAMES.index(first)], arguments)
+    markers = (
+        tyro.conf.OmitSubcommandPrefixes,
+        tyro.conf.CascadeSubcommandArgs,
+        tyro.conf.FlagCreatePairsOff,
+        tyro.conf.PositionalMetavarFromFieldName,
+    )
     return tyro.cli(Main if first is not None else _overview(), prog="ntk-momentum", args=list(arguments), config=markers)
 
 

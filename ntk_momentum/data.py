@@ -94,7 +94,7 @@ def _refuse_degenerate(rows: np.ndarray) -> None:
         first = int(index[np.ravel(inverse)[twin]])
         raise InputError(
             f"inputs {first} and {twin} are identical, so lambda_0 = 0 (Fact 2.2); drop one, "
-            'or pass on_duplicates="allow" to go on with a singular kernel.'
+            'or in Python pass on_duplicates="allow" to go on with a singular kernel.'
         )
 
 

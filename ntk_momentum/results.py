@@ -32,8 +32,8 @@ def open_results(folder: str | Path) -> Any:
     A unit computed twice counts once, the last time; damaged files are left out with a warning. Raises `InputError`.
     """
     xarray = require("xarray", "reading results")
-    units, damaged = _units(Path(folder))
-    for line in damaged:
+    units, unread = _units(Path(folder))
+    for line in unread:
         warnings.warn(f"left out: {line}", RuntimeWarning, stacklevel=2)
     if not units:
         raise InputError(_nothing(Path(folder)))
@@ -66,6 +66,11 @@ def open_results(folder: str | Path) -> Any:
     )
 
 
+def damaged(folder: str | Path) -> list[str]:
+    """The files of a results folder's sweeps that cannot be read, each with the reason: what `open_results` leaves out."""
+    return _units(Path(folder))[1]
+
+
 class _Unit:
     """A stored unit with its labels."""
 
@@ -93,13 +98,13 @@ def _units(folder: Path) -> tuple[list[_Unit], list[str]]:
     """The units below a folder, and why some could not be read."""
     if not folder.is_dir():
         raise InputError(f"no results folder {folder}; make one with: ntk-momentum sweep --out {folder}.")
-    units, damaged = [], []
+    units, unread = [], []
     for path in sorted(folder.rglob("unit-*.nc")):
         try:
             units.append(_Unit(Stored.open(path)))
         except (InputError, KeyError, ValueError) as error:
-            damaged.append(str(error) if isinstance(error, InputError) else f"{path} is not a unit of a sweep")
-    return units, damaged
+            unread.append(str(error) if isinstance(error, InputError) else f"{path} is not a unit of a sweep")
+    return units, unread
 
 
 def _nothing(folder: Path) -> str:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from .numerics import Precision
+from .options import command
 
 
-@dataclasses.dataclass(frozen=True)
+@command
 class Sweep:
     """Simulate flows x widths x seeds on one or more data sets, and store the read-outs, one file for each unit of work.
 
@@ -61,6 +62,8 @@ class Sweep:
     """Of matrix products; on a GPU "default" means TF32 for float32, on a TPU bfloat16."""
     strategy: Literal["map", "vmap"] | None = None
     """How runs share a device: one after another or in lock-step (default: what is faster on this kind of device, measured once)."""
+    layout: Literal["runs", "neurons"] | None = None
+    """What is spread over several devices (default: runs, and neurons where one run does not fit)."""
     float64: bool = False
     """On a GPU or TPU: compute in float64, and not in float32 as is the default there."""
     out: Path = Path("results")

@@ -91,6 +91,8 @@ def test_damaged_units_are_left_out_and_altered_ones_refused(folder):
     first.write_bytes(first.read_bytes()[:3000])
     with pytest.warns(RuntimeWarning, match="truncated or foreign"):
         nm.open_results(folder)
+    with pytest.warns(RuntimeWarning, match="truncated or foreign"):
+        assert cli.main(["table", str(folder)]) == 1  # shown all the same
     first.unlink()
     whole = last.read_bytes()
     value = store.Stored.open(last).read("loss").ravel()[-1].tobytes()

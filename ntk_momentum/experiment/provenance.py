@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 RECORDED = ("jax", "jaxlib", "diffrax", "optax", "equinox", "numpy", "scipy", "scikit-learn", "matplotlib", "xarray", "h5netcdf", "jinja2")
 # What no number depends on: the way results are kept and shown.
 SURFACE: tuple[str, ...] = ("bench", "experiment", "experiments", "__main__.py")
-SURFACE += ("cli.py", "plotting.py", "report.py", "reproduce.py", "results.py", "show.py", "sketch.py", "sweeping.py")
+SURFACE += ("cli.py", "options.py", "plotting.py", "report.py", "reproduce.py", "results.py", "show.py", "sketch.py", "sweeping.py")
 # What no simulation depends on either.
 JUDGEMENT = ("advice.py", "diagnosis.py", "function_space.py", "published.py", "theory", "training.py")
 

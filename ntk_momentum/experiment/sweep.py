@@ -78,8 +78,8 @@ class Grid:
     """What is swept. Times: to `t_end`, or by default to 5/lambda_0 (gradient flow) and 10/sqrt(lambda_0) (momentum).
 
     data: names as in `Source`, drawn with n, p and data_seed. unit_runs: runs in a unit of work, at most. readouts: by name, by default
-    those of `simulate`. tol, precision: see `Numerics`. strategy: how runs share a device, by default what `units.plan` chooses. model:
-    FILE.py:FUNCTION, a function of (width, key) that makes the networks; by default they are two-layer ReLU networks.
+    those of `simulate`. tol, precision: see `Numerics`. strategy, layout: how runs share devices, by default what `units.plan` chooses.
+    model: FILE.py:FUNCTION, a function of (width, key) that makes the networks; by default they are two-layer ReLU networks.
     """
 
     data: tuple[str, ...]
@@ -97,6 +97,7 @@ class Grid:
     tol: float = 1e-5
     precision: Precision = "highest"
     strategy: Literal["map", "vmap"] | None = None
+    layout: Literal["runs", "neurons"] | None = None
     model: str | None = None
 
     def __post_init__(self):
@@ -320,6 +321,7 @@ def _plan(grid: Grid, data: Dataset, model: Callable | None, folder: Path, ident
             readouts=grid.readouts or None,
             config=grid.numerics(),
             strategy=strategy,
+            layout=grid.layout,
             unit_runs=grid.unit_runs,
         )
 

@@ -46,8 +46,9 @@ class Setting:
             raise unknown_name("size", size, SIZES)
         if data is not None and (not data.unit or data.y.ndim != 1 or data.n < 2):
             raise InputError(
-                "the paper's statements assume |x_i| = 1, scalar targets and n >= 2; scale every input to unit norm "
-                "(nm.Dataset(X / np.linalg.norm(X, axis=1, keepdims=True), y)) and give y the shape (n,)."
+                "the paper's statements assume |x_i| = 1, scalar targets and n >= 2; scale every input to unit norm, "
+                "X /= np.linalg.norm(X, axis=1, keepdims=True), and give y the shape (n,): nm.Dataset(X, y), or for --data "
+                'np.savez("unit.npz", X=X, y=y).'
             )
         if data is not None:  # unit to double precision, whatever the dtype they came in
             data = Dataset(normalize(data.X), np.asarray(data.y, np.float64), name=data.name)
