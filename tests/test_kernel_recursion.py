@@ -233,7 +233,7 @@ def test_the_mean_over_draws_is_the_kernel_within_its_error():
 
 
 SMOOTH_AND_BENT = (leaky, jnp.abs, jax.lax.erf, jnp.sin, jnp.cos, jax.nn.gelu, jax.nn.hard_tanh)
-GRID = [(f, d) for f in (jax.nn.relu, *SMOOTH_AND_BENT) for d in (2, 3, 4, 5)]
+GRID = [(f, d) for f in (jax.nn.relu, *SMOOTH_AND_BENT) for d in (2, 3, 5)]
 
 
 @pytest.mark.slow
