@@ -9,7 +9,8 @@
 # # Your own Equinox model: is it lazy, and what would momentum do?
 #
 # The paper treats one hidden layer. Its argument, that the error obeys the optimizer's own ODE with the kernel in place of the loss,
-# needs no architecture. So take any [Equinox](https://docs.kidger.site/equinox/) module, as it is.
+# needs no architecture. So take any [Equinox](https://docs.kidger.site/equinox/) module, as it is, that takes one input and returns what one
+# target looks like: an `eqx.nn.MLP` for targets of shape (n,) says `out_size="scalar"`.
 
 # %%
 import equinox as eqx
@@ -19,7 +20,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import ntk_momentum as nm
-from ntk_momentum.plotting import COLORS, CYCLE, STYLE, THEORY
+from ntk_momentum.plotting import COLORS, CYCLE, STYLE, THEORY, power_law, power_ticks, with_interval
 
 jax.config.update("jax_enable_x64", True)
 plt.rcParams.update({**STYLE, "figure.figsize": (6.0, 2.9), "figure.dpi": 80, "axes.prop_cycle": plt.cycler(color=CYCLE)})
@@ -116,8 +117,27 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# From the shell, with your model in a file `mymodel.py` that has a function `build(key)`:
+# ## Wider
+# `train_ensemble`, and `ensemble` for flows, take a function of width and key in the place of the two-layer net. How far the last of these
+# heavy balls moves the kernel, from eight seeds at four widths ($m^{-1/2}$ is expected):
+
+# %%
+widths = (64, 128, 256, 512)
+runs = nm.train_ensemble(data, best.optimizer, widths, 8, 60, save_every=10, model=draw, readouts=["loss", "kernel_drift"])
+moved = eta * np.max(runs.kernel_drift[0], axis=-1).T  # (seed, width)
+slope, half, prefactor = power_law(widths, moved)
+plt.loglog(widths, moved.T, ".", color=COLORS["heavy_ball"])
+plt.loglog(widths, prefactor * np.array(widths) ** slope, color=THEORY, label=f"slope {with_interval(slope, half)}")
+plt.xlabel("width of both layers")
+power_ticks(plt.gca().xaxis, widths)
+plt.ylabel("kernel moved by, of λmax")
+plt.legend()
+plt.show()
+
+# %% [markdown]
+# From the shell, with your model in a file `mymodel.py` that has functions `build(key)` and `draw(width, key)`:
 #
 # ```
 # ntk-momentum diagnose --data mine.npz --model mymodel.py:build --optimizer adam --eta 1e-3
+# ntk-momentum sweep --data mine.npz --model mymodel.py:draw --widths 64 256 --flows heavy_ball --out mine
 # ```
