@@ -9,8 +9,8 @@
 # # Your own Equinox model: is it lazy, and what would momentum do?
 #
 # The paper treats one hidden layer. Its argument, that the error obeys the optimizer's own ODE with the kernel in place of the loss,
-# needs no architecture. So take any [Equinox](https://docs.kidger.site/equinox/) module, as it is, that takes one input and returns what one
-# target looks like: an `eqx.nn.MLP` for targets of shape (n,) says `out_size="scalar"`.
+# needs no architecture. So take any [Equinox](https://docs.kidger.site/equinox/) module that takes one input and returns what one target
+# looks like, as it is: an `eqx.nn.MLP` for targets of shape (n,) says `out_size="scalar"`.
 
 # %%
 import equinox as eqx

@@ -31,7 +31,7 @@ from .numerics import Numerics
 from .readout import Snapshot, read, watch
 from .simulation import as_integrator, chosen_readouts, default_reference, solve, tolerance_apart, weight_problem
 from .solver import LazyExponential, RungeKutta
-from .span import Decomposition, decompose, in_span
+from .span import Decomposition, in_span
 
 
 class Recipe(eqx.Module):
@@ -131,7 +131,14 @@ def run(batch: Batch, how: How) -> Outcome:
 
 
 def make(
-    recipe: Recipe, data: Dataset, flows: Sequence[AbstractFlow], times: Any, runs: Any, widths: tuple[int, ...], padded: int
+    recipe: Recipe,
+    data: Dataset,
+    inputs: Decomposition | None,
+    flows: Sequence[AbstractFlow],
+    times: Any,
+    runs: Any,
+    widths: tuple[int, ...],
+    padded: int,
 ) -> Batch:
     """A batch from flows of one kind and runs, rows (flow, width, seed) with flow and width as positions."""
     dtype = recipe.dtype
@@ -140,8 +147,6 @@ def make(
     seeds = np.asarray(seed, np.int64) if wide else np.asarray([s & 0xFFFFFFFF for s in seed], np.uint32)  # as jax.random.key takes them
     stacked = jax.tree.map(lambda *leaves: jnp.asarray(np.stack([np.asarray(leaf) for leaf in leaves]), dtype), *flows)
     rows = [jnp.asarray(value) for value in (np.asarray(flow, np.int32), np.asarray(width, np.int32), seeds)]
-    known = recipe.model is None and min(data.n, data.input_size) <= min(widths)
-    inputs = jax.tree.map(jnp.asarray, decompose(data.X)) if known else None
     return Batch(recipe, data.X, data.y, inputs, stacked, jnp.asarray(times, dtype), rows[0], rows[1], rows[2], widths, padded)
 
 

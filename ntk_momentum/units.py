@@ -24,6 +24,7 @@ from .loss import Loss, squared
 from .method import AbstractFlow, AbstractOptimizer
 from .numerics import Numerics
 from .prediction import check_times
+from .span import Decomposition, decompose
 
 WASTE = 0.25
 """Padding is less than this share of a padded network."""
@@ -75,6 +76,7 @@ class Plan:
     over: Mesh
     strategy: str
     units: tuple[Unit, ...] = ()
+    decomposed: dict[int, Decomposition] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     @property
     def bytes(self) -> int:
@@ -109,7 +111,16 @@ class Plan:
         runs = [(i, j, self.seeds[k]) for i in range(len(unit.flows)) for j in range(len(unit.widths)) for k in unit.seeds]
         runs += runs[-1:] * (unit.size - len(runs))
         flows, widths = [self.flows[i] for i in unit.flows], tuple(self.widths[j] for j in unit.widths)
-        return batches.make(self.recipe, self.data[unit.data], flows, self.ts[unit.data, list(unit.flows)], runs, widths, unit.padded)
+        data, times = self.data[unit.data], self.ts[unit.data, list(unit.flows)]
+        reducible = self.recipe.model is None and min(data.n, data.input_size) <= min(widths)
+        inputs = self.inputs(unit.data) if reducible else None
+        return batches.make(self.recipe, data, inputs, flows, times, runs, widths, unit.padded)
+
+    def inputs(self, position: int) -> Decomposition:
+        """The decomposition of a data set's inputs, made once."""
+        if position not in self.decomposed:
+            self.decomposed[position] = jax.tree.map(jnp.asarray, decompose(self.data[position].X))
+        return self.decomposed[position]
 
 
 def plan(
