@@ -98,5 +98,6 @@ def plot(ds):
     low, high = float(ds.predicted.min()), float(ds.loss.max())
     row[0].set(yscale="log", ylim=(low / 300, 5 * high), ylabel=r"loss $L(t) = |f - y|^2/2$")
     row[2].set(xscale="log")
+    plotting.log_ticks(row[2].xaxis)
     figure.align_xlabels()
     return figure

@@ -218,9 +218,10 @@ def power_ticks(axis: Any, values: Any) -> None:
 
 
 def log_ticks(axis: Any) -> None:
-    """Label a logarithmic axis of few decades at 1, 2 and 5 times the powers of ten, written out in full."""
+    """Label a logarithmic axis at powers of ten, in full; where its data span less than two decades, at 2 and 5 times these too."""
     ticker = require("matplotlib.ticker", "drawing figures")
-    axis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+    low, high = axis.get_data_interval()
+    axis.set_major_locator(ticker.LogLocator(subs=(1.0,) if high > 100 * low > 0 else (1.0, 2.0, 5.0)))
     axis.set_major_formatter(ticker.FuncFormatter(_in_full))
     axis.set_minor_locator(ticker.NullLocator())
 

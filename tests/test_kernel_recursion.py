@@ -160,12 +160,11 @@ def test_deep_kernels_are_symmetric_and_positive_semidefinite(activation, dtype)
         assert np.linalg.eigvalsh(kernel.astype(float)).min() > -60 * np.finfo(dtype).eps * np.abs(kernel).max()
 
 
-LARGE = [(jax.nn.relu, 3), (jax.lax.erf, 3), (jax.nn.hard_tanh, 1)]
+LARGE = [(jax.nn.relu, 3, np.float32), (jax.nn.relu, 3, np.float64), (jax.lax.erf, 3, np.float32), (jax.nn.hard_tanh, 1, np.float32)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(("activation", "depth"), LARGE)
+@pytest.mark.parametrize(("activation", "depth", "dtype"), LARGE)
 def test_kernels_of_two_thousand_inputs_are_positive_semidefinite(optimized, activation, depth, dtype):
     """With near duplicates, so that the smallest eigenvalue is of the order of round-off."""
     x = np.random.default_rng(2).standard_normal((2000, 5)).astype(dtype)
