@@ -83,10 +83,10 @@ def _(Figure, plotting):
     slowest = {name: left.plot([], [], color=color)[0] for name, color in plotting.COLORS.items()}
     fastest = {name: left.plot([], [], color=color, linewidth=0.7, alpha=0.5)[0] for name, color in plotting.COLORS.items()}
     lines = {name: right.plot([], [], color=color, label=plotting.FLOW_NAMES[name])[0] for name, color in plotting.COLORS.items()}
-    dashed = {name: right.plot([], [], "--", color=color, linewidth=1)[0] for name, color in plotting.COLORS.items()}
     left.set(title="slowest mode (thick) and fastest (thin)", xlabel="time t", ylabel="share of the error left")
     right.set(title="log₁₀ of the loss, and its sharp bound (dashed)", xlabel="time t")  # a logarithmic axis takes longer to draw
     right.legend(loc="lower left")
+    dashed = {name: right.plot([], [], "--", color=color, linewidth=1)[0] for name, color in plotting.COLORS.items()}
     return dashed, fastest, figure, left, lines, right, slowest
 
 
