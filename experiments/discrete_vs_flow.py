@@ -107,6 +107,7 @@ def plot(ds):
         axes.set(
             xscale="log", yscale="log", title=f"{kind}, against {reference}", xlabel=r"step $h$ ($\eta$, or $\sqrt{\eta}$ with momentum)"
         )
+        plotting.log_ticks(axes.xaxis)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22))
     row[0].set_ylabel("largest relative gap to the flow")
     return figure
