@@ -272,7 +272,8 @@ def _describe(name: str, optimizer: Any, steps: float, eigenvalues: np.ndarray) 
 def check_advice(
     advice: Advice, model: Any, data: Any, *, trainable: Any = None, where: Callable | None = None, config: Numerics = Numerics()
 ) -> dict[str, tuple[float, float]]:
-    """Train a model with each recommendation: (predicted, actual) steps to the target, by method; inf: not within twice the predicted."""
+    """Train a model with each recommendation: (predicted, actual) steps to the target, by method; inf: not within twice the
+    predicted, NaN: the loss rose tenfold on the way or left the finite numbers."""
     found = {}
     for name, r in advice.methods.items():
         if math.isinf(r.steps):
@@ -281,5 +282,6 @@ def check_advice(
         run = train(model, data, r.optimizer, 2 * int(r.steps) + 10, trainable=trainable, where=where, readouts=["loss"], config=config)
         loss = np.asarray(run.loss)
         below = np.flatnonzero(loss <= advice.target * loss[0])
-        found[name] = (r.steps, float(below[0]) if below.size else math.inf)
+        steady = np.max(loss) <= 10 * loss[0]  # false for NaN
+        found[name] = (r.steps, float(below[0]) if below.size else math.inf if steady else math.nan)
     return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import operator
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -301,10 +302,10 @@ class Diagnose:
     """Width of that MLP."""
     depth: int = 2
     """Hidden layers of that MLP."""
-    optimizer: Literal["heavy_ball", "gradient_descent", "nesterov", "adam"] = "heavy_ball"
-    """What trains it, full batch."""
+    optimizer: Literal["gradient_descent", "heavy_ball", "nesterov", "adam"] = "gradient_descent"
+    """What trains it, full batch. Momentum recommended for a constant kernel lies near its stability limit, which few networks bear."""
     eta: float | None = None
-    """Step size (default: recommended from the spectrum; 1e-3 for adam)."""
+    """Step size (default: 1/lambda_max of the kernel for gradient_descent, recommended for momentum, 1e-3 for adam)."""
     beta: float | None = None
     """Momentum of heavy_ball (default: recommended, with --eta too)."""
     d: float | None = None
@@ -376,13 +377,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = parse(sys.argv[1:] if arguments is None else arguments)
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
-            return chosen.command(chosen.float32)
+            code = chosen.command(chosen.float32)
+            sys.stdout.flush()
+            return code
     except (InputError, MissingPackage) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except MemoryError as error:
         print(f"error: out of memory ({error}); use fewer samples, neurons or saved times, or --float32", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
         return 130

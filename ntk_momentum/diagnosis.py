@@ -20,6 +20,7 @@ from jaxtyping import Array, PyTree
 from .advice import Advice, Recommendation, advise
 from .errors import InputError
 from .loss import Loss, output_gradient, squared
+from .method import gradient_descent
 from .network import trainable_spec
 from .numerics import Numerics
 from .problem import WeightProblem, norm
@@ -77,12 +78,12 @@ class Diagnosis:
     @property
     def verdict(self) -> str:
         """By the larger of the largest gap and the kernel's drift: lazy below 0.1, between, rich above 0.5; or diverged, when
-        the loss ends above ten times its start or out of the finite numbers.
+        the loss rises above ten times its start or out of the finite numbers.
 
         The drift counts too, since on the training points every run that fits the targets ends with no gap.
         """
         worst = max(float(np.max(self.gap)), self.kernel_drift)
-        if not math.isfinite(float(np.sum(self.gap)) + worst) or self.loss[-1] > 10 * self.loss[0]:
+        if not math.isfinite(float(np.sum(self.gap)) + worst) or np.max(self.loss) > 10 * self.loss[0]:
             return "diverged"
         return "lazy" if worst < LAZY else "between" if worst < RICH else "rich"
 
@@ -96,7 +97,8 @@ class Diagnosis:
             "lazy": "the run follows its own kernel; the theory of constant kernels applies",
             "between": "the kernel's prediction holds in outline only",
             "rich": "the run leaves its kernel: features are learnt, and no constant kernel describes it",
-            "diverged": "the loss rose tenfold, or the run or its prediction left the finite numbers; see the stability limits below",
+            "diverged": "the loss rose tenfold, or the run or its prediction left the finite numbers; take a smaller step, "
+            f"such as gradient descent with eta = {1 / self.advice.lambda_max:.4g}, half of what a kernel that stays allows",
         }
         at = np.unique(np.linspace(0, len(self.ts) - 1, min(6, len(self.ts))).astype(int))
         table = [f"{self.ts[i]:8.0f}  {self.loss[i]:12.5g}  {self.predicted_loss[i]:12.5g}  {self.gap[i]:10.3g}" for i in at]
@@ -130,8 +132,9 @@ def diagnose(
 ) -> Diagnosis:
     """Train a model briefly, beside its linearisation, and say how lazy it is.
 
-    model: any Equinox model of one input; optimizer: ours or optax's, the recommended heavy ball if None. steps: full-batch steps, of which
-    about `saves` are kept. The full kernel, (nk, nk) for n samples and k outputs, is formed twice: take a few hundred samples.
+    model: any Equinox model of one input; optimizer: ours or optax's, gradient descent with eta = 1/lambda_max if None. steps: full-batch
+    steps, of which about `saves` are kept. The full kernel, (nk, nk) for n samples and k outputs, is formed twice: take a few hundred
+    samples.
     Raises `InputError`.
     """
     if not isinstance(steps, int | np.integer) or steps < 1 or saves < 1:
@@ -139,7 +142,7 @@ def diagnose(
     problem, w = weight_problem(model, data, loss, trainable, where)
     f0, kernel, advice = _start(problem, w, target, config)
     if optimizer is None:
-        optimizer = advice["heavy_ball"].optimizer
+        optimizer = gradient_descent(1 / advice.lambda_max)
     every = max(1, steps // saves)
     steps = every * (steps // every)
     linear = linearize(model, trainable=trainable, where=where)

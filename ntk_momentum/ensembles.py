@@ -123,7 +123,8 @@ def ensemble(
     `simulate`. Failed runs keep their place: NaN read-outs and a verdict.
 
     model: makes the model of a run, called as model(width, key=jax.random.key(seed)) inside the compiled program, for example
-    lambda width, key: eqx.nn.MLP(4, "scalar", width, 3, key=key); one without a width ignores it. dtype is then by default the model's own.
+    lambda width, key: eqx.nn.MLP(4, "scalar", width, 3, key=key); one without a width ignores it. Define it once:
+    another function, though of the same text, compiles anew. dtype is then by default the model's own.
     Without model=, runs are of `init_two_layer` with activation= and antisymmetric=.
 
     Raises `InputError`.

@@ -40,6 +40,8 @@ class TwoLayerNet(eqx.Module):
         self.hidden = jnp.asarray(hidden)
         self.output = jnp.asarray(output)
         self.activation = activation
+        if not callable(activation):
+            raise InputError(f"activation must be a function such as jax.nn.relu, got {activation!r}.")
         if self.hidden.ndim != 2 or self.output.shape != self.hidden.shape[:1]:
             raise InputError(f"hidden must be (m, p) and output (m,), got {self.hidden.shape} and {self.output.shape}.")
         self.scale = self.hidden.shape[0] ** -0.5 if scale is None else scale

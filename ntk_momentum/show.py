@@ -155,6 +155,8 @@ def export(folder: Path, to: Path) -> int:
     """
     from .results import open_results
 
+    if to.suffix != ".parquet":
+        raise InputError(f"the format is parquet, so the file's name must end in .parquet, got {to}.")
     dataset = open_results(folder)
     arrow, parquet = (require(module, "writing parquet", "pyarrow") for module in ("pyarrow", "pyarrow.parquet"))
     store.check_folder(to.parent)

@@ -103,13 +103,23 @@ def weight_problem(model: Any, data: Any, loss: Loss, trainable: Any, where: Cal
     dtype = jnp.result_type(*jax.tree.leaves(w))
     X, y = data.X.astype(dtype), data.y.astype(dtype)
     try:
-        shape = jax.eval_shape(lambda: outputs(model, X)).shape
+        f = jax.eval_shape(lambda: outputs(model, X))
     except TypeError as error:
         raise InputError(f"the model does not take inputs of shape {X.shape[1:]}: {error}") from error
+    check_output(f)
+    shape = f.shape
+    if not callable(loss):
+        raise InputError(f"loss must be a function of (f, y) such as nm.squared, got {loss!r}.")
     if shape != y.shape and loss is squared:
         raise InputError(unequal_shapes(shape, y.shape))
     check_targets(loss, y)
     return WeightProblem(frozen, trained, X, y, loss), w
+
+
+def check_output(f: Any) -> None:
+    """Raise where a model returns something else than one array."""
+    if not hasattr(f, "shape"):
+        raise InputError(f"the model must return one array for one input, got a {type(f).__name__}; return the prediction alone.")
 
 
 def unequal_shapes(f: tuple[int, ...], y: tuple[int, ...]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -320,7 +320,7 @@ def axes(
     flows: Any, widths: Any, seeds: Any, kind: type = AbstractFlow, example: str = "flows such as nm.GradientFlow()"
 ) -> tuple[tuple[Any, ...], tuple[int, ...], tuple[int, ...]]:
     """The axes of an ensemble of flows, or of another kind, as tuples. Raises `InputError` for what they cannot be."""
-    flows = (flows,) if isinstance(flows, kind) else tuple(flows)
+    flows = tuple(flows) if isinstance(flows, Iterable) else (flows,)
     widths = (widths,) if isinstance(widths, int) else tuple(int(width) for width in widths)
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(int(seed) for seed in seeds)
     runs = example.split()[0]
@@ -356,7 +356,8 @@ def _weights(model: Callable, width: int) -> list[jax.ShapeDtypeStruct]:
     try:
         made = eqx.filter_eval_shape(lambda key: model(width, key=key), jax.eval_shape(lambda: jax.random.key(0)))
     except Exception as error:
-        raise InputError(f"model(width={width}, key=key) failed: {type(error).__name__}, {error}.") from error
+        hint = "It is called with a width and key=, as in def model(width, key)."
+        raise InputError(f"model(width={width}, key=key) failed: {type(error).__name__}, {error}. {hint}") from error
     shapes = [leaf for leaf in jax.tree.leaves(made) if isinstance(leaf, jax.ShapeDtypeStruct)]
     weights = [leaf for leaf in shapes if jnp.issubdtype(leaf.dtype, jnp.inexact)]
     if not callable(made) or not weights:

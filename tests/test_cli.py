@@ -194,6 +194,12 @@ def test_a_json_path_that_is_a_folder_is_refused(house, capsys):
     assert run("verify", "--json", house[0]) == 2 and house[1] == []
 
 
+def test_a_reader_who_leaves_early_sees_no_traceback():
+    command = f"{sys.executable} -m ntk_momentum list --claims | head -1"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.startswith("eq-2.1") and done.stderr == ""
+
+
 def test_interruption_is_said_in_one_line(house, capsys, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt

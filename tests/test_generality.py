@@ -158,11 +158,19 @@ def test_an_ensemble_of_any_model_is_trained_too():
         ({"model": lambda width, key: eqx.nn.MLP(8, "scalar", width, 2, key=key)}, "does not take inputs of shape"),
         ({"memory_limit": 1e3}, "fewer neurons, float32.$"),
     ],
-    ids=str,
 )
 def test_a_model_that_cannot_be_swept_is_refused(change, message):
     with pytest.raises(nm.InputError, match=message):
         nm.ensemble(SCALAR, nm.HeavyBall(0.7), [4], 1, [0.5], **{"model": perceptron} | change)
+
+
+class Pair(eqx.Module):
+    """A model that returns more than its prediction."""
+
+    net: eqx.Module
+
+    def __call__(self, x):
+        return self.net(x), x
 
 
 def test_the_commonest_mistakes_are_told_their_remedy():
@@ -172,6 +180,8 @@ def test_the_commonest_mistakes_are_told_their_remedy():
         (lambda: nm.train(column, data, nm.gradient_descent(0.1), 2), 'out_size="scalar"'),
         (lambda: nm.simulate(net, nm.Dataset(data.X, 0.5 * data.y), nm.GradientFlow(), [1.0], loss=nm.logistic), r"y\[0\] is"),
         (lambda: nm.simulate(net, data, nm.GradientFlow, [1.0]), "the class GradientFlow; call it"),
+        (lambda: nm.simulate(Pair(net), data, nm.GradientFlow(), [1.0]), "must return one array for one input, got a tuple"),
+        (lambda: nm.train_ensemble(data, nm.GradientFlow(), 8, 1, 2), "must be optimizers such as"),
     ):
         with pytest.raises(nm.InputError, match=remedy):
             call()

@@ -82,9 +82,10 @@ def test_what_cannot_be_certified_is_said(wide):
         certify(trajectory, np.eye(4))
     with pytest.raises(InputError, match="lacks the read-outs"):
         certify(dataclasses.replace(trajectory, readouts={"loss": trajectory.loss}))
-    falling = {"friction": Nesterov(3.0).friction(1 + trajectory.ts)}
-    with pytest.raises(InputError, match="varies"):
-        certify(dataclasses.replace(trajectory, readouts={**trajectory.readouts, **falling}))
+    for start in (1.0, 0.0):  # at t = 0 Nesterov's friction is infinite
+        falling = {"friction": Nesterov(3.0).friction(start + trajectory.ts)}
+        with pytest.raises(InputError, match="varies"):
+            certify(dataclasses.replace(trajectory, readouts={**trajectory.readouts, **falling}))
 
 
 class LeftOver(ImpulseBound):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, require
@@ -19,7 +20,7 @@ def advise(asked: Advise) -> int:
     from ..kernel import empirical_ntk, infinite_ntk
     from ..memory import check_fits
     from ..network import init_two_layer, outputs
-    from ..simulation import unequal_shapes
+    from ..simulation import check_output, unequal_shapes
 
     data = dataset(asked)
     check_fits(5 * data.y.size**2, f"the kernel of {data.n} samples and its eigenvectors", "use fewer samples")
@@ -29,6 +30,7 @@ def advise(asked: Advise) -> int:
             raise InputError("--width is of the built-in network; leave it out with --model.")
         net = load_model(asked.model, key)
         f0 = outputs(net, data.X)
+        check_output(f0)
         if f0.shape != data.y.shape:
             raise InputError(unequal_shapes(f0.shape, data.y.shape))
         kernel = empirical_ntk(net, data.X, output="trace-sum" if f0.ndim == 1 else "full")
@@ -45,7 +47,8 @@ def advise(asked: Advise) -> int:
     if asked.check:
         print(f"\nsteps to {asked.target:g} L(0), trained with {asked.model or f'width {net.width}'}:")
         for name, (predicted, actual) in check_advice(advice, net, data).items():
-            print(f"{name:20}  predicted {predicted:8.0f}  actual {actual:8.0f}")
+            took = f"{actual:.0f}" if actual < math.inf else "diverged" if math.isnan(actual) else f"not within {2 * predicted:.0f}"
+            print(f"{name:20}  predicted {predicted:8.0f}  actual {took:>8}")
     return 0
 
 
@@ -97,11 +100,11 @@ def build(asked: Diagnose, advice: Any) -> Any:
 
     if asked.optimizer == "adam":
         return require("optax", "adam").adam(1e-3 if asked.eta is None else asked.eta)
+    if asked.optimizer == "gradient_descent":
+        return gradient_descent(1 / advice().lambda_max if asked.eta is None else asked.eta)
     open_ = asked.eta is None or {"heavy_ball": asked.beta, "nesterov": asked.d}.get(asked.optimizer, 0.0) is None
     best: Any = advice()[asked.optimizer] if open_ else None
     eta = best.eta if asked.eta is None else asked.eta
-    if asked.optimizer == "gradient_descent":
-        return gradient_descent(eta)
     if asked.optimizer == "heavy_ball":
         return heavy_ball(eta, best.beta if asked.beta is None else asked.beta)
     return nesterov(eta, best.d if asked.d is None else asked.d)

@@ -217,7 +217,10 @@ def _pieces(grid: Grid, folder: Path) -> list[work.Piece]:
     sets = [(source, source.load()) for source in grid.sources()]
     code, origin = source_digest(without=JUDGEMENT), provenance()
     model = load_function(grid.model) if grid.model else None
-    own = {"model": hashlib.sha256(Path(grid.model.rpartition(":")[0]).read_bytes()).hexdigest()} if grid.model else {}
+    own, called = {}, {}
+    if grid.model:
+        own = {"model": hashlib.sha256(Path(grid.model.rpartition(":")[0]).read_bytes()).hexdigest()}
+        called = {"model": f"{Path(grid.model).name} {own['model'][:8]}"}
     strategy = None
     pieces = []
     for source, data in sets:
@@ -239,7 +242,7 @@ def _pieces(grid: Grid, folder: Path) -> list[work.Piece]:
                 "parameters": coordinates["flows"],
                 "widths": widths,
                 "seeds": seeds,
-                "settings": {**_settings(made), **own, "t_end": grid.t_end or "default", "times": grid.times},
+                "settings": {**_settings(made), **called, "t_end": grid.t_end or "default", "times": grid.times},
                 "how": {"strategy": unit.strategy, "lanes": unit.lanes, "layout": unit.layout, "padded": unit.padded},
                 **origin,
                 "precision": grid.precision,

@@ -174,7 +174,7 @@ def _observed(trajectory: Trajectory, reference: Any) -> _Run:
         raise InputError(f"a failed run cannot be certified: {trajectory.reason}.")
     read = {name: np.asarray(trajectory[name], np.float64) for name in CERTIFICATE_READOUTS}
     ts, H, friction = np.asarray(trajectory.ts, np.float64), read["kernel"], read["friction"]
-    if np.ptp(friction) > 1e-6 * friction[0]:
+    if np.isinf(friction[0]) or np.ptp(friction) > 1e-6 * friction[0]:
         raise InputError("certificates are for constant friction (the heavy ball); the friction of this run varies.")
     H_ref = _choose(reference, trajectory, H, ts)
     lam0 = float(np.linalg.eigvalsh(H_ref)[0])

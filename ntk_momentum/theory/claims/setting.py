@@ -45,10 +45,11 @@ class Setting:
         if size not in SIZES:
             raise unknown_name("size", size, SIZES)
         if data is not None and (not data.unit or data.y.ndim != 1 or data.n < 2):
+            norms = np.linalg.norm(np.asarray(data.X).reshape(data.n, -1), axis=1)
             raise InputError(
-                "the paper's statements assume |x_i| = 1, scalar targets and n >= 2; scale every input to unit norm, "
-                "X /= np.linalg.norm(X, axis=1, keepdims=True), and give y the shape (n,): nm.Dataset(X, y), or for --data "
-                'np.savez("unit.npz", X=X, y=y).'
+                f"the paper's statements assume |x_i| = 1, targets (n,) and n >= 2, got norms from {norms.min():.3g} to {norms.max():.3g}, "
+                f"targets {data.y.shape} and n = {data.n}; scale to unit norm, X /= np.linalg.norm(X, axis=1, keepdims=True), and make "
+                'nm.Dataset(X, y), or for --data np.savez("unit.npz", X=X, y=y).'
             )
         if data is not None:  # unit to double precision, whatever the dtype they came in
             data = Dataset(normalize(data.X), np.asarray(data.y, np.float64), name=data.name)
