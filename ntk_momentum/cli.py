@@ -108,7 +108,7 @@ class Verify:
     json: Path | None = None
     """Write the full record to this file, and beside it the figures and a page (.html) that shows everything."""
     claims: tuple[str, ...] = ()
-    """Identifiers of claims (default: all)."""
+    """Identifiers of claims, e.g. eq-b.1 thm-3, or the paper's own "(B.1)" "Theorem 3" (default: all)."""
     size: Literal["smoke", "full"] = "smoke"
     """How many instances are tried."""
     data: str | None = None

@@ -91,6 +91,10 @@ def test_an_unwritable_place_is_refused_and_leaves_nothing(verified, tmp_path):
         write_claims(tmp_path / "file" / "claims.json", verified.values())
 
 
+def test_claims_are_found_by_the_papers_own_names():
+    assert [claim.id for claim in verify(["(B.1)", "Lemma 7"])] == ["lemma-7", "eq-b.1"]
+
+
 def test_unknown_claims_and_unsuitable_data_are_refused():
     with pytest.raises(InputError, match=r"Did you mean 'lemma-6'"):
         verify(["lemma-66"])

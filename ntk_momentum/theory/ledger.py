@@ -14,7 +14,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -204,6 +204,7 @@ def verify(
     """Run the named claims (default: all), in the paper's order, in float64.
 
     data: unit inputs with scalar targets, on which the claims about data sets and networks run instead of their own.
+    claims: identifiers such as "eq-b.1" and "thm-3", or the paper's own "(B.1)" and "Theorem 3".
     progress(id, done, total) is called before each claim. Raises `InputError` on unknown names or unsuitable data.
     """
     import jax
@@ -212,6 +213,7 @@ def verify(
 
     known = entries()
     wanted = list(known) if claims is None else [claims] if isinstance(claims, str) else list(claims)
+    wanted = [_identifier(name, known) for name in wanted]
     for name in wanted:
         if name not in known:
             raise unknown_name("claim", name, known)
@@ -230,6 +232,12 @@ def verify(
             seconds = time.perf_counter() - start
             results.append(Claim(entry.id, entry.section, entry.kind, printed, corrected, sharp, entry.note, drawing, seconds))
     return results
+
+
+def _identifier(name: str, known: Container[str]) -> str:
+    """The identifier of what the paper calls "(B.1)", "Theorem 3" or "Lemma 7"; other names as they are."""
+    words = name.lower().strip("() ").replace("theorem", "thm").replace(" ", "-")
+    return next((id for id in (words, f"eq-{words}") if id in known), name)
 
 
 def refuted(claims: Iterable[Claim | Mapping[str, Any]]) -> list[str]:
