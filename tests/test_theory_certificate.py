@@ -114,6 +114,15 @@ def test_a_gradient_flow_is_certified_with_the_kernel_on_the_slide(data):
     assert 2 * kernels.min() * 0.9 < certificate.rate < 2 * kernels.max()
 
 
+def test_a_linear_model_is_certified_at_the_rate_of_its_constant_kernel(data):
+    net = eqx.nn.Linear(5, "scalar", key=jax.random.key(0))
+    lam0 = float(jnp.linalg.eigvalsh(empirical_ntk(net, data.X))[0])
+    trajectory = simulate(net, data, GradientFlow(), [0.0, 0.5 / lam0, 1 / lam0], readouts=CERTIFICATE_READOUTS)
+    certificate = certify(trajectory, "initial")
+    assert certificate.issued and certificate.drift == 0 and certificate.rate == pytest.approx(2 * lam0)
+    assert certificate.impulses < 1e-3 * float(trajectory.loss[0]) ** 0.5
+
+
 @pytest.mark.slow
 def test_both_layers_of_a_smooth_network_are_certified_under_the_heavy_ball(data):
     net = init_two_layer(4096, 5, key=jax.random.key(1), activation=jnp.tanh, antisymmetric=True)

@@ -139,7 +139,7 @@ def certify(
     found = {name: form.bound(run.ts, 1.0) for name, form in forms.items()}
     rates: dict[str, float] = {name: rate for name, (_, rate) in found.items()}
     shares: dict[str, float] = {name: _largest(form, run.ts, initial) for name, form in forms.items()}
-    shares["simple"] = min(shares.get("simple", np.inf), allowed / run.drift)
+    shares["simple"] = min(shares.get("simple", np.inf), allowed / run.drift if run.drift else np.inf)
     width = getattr(trajectory.model, "width", 0)
     useful = [name for name, (curve, rate) in found.items() if rate > 0 and curve[-1] < initial]
     useful = [name for name in useful if name != "simple" or run.drift <= allowed]
