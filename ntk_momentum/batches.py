@@ -163,7 +163,7 @@ def needs(batch: Batch) -> Needs:
         kernel = "kernel" in vars(first)  # cached there when a read-out asks for it
         slabs = kernel or bool(observers.observers)
         net, own = problem.model(w), None
-        if batch.recipe.model is not None:
+        if not isinstance(net, TwoLayerNet):
             making = plan_ntk(net, problem.X, trainable=problem.trained, output="full").bytes if kernel else 0
             numbers = sum(leaf.size for leaf in jax.tree.leaves(w))
             own = {"weights": numbers, "activations": written(net, problem.X[0]), "kernel": making}

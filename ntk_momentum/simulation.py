@@ -10,6 +10,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .data import Dataset
@@ -137,6 +138,9 @@ def default_reference(model: Any, data: Any, trainable: Any, where: Callable | N
     if not isinstance(model, TwoLayerNet) or model.activation is not jax.nn.relu or where is not None:
         return None
     if trainable is not None and trainable not in ("hidden", "output", "all"):
+        return None
+    scale = concrete(model.scale)
+    if scale is not None and not np.isclose(scale, model.width**-0.5):
         return None
     return infinite_ntk(data.X.reshape(data.n, -1), trainable=trainable).astype(model.hidden.dtype)
 

@@ -22,6 +22,7 @@ from .data import Dataset
 from .errors import InputError, check_positive, unknown_name
 from .loss import Loss, squared
 from .method import AbstractFlow, AbstractOptimizer
+from .network import TwoLayerNet
 from .numerics import Numerics
 from .prediction import check_times
 from .span import Decomposition, decompose
@@ -112,8 +113,8 @@ class Plan:
         runs += runs[-1:] * (unit.size - len(runs))
         flows, widths = [self.flows[i] for i in unit.flows], tuple(self.widths[j] for j in unit.widths)
         data, times = self.data[unit.data], self.ts[unit.data, list(unit.flows)]
-        reducible = self.recipe.model is None and min(data.n, data.input_size) <= min(widths)
-        inputs = self.inputs(unit.data) if reducible else None
+        two_layer = self.recipe.model is None or isinstance(_by_shape(self.recipe.model, widths[0]), TwoLayerNet)
+        inputs = self.inputs(unit.data) if two_layer and min(data.n, data.input_size) <= min(widths) else None
         return batches.make(self.recipe, data, inputs, flows, times, runs, widths, unit.padded)
 
     def inputs(self, position: int) -> Decomposition:
@@ -263,9 +264,10 @@ def _fit(
     padded = -(-widest // count) * count
     split = _peak(made, data, wants, padded, count)
     needed = split.total + split.readouts * (size - 1)
-    if layout == "runs" or (count == 1 and layout is None) or needed > free or wants.own:
-        best = whole if count == 1 or layout == "runs" or wants.own else split
-        return memory.refuse(f"a run of {widest} neurons on {data.n} samples", best, free, size, splits=wants.own is None)
+    splits = made.recipe.model is None
+    if layout == "runs" or (count == 1 and layout is None) or needed > free or not splits:
+        best = split if splits and count > 1 and layout != "runs" else whole
+        return memory.refuse(f"a run of {widest} neurons on {data.n} samples", best, free, size, splits)
     return {"padded": padded, "strategy": "map", "lanes": 1, "layout": "neurons", "bytes": needed}
 
 
@@ -347,22 +349,24 @@ def recipe_dtype(
     if not callable(model) or isinstance(model, eqx.Module):
         hint = "a function such as lambda width, key: eqx.nn.MLP(4, 'scalar', width, 3, key=key)"
         raise InputError(f"model must make a new model for every width and seed, {hint}, got {type(model).__name__}.")
-    weights = [_weights(model, width) for width in widths]
-    return jnp.dtype(jnp.result_type(*weights[0]) if dtype is None else dtype)
+    shapes = [leaf for width in widths for leaf in jax.tree.leaves(_by_shape(model, width)) if _is_weight(leaf)]
+    return jnp.dtype(jnp.result_type(*shapes) if dtype is None else dtype)
 
 
-def _weights(model: Callable, width: int) -> list[jax.ShapeDtypeStruct]:
-    """The inexact arrays of a model, by shape."""
+def _is_weight(leaf: Any) -> bool:
+    return isinstance(leaf, jax.ShapeDtypeStruct) and bool(jnp.issubdtype(leaf.dtype, jnp.inexact))
+
+
+def _by_shape(model: Callable, width: int) -> Any:
+    """A model with shapes in the place of its arrays."""
     try:
         made = eqx.filter_eval_shape(lambda key: model(width, key=key), jax.eval_shape(lambda: jax.random.key(0)))
     except Exception as error:
         hint = "It is called with a width and key=, as in def model(width, key)."
         raise InputError(f"model(width={width}, key=key) failed: {type(error).__name__}, {error}. {hint}") from error
-    shapes = [leaf for leaf in jax.tree.leaves(made) if isinstance(leaf, jax.ShapeDtypeStruct)]
-    weights = [leaf for leaf in shapes if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    if not callable(made) or not weights:
+    if not callable(made) or not any(map(_is_weight, jax.tree.leaves(made))):
         raise InputError(f"model(width={width}, key=key) must return an Equinox model with weights, got {type(made).__name__}.")
-    return weights
+    return made
 
 
 def _times(ts: Any, sets: int, flows: int) -> np.ndarray:

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 import ntk_momentum as nm
+from ntk_momentum import batches
 from ntk_momentum.diagnosis import linearize, trained_part
 from ntk_momentum.network import trainable_spec
+from ntk_momentum.simulation import default_reference
+from ntk_momentum.units import plan
 
 KEY = jax.random.key(0)
 SCALAR = nm.sphere(4, 9, key=KEY)
@@ -137,6 +140,21 @@ def test_an_ensemble_takes_any_model_and_every_run_is_the_run_alone(options):
     assert int(runs.accepted[1, 1, 1]) == int(alone.accepted)
     for name in ("f", "kernel_drift"):
         np.testing.assert_allclose(runs[name][1, 1, 1], alone[name], rtol=1e-10, atol=1e-12)
+
+
+def test_a_two_layer_net_that_the_user_makes_takes_the_fast_path():
+    make = lambda width, key: nm.init_two_layer(width, 9, key=key, scale=1 / width)  # mean field
+    flow, options = nm.GradientFlow(), {"readouts": ["f"]}
+    made = plan(SCALAR, flow, 16, 2, [0.0, 1.0], model=make, **options)
+    (unit,) = made.units
+    batch = made.batch(unit)
+    *_, w, integrator, _, _ = batches._parts(batch, batch.flow[0], batch.width[0], batch.seed[0], None)
+    assert isinstance(integrator, nm.LazyExponential) and w.hidden.shape == (16, min(SCALAR.n, 9))
+    runs = nm.ensemble(SCALAR, flow, 16, 2, [0.0, 1.0], model=make, **options)
+    alone = nm.simulate(make(16, key=jax.random.key(1)), SCALAR, flow, [0.0, 1.0], **options)
+    assert int(runs.accepted[0, 0, 1]) == int(alone.accepted)
+    np.testing.assert_allclose(runs.f[0, 0, 1], alone.f, rtol=1e-10)
+    assert default_reference(make(16, KEY), SCALAR, None, None) is None  # H infinity is another parametrisation's limit
 
 
 def test_an_ensemble_of_any_model_is_trained_too():
