@@ -24,9 +24,10 @@ from jaxtyping import Array, Float, Int
 from .data import Dataset
 from .devices import AXIS
 from .kernel import plan_ntk
+from .kernel.plan import written
 from .loss import Loss
 from .method import AbstractFlow
-from .network import TwoLayerNet, cast, init_two_layer, trainable_spec, written
+from .network import TwoLayerNet, cast, init_two_layer, trainable_spec
 from .numerics import Numerics
 from .readout import Snapshot, read, watch
 from .simulation import as_integrator, chosen_readouts, default_reference, solve, tolerance_apart, weight_problem
@@ -166,7 +167,8 @@ def needs(batch: Batch) -> Needs:
         if not isinstance(net, TwoLayerNet):
             making = plan_ntk(net, problem.X, trainable=problem.trained, output="full").bytes if kernel else 0
             numbers = sum(leaf.size for leaf in jax.tree.leaves(w))
-            own = {"weights": numbers, "activations": written(net, problem.X[0]), "kernel": making}
+            forward = jax.make_jaxpr(lambda w, x: problem.model(w)(x))(w, problem.X[0])
+            own = {"weights": numbers, "activations": written(forward), "kernel": making}
         found.update(columns=0 if own else net.hidden.shape[1], own=own)
         found.update(lazy=isinstance(integrator, LazyExponential), momentum=state.v is not None, kernel=kernel, slabs=slabs)
         return values

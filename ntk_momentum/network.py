@@ -119,13 +119,6 @@ def cast(model: Any, dtype: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, model)
 
 
-def written(model: Any, x: Float[Array, "*shape"]) -> int:
-    """Numbers that a forward pass of one sample writes, from shapes alone."""
-    arrays, static = eqx.partition(model, eqx.is_array)
-    closed = jax.make_jaxpr(lambda arrays, x: eqx.combine(arrays, static)(x))(arrays, x)
-    return sum(var.aval.size for eqn in closed.jaxpr.eqns for var in eqn.outvars)
-
-
 @functools.singledispatch
 def default_trainable(model: Any) -> PyTree:
     """What `trainable=None` means: every inexact array of a general model."""

@@ -95,6 +95,11 @@ class _Sizes:
         return self.n1 * self.n2 * self.k**self.power
 
 
+def written(closed: Any) -> int:
+    """Numbers that a program writes, each result of each of its operations once."""
+    return sum(var.aval.size for eqn in closed.jaxpr.eqns for var in eqn.outvars)
+
+
 def plan(f: Any, trained: PyTree, frozen: PyTree, x1: Any, x2: Any, method: str, block_size: int | None, output: Output) -> Plan:
     """The plan for f(trained, frozen, x) with values (k,), all given by shape. `method` is "auto" or one of the three."""
     x = jax.ShapeDtypeStruct(x1.shape[1:], x1.dtype)
@@ -105,10 +110,9 @@ def plan(f: Any, trained: PyTree, frozen: PyTree, x1: Any, x2: Any, method: str,
     k = value.size
     power = {"trace-mean": 0, "trace-sum": 0, "diagonal": 1, "full": 2}[output]
     cost = jax.jit(f).lower(trained, frozen, x).cost_analysis() or {}
-    written = sum(var.aval.size for eqn in closed.jaxpr.eqns for var in eqn.outvars)
     sizes = tuple(leaf.size for leaf in leaves)
     forward = float(cost.get("flops", 0) or 2 * sum(sizes))
-    s = _Sizes(n1, n2, x2 is None, k, power, value.dtype.itemsize, forward, written, sizes)
+    s = _Sizes(n1, n2, x2 is None, k, power, value.dtype.itemsize, forward, written(closed), sizes)
     found = factors.products(closed.jaxpr, len(leaves))
     contraction = k if output != "full" else k * k
     chosen = {

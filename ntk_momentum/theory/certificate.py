@@ -128,7 +128,8 @@ def certify(
 ) -> Certificate:
     """Decide whether a repaired Theorem 1 or 2 applies to a run of the gradient flow or the heavy ball made with `CERTIFICATE_READOUTS`.
 
-    Any model on the squared loss; one that is no two-layer net with `solver=nm.RungeKutta()` and steps that resolve its fast modes.
+    Any model on the squared loss. With momentum, all but a two-layer ReLU net whose hidden layer is trained take `solver=nm.RungeKutta()`
+    and steps that resolve their fast modes, or what is left over of (3.5) is mostly the steps' own error.
     reference: H_infinity, H(0), the mean of H(t) over the run, or any positive definite matrix. Raises `InputError` when the run lacks a
     read-out, failed, or the reference is not positive definite.
     """
