@@ -17,7 +17,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import ntk_momentum as nm
-from ntk_momentum.plotting import COLORS, CYCLE, STYLE, THEORY, power_law, power_ticks, shades, with_interval
+from ntk_momentum.plotting import (
+    COLORS,
+    CYCLE,
+    STYLE,
+    THEORY,
+    power_law,
+    power_ticks,
+    shades,
+    with_interval,
+)
 from ntk_momentum.theory import bounds, heavy_ball_crossings
 from ntk_momentum.theory.switching import switched_peaks
 

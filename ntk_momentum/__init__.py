@@ -17,7 +17,7 @@ _HOMES = {
     "errors": ("InputError", "MissingPackage"),
     "function_space": ("predict_law", "simulate_function"),
     "loss": ("huber", "logistic", "softmax_cross_entropy", "squared"),
-    "network": ("TwoLayerNet", "init_two_layer"),
+    "network.two_layer": ("TwoLayerNet", "init_two_layer"),
     "numerics": ("Numerics",),
     "kernel": (
         "empirical_ntk",
@@ -121,7 +121,7 @@ if TYPE_CHECKING:
         stability_limit,
         triple_momentum,
     )
-    from .network import TwoLayerNet, init_two_layer
+    from .network.two_layer import TwoLayerNet, init_two_layer
     from .numerics import Numerics
     from .prediction import Prediction, predict, response
     from .results import open_results

@@ -27,10 +27,17 @@ from .kernel import plan_ntk
 from .kernel.plan import written
 from .loss import Loss
 from .method import AbstractFlow
-from .network import TwoLayerNet, cast, init_two_layer, trainable_spec
+from .network.two_layer import TwoLayerNet, cast, init_two_layer, trainable_spec
 from .numerics import Numerics
 from .readout import Snapshot, read, watch
-from .simulation import as_integrator, chosen_readouts, default_reference, solve, tolerance_apart, weight_problem
+from .simulation import (
+    as_integrator,
+    chosen_readouts,
+    default_reference,
+    solve,
+    tolerance_apart,
+    weight_problem,
+)
 from .solver import LazyExponential, RungeKutta
 from .span import Decomposition, in_span
 

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from .errors import InputError, check_positive
 from .kernel import empirical_ntk
-from .network import TwoLayerNet
+from .network.two_layer import TwoLayerNet
 
 AXIS = "devices"
 

@@ -21,7 +21,7 @@ from .advice import Advice, Recommendation, advise
 from .errors import InputError
 from .loss import Loss, output_gradient, squared
 from .method import gradient_descent
-from .network import trainable_spec
+from .network.two_layer import trainable_spec
 from .numerics import Numerics
 from .problem import WeightProblem, norm
 from .simulation import weight_problem

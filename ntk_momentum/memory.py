@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
-from .network import DRAWN
+from .network.two_layer import DRAWN
 from .solver.slopes import TILE
 
 MARGIN = 0.9

@@ -16,7 +16,7 @@ from .data import Dataset, load_digits, load_mnist
 from .errors import require, unknown_name
 from .kernel import empirical_ntk
 from .method import AbstractOptimizer, spectral_radius
-from .network import TwoLayerNet
+from .network.two_layer import TwoLayerNet
 from .prediction import predict
 from .training import train
 

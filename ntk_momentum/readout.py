@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .errors import InputError, unknown_name
 from .method import AbstractFlow, GradientFlow, State
-from .network import TwoLayerNet
+from .network.two_layer import TwoLayerNet
 from .problem import AbstractProblem, WeightProblem, activation_pattern
 
 

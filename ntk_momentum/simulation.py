@@ -18,11 +18,20 @@ from .errors import InputError, check_positive, concrete
 from .kernel import infinite_ntk
 from .loss import Loss, check_targets, squared
 from .method import AbstractFlow
-from .network import TwoLayerNet, outputs, trainable_spec
+from .network.two_layer import TwoLayerNet, outputs, trainable_spec
 from .numerics import Numerics
 from .prediction import check_times
 from .problem import AbstractProblem, ErrorProblem, WeightProblem
-from .readout import ERROR_READOUTS, READOUTS, Readout, Snapshot, default_readouts, read, resolve, watch
+from .readout import (
+    ERROR_READOUTS,
+    READOUTS,
+    Readout,
+    Snapshot,
+    default_readouts,
+    read,
+    resolve,
+    watch,
+)
 from .solver import AbstractIntegrator, LazyExponential, RungeKutta, why_not_lazy
 from .solver.base import NOT_REFINED, Progress
 from .solver.restarting import restarting

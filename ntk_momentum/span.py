@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .errors import concrete
-from .network import TwoLayerNet
+from .network.two_layer import TwoLayerNet
 from .problem import Metric, WeightProblem
 from .readout import READOUTS
 

@@ -22,7 +22,7 @@ from .data import Dataset
 from .errors import InputError, check_positive, unknown_name
 from .loss import Loss, squared
 from .method import AbstractFlow, AbstractOptimizer
-from .network import TwoLayerNet
+from .network.two_layer import TwoLayerNet
 from .numerics import Numerics
 from .prediction import check_times
 from .span import Decomposition, decompose

@@ -11,7 +11,7 @@ import ntk_momentum as nm
 from ntk_momentum import cli
 from ntk_momentum.diagnosis import _drifts, _local, diagnose, linearize, trained_part
 from ntk_momentum.experiment.consult import perceptron
-from ntk_momentum.experiment.models import load_model
+from ntk_momentum.network.two_layer.loading import load_model
 from ntk_momentum.loss import logistic
 from ntk_momentum.simulation import weight_problem
 

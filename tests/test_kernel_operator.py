@@ -8,7 +8,7 @@ import pytest
 
 from ntk_momentum.errors import InputError
 from ntk_momentum.kernel import empirical_ntk, extreme_eigenvalues, ntk_operator
-from ntk_momentum.network import init_two_layer
+from ntk_momentum.network.two_layer import init_two_layer
 
 KEY = jax.random.key(0)
 MLP = eqx.nn.MLP(4, 2, 16, 1, key=KEY)

@@ -11,7 +11,13 @@ import pytest
 import scipy.special
 
 from ntk_momentum.errors import InputError
-from ntk_momentum.kernel import FullyConnected, empirical_ntk, fully_connected_ntk, infinite_ntk, monte_carlo_ntk
+from ntk_momentum.kernel import (
+    FullyConnected,
+    empirical_ntk,
+    fully_connected_ntk,
+    infinite_ntk,
+    monte_carlo_ntk,
+)
 from ntk_momentum.kernel.infinite import Angles
 from ntk_momentum.kernel.piecewise import Pieces, pieces, piecewise_linear
 from ntk_momentum.kernel.recursion import dual_of, gauss_hermite

@@ -10,7 +10,14 @@ from scipy.integrate import solve_ivp
 from scipy.linalg import expm
 
 from ntk_momentum.errors import InputError
-from ntk_momentum.method import GradientFlow, HeavyBall, Nesterov, gradient_descent, heavy_ball, nesterov
+from ntk_momentum.method import (
+    GradientFlow,
+    HeavyBall,
+    Nesterov,
+    gradient_descent,
+    heavy_ball,
+    nesterov,
+)
 from ntk_momentum.prediction import check_times, predict, response
 
 N = 5

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import ntk_momentum as nm
-from ntk_momentum import neurons
+from ntk_momentum.network.two_layer import neurons
 from ntk_momentum.method import State
-from ntk_momentum.network import outputs
+from ntk_momentum.network.two_layer import outputs
 from ntk_momentum.problem import norm
 from ntk_momentum.simulation import weight_problem
 from ntk_momentum.span import in_span

@@ -10,7 +10,14 @@ import pytest
 from jax.test_util import check_grads
 
 from ntk_momentum.errors import InputError
-from ntk_momentum.special import damped_oscillator, decay_constant, kappa, nesterov_mode, nesterov_modes, nesterov_oscillator
+from ntk_momentum.special import (
+    damped_oscillator,
+    decay_constant,
+    kappa,
+    nesterov_mode,
+    nesterov_modes,
+    nesterov_oscillator,
+)
 
 ORDERS = (0.01, 0.5, 1.0, 2.0, 2.5, 3.0, 4.0, 6.0, 7.3, 9.0, 12.0, 25.0, 50.0, 64.0)
 ARGUMENTS = np.concatenate([np.logspace(-6, 4, 41), np.linspace(16, 40, 13)])

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from .. import Numerics, init_two_layer, sphere
 from ..loss import squared
 from ..method import gradient_descent
-from ..network import TwoLayerNet
+from ..network.two_layer import TwoLayerNet
 from ..readout import READOUTS
 from ..simulation import weight_problem
 from ..span import in_span

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, require
-from .models import load_model
+from ..network.loading import load_model
 
 if TYPE_CHECKING:
     from ..cli import Advise, Diagnose
@@ -19,7 +19,7 @@ def advise(asked: Advise) -> int:
     from ..advice import advise, check_advice
     from ..kernel import empirical_ntk, infinite_ntk
     from ..memory import check_fits
-    from ..network import init_two_layer, outputs
+    from ..network.two_layer import init_two_layer, outputs
     from ..simulation import check_output, unequal_shapes
 
     data = dataset(asked)

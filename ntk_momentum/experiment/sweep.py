@@ -21,7 +21,7 @@ import numpy as np
 from ..errors import InputError, check_positive, check_seed, unknown_name
 from ..numerics import Numerics, Precision
 from . import store, work
-from .models import load_function
+from ..network.loading import load_function
 from .progress import Bar
 from .provenance import JUDGEMENT, provenance, source_digest
 

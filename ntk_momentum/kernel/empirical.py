@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ..errors import InputError, concrete, not_an_array, unknown_name
-from ..network import TwoLayerNet, trainable_spec
+from ..network.two_layer import TwoLayerNet, trainable_spec
 from .factors import Factor, jacobian
 from .plan import Method, Output, Plan, plan
 from .two_layer import two_layer_ntk

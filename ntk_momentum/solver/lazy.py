@@ -25,7 +25,7 @@ from jaxtyping import Array
 from ..errors import InputError
 from ..loss import squared
 from ..method import State
-from ..network import TwoLayerNet
+from ..network.two_layer import TwoLayerNet
 from ..problem import WeightProblem, norm
 from .base import MAX_STEPS, NOT_FINITE, STEP_UNDERFLOW, AbstractIntegrator, Progress
 from .slopes import Crossing, LinearNet, Memory

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from .. import neurons
+from ..network import neurons
 from ..kernel import sliding
 
 TILE = 2**22

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...kernel import empirical_ntk
 from ...method import gradient_descent
-from ...network import outputs
+from ...network.two_layer import outputs
 from ..drawing import against, drawing, line, panel, points, theory
 from ..ledger import claim, every, identity, typed, within
 from .fits import agrees, slope

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...kernel import empirical_ntk
 from ...method import GradientFlow
-from ...network import split
+from ...network.two_layer import split
 from ..drawing import by_name, drawing, line, panel, theory
 from ..ledger import claim, every, identity, typed, within
 from .modes import frozen

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...method import HeavyBall, heavy_ball
-from ...network import outputs
+from ...network.two_layer import outputs
 from .. import bounds
 from ..drawing import against, by_name, drawing, line, panel, points, theory
 from ..ledger import claim, every, identity, undefined, within

@@ -14,7 +14,7 @@ from ...data import Dataset, load_digits, normalize, sphere
 from ...errors import InputError, unknown_name
 from ...kernel import infinite_ntk
 from ...method import AbstractFlow, GradientFlow, HeavyBall
-from ...network import TwoLayerNet, init_two_layer
+from ...network.two_layer import TwoLayerNet, init_two_layer
 from ...numerics import Numerics
 from ...simulation import simulate
 from ...trajectory import Trajectory

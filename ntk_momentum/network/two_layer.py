@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from .errors import InputError, check_positive, unknown_name
+from ..errors import InputError, check_positive, unknown_name
 from .neurons import equal_parts, values
 
 DRAWN = 2**24

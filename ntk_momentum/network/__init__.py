@@ -1,0 +1,1 @@
+"""Networks: the paper's two-layer net, its sums over neurons, and models that users name as FILE.py:FUNCTION."""
