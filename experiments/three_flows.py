@@ -15,7 +15,7 @@ import numpy as np
 
 import ntk_momentum as nm
 from ntk_momentum import plotting
-from ntk_momentum.special import kappa
+from ntk_momentum.method.special import kappa
 from ntk_momentum.theory import bounds
 
 ORDER = 10

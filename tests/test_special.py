@@ -10,7 +10,7 @@ import pytest
 from jax.test_util import check_grads
 
 from ntk_momentum.errors import InputError
-from ntk_momentum.special import (
+from ntk_momentum.method.special import (
     damped_oscillator,
     decay_constant,
     kappa,

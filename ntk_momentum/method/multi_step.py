@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from ..errors import InputError, check_positive, concrete
-from ..special import damped_oscillator
+from .special import damped_oscillator
 from .base import AbstractFlow, AbstractOptimizer, State
 
 

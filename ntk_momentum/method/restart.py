@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from ..errors import InputError, check_positive, unknown_name
-from ..special import nesterov_oscillator
+from .special import nesterov_oscillator
 from .base import AbstractMomentumFlow, AbstractOptimizer, State
 from .nesterov import Nesterov
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...method import AbstractFlow, HeavyBall, Nesterov
-from ...special import decay_constant, kappa
+from ...method.special import decay_constant, kappa
 from .. import bounds
 
 ONE = "n = 1, |x| = 1: H = lambda0 = 1/2, b = sqrt(2 lambda0) = 1, Delta(0) = 1"

@@ -16,7 +16,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.scipy.special import gammaln
 from jaxtyping import Array, ArrayLike, Float, Real
 
-from .errors import InputError, check_positive, concrete
+from ..errors import InputError, check_positive, concrete
 
 LARGEST_D = 64.0  # the recurrences are sized, and tested, up to here
 
