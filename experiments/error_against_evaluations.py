@@ -14,7 +14,7 @@ import xarray
 
 import ntk_momentum as nm
 from ntk_momentum import plotting
-from ntk_momentum.solver import LazyExponential, RungeKutta
+from ntk_momentum.dynamics.solver import LazyExponential, RungeKutta
 from ntk_momentum.theory import bounds
 
 ORDER = 120

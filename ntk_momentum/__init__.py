@@ -15,7 +15,7 @@ _HOMES = {
     "data": ("Dataset", "load_digits", "load_mnist", "load_npz", "sphere"),
     "diagnosis": ("diagnose", "linearize"),
     "errors": ("InputError", "MissingPackage"),
-    "function_space": ("predict_law", "simulate_function"),
+    "dynamics.function_space": ("predict_law", "simulate_function"),
     "loss": ("huber", "logistic", "softmax_cross_entropy", "squared"),
     "network.two_layer": ("TwoLayerNet", "init_two_layer"),
     "numerics": ("Numerics",),
@@ -59,14 +59,14 @@ _HOMES = {
         "stability_limit",
         "triple_momentum",
     ),
-    "prediction": ("Prediction", "predict", "response"),
-    "simulation": ("simulate", "simulate_error"),
-    "training": ("train", "train_ensemble"),
-    "trajectory": ("Trajectory",),
+    "dynamics.prediction": ("Prediction", "predict", "response"),
+    "dynamics.simulation": ("simulate", "simulate_error"),
+    "dynamics.training": ("train", "train_ensemble"),
+    "dynamics.trajectory": ("Trajectory",),
     "experiment.checkpoint": ("simulate_checkpointed",),
     "results": ("open_results",),
     "ensembles": ("ensemble",),
-    "solver": ("LazyExponential", "RungeKutta"),
+    "dynamics.solver": ("LazyExponential", "RungeKutta"),
     "theory": ("certify", "verify"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -79,7 +79,7 @@ if TYPE_CHECKING:
     from .ensembles import ensemble
     from .errors import InputError, MissingPackage
     from .experiment.checkpoint import simulate_checkpointed
-    from .function_space import predict_law, simulate_function
+    from .dynamics.function_space import predict_law, simulate_function
     from .kernel import (
         empirical_ntk,
         extreme_eigenvalues,
@@ -123,13 +123,13 @@ if TYPE_CHECKING:
     )
     from .network.two_layer import TwoLayerNet, init_two_layer
     from .numerics import Numerics
-    from .prediction import Prediction, predict, response
+    from .dynamics.prediction import Prediction, predict, response
     from .results import open_results
-    from .simulation import simulate, simulate_error
-    from .solver import LazyExponential, RungeKutta
+    from .dynamics.simulation import simulate, simulate_error
+    from .dynamics.solver import LazyExponential, RungeKutta
     from .theory import certify, verify
-    from .training import train, train_ensemble
-    from .trajectory import Trajectory
+    from .dynamics.training import train, train_ensemble
+    from .dynamics.trajectory import Trajectory
 
 
 def __getattr__(name: str):

@@ -28,7 +28,7 @@ from .method import (
     restarted_nesterov,
 )
 from .numerics import Numerics
-from .training import train
+from .dynamics.training import train
 
 CUTS = 24  # candidates for the eigenvalue from which on a method is tuned
 D = np.geomspace(1.0, 100.0, CUTS)

@@ -29,8 +29,8 @@ from .loss import Loss
 from .method import AbstractFlow
 from .network.two_layer import TwoLayerNet, cast, init_two_layer, trainable_spec
 from .numerics import Numerics
-from .readout import Snapshot, read, watch
-from .simulation import (
+from .dynamics.readout import Snapshot, read, watch
+from .dynamics.simulation import (
     as_integrator,
     chosen_readouts,
     default_reference,
@@ -38,8 +38,8 @@ from .simulation import (
     tolerance_apart,
     weight_problem,
 )
-from .solver import LazyExponential, RungeKutta
-from .span import Decomposition, in_span
+from .dynamics.solver import LazyExponential, RungeKutta
+from .dynamics.coordinates import Decomposition, in_span
 
 
 class Recipe(eqx.Module):

@@ -23,9 +23,9 @@ from .loss import Loss, output_gradient, squared
 from .method import gradient_descent
 from .network.two_layer import trainable_spec
 from .numerics import Numerics
-from .problem import WeightProblem, norm
-from .simulation import weight_problem
-from .training import train
+from .dynamics.objective import WeightProblem, norm
+from .dynamics.simulation import weight_problem
+from .dynamics.training import train
 
 LAZY, RICH = 0.1, 0.5
 

@@ -20,8 +20,8 @@ from .errors import InputError, require
 from .loss import Loss, squared
 from .method import AbstractFlow, AbstractOptimizer
 from .numerics import Numerics
-from .solver import REASONS
-from .trajectory import label
+from .dynamics.solver import REASONS
+from .dynamics.trajectory import label
 from .units import Plan as Plan
 from .units import Unit as Unit
 from .units import flow_values as flow_values

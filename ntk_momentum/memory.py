@@ -13,7 +13,7 @@ from typing import Any
 
 from .errors import InputError
 from .network.two_layer import DRAWN
-from .solver.slopes import TILE
+from .dynamics.solver.slopes import TILE
 
 MARGIN = 0.9
 """Share of the free memory that a solve may be planned to take."""

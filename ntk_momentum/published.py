@@ -17,8 +17,8 @@ from .errors import require, unknown_name
 from .kernel import empirical_ntk
 from .method import AbstractOptimizer, spectral_radius
 from .network.two_layer import TwoLayerNet
-from .prediction import predict
-from .training import train
+from .dynamics.prediction import predict
+from .dynamics.training import train
 
 
 def images(n: int, folder: str = "") -> Dataset:

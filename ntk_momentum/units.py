@@ -24,8 +24,8 @@ from .loss import Loss, squared
 from .method import AbstractFlow, AbstractOptimizer
 from .network.two_layer import TwoLayerNet
 from .numerics import Numerics
-from .prediction import check_times
-from .span import Decomposition, decompose
+from .dynamics.prediction import check_times
+from .dynamics.coordinates import Decomposition, decompose
 
 WASTE = 0.25
 """Padding is less than this share of a padded network."""

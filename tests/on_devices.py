@@ -14,7 +14,7 @@ import numpy as np  # noqa: E402
 import ntk_momentum as nm  # noqa: E402
 from ntk_momentum import batches, devices  # noqa: E402
 from ntk_momentum.ensembles import assemble, ensemble, plan, run_unit  # noqa: E402
-from ntk_momentum.solver import RungeKutta  # noqa: E402
+from ntk_momentum.dynamics.solver import RungeKutta  # noqa: E402
 
 TIMES = np.linspace(0, 2, 3)
 FLOWS = [nm.HeavyBall(0.3), nm.HeavyBall(1.5)]

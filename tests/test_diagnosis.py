@@ -13,7 +13,7 @@ from ntk_momentum.diagnosis import _drifts, _local, diagnose, linearize, trained
 from ntk_momentum.experiment.consult import perceptron
 from ntk_momentum.network.two_layer.loading import load_model
 from ntk_momentum.loss import logistic
-from ntk_momentum.simulation import weight_problem
+from ntk_momentum.dynamics.simulation import weight_problem
 
 DATA = nm.sphere(6, 10, key=jax.random.key(0))
 

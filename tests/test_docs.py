@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ntk_momentum import cli
-from ntk_momentum.readout import READOUTS
+from ntk_momentum.dynamics.readout import READOUTS
 from ntk_momentum.theory.ledger import PAPER_ORDER
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"

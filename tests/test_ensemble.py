@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import ntk_momentum as nm
 from ntk_momentum import batches
 from ntk_momentum.network.two_layer import outputs
-from ntk_momentum.solver import RungeKutta
+from ntk_momentum.dynamics.solver import RungeKutta
 from ntk_momentum.units import buckets, plan
 
 DATA = nm.sphere(6, 4, key=jax.random.key(1))

@@ -7,7 +7,7 @@ import pytest
 import scipy.integrate
 
 import ntk_momentum as nm
-from ntk_momentum.function_space import predict_law, simulate_function
+from ntk_momentum.dynamics.function_space import predict_law, simulate_function
 from ntk_momentum.loss import huber, logistic, softmax_cross_entropy, squared
 
 DATA = nm.sphere(8, 5, key=jax.random.key(1))

@@ -10,7 +10,7 @@ import ntk_momentum as nm
 from ntk_momentum import batches
 from ntk_momentum.diagnosis import linearize, trained_part
 from ntk_momentum.network.two_layer import trainable_spec
-from ntk_momentum.simulation import default_reference
+from ntk_momentum.dynamics.simulation import default_reference
 from ntk_momentum.units import plan
 
 KEY = jax.random.key(0)

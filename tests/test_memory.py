@@ -8,7 +8,7 @@ import pytest
 
 import ntk_momentum as nm
 from ntk_momentum import batches, memory
-from ntk_momentum.solver import RungeKutta
+from ntk_momentum.dynamics.solver import RungeKutta
 from ntk_momentum.units import plan
 
 DATA = nm.sphere(20, 4, key=jax.random.key(1))

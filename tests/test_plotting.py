@@ -8,7 +8,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from ntk_momentum import plotting
-from ntk_momentum.trajectory import Trajectory
+from ntk_momentum.dynamics.trajectory import Trajectory
 
 
 def test_power_law_is_exact_on_a_power():

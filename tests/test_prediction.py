@@ -18,7 +18,7 @@ from ntk_momentum.method import (
     heavy_ball,
     nesterov,
 )
-from ntk_momentum.prediction import check_times, predict, response
+from ntk_momentum.dynamics.prediction import check_times, predict, response
 
 N = 5
 FLOWS = (GradientFlow(), HeavyBall(0.8), Nesterov(3.0))

@@ -91,7 +91,7 @@ def test_optimizers_that_ask_for_the_loss_get_it():
 
 
 def test_other_numbers_of_steps_and_hyperparameters_need_no_new_program():
-    from ntk_momentum.training import _descend
+    from ntk_momentum.dynamics.training import _descend
 
     nm.train(NET, DATA, nm.heavy_ball(0.1, 0.8), 8, save_every=2, readouts=["loss"])
     compiled = _descend._cached._cache_size()

@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import Numerics, ensemble, infinite_ntk, init_two_layer, simulate, sphere
 from ..method import GradientFlow
-from ..solver import RungeKutta
+from ..dynamics.solver import RungeKutta
 
 
 def rows(size: str) -> Iterator[dict]:

@@ -16,10 +16,10 @@ from .. import Numerics, init_two_layer, sphere
 from ..loss import squared
 from ..method import gradient_descent
 from ..network.two_layer import TwoLayerNet
-from ..readout import READOUTS
-from ..simulation import weight_problem
-from ..span import in_span
-from ..training import _descend
+from ..dynamics.readout import READOUTS
+from ..dynamics.simulation import weight_problem
+from ..dynamics.coordinates import in_span
+from ..dynamics.training import _descend
 
 STEPS = 8
 """A training step is the difference of two runs, of STEPS and 2 STEPS steps."""

@@ -22,15 +22,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import simulation
+from ..dynamics import simulation
 from ..errors import InputError
 from ..loss import Loss, squared
 from ..method import AbstractFlow
 from ..numerics import Numerics
-from ..prediction import check_times
-from ..solver import REASONS, Progress, RungeKutta
-from ..span import Decomposition, decompose, in_span, why_not_in_span
-from ..trajectory import Trajectory
+from ..dynamics.prediction import check_times
+from ..dynamics.solver import REASONS, Progress, RungeKutta
+from ..dynamics.coordinates import Decomposition, decompose, in_span, why_not_in_span
+from ..dynamics.trajectory import Trajectory
 from .provenance import JUDGEMENT, source_digest
 from .store import atomically, canonical, check_folder, set_aside
 

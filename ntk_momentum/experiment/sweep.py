@@ -210,7 +210,7 @@ def run(grid: Grid, out: Path, process: tuple[int, int] = (0, 1)) -> Swept:
 
 def _pieces(grid: Grid, folder: Path) -> list[work.Piece]:
     """All units of a sweep as pieces of work, in an order that all processes agree on."""
-    from ..readout import resolve
+    from ..dynamics.readout import resolve
 
     resolve(grid.readouts, ())  # a misspelt name is an error of the whole
     folder.mkdir(parents=True, exist_ok=True)
@@ -274,7 +274,7 @@ class _Compute:
 
 def failed_runs(stored: store.Stored) -> list[str]:
     """One line per failed run of a unit: its coordinates and the solver's reason."""
-    from ..solver import REASONS
+    from ..dynamics.solver import REASONS
 
     verdict = stored.read("verdict")
     flows, widths, seeds = (json.loads(stored.attributes[name]) for name in ("flows", "widths", "seeds"))

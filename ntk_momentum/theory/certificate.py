@@ -37,7 +37,7 @@ import scipy.optimize
 from jaxtyping import ArrayLike, Float
 
 from ..errors import InputError, unknown_name
-from ..trajectory import Trajectory
+from ..dynamics.trajectory import Trajectory
 from . import bounds
 from .lyapunov import reference_distance
 from .observed import CERTIFICATE_READOUTS

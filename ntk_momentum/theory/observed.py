@@ -20,8 +20,8 @@ from jaxtyping import Array
 from ..errors import InputError
 from ..loss import squared
 from ..method import AbstractMomentumFlow, GradientFlow
-from ..problem import norm
-from ..readout import Observer, Snapshot, why_not_counted
+from ..dynamics.objective import norm
+from ..dynamics.readout import Observer, Snapshot, why_not_counted
 
 
 def _kinks(problem: Any, t0: Array, before: Any, t1: Array, after: Any) -> tuple[Array, ...]:

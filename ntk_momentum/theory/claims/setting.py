@@ -16,8 +16,8 @@ from ...kernel import infinite_ntk
 from ...method import AbstractFlow, GradientFlow, HeavyBall
 from ...network.two_layer import TwoLayerNet, init_two_layer
 from ...numerics import Numerics
-from ...simulation import simulate
-from ...trajectory import Trajectory
+from ...dynamics.simulation import simulate
+from ...dynamics.trajectory import Trajectory
 from ..crossings import Crossings, heavy_ball_crossings
 
 

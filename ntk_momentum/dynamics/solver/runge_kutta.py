@@ -14,7 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..errors import InputError
+from ...errors import InputError
 from .base import MAX_STEPS, STEP_UNDERFLOW, SUCCESS, AbstractIntegrator, Progress
 
 

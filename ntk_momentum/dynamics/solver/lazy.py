@@ -22,11 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ..errors import InputError
-from ..loss import squared
-from ..method import State
-from ..network.two_layer import TwoLayerNet
-from ..problem import WeightProblem, norm
+from ...errors import InputError
+from ...loss import squared
+from ...method import State
+from ...network.two_layer import TwoLayerNet
+from ..objective import WeightProblem, norm
 from .base import MAX_STEPS, NOT_FINITE, STEP_UNDERFLOW, AbstractIntegrator, Progress
 from .slopes import Crossing, LinearNet, Memory
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..method import RestartedNesterov
+from ...method import RestartedNesterov
 from .base import AbstractIntegrator, Progress
 
 SCOUT = 0.5

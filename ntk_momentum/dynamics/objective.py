@@ -16,14 +16,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .errors import InputError
-from .kernel import empirical_ntk, sliding
-from .kernel.patterns import kink, slope_gram
-from .kernel.two_layer import two_layer_ntk
-from .loss import Loss, output_gradient, squared
-from .method import State
-from .network.two_layer import TwoLayerNet, outputs
-from .network.neurons import neuron_major, pullback
+from ..errors import InputError
+from ..kernel import empirical_ntk, sliding
+from ..kernel.patterns import kink, slope_gram
+from ..kernel.two_layer import two_layer_ntk
+from ..loss import Loss, output_gradient, squared
+from ..method import State
+from ..network.two_layer import TwoLayerNet, outputs
+from ..network.neurons import neuron_major, pullback
 
 
 class AbstractProblem(eqx.Module):

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import equinox as eqx
 from jaxtyping import Array, Float, Int, PyTree
 
-from ..method import AbstractFlow, State
-from ..numerics import Numerics
-from ..problem import AbstractProblem
+from ...method import AbstractFlow, State
+from ...numerics import Numerics
+from ..objective import AbstractProblem
 
 SUCCESS, MAX_STEPS, STEP_UNDERFLOW, NOT_FINITE, NOT_REFINED = 0, 1, 2, 3, 4
 

@@ -8,7 +8,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from .errors import InputError, require, unknown_name
+from ..errors import InputError, require, unknown_name
 
 
 class Trajectory(eqx.Module):

@@ -14,20 +14,20 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int, PyTree
 
-from .batches import Recipe
-from .data import Dataset
-from .ensembles import Ensemble
-from .errors import InputError
-from .loss import Loss, squared
-from .method import AbstractOptimizer, State
-from .numerics import Numerics
-from .problem import WeightProblem
+from ..batches import Recipe
+from ..data import Dataset
+from ..ensembles import Ensemble
+from ..errors import InputError
+from ..loss import Loss, squared
+from ..method import AbstractOptimizer, State
+from ..numerics import Numerics
+from .objective import WeightProblem
 from .readout import Readout, Snapshot, default_readouts, read, resolve, watch
 from .simulation import default_reference, weight_problem
 from .solver.base import NOT_FINITE
-from .span import in_span
+from .coordinates import in_span
 from .trajectory import Trajectory
-from .units import axes, kinds, recipe_dtype
+from ..units import axes, kinds, recipe_dtype
 
 
 def train(

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from .errors import InputError, concrete, not_an_array
-from .method import AbstractFlow, AbstractOptimizer
+from ..errors import InputError, concrete, not_an_array
+from ..method import AbstractFlow, AbstractOptimizer
 
 _DIRECT_FROM = 0.2  # the first-order 1 - phi, below which it loses digits
 _NODES, _WEIGHTS = ((1 + np.polynomial.legendre.leggauss(4)[0]) / 2).tolist(), (np.polynomial.legendre.leggauss(4)[1] / 2).tolist()

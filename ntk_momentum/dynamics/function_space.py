@@ -18,12 +18,12 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .errors import InputError, unknown_name
-from .loss import Loss, output_gradient, squared
-from .method import AbstractFlow, AbstractOptimizer
-from .numerics import Numerics
+from ..errors import InputError, unknown_name
+from ..loss import Loss, output_gradient, squared
+from ..method import AbstractFlow, AbstractOptimizer
+from ..numerics import Numerics
 from .prediction import _array, _square, _test_rows, check_times, predict
-from .problem import AbstractProblem, norm
+from .objective import AbstractProblem, norm
 from .readout import resolve
 from .simulation import _run
 from .trajectory import Trajectory

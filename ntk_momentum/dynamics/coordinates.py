@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .errors import concrete
-from .network.two_layer import TwoLayerNet
-from .problem import Metric, WeightProblem
+from ..errors import concrete
+from ..network.two_layer import TwoLayerNet
+from .objective import Metric, WeightProblem
 from .readout import READOUTS
 
 WORTH = 0.75

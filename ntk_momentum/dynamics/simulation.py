@@ -13,15 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .data import Dataset
-from .errors import InputError, check_positive, concrete
-from .kernel import infinite_ntk
-from .loss import Loss, check_targets, squared
-from .method import AbstractFlow
-from .network.two_layer import TwoLayerNet, outputs, trainable_spec
-from .numerics import Numerics
+from ..data import Dataset
+from ..errors import InputError, check_positive, concrete
+from ..kernel import infinite_ntk
+from ..loss import Loss, check_targets, squared
+from ..method import AbstractFlow
+from ..network.two_layer import TwoLayerNet, outputs, trainable_spec
+from ..numerics import Numerics
 from .prediction import check_times
-from .problem import AbstractProblem, ErrorProblem, WeightProblem
+from .objective import AbstractProblem, ErrorProblem, WeightProblem
 from .readout import (
     ERROR_READOUTS,
     READOUTS,
@@ -35,7 +35,7 @@ from .readout import (
 from .solver import AbstractIntegrator, LazyExponential, RungeKutta, why_not_lazy
 from .solver.base import NOT_REFINED, Progress
 from .solver.restarting import restarting
-from .span import in_span
+from .coordinates import in_span
 from .trajectory import Trajectory
 
 

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .errors import InputError, unknown_name
-from .method import AbstractFlow, GradientFlow, State
-from .network.two_layer import TwoLayerNet
-from .problem import AbstractProblem, WeightProblem, activation_pattern
+from ..errors import InputError, unknown_name
+from ..method import AbstractFlow, GradientFlow, State
+from ..network.two_layer import TwoLayerNet
+from .objective import AbstractProblem, WeightProblem, activation_pattern
 
 
 class Snapshot:
