@@ -61,11 +61,12 @@ _HOMES = {
     ),
     "dynamics.prediction": ("Prediction", "predict", "response"),
     "dynamics.simulation": ("simulate", "simulate_error"),
-    "dynamics.training": ("train", "train_ensemble"),
+    "dynamics.training": ("train",),
+    "ensembles.training": ("train_ensemble",),
     "dynamics.trajectory": ("Trajectory",),
     "experiment.checkpoint": ("simulate_checkpointed",),
     "results": ("open_results",),
-    "ensembles": ("ensemble",),
+    "ensembles.ensemble": ("ensemble",),
     "dynamics.solver": ("LazyExponential", "RungeKutta"),
     "theory": ("certify", "verify"),
 }
@@ -76,10 +77,16 @@ if TYPE_CHECKING:
     from .advice import advise
     from .data import Dataset, load_digits, load_mnist, load_npz, sphere
     from .diagnosis import diagnose, linearize
-    from .ensembles import ensemble
+    from .dynamics.function_space import predict_law, simulate_function
+    from .dynamics.prediction import Prediction, predict, response
+    from .dynamics.simulation import simulate, simulate_error
+    from .dynamics.solver import LazyExponential, RungeKutta
+    from .dynamics.training import train
+    from .dynamics.trajectory import Trajectory
+    from .ensembles.ensemble import ensemble
+    from .ensembles.training import train_ensemble
     from .errors import InputError, MissingPackage
     from .experiment.checkpoint import simulate_checkpointed
-    from .dynamics.function_space import predict_law, simulate_function
     from .kernel import (
         empirical_ntk,
         extreme_eigenvalues,
@@ -123,13 +130,8 @@ if TYPE_CHECKING:
     )
     from .network.two_layer import TwoLayerNet, init_two_layer
     from .numerics import Numerics
-    from .dynamics.prediction import Prediction, predict, response
     from .results import open_results
-    from .dynamics.simulation import simulate, simulate_error
-    from .dynamics.solver import LazyExponential, RungeKutta
     from .theory import certify, verify
-    from .dynamics.training import train, train_ensemble
-    from .dynamics.trajectory import Trajectory
 
 
 def __getattr__(name: str):

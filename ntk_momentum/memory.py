@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from .dynamics.solver.slopes import TILE
 from .errors import InputError
 from .network.two_layer import DRAWN
-from .dynamics.solver.slopes import TILE
 
 MARGIN = 0.9
 """Share of the free memory that a solve may be planned to take."""

@@ -13,12 +13,12 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from .data import Dataset, load_digits, load_mnist
+from .dynamics.prediction import predict
+from .dynamics.training import train
 from .errors import require, unknown_name
 from .kernel import empirical_ntk
 from .method import AbstractOptimizer, spectral_radius
 from .network.two_layer import TwoLayerNet
-from .dynamics.prediction import predict
-from .dynamics.training import train
 
 
 def images(n: int, folder: str = "") -> Dataset:

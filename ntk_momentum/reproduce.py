@@ -165,7 +165,7 @@ def sweep(grid: Grid, out: Path, float32: bool, float64: bool, job: tuple[str | 
     if float32 and float64:
         raise InputError("--float32 and --float64 exclude each other.")
     if job is not None:
-        from .devices import initialize
+        from .ensembles.devices import initialize
 
         process = initialize(*job)
     start(float32)

@@ -12,9 +12,9 @@ jax.config.update("jax_disable_most_optimizations", True)
 import numpy as np  # noqa: E402
 
 import ntk_momentum as nm  # noqa: E402
-from ntk_momentum import batches, devices  # noqa: E402
-from ntk_momentum.ensembles import assemble, ensemble, plan, run_unit  # noqa: E402
 from ntk_momentum.dynamics.solver import RungeKutta  # noqa: E402
+from ntk_momentum.ensembles import devices, program  # noqa: E402
+from ntk_momentum.ensembles.ensemble import assemble, ensemble, plan, run_unit  # noqa: E402
 
 TIMES = np.linspace(0, 2, 3)
 FLOWS = [nm.HeavyBall(0.3), nm.HeavyBall(1.5)]
@@ -60,8 +60,8 @@ def collectives():
     for solver in (None, RungeKutta()):
         made = plan(data(), FLOWS[:1], [32], 1, TIMES, readouts=["loss"], layout="neurons", solver=solver)
         (unit,) = made.units
-        how = batches.How(unit.strategy, unit.lanes, unit.layout, made.over)
-        program = batches.ensemble_program.lower(jax.numpy.asarray(1e-5), made.batch(unit), how).compile().compiled.as_text()
+        how = program.How(unit.strategy, unit.lanes, unit.layout, made.over)
+        program = program.ensemble_program.lower(jax.numpy.asarray(1e-5), made.batch(unit), how).compile().compiled.as_text()
         names = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
         for result, name, place in re.findall(rf"= (\S.*?) ({names})(?:-start)?\(.*?op_name=\"([^\"]*)\"", program):
             sizes = [int(np.prod([int(s) for s in shape.split(",") if s])) for shape in re.findall(r"\[([\d,]*)\]", result)]

@@ -31,9 +31,10 @@ import h5netcdf, xarray  # slow to import, and used by every child
 import numpy as np
 import ntk_momentum as nm
 from ntk_momentum.experiment import checkpoint, sweep, work
-from ntk_momentum import batches, kernel, units
+from ntk_momentum import kernel
+from ntk_momentum.ensembles import planning, program
 sweep.source_digest = checkpoint.source_digest = lambda **options: "code"  # sources may be edited while tests run
-units.plan = partial(units.plan, readouts=("loss", "f"))
+planning.plan = partial(planning.plan, readouts=("loss", "f"))
 grid = sweep.Grid(("sphere",), 4, 3, 0, ("heavy_ball:0.5",), (16,), 8, False, 4.0, 5, 1)
 
 

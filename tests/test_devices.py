@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ntk_momentum import InputError, devices, init_two_layer
+from ntk_momentum import InputError, init_two_layer
+from ntk_momentum.ensembles import devices
 
 SCRIPT = Path(__file__).with_name("on_devices.py")
 ROOT = SCRIPT.parents[1]

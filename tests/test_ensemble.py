@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ntk_momentum as nm
-from ntk_momentum import batches
-from ntk_momentum.network.two_layer import outputs
 from ntk_momentum.dynamics.solver import RungeKutta
-from ntk_momentum.units import buckets, plan
+from ntk_momentum.ensembles import program
+from ntk_momentum.ensembles.planning import buckets, plan
+from ntk_momentum.network.two_layer import outputs
 
 DATA = nm.sphere(6, 4, key=jax.random.key(1))
 FLOWS = [nm.GradientFlow(), nm.HeavyBall(0.3), nm.HeavyBall(1.5)]
@@ -40,7 +40,7 @@ def test_high_dimensional_inputs_take_the_coordinates_of_a_run_alone(solver, sha
     made = plan(data, flow, [41, 48], 2, TS, readouts=["loss"], solver=solver)
     (unit,) = made.units
     batch = made.batch(unit)
-    weights = jax.eval_shape(lambda seed: batches._parts(batch, batch.flow[0], batch.width[0], seed, None)[3].hidden, batch.seed[0])
+    weights = jax.eval_shape(lambda seed: program._parts(batch, batch.flow[0], batch.width[0], seed, None)[3].hidden, batch.seed[0])
     assert weights.shape == shape
     many = nm.ensemble(data, flow, [41, 48], 2, TS, readouts=["loss"], solver=solver)
     for j, width in enumerate((41, 48)):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import ntk_momentum as nm
-from ntk_momentum.network.two_layer import neurons
-from ntk_momentum.kernel import sliding
 from ntk_momentum.dynamics.solver import LazyExponential, RungeKutta, slopes
+from ntk_momentum.kernel import sliding
+from ntk_momentum.network.two_layer import neurons
 from ntk_momentum.theory.crossings import heavy_ball_crossings
 
 KEY = jax.random.key(0)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import ntk_momentum as nm
-from ntk_momentum import batches, memory
+from ntk_momentum import memory
 from ntk_momentum.dynamics.solver import RungeKutta
-from ntk_momentum.units import plan
+from ntk_momentum.ensembles import program
+from ntk_momentum.ensembles.planning import plan
 
 DATA = nm.sphere(20, 4, key=jax.random.key(1))
 TS = np.linspace(0, 1, 3)
@@ -17,8 +18,8 @@ TS = np.linspace(0, 1, 3)
 
 def reserved(made, unit):
     """Bytes that the compiler reserves for a unit."""
-    how = batches.How(unit.strategy, unit.lanes, unit.layout, made.over)
-    found = batches.ensemble_program.lower(jnp.asarray(1e-5), made.batch(unit), how).compile().compiled.memory_analysis()
+    how = program.How(unit.strategy, unit.lanes, unit.layout, made.over)
+    found = program.ensemble_program.lower(jnp.asarray(1e-5), made.batch(unit), how).compile().compiled.memory_analysis()
     return found.temp_size_in_bytes + found.output_size_in_bytes + found.argument_size_in_bytes
 
 

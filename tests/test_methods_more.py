@@ -16,8 +16,8 @@ from scipy.optimize import minimize
 
 import ntk_momentum as nm
 from ntk_momentum import method as m
-from ntk_momentum.method import State
 from ntk_momentum.dynamics.solver import LazyExponential
+from ntk_momentum.method import State
 
 LAMS = np.array([0.5, 2.0, 7.0])
 

@@ -9,6 +9,7 @@ import pytest
 from scipy.integrate import solve_ivp
 from scipy.linalg import expm
 
+from ntk_momentum.dynamics.prediction import check_times, predict, response
 from ntk_momentum.errors import InputError
 from ntk_momentum.method import (
     GradientFlow,
@@ -18,7 +19,6 @@ from ntk_momentum.method import (
     heavy_ball,
     nesterov,
 )
-from ntk_momentum.dynamics.prediction import check_times, predict, response
 
 N = 5
 FLOWS = (GradientFlow(), HeavyBall(0.8), Nesterov(3.0))

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import ntk_momentum as nm
-from ntk_momentum.method.restart import restart_times
 from ntk_momentum.dynamics.solver import LazyExponential, RungeKutta
+from ntk_momentum.method.restart import restart_times
 
 LAMS, START, TS = np.array([0.01, 0.3, 2.0, 7.0]), np.array([1.0, 0.5, -1.0, 2.0]), np.linspace(0, 30, 7)
 slow = pytest.mark.slow

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 
 import ntk_momentum as nm
-from ntk_momentum.network.two_layer import neurons
-from ntk_momentum.method import State
-from ntk_momentum.network.two_layer import outputs
+from ntk_momentum.dynamics.coordinates import in_span
 from ntk_momentum.dynamics.objective import norm
 from ntk_momentum.dynamics.simulation import weight_problem
-from ntk_momentum.dynamics.coordinates import in_span
+from ntk_momentum.method import State
+from ntk_momentum.network.two_layer import neurons, outputs
 
 ACTIVATIONS = (jax.nn.relu, jax.nn.leaky_relu, jnp.abs, jnp.tanh, jax.nn.gelu)
 

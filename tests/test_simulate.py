@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import ntk_momentum as nm
-from ntk_momentum.method.hessian_damping import HessianDamped
 from ntk_momentum.dynamics.readout import Observer
+from ntk_momentum.method.hessian_damping import HessianDamped
 
 KEY = jax.random.key(0)
 DATA = nm.sphere(8, 5, key=jax.random.key(1))

@@ -12,12 +12,12 @@ import pytest
 import xarray as xr
 
 import ntk_momentum as nm
-from ntk_momentum import ensembles
+from ntk_momentum.ensembles.ensemble import ensemble as ensembles
 from ntk_momentum.errors import InputError
-from ntk_momentum.network.two_layer import loading as models
 from ntk_momentum.experiment import provenance, store, sweep, work
 from ntk_momentum.experiment.progress import Bar
 from ntk_momentum.experiment.sweep import Grid, Source, build_flow, parse_flow
+from ntk_momentum.network.two_layer import loading as models
 
 
 @pytest.fixture(autouse=True)

@@ -10,12 +10,12 @@ import jax
 import numpy as np
 
 from .. import Numerics, infinite_ntk, init_two_layer, load_digits, simulate
-from ..loss import squared
-from ..method import GradientFlow, HeavyBall, Nesterov
+from ..dynamics.coordinates import in_span
 from ..dynamics.readout import READOUTS
 from ..dynamics.simulation import weight_problem
 from ..dynamics.solver import LazyExponential, RungeKutta
-from ..dynamics.coordinates import in_span
+from ..loss import squared
+from ..method import GradientFlow, HeavyBall, Nesterov
 from . import median_seconds
 from .right_side import right_side
 

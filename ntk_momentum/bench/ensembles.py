@@ -14,8 +14,8 @@ import jax
 import numpy as np
 
 from .. import Numerics, ensemble, infinite_ntk, init_two_layer, simulate, sphere
-from ..method import GradientFlow
 from ..dynamics.solver import RungeKutta
+from ..method import GradientFlow
 
 
 def rows(size: str) -> Iterator[dict]:

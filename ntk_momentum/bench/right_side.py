@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 
 from .. import Numerics, init_two_layer, sphere
+from ..dynamics.coordinates import in_span
+from ..dynamics.readout import READOUTS
+from ..dynamics.simulation import weight_problem
+from ..dynamics.training import _descend
 from ..loss import squared
 from ..method import gradient_descent
 from ..network.two_layer import TwoLayerNet
-from ..dynamics.readout import READOUTS
-from ..dynamics.simulation import weight_problem
-from ..dynamics.coordinates import in_span
-from ..dynamics.training import _descend
 
 STEPS = 8
 """A training step is the difference of two runs, of STEPS and 2 STEPS steps."""

@@ -22,8 +22,8 @@ from ..errors import InputError, unknown_name
 from ..loss import Loss, output_gradient, squared
 from ..method import AbstractFlow, AbstractOptimizer
 from ..numerics import Numerics
-from .prediction import _array, _square, _test_rows, check_times, predict
 from .objective import AbstractProblem, norm
+from .prediction import _array, _square, _test_rows, check_times, predict
 from .readout import resolve
 from .simulation import _run
 from .trajectory import Trajectory

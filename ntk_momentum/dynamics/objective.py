@@ -22,8 +22,8 @@ from ..kernel.patterns import kink, slope_gram
 from ..kernel.two_layer import two_layer_ntk
 from ..loss import Loss, output_gradient, squared
 from ..method import State
-from ..network.two_layer import TwoLayerNet, outputs
 from ..network.neurons import neuron_major, pullback
+from ..network.two_layer import TwoLayerNet, outputs
 
 
 class AbstractProblem(eqx.Module):

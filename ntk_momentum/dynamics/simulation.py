@@ -20,8 +20,9 @@ from ..loss import Loss, check_targets, squared
 from ..method import AbstractFlow
 from ..network.two_layer import TwoLayerNet, outputs, trainable_spec
 from ..numerics import Numerics
-from .prediction import check_times
+from .coordinates import in_span
 from .objective import AbstractProblem, ErrorProblem, WeightProblem
+from .prediction import check_times
 from .readout import (
     ERROR_READOUTS,
     READOUTS,
@@ -35,7 +36,6 @@ from .readout import (
 from .solver import AbstractIntegrator, LazyExponential, RungeKutta, why_not_lazy
 from .solver.base import NOT_REFINED, Progress
 from .solver.restarting import restarting
-from .coordinates import in_span
 from .trajectory import Trajectory
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -14,20 +13,17 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int, PyTree
 
-from ..batches import Recipe
 from ..data import Dataset
-from ..ensembles import Ensemble
 from ..errors import InputError
 from ..loss import Loss, squared
 from ..method import AbstractOptimizer, State
 from ..numerics import Numerics
+from .coordinates import in_span
 from .objective import WeightProblem
 from .readout import Readout, Snapshot, default_readouts, read, resolve, watch
 from .simulation import default_reference, weight_problem
 from .solver.base import NOT_FINITE
-from .coordinates import in_span
 from .trajectory import Trajectory
-from ..units import axes, kinds, recipe_dtype
 
 
 def train(
@@ -51,64 +47,14 @@ def train(
 
     Raises `InputError`. A run that diverges has the verdict "left the finite numbers" and NaN read-outs.
     """
-    _check(steps, save_every)
-    problem, w, optimizer, chosen, reference = _prepared(model, data, optimizer, loss, trainable, where, readouts, reference)
+    check_steps(steps, save_every)
+    problem, w, optimizer, chosen, reference = prepared(model, data, optimizer, loss, trainable, where, readouts, reference)
     saves = steps // save_every
     counts = jnp.asarray(saves, jnp.int32), jnp.asarray(save_every, jnp.int32)
-    end, values, verdict = _descend(problem, w, optimizer, *counts, _slots(saves), chosen, reference, config)
+    end, values, verdict = _descend(problem, w, optimizer, *counts, slots_for(saves), chosen, reference, config)
     ts = save_every * jnp.arange(saves + 1, dtype=jnp.result_type(*jax.tree.leaves(w)))
     values = jax.tree.map(lambda rows: rows[: saves + 1], values)
     return Trajectory(ts, values, end, verdict, counts[0] * counts[1], jnp.zeros_like(verdict))
-
-
-def train_ensemble(
-    data: Dataset,
-    optimizers: Any,
-    widths: Any,
-    seeds: Any,
-    steps: int,
-    *,
-    save_every: int = 1,
-    model: Callable | None = None,
-    activation: Any = jax.nn.relu,
-    antisymmetric: bool = False,
-    loss: Loss = squared,
-    trainable: Any = None,
-    where: Callable | None = None,
-    readouts: Sequence[str] | Mapping[str, Any] | None = None,
-    reference: Any = None,
-    config: Numerics = Numerics(),
-    dtype: Any = None,
-) -> Ensemble:
-    """Train with every optimizer at every width from every seed: the discrete counterpart of `ensemble`, its arguments and its result.
-
-    optimizers: one or more of `ntk_momentum.method`, in the place of flows; those of one kind are stacked over their hyperparameters
-    and share a program for each width. Runs follow one another inside it.
-
-    Raises `InputError`. A run that diverges keeps its place: NaN read-outs and a verdict.
-    """
-    _check(steps, save_every)
-    optimizers, widths, seeds = axes(optimizers, widths, seeds, AbstractOptimizer, "optimizers such as nm.heavy_ball(eta, beta)")
-    saves = steps // save_every
-    counts = jnp.asarray(saves, jnp.int32), jnp.asarray(save_every, jnp.int32)
-    runs: dict[tuple[int, int], Any] = {}
-    dtype = recipe_dtype(model, widths, activation, antisymmetric, dtype)
-    recipe = Recipe(model, activation, antisymmetric, dtype, loss, trainable, where, None, readouts, reference, config)
-    for j, width in enumerate(widths):
-        nets = [recipe.net(width, data.input_size, jax.random.key(seed)) for seed in seeds]
-        for members in kinds(optimizers):
-            parts = [_prepared(net, data, optimizers[members[0]], loss, trainable, where, readouts, reference) for net in nets]
-            stacked = _stack([_cast(optimizers[i], dtype) for i in members])
-            problems, starts = _stack([part[0] for part in parts]), _stack([part[1] for part in parts])
-            _, _, _, chosen, against = parts[0]
-            values, verdict = _descend_all(problems, starts, stacked, *counts, _slots(saves), chosen, against, config)
-            runs |= {(i, j): jax.tree.map(lambda leaf, row=row: leaf[row], (values, verdict)) for row, i in enumerate(members)}
-    grid = [runs[i, j] for i in range(len(optimizers)) for j in range(len(widths))]
-    shape = len(optimizers), len(widths)
-    values, verdict = jax.tree.map(lambda *leaves: jnp.stack(leaves).reshape(*shape, *leaves[0].shape), *grid)
-    values = jax.tree.map(lambda rows: rows[:, :, :, : saves + 1], values)
-    ts = jnp.broadcast_to(save_every * jnp.arange(saves + 1, dtype=verdict.dtype), (shape[0], saves + 1)).astype(float)
-    return Ensemble(optimizers, widths, seeds, ts, values, verdict, jnp.full_like(verdict, steps), jnp.zeros_like(verdict))
 
 
 def descend(
@@ -162,19 +108,7 @@ def descend(
 _descend = eqx.filter_jit(descend)
 
 
-@eqx.filter_jit
-def _descend_all(problems, starts, optimizers, saves, save_every, slots, readouts, reference, config):
-    """descend over (optimizer, seed), one run after another: read-outs and verdicts with those two leading axes."""
-    arrays, static = eqx.partition(problems, eqx.is_array)
-
-    def run(optimizer, seed):
-        arrays, w = seed
-        return descend(eqx.combine(arrays, static), w, optimizer, saves, save_every, slots, readouts, reference, config)[1:]
-
-    return jax.lax.map(lambda optimizer: jax.lax.map(partial(run, optimizer), (arrays, starts)), optimizers)
-
-
-def _prepared(model, data, optimizer, loss, trainable, where, readouts, reference):
+def prepared(model, data, optimizer, loss, trainable, where, readouts, reference):
     """(problem, weights, optimizer, read-outs, reference), checked and in one precision."""
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         hint = "nm.heavy_ball(eta, beta), or any of optax's, such as optax.adam(1e-3)"
@@ -183,13 +117,13 @@ def _prepared(model, data, optimizer, loss, trainable, where, readouts, referenc
     reference = default_reference(model, data, trainable, where) if reference is None else jnp.asarray(reference)
     chosen = resolve(readouts, (*default_readouts(model), *(("kernel_distance",) if reference is not None else ())))
     if isinstance(optimizer, eqx.Module):
-        optimizer = _cast(optimizer, jnp.result_type(*jax.tree.leaves(w)))
+        optimizer = cast_leaves(optimizer, jnp.result_type(*jax.tree.leaves(w)))
     if isinstance(optimizer, AbstractOptimizer):  # one of optax's may scale coordinates one by one, which does not commute with rotations
         problem, w = in_span(problem, w, chosen, preactivations=optimizer.linear)
     return problem, w, optimizer, chosen, reference
 
 
-def _check(steps: int, save_every: int) -> None:
+def check_steps(steps: int, save_every: int) -> None:
     for name, value in (("steps", steps), ("save_every", save_every)):
         if not isinstance(value, int | np.integer):
             raise InputError(f"{name} must be a whole number, got {value!r}; try {name}={int(value)}.")
@@ -197,12 +131,12 @@ def _check(steps: int, save_every: int) -> None:
         raise InputError(f"steps must be a positive multiple of save_every, got steps={steps}, save_every={save_every}.")
 
 
-def _slots(saves: int) -> int:
+def slots_for(saves: int) -> int:
     """Rows for read-outs: the next power of two, so that few numbers of saves mean a new compilation."""
     return 1 << (saves - 1).bit_length()
 
 
-def _cast(optimizer: Any, dtype: Any) -> Any:
+def cast_leaves(optimizer: Any, dtype: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), optimizer)
 
 
@@ -210,6 +144,3 @@ def _finite(w: PyTree) -> Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(w)]))
 
 
-def _stack(trees: Sequence[Any]) -> Any:
-    """Equal trees stacked along a new first axis; leaves that are no arrays must agree and stay as they are."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves) if eqx.is_array(leaves[0]) else leaves[0], *trees)

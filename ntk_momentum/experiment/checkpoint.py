@@ -23,14 +23,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..dynamics import simulation
+from ..dynamics.coordinates import Decomposition, decompose, in_span, why_not_in_span
+from ..dynamics.prediction import check_times
+from ..dynamics.solver import REASONS, Progress, RungeKutta
+from ..dynamics.trajectory import Trajectory
 from ..errors import InputError
 from ..loss import Loss, squared
 from ..method import AbstractFlow
 from ..numerics import Numerics
-from ..dynamics.prediction import check_times
-from ..dynamics.solver import REASONS, Progress, RungeKutta
-from ..dynamics.coordinates import Decomposition, decompose, in_span, why_not_in_span
-from ..dynamics.trajectory import Trajectory
 from .provenance import JUDGEMENT, source_digest
 from .store import atomically, canonical, check_folder, set_aside
 

@@ -17,10 +17,10 @@ def advise(asked: Advise) -> int:
     import jax
 
     from ..advice import advise, check_advice
+    from ..dynamics.simulation import check_output, unequal_shapes
     from ..kernel import empirical_ntk, infinite_ntk
     from ..memory import check_fits
     from ..network.two_layer import init_two_layer, outputs
-    from ..dynamics.simulation import check_output, unequal_shapes
 
     data = dataset(asked)
     check_fits(5 * data.y.size**2, f"the kernel of {data.n} samples and its eigenvectors", "use fewer samples")

@@ -2,7 +2,7 @@
 
 A unit's file is named by the hash of all that decides its numbers: data, coordinates, settings, code. So a sweep that was
 killed goes on where it was, a larger one reuses what a smaller one left, and several processes share one folder. How
-runs share a device (`units.STRATEGIES`) is decided once and kept beside the results, so that going on gives the same bits.
+runs share a device (`planning.STRATEGIES`) is decided once and kept beside the results, so that going on gives the same bits.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..errors import InputError, check_positive, check_seed, unknown_name
+from ..network.loading import load_function
 from ..numerics import Numerics, Precision
 from . import store, work
-from ..network.loading import load_function
 from .progress import Bar
 from .provenance import JUDGEMENT, provenance, source_digest
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..data import Dataset
+    from ..ensembles.planning import Plan, Unit
     from ..method import AbstractFlow
-    from ..units import Plan, Unit
 
 FLOWS = ("gradient_flow", "heavy_ball", "nesterov")
-UNIT_RUNS = 64  # as units.UNIT_RUNS, which is not imported for the sake of --help
+UNIT_RUNS = 64  # as planning.UNIT_RUNS, which is not imported for the sake of --help
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Grid:
     """What is swept. Times: to `t_end`, or by default to 5/lambda_0 (gradient flow) and 10/sqrt(lambda_0) (momentum).
 
     data: names as in `Source`, drawn with n, p and data_seed. unit_runs: runs in a unit of work, at most. readouts: by name, by default
-    those of `simulate`. tol, precision: see `Numerics`. strategy, layout: how runs share devices, by default what `units.plan` chooses.
+    those of `simulate`. tol, precision: see `Numerics`. strategy, layout: how runs share devices, by default what `planning.plan` chooses.
     model: FILE.py:FUNCTION, a function of (width, key) that makes the networks; by default they are two-layer ReLU networks.
     """
 
@@ -263,7 +263,7 @@ class _Compute:
     described: dict[str, Any]
 
     def __call__(self) -> tuple[Any, dict[str, Any]]:
-        from ..ensembles import run_unit
+        from ..ensembles.ensemble import run_unit
 
         start = time.perf_counter()
         block = run_unit(self.plan, self.unit)
@@ -298,12 +298,12 @@ def _kernel(data: Dataset, model: Callable | None, width: int) -> Any:
 
 def _plan(grid: Grid, data: Dataset, model: Callable | None, folder: Path, identity: dict[str, Any], strategy: str | None) -> Plan:
     """The plan of a sweep on one data set, with the strategy that was chosen when the sweep began."""
-    from .. import units
+    from ..ensembles import planning
 
     lambda0 = math.nan
     if grid.t_end is None or "heavy_ball" in grid.flows:
         if model is not None:
-            units.recipe_dtype(model, grid.widths)  # what is wrong with it is said before it is called
+            planning.recipe_dtype(model, grid.widths)  # what is wrong with it is said before it is called
         lambda0 = float(np.linalg.eigvalsh(np.asarray(_kernel(data, model, grid.widths[0]), np.float64))[0])
         if lambda0 <= 0:
             raise InputError(f"the kernel of {data.name} is singular (lambda_0 = {lambda0:.2e}); drop near-duplicates or use float64.")
@@ -313,7 +313,7 @@ def _plan(grid: Grid, data: Dataset, model: Callable | None, folder: Path, ident
     path = folder / f"sweep-{store.fingerprint(identity)}.json"
 
     def make(strategy: str | None) -> Plan:
-        return units.plan(
+        return planning.plan(
             data,
             flows,
             grid.widths,

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..errors import InputError
-from ..network.two_layer import TwoLayerNet
 from ..network.neurons import equal_parts
+from ..network.two_layer import TwoLayerNet
 from .patterns import slope_gram
 
 CHUNK_ENTRIES = 2**23

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from ..errors import check_interval, check_positive
-from .special import damped_oscillator
 from .base import AbstractMomentumFlow, AbstractOptimizer, State
+from .special import damped_oscillator
 
 
 class HeavyBall(AbstractMomentumFlow):

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
 from ..errors import check_interval, check_positive
-from .special import damped_oscillator, nesterov_oscillator
 from .base import AbstractFlow, AbstractOptimizer, State
+from .special import damped_oscillator, nesterov_oscillator
 
 
 class HessianDamped(AbstractFlow):

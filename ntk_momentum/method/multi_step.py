@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from ..errors import InputError, check_positive, concrete
-from .special import damped_oscillator
 from .base import AbstractFlow, AbstractOptimizer, State
+from .special import damped_oscillator
 
 
 class MultiStepMomentum(AbstractFlow):

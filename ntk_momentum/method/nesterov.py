@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
 from ..errors import check_positive
-from .special import nesterov_oscillator
 from .base import AbstractMomentumFlow, AbstractOptimizer, State
+from .special import nesterov_oscillator
 
 
 class Nesterov(AbstractMomentumFlow):

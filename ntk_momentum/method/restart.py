@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from ..errors import InputError, check_positive, unknown_name
-from .special import nesterov_oscillator
 from .base import AbstractMomentumFlow, AbstractOptimizer, State
 from .nesterov import Nesterov
+from .special import nesterov_oscillator
 
 SCHEMES = ("speed", "gradient", "function")
 

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from ..errors import check_positive
-from .special import damped_oscillator
 from .base import AbstractMomentumFlow, State
 from .hessian_damping import HessianDamped, HessianDampedMethod
+from .special import damped_oscillator
 
 
 class NesterovStronglyConvex(AbstractMomentumFlow):

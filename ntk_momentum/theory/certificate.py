@@ -36,8 +36,8 @@ import scipy.linalg
 import scipy.optimize
 from jaxtyping import ArrayLike, Float
 
-from ..errors import InputError, unknown_name
 from ..dynamics.trajectory import Trajectory
+from ..errors import InputError, unknown_name
 from . import bounds
 from .lyapunov import reference_distance
 from .observed import CERTIFICATE_READOUTS

@@ -17,11 +17,11 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ..dynamics.objective import norm
+from ..dynamics.readout import Observer, Snapshot, why_not_counted
 from ..errors import InputError
 from ..loss import squared
 from ..method import AbstractMomentumFlow, GradientFlow
-from ..dynamics.objective import norm
-from ..dynamics.readout import Observer, Snapshot, why_not_counted
 
 
 def _kinks(problem: Any, t0: Array, before: Any, t1: Array, after: Any) -> tuple[Array, ...]:

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ...network import neurons
 from ...kernel import sliding
+from ...network import neurons
 
 TILE = 2**22
 """Preactivations in one tile on a CPU, 16 MiB in float32. Fewer than two tiles are kept from pass to pass, which is 1.4 times faster."""

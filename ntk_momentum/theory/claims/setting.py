@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...data import Dataset, load_digits, normalize, sphere
+from ...dynamics.simulation import simulate
+from ...dynamics.trajectory import Trajectory
 from ...errors import InputError, unknown_name
 from ...kernel import infinite_ntk
 from ...method import AbstractFlow, GradientFlow, HeavyBall
 from ...network.two_layer import TwoLayerNet, init_two_layer
 from ...numerics import Numerics
-from ...dynamics.simulation import simulate
-from ...dynamics.trajectory import Trajectory
 from ..crossings import Crossings, heavy_ball_crossings
 
 

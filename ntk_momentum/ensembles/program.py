@@ -21,16 +21,10 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from .data import Dataset
-from .devices import AXIS
-from .kernel import plan_ntk
-from .kernel.plan import written
-from .loss import Loss
-from .method import AbstractFlow
-from .network.two_layer import TwoLayerNet, cast, init_two_layer, trainable_spec
-from .numerics import Numerics
-from .dynamics.readout import Snapshot, read, watch
-from .dynamics.simulation import (
+from ..data import Dataset
+from ..dynamics.coordinates import Decomposition, in_span
+from ..dynamics.readout import Snapshot, read, watch
+from ..dynamics.simulation import (
     as_integrator,
     chosen_readouts,
     default_reference,
@@ -38,8 +32,14 @@ from .dynamics.simulation import (
     tolerance_apart,
     weight_problem,
 )
-from .dynamics.solver import LazyExponential, RungeKutta
-from .dynamics.coordinates import Decomposition, in_span
+from ..dynamics.solver import LazyExponential, RungeKutta
+from ..kernel import plan_ntk
+from ..kernel.plan import written
+from ..loss import Loss
+from ..method import AbstractFlow
+from ..network.two_layer import TwoLayerNet, cast, init_two_layer, trainable_spec
+from ..numerics import Numerics
+from .devices import AXIS
 
 
 class Recipe(eqx.Module):

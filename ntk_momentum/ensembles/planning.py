@@ -17,15 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from . import batches, devices, memory
-from .data import Dataset
-from .errors import InputError, check_positive, unknown_name
-from .loss import Loss, squared
-from .method import AbstractFlow, AbstractOptimizer
-from .network.two_layer import TwoLayerNet
-from .numerics import Numerics
-from .dynamics.prediction import check_times
-from .dynamics.coordinates import Decomposition, decompose
+from .. import memory
+from ..data import Dataset
+from ..dynamics.coordinates import Decomposition, decompose
+from ..dynamics.prediction import check_times
+from ..errors import InputError, check_positive, unknown_name
+from ..loss import Loss, squared
+from ..method import AbstractFlow, AbstractOptimizer
+from ..network.two_layer import TwoLayerNet
+from ..numerics import Numerics
+from . import devices, program
 
 WASTE = 0.25
 """Padding is less than this share of a padded network."""
@@ -73,7 +74,7 @@ class Plan:
     widths: tuple[int, ...]
     seeds: tuple[int, ...]
     ts: np.ndarray
-    recipe: batches.Recipe
+    recipe: program.Recipe
     over: Mesh
     strategy: str
     units: tuple[Unit, ...] = ()
@@ -107,7 +108,7 @@ class Plan:
             "strategy": self.strategy,
         }
 
-    def batch(self, unit: Unit) -> batches.Batch:
+    def batch(self, unit: Unit) -> program.Batch:
         """The arrays of a unit, runs in the order (flow, width, seed)."""
         runs = [(i, j, self.seeds[k]) for i in range(len(unit.flows)) for j in range(len(unit.widths)) for k in unit.seeds]
         runs += runs[-1:] * (unit.size - len(runs))
@@ -115,7 +116,7 @@ class Plan:
         data, times = self.data[unit.data], self.ts[unit.data, list(unit.flows)]
         two_layer = self.recipe.model is None or isinstance(_by_shape(self.recipe.model, widths[0]), TwoLayerNet)
         inputs = self.inputs(unit.data) if two_layer and min(data.n, data.input_size) <= min(widths) else None
-        return batches.make(self.recipe, data, inputs, flows, times, runs, widths, unit.padded)
+        return program.make(self.recipe, data, inputs, flows, times, runs, widths, unit.padded)
 
     def inputs(self, position: int) -> Decomposition:
         """The decomposition of a data set's inputs, made once."""
@@ -166,7 +167,7 @@ def plan(
     if layout == "neurons" and model is not None:
         raise InputError("only two-layer nets have neurons to spread over devices; with model= leave layout= out.")
     dtype = recipe_dtype(model, widths, activation, antisymmetric, dtype)
-    recipe = batches.Recipe(model, activation, antisymmetric, dtype, loss, trainable, where, solver, readouts, reference, config)
+    recipe = program.Recipe(model, activation, antisymmetric, dtype, loss, trainable, where, solver, readouts, reference, config)
     strategy = strategy or STRATEGIES.get(jax.default_backend(), "measure")
     over = devices.mesh() if over is None else over
     free = memory.MARGIN * memory.available() if memory_limit is None else memory_limit
@@ -196,10 +197,10 @@ def measure(made: Plan, free: int | float) -> str:
     seconds = {}
     for strategy in ("map", "vmap"):
         (unit,) = _units(dataclasses.replace(few, strategy=strategy), 16, free, None)
-        how = batches.How(strategy, unit.lanes, unit.layout, made.over)
+        how = program.How(strategy, unit.lanes, unit.layout, made.over)
         for _ in range(2):
             start = time.perf_counter()
-            batches.run(few.batch(unit), how)
+            program.run(few.batch(unit), how)
             seconds[strategy] = time.perf_counter() - start
     return min(seconds, key=seconds.__getitem__)
 
@@ -237,7 +238,7 @@ def _cut(
     """(flows, seeds, size, how) of units with equally many runs, as few as fit. Raises `InputError` when one run does not."""
     widest = max(made.widths[j] for j in bucket)
     trial = Unit(0, d, members[:1], bucket, (0,), widest, len(bucket), made.strategy, 1, "runs", 0, {})
-    wants = batches.needs(made.batch(trial))
+    wants = program.needs(made.batch(trial))
     while True:
         rows = _chunks(members, max(1, unit_runs // len(bucket)))
         parts = _chunks(range(len(made.seeds)), max(1, unit_runs // (len(rows[0]) * len(bucket))))
@@ -251,7 +252,7 @@ def _cut(
 
 
 def _fit(
-    made: Plan, data: Dataset, wants: batches.Needs, widest: int, size: int, free: int | float, layout: str | None
+    made: Plan, data: Dataset, wants: program.Needs, widest: int, size: int, free: int | float, layout: str | None
 ) -> dict[str, Any] | InputError:
     """Strategy, lanes, layout, padded width and bytes with which so many runs fit into `free` bytes on every device, or why they do not."""
     count = made.over.size
@@ -271,7 +272,7 @@ def _fit(
     return {"padded": padded, "strategy": "map", "lanes": 1, "layout": "neurons", "bytes": needed}
 
 
-def _peak(made: Plan, data: Dataset, wants: batches.Needs, m: int, count: int) -> memory.Estimate:
+def _peak(made: Plan, data: Dataset, wants: program.Needs, m: int, count: int) -> memory.Estimate:
     """The peak of one run of m neurons, where these can be spread over so many devices."""
     itemsize = jnp.dtype(made.recipe.dtype).itemsize
     known: dict[str, Any] = {"itemsize": itemsize, "momentum": wants.momentum, "readouts": wants.readouts}
@@ -297,7 +298,7 @@ def kinds(flows: Sequence[AbstractFlow | AbstractOptimizer]) -> list[tuple[int, 
     return [tuple(members) for members in found.values()]
 
 
-def _paddable(recipe: batches.Recipe) -> bool:
+def _paddable(recipe: program.Recipe) -> bool:
     """Whether zero neurons stay zero and nobody sees them: read-outs by name, and a frozen output layer or sigma(0) = 0."""
     if recipe.model is not None or recipe.where is not None:
         return False

@@ -18,9 +18,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from .errors import InputError, check_positive
-from .kernel import empirical_ntk
-from .network.two_layer import TwoLayerNet
+from ..errors import InputError, check_positive
+from ..kernel import empirical_ntk
+from ..network.two_layer import TwoLayerNet
 
 AXIS = "devices"
 

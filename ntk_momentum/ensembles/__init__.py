@@ -1,0 +1,1 @@
+"""Many runs in one compiled program: planned, packed, spread over devices, and put together again."""
