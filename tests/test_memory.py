@@ -9,7 +9,7 @@ import pytest
 import ntk_momentum as nm
 from ntk_momentum import memory
 from ntk_momentum.dynamics.solver import RungeKutta
-from ntk_momentum.ensembles import program
+from ntk_momentum.ensembles import peaks, program
 from ntk_momentum.ensembles.planning import plan
 
 DATA = nm.sphere(20, 4, key=jax.random.key(1))
@@ -85,7 +85,7 @@ def test_what_cannot_fit_is_refused_with_numbers_and_a_remedy(width, readouts, r
 
 def test_neurons_are_spread_when_only_that_fits():
     one = {"n": 100, "p": 64, "columns": 64, "itemsize": 4, "momentum": True, "lazy": True}
-    alone, spread = (memory.estimate(m=10**7, devices=count, **one) for count in (1, 8))
+    alone, spread = (peaks.estimate(m=10**7, devices=count, **one) for count in (1, 8))
     assert spread.state == alone.state // 8 and spread.kernel == alone.kernel
 
 

@@ -17,16 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from .. import memory
 from ..data import Dataset
 from ..dynamics.coordinates import Decomposition, decompose
 from ..dynamics.prediction import check_times
 from ..errors import InputError, check_positive, unknown_name
 from ..loss import Loss, squared
+from ..memory import MARGIN, available
 from ..method import AbstractFlow, AbstractOptimizer
 from ..network.two_layer import TwoLayerNet
 from ..numerics import Numerics
-from . import devices, program
+from . import devices, peaks, program
 
 WASTE = 0.25
 """Padding is less than this share of a padded network."""
@@ -170,7 +170,7 @@ def plan(
     recipe = program.Recipe(model, activation, antisymmetric, dtype, loss, trainable, where, solver, readouts, reference, config)
     strategy = strategy or STRATEGIES.get(jax.default_backend(), "measure")
     over = devices.mesh() if over is None else over
-    free = memory.MARGIN * memory.available() if memory_limit is None else memory_limit
+    free = MARGIN * available() if memory_limit is None else memory_limit
     made = Plan(sets, stacked, flows, widths, seeds, _times(ts, len(sets), len(flows)), recipe, over, strategy)
     if strategy == "measure":
         made = dataclasses.replace(made, strategy=measure(made, free))
@@ -268,19 +268,19 @@ def _fit(
     splits = made.recipe.model is None
     if layout == "runs" or (count == 1 and layout is None) or needed > free or not splits:
         best = split if splits and count > 1 and layout != "runs" else whole
-        return memory.refuse(f"a run of {widest} neurons on {data.n} samples", best, free, size, splits)
+        return peaks.refuse(f"a run of {widest} neurons on {data.n} samples", best, free, size, splits)
     return {"padded": padded, "strategy": "map", "lanes": 1, "layout": "neurons", "bytes": needed}
 
 
-def _peak(made: Plan, data: Dataset, wants: program.Needs, m: int, count: int) -> memory.Estimate:
+def _peak(made: Plan, data: Dataset, wants: program.Needs, m: int, count: int) -> peaks.Estimate:
     """The peak of one run of m neurons, where these can be spread over so many devices."""
     itemsize = jnp.dtype(made.recipe.dtype).itemsize
     known: dict[str, Any] = {"itemsize": itemsize, "momentum": wants.momentum, "readouts": wants.readouts}
     if wants.own is not None:
-        return memory.estimate_own(n=data.n, entries=data.y.size, **wants.own, **known)
+        return peaks.estimate_own(n=data.n, entries=data.y.size, **wants.own, **known)
     slabs = wants.slabs or jax.default_backend() != "cpu"
     sizes: dict[str, Any] = {"n": data.y.size, "m": m, "p": data.input_size, "columns": wants.columns}
-    return memory.estimate(**sizes, **known, lazy=wants.lazy, slabs=slabs, kernel=wants.kernel, devices=count)
+    return peaks.estimate(**sizes, **known, lazy=wants.lazy, slabs=slabs, kernel=wants.kernel, devices=count)
 
 
 def _chunks(items: Sequence[int], largest: int) -> list[tuple[int, ...]]:
