@@ -3,7 +3,7 @@
 (A.1) drops the kinks "almost surely", but neurons do cross w_r . x_i = 0. Exactly, f'' + b f' + H(t)(f - y) is a sum of impulses,
 each of order 1/m; about sqrt(m) neurons cross, so the impulses add up to m^(-1/2), and the kernel drifts by m^(-3/4) to m^(-1/2).
 Both vanish, but slowly: a run carries a certificate, a proven rate of its own, once the mean of eps(t) = ||(H(t) - H_ref)
-H_ref^(-1/2)|| is below b/2, or a sharper quadratic form decays (theory.certificate). A network trains well before that.
+H_ref^(-1/2)|| is below b/2, or a sharper quadratic form decays (judge.certificate). A network trains well before that.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ import xarray
 
 import ntk_momentum as nm
 from ntk_momentum import plotting
-from ntk_momentum.theory import CERTIFICATE_READOUTS
+from ntk_momentum.judge import CERTIFICATE_READOUTS
 
 ORDER = 112
 CAPTION = """Heavy ball at b = 2 sqrt(lambda_0): what the kinks do, against the width, median and range over seeds; lines: fitted

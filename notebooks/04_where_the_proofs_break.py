@@ -125,7 +125,7 @@ data = nm.sphere(20, 20, key=jax.random.key(0))
 lam0, ts = float(nm.spectrum(nm.infinite_ntk(data.X)).lambda0), np.linspace(0, 20, 41)
 for m, tone in zip((8, 64, 4096), shades(COLORS["heavy_ball"], 3), strict=True):
     net = nm.init_two_layer(m, 20, key=jax.random.key(1), antisymmetric=True)
-    run = nm.simulate(net, data, nm.HeavyBall(2 * np.sqrt(lam0)), ts, readouts=nm.theory.CERTIFICATE_READOUTS)
+    run = nm.simulate(net, data, nm.HeavyBall(2 * np.sqrt(lam0)), ts, readouts=nm.judge.CERTIFICATE_READOUTS)
     certificate = nm.certify(run)
     print(f"m = {m}: {certificate}\n")
     plt.semilogy(ts, run.loss, color=tone, label=f"m = {m}")

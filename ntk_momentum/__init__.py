@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _HOMES = {
-    "advice": ("advise",),
+    "judge.advice": ("advise",),
     "data": ("Dataset", "load_digits", "load_mnist", "load_npz", "sphere"),
-    "diagnosis": ("diagnose", "linearize"),
+    "judge.diagnosis": ("diagnose", "linearize"),
     "errors": ("InputError", "MissingPackage"),
     "dynamics.function_space": ("predict_law", "simulate_function"),
     "loss": ("huber", "logistic", "softmax_cross_entropy", "squared"),
@@ -68,15 +68,15 @@ _HOMES = {
     "results": ("open_results",),
     "ensembles.ensemble": ("ensemble",),
     "dynamics.solver": ("LazyExponential", "RungeKutta"),
-    "theory": ("certify", "verify"),
+    "judge.certificate": ("certify",),
+    "ledger.ledger": ("verify",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+_ROOMS = {module.partition(".")[0] for module in _HOMES} | {"theory"}
 __all__ = sorted(_HOME_OF)  # noqa: PLE0605
 
 if TYPE_CHECKING:
-    from .advice import advise
     from .data import Dataset, load_digits, load_mnist, load_npz, sphere
-    from .diagnosis import diagnose, linearize
     from .dynamics.function_space import predict_law, simulate_function
     from .dynamics.prediction import Prediction, predict, response
     from .dynamics.simulation import simulate, simulate_error
@@ -87,6 +87,9 @@ if TYPE_CHECKING:
     from .ensembles.training import train_ensemble
     from .errors import InputError, MissingPackage
     from .experiment.checkpoint import simulate_checkpointed
+    from .judge.advice import advise
+    from .judge.certificate import certify
+    from .judge.diagnosis import diagnose, linearize
     from .kernel import (
         empirical_ntk,
         extreme_eigenvalues,
@@ -97,6 +100,7 @@ if TYPE_CHECKING:
         plan_ntk,
         spectrum,
     )
+    from .ledger.ledger import verify
     from .loss import huber, logistic, softmax_cross_entropy, squared
     from .method import (
         Friction,
@@ -131,11 +135,10 @@ if TYPE_CHECKING:
     from .network.two_layer import TwoLayerNet, init_two_layer
     from .numerics import Numerics
     from .results import open_results
-    from .theory import certify, verify
 
 
 def __getattr__(name: str):
-    if name in _HOMES:  # a module, as in nm.theory.CERTIFICATE_READOUTS
+    if name in _ROOMS:  # as in nm.judge.CERTIFICATE_READOUTS
         return importlib.import_module(f".{name}", __name__)
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

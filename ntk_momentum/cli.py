@@ -61,7 +61,7 @@ class List:
         from .experiment.registry import experiments, folder
 
         if self.claims:
-            from .theory.ledger import entries
+            from .ledger.ledger import entries
 
             for entry in entries().values():
                 where = f"{entry.run.__module__}.{entry.run.__qualname__}"

@@ -13,8 +13,8 @@ from .errors import require
 from .experiment.outcome import Outcome
 from .experiment.provenance import provenance
 from .experiment.store import write_text
+from .ledger.ledger import derivations, entries
 from .sketch import GREEK
-from .theory.ledger import derivations, entries
 
 FORMS = ("printed", "corrected", "sharp")
 _SUBSCRIPT = r"min|max|\d+|[A-Za-z]\d*(?![A-Za-z])"

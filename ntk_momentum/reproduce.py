@@ -44,8 +44,8 @@ def reproduce(size: str, out: Path, only: tuple[str, ...], float32: bool) -> int
     from .experiment.outcome import recall, run
     from .experiment.progress import Bar
     from .experiment.store import check_folder
+    from .ledger.ledger import refuted as refuted_claims
     from .report import write_report
-    from .theory.ledger import refuted as refuted_claims
 
     for package, purpose in (("xarray", "storing results"), ("h5netcdf", "storing results"), ("jinja2", "the report")):
         require(package, purpose)
@@ -119,7 +119,7 @@ def verify(claims: tuple[str, ...], size: Literal["smoke", "full"], path: Path |
     if path is not None:
         check_file(path, "--json", "claims.json")
     start(float32, brief=True)
-    from .theory import ledger
+    from .ledger import ledger
 
     data = None if source is None else source.load()
     with Bar(1) as bar:
@@ -210,8 +210,8 @@ def evidence(record: dict[str, Any]) -> str:
 
 def write_ledger(path: Path, claims: Any) -> None:
     """The file of claims, and its figures in the folder beside it."""
+    from .ledger import ledger
     from .sketch import write_figures
-    from .theory import ledger
 
     write_figures(ledger.figures_folder(path), claims)
     ledger.write_claims(path, claims)
@@ -244,7 +244,7 @@ class Claims:
         if self.current():
             return "kept"
         from .experiment.store import write_text
-        from .theory import ledger
+        from .ledger import ledger
 
         write_ledger(self.path, ledger.verify(size=self.size, progress=lambda id, done, total: progress(done, total)))
         write_text(self.stamp, json.dumps(self.identity(), indent=1) + "\n")

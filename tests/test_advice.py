@@ -9,8 +9,8 @@ import pytest
 
 import ntk_momentum as nm
 from ntk_momentum import cli
-from ntk_momentum.advice import METHODS, advise, check_advice, modes, steps_to
 from ntk_momentum.bench import kernels
+from ntk_momentum.judge.advice import METHODS, advise, check_advice, modes, steps_to
 from ntk_momentum.method import heavy_ball, nesterov, restarted_nesterov, spectral_radius
 
 DATA = nm.sphere(10, 10, key=jax.random.key(0))

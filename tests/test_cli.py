@@ -11,7 +11,7 @@ import pytest
 
 from ntk_momentum import cli
 from ntk_momentum.experiment import registry
-from ntk_momentum.theory import ledger
+from ntk_momentum.ledger import ledger
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -10,9 +10,9 @@ from ntk_momentum.network.two_layer.loading import load_model
 
 import ntk_momentum as nm
 from ntk_momentum import cli
-from ntk_momentum.diagnosis import _drifts, _local, diagnose, linearize, trained_part
 from ntk_momentum.dynamics.simulation import weight_problem
 from ntk_momentum.experiment.consult import perceptron
+from ntk_momentum.judge.diagnosis import _drifts, _local, diagnose, linearize, trained_part
 from ntk_momentum.loss import logistic
 
 DATA = nm.sphere(6, 10, key=jax.random.key(0))

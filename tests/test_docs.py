@@ -10,7 +10,7 @@ import pytest
 
 from ntk_momentum import cli
 from ntk_momentum.dynamics.readout import READOUTS
-from ntk_momentum.theory.ledger import PAPER_ORDER
+from ntk_momentum.ledger.ledger import PAPER_ORDER
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES = sorted(path for path in DOCS.glob("*.md") if not path.is_symlink())

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import ntk_momentum as nm
-from ntk_momentum.diagnosis import linearize, trained_part
 from ntk_momentum.dynamics.simulation import default_reference
 from ntk_momentum.ensembles import program
 from ntk_momentum.ensembles.planning import plan
+from ntk_momentum.judge.diagnosis import linearize, trained_part
 from ntk_momentum.network.two_layer import trainable_spec
 
 KEY = jax.random.key(0)

@@ -9,8 +9,9 @@ import pytest
 
 from ntk_momentum import Dataset, InputError, cli, load_digits, sphere
 from ntk_momentum.experiment import registry
-from ntk_momentum.theory import bounds, entries, ledger, refuted, verify, write_claims
-from ntk_momentum.theory.claims import setting as setting_module
+from ntk_momentum.ledger import ledger
+from ntk_momentum.ledger.claims import setting as setting_module
+from ntk_momentum.theory import bounds, entries, refuted, verify, write_claims
 
 IDS = [
     "eq-2.1", "eq-2.2", "eq-2.3", "eq-2.4", "eq-2.5", "eq-2.6", "remark-lazy-training", "pseudo-loss", "fact-2.1",

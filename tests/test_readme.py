@@ -8,7 +8,7 @@ import pytest
 
 import ntk_momentum as nm
 from ntk_momentum import cli
-from ntk_momentum.theory.ledger import PAPER_ORDER
+from ntk_momentum.ledger.ledger import PAPER_ORDER
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ import pytest
 
 from ntk_momentum import report, sketch
 from ntk_momentum.experiment import outcome, registry
-from ntk_momentum.theory import drawing, ledger
+from ntk_momentum.ledger import drawing, ledger
 
 EXAMPLES = Path(__file__).with_name("examples")
 MEASURED = {

@@ -119,7 +119,7 @@ def test_widths_meet_where_they_are_defined_to():
 
 
 def test_two_close_inputs_have_the_smallest_eigenvalue_of_the_exact_law():
-    from ntk_momentum.theory.claims.pairs import pair_eigenvalues, pair_lambda_min
+    from ntk_momentum.ledger.claims.pairs import pair_eigenvalues, pair_lambda_min
 
     for theta in (1.0, 1e-2):
         X = jnp.array([[1.0, 0.0], [np.cos(theta), np.sin(theta)]])

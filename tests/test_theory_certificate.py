@@ -25,8 +25,9 @@ from ntk_momentum import (
     simulate,
     sphere,
 )
-from ntk_momentum.theory import CERTIFICATE_READOUTS, best_form, certify, heavy_ball_crossings
-from ntk_momentum.theory.observed import ImpulseBound
+from ntk_momentum.judge import CERTIFICATE_READOUTS, certify
+from ntk_momentum.judge.observed import ImpulseBound
+from ntk_momentum.theory import best_form, heavy_ball_crossings
 
 
 def run(data, width, factor, steps=33, seed=1, until=10.0):

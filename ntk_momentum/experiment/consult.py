@@ -16,8 +16,8 @@ def advise(asked: Advise) -> int:
     """Print the recommendations for a data set and, if asked, what training with them took."""
     import jax
 
-    from ..advice import advise, check_advice
     from ..dynamics.simulation import check_output, unequal_shapes
+    from ..judge.advice import advise, check_advice
     from ..kernel import empirical_ntk, infinite_ntk
     from ..memory import check_fits
     from ..network.two_layer import init_two_layer, outputs
@@ -56,7 +56,7 @@ def diagnose(asked: Diagnose) -> int:
     """Print how lazy a model is on a data set."""
     import jax
 
-    from ..diagnosis import diagnose, recommend
+    from ..judge.diagnosis import diagnose, recommend
     from ..loss import logistic, softmax_cross_entropy, squared
     from ..memory import check_fits
 

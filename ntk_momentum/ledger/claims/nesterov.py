@@ -9,7 +9,7 @@ import scipy.linalg
 import scipy.optimize
 
 from ...method import Nesterov, nesterov
-from .. import bounds
+from ...theory import bounds
 from ..drawing import against, drawing, line, panel, points, theory
 from ..ledger import bound, claim, every, identity
 from .fits import growth, slope

@@ -17,15 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from ..dynamics.objective import WeightProblem, norm
+from ..dynamics.simulation import weight_problem
+from ..dynamics.training import train
+from ..errors import InputError
+from ..loss import Loss, output_gradient, squared
+from ..method import gradient_descent
+from ..network.two_layer import trainable_spec
+from ..numerics import Numerics
 from .advice import Advice, Recommendation, advise
-from .dynamics.objective import WeightProblem, norm
-from .dynamics.simulation import weight_problem
-from .dynamics.training import train
-from .errors import InputError
-from .loss import Loss, output_gradient, squared
-from .method import gradient_descent
-from .network.two_layer import trainable_spec
-from .numerics import Numerics
 
 LAZY, RICH = 0.1, 0.5
 

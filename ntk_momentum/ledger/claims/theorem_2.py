@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...method import HeavyBall
-from .. import bounds
+from ...theory import bounds
 from ..drawing import drawing, line, panel, points, theory
 from ..ledger import attained, bound, claim, every
 from .fits import while_bounded

@@ -7,7 +7,7 @@ import numpy as np
 import scipy.integrate
 
 from ...kernel import empirical_ntk, infinite_ntk
-from .. import bounds
+from ...theory import bounds
 from ..drawing import against, drawing, line, panel, theory
 from ..ledger import claim, every, within
 from .fits import agrees, slope

@@ -7,11 +7,11 @@ import scipy.integrate
 import scipy.linalg
 import scipy.optimize
 
-from .. import bounds
-from ..crossings import heavy_ball_crossings
+from ...theory import bounds
+from ...theory.crossings import heavy_ball_crossings
+from ...theory.switching import switched_peaks
 from ..drawing import drawing, line, panel, points, theory
 from ..ledger import claim, every, undefined
-from ..switching import switched_peaks
 from .linear import displacement_identity
 from .modes import theorem_2_ratio
 from .setting import Setting

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import bounds
+from ...theory import bounds
 from ..drawing import Drawing, by_name, drawing, panel, points, theory
 from ..ledger import Check, bound, claim, every, rarely
 from .fits import growth, slope

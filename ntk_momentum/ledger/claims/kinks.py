@@ -6,7 +6,7 @@ import functools
 
 import numpy as np
 
-from ..crossings import Crossings, heavy_ball_crossings
+from ...theory.crossings import Crossings, heavy_ball_crossings
 from ..drawing import against, drawing, line, panel, theory
 from ..ledger import claim, every, identity, typed
 from .fits import agrees, slope

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...method import HeavyBall, heavy_ball
 from ...network.two_layer import outputs
-from .. import bounds
+from ...theory import bounds
 from ..drawing import against, by_name, drawing, line, panel, points, theory
 from ..ledger import claim, every, identity, undefined, within
 from .fits import slope

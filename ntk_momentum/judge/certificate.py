@@ -38,8 +38,8 @@ from jaxtyping import ArrayLike, Float
 
 from ..dynamics.trajectory import Trajectory
 from ..errors import InputError, unknown_name
-from . import bounds
-from .lyapunov import reference_distance
+from ..theory import bounds
+from ..theory.lyapunov import reference_distance
 from .observed import CERTIFICATE_READOUTS
 
 Form = Literal["simple", "relative", "quadratic", "spectral"]
@@ -170,7 +170,7 @@ def certify(
 def _observed(trajectory: Trajectory, reference: Any) -> _Run:
     lacking = [name for name in CERTIFICATE_READOUTS if name not in trajectory.readouts]
     if lacking:
-        raise InputError(f"this run lacks the read-outs {lacking}; simulate it with readouts=nm.theory.CERTIFICATE_READOUTS.")
+        raise InputError(f"this run lacks the read-outs {lacking}; simulate it with readouts=nm.judge.CERTIFICATE_READOUTS.")
     if not trajectory.ok:
         raise InputError(f"a failed run cannot be certified: {trajectory.reason}.")
     read = {name: np.asarray(trajectory[name], np.float64) for name in CERTIFICATE_READOUTS}

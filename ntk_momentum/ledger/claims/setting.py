@@ -18,7 +18,7 @@ from ...kernel import infinite_ntk
 from ...method import AbstractFlow, GradientFlow, HeavyBall
 from ...network.two_layer import TwoLayerNet, init_two_layer
 from ...numerics import Numerics
-from ..crossings import Crossings, heavy_ball_crossings
+from ...theory.crossings import Crossings, heavy_ball_crossings
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,17 +18,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .dynamics.training import train
-from .errors import InputError, check_interval, check_positive, unknown_name
-from .kernel import spectrum
-from .method import (
+from ..dynamics.training import train
+from ..errors import InputError, check_interval, check_positive, unknown_name
+from ..kernel import spectrum
+from ..method import (
     AbstractOptimizer,
     best_parameters,
     best_restart_period,
     nesterov,
     restarted_nesterov,
 )
-from .numerics import Numerics
+from ..numerics import Numerics
 
 CUTS = 24  # candidates for the eigenvalue from which on a method is tuned
 D = np.geomspace(1.0, 100.0, CUTS)

@@ -11,11 +11,11 @@ import scipy.linalg
 import scipy.optimize
 
 from ...method import Nesterov
-from .. import bounds
+from ...theory import bounds
+from ...theory.lyapunov import nesterov_energy
+from ...theory.switching import switched_peaks
 from ..drawing import against, drawing, line, panel
 from ..ledger import bound, claim, every, identity
-from ..lyapunov import nesterov_energy
-from ..switching import switched_peaks
 from .fits import growth
 from .linear import displacement_identity
 from .modes import DS, constant, frozen, reach

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...method import GradientFlow, HeavyBall
-from .. import bounds
+from ...theory import bounds
 from ..drawing import against, by_name, drawing, line, panel, theory
 from ..ledger import attained, bound, claim, every, rarely, within
 from .fits import agrees, slope, while_bounded

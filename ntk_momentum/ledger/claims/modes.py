@@ -12,7 +12,7 @@ import numpy as np
 
 from ...method import AbstractFlow, HeavyBall, Nesterov
 from ...method.special import decay_constant, kappa
-from .. import bounds
+from ...theory import bounds
 
 ONE = "n = 1, |x| = 1: H = lambda0 = 1/2, b = sqrt(2 lambda0) = 1, Delta(0) = 1"
 

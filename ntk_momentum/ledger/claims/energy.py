@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from ...method import HeavyBall
-from .. import bounds
+from ...theory import bounds
+from ...theory.lyapunov import heavy_ball_energy, heavy_ball_energy_rate, sharp_energy
 from ..drawing import drawing, line, panel, points, theory
 from ..ledger import bound, claim, every, identity
-from ..lyapunov import heavy_ball_energy, heavy_ball_energy_rate, sharp_energy
 from .modes import frozen, worst_modes
 from .setting import Setting
 
