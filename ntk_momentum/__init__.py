@@ -64,8 +64,8 @@ _HOMES = {
     "dynamics.training": ("train",),
     "ensembles.training": ("train_ensemble",),
     "dynamics.trajectory": ("Trajectory",),
-    "experiment.checkpoint": ("simulate_checkpointed",),
-    "results": ("open_results",),
+    "results.checkpoint": ("simulate_checkpointed",),
+    "results.reading": ("open_results",),
     "ensembles.ensemble": ("ensemble",),
     "dynamics.solver": ("LazyExponential", "RungeKutta"),
     "judge.certificate": ("certify",),
@@ -86,7 +86,6 @@ if TYPE_CHECKING:
     from .ensembles.ensemble import ensemble
     from .ensembles.training import train_ensemble
     from .errors import InputError, MissingPackage
-    from .experiment.checkpoint import simulate_checkpointed
     from .judge.advice import advise
     from .judge.certificate import certify
     from .judge.diagnosis import diagnose, linearize
@@ -134,7 +133,8 @@ if TYPE_CHECKING:
     )
     from .network.two_layer import TwoLayerNet, init_two_layer
     from .numerics import Numerics
-    from .results import open_results
+    from .results.checkpoint import simulate_checkpointed
+    from .results.reading import open_results
 
 
 def __getattr__(name: str):

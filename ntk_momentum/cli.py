@@ -117,8 +117,8 @@ class Verify:
     """Number of samples drawn (not for an .npz file, which is taken whole)."""
 
     def __call__(self, float32: bool) -> int:
-        from .experiment.sweep import Source
         from .reproduce import verify
+        from .results.sweep import Source
 
         if self.n < 1:
             raise InputError(f"--n must be at least 1, got {self.n}.")
@@ -141,7 +141,7 @@ class Table:
     """Read-outs of sweeps to show."""
 
     def __call__(self, float32: bool) -> int:
-        from .results import damaged
+        from .results.reading import damaged
         from .show import table
 
         print("\n".join(table(self.folder, self.readouts)))
@@ -166,7 +166,7 @@ class Plot:
     """File of one read-out's figure, .svg, .pdf or .png (default: FOLDER/figures/sweep-READOUT.svg, and the experiments' figures)."""
 
     def __call__(self, float32: bool) -> int:
-        from .results import damaged
+        from .results.reading import damaged
         from .show import plot
 
         if self.to is not None and len(self.readouts) > 1:
@@ -194,7 +194,7 @@ class Export:
     """File to write (default: FOLDER/sweeps.parquet)."""
 
     def __call__(self, float32: bool) -> int:
-        from .results import damaged
+        from .results.reading import damaged
         from .show import export
 
         path = self.to or self.folder / f"sweeps.{self.format}"
@@ -210,8 +210,8 @@ class Doctor:
     """
 
     def __call__(self, float32: bool) -> int:
-        from .experiment.provenance import provenance
         from .reproduce import start
+        from .results.provenance import provenance
 
         start(float32)
 

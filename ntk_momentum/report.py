@@ -11,9 +11,9 @@ from typing import Any
 
 from .errors import require
 from .experiment.outcome import Outcome
-from .experiment.provenance import provenance
-from .experiment.store import write_text
 from .ledger.ledger import derivations, entries
+from .results.provenance import provenance
+from .results.store import write_text
 from .sketch import GREEK
 
 FORMS = ("printed", "corrected", "sharp")

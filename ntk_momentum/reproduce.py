@@ -16,7 +16,7 @@ from .errors import InputError, MissingPackage, require
 from .experiment.registry import Experiment, due, find
 
 if TYPE_CHECKING:
-    from .experiment.sweep import Grid, Source
+    from .results.sweep import Grid, Source
 
 LEDGER = "claims"
 
@@ -42,10 +42,10 @@ def start(float32: bool, figures: bool = False, brief: bool = False) -> None:
 def reproduce(size: str, out: Path, only: tuple[str, ...], float32: bool) -> int:
     """Experiments, figures, claims and report into `out`; returns the exit code."""
     from .experiment.outcome import recall, run
-    from .experiment.progress import Bar
-    from .experiment.store import check_folder
     from .ledger.ledger import refuted as refuted_claims
+    from .progress import Bar
     from .report import write_report
+    from .results.store import check_folder
 
     for package, purpose in (("xarray", "storing results"), ("h5netcdf", "storing results"), ("jinja2", "the report")):
         require(package, purpose)
@@ -91,8 +91,8 @@ def reproduce(size: str, out: Path, only: tuple[str, ...], float32: bool) -> int
 def run_one(name: str, size: str, out: Path, float32: bool) -> int:
     """One experiment with its figure."""
     from .experiment.outcome import run
-    from .experiment.progress import Bar
-    from .experiment.store import check_folder
+    from .progress import Bar
+    from .results.store import check_folder
 
     experiment: Experiment = find((name,))[0]
     check_folder(out)
@@ -113,8 +113,8 @@ def run_one(name: str, size: str, out: Path, float32: bool) -> int:
 
 def verify(claims: tuple[str, ...], size: Literal["smoke", "full"], path: Path | None, float32: bool, source: Source | None = None) -> int:
     """The ledger as a table of verdicts on stdout, and in full in a file; on the data named, or on its own."""
-    from .experiment.progress import Bar
-    from .experiment.store import check_file
+    from .progress import Bar
+    from .results.store import check_file
 
     if path is not None:
         check_file(path, "--json", "claims.json")
@@ -155,8 +155,8 @@ def sweep(grid: Grid, out: Path, float32: bool, float64: bool, job: tuple[str | 
     float64: also on an accelerator, where float32 is the default. job: (coordinator, number of processes, this one's number) of a
     job of several processes that divides the units.
     """
-    from .experiment import sweep as sweeps
-    from .experiment.store import check_folder
+    from .results import sweep as sweeps
+    from .results.store import check_folder
 
     for package in ("xarray", "h5netcdf", "h5py"):
         require(package, "storing results")
@@ -227,7 +227,7 @@ class Claims:
 
     def identity(self) -> dict[str, str]:
         """What the file must have been made from to be current."""
-        from .experiment.provenance import source_digest
+        from .results.provenance import source_digest
 
         digest = hashlib.sha256(self.path.read_bytes()).hexdigest() if self.path.exists() else ""
         return {"package": source_digest(), "size": self.size, "content": digest}
@@ -243,8 +243,8 @@ class Claims:
         """Make claims.json current; "computed" or "kept"."""
         if self.current():
             return "kept"
-        from .experiment.store import write_text
         from .ledger import ledger
+        from .results.store import write_text
 
         write_ledger(self.path, ledger.verify(size=self.size, progress=lambda id, done, total: progress(done, total)))
         write_text(self.stamp, json.dumps(self.identity(), indent=1) + "\n")

@@ -37,7 +37,7 @@ def shown(text: str) -> str:
 
 def write_figures(folder: Path, claims: Iterable[Claim]) -> None:
     """One SVG file for every claim that has a figure, in `folder`, which is made; figures of earlier runs go."""
-    from .experiment.store import write_text
+    from .results.store import write_text
 
     drawn = {f"{claim.id}.svg": claim.drawing for claim in claims if claim.drawing is not None}
     if drawn:

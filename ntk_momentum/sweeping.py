@@ -78,8 +78,8 @@ class Sweep:
     """Which of them this is, from 0, with --coordinator."""
 
     def __call__(self, float32: bool) -> int:
-        from .experiment.sweep import Grid
         from .reproduce import sweep
+        from .results.sweep import Grid
 
         grid = Grid(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Grid)})
         job = (self.coordinator, self.num_processes, self.process_id)

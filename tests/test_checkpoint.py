@@ -10,7 +10,7 @@ import ntk_momentum as nm
 from ntk_momentum.dynamics.coordinates import decompose
 from ntk_momentum.dynamics.solver import RungeKutta
 from ntk_momentum.errors import InputError
-from ntk_momentum.experiment import checkpoint
+from ntk_momentum.results import checkpoint
 
 DATA = nm.sphere(3, 3, key=jax.random.key(0))
 MODEL = nm.init_two_layer(8, 3, key=jax.random.key(1))

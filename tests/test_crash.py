@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ntk_momentum.experiment import store
+from ntk_momentum.results import store
 
 ROOT = Path(__file__).resolve().parents[1]
 KILLS = 20

@@ -14,10 +14,10 @@ import xarray as xr
 import ntk_momentum as nm
 from ntk_momentum.ensembles.ensemble import ensemble as ensembles
 from ntk_momentum.errors import InputError
-from ntk_momentum.experiment import provenance, store, sweep, work
-from ntk_momentum.experiment.progress import Bar
-from ntk_momentum.experiment.sweep import Grid, Source, build_flow, parse_flow
 from ntk_momentum.network.two_layer import loading as models
+from ntk_momentum.progress import Bar
+from ntk_momentum.results import provenance, store, sweep, work
+from ntk_momentum.results.sweep import Grid, Source, build_flow, parse_flow
 
 
 @pytest.fixture(autouse=True)
@@ -219,7 +219,7 @@ def test_a_piece_that_raises_does_not_stop_the_others(tmp_path, capsys):
 
 def test_what_another_process_holds_is_waited_for_and_taken_over_when_it_dies(tmp_path, monkeypatch):
     code = (
-        "import sys, signal, pathlib\nfrom ntk_momentum.experiment.work import Locks\n"
+        "import sys, signal, pathlib\nfrom ntk_momentum.results.work import Locks\n"
         "with Locks(pathlib.Path(sys.argv[1])) as locks: print(locks.take('a.nc'), flush=True); signal.pause()"
     )
     child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[1])

@@ -73,14 +73,14 @@ def bench(name: str, size: str, float32: bool, path: Path | None) -> int:
     if name not in known:
         raise unknown_name("benchmark", name, known)
     if path is not None:
-        from ..experiment.store import check_file
+        from ..results.store import check_file
 
         check_file(path, "--json", f"{name}.json")
     core = pin()
     import jax
 
     jax.config.update("jax_enable_x64", not float32)
-    from ..experiment.provenance import provenance
+    from ..results.provenance import provenance
 
     family = importlib.import_module(f".{name}", __name__)
     rows = []

@@ -77,7 +77,7 @@ def diagnose(asked: Diagnose) -> int:
 
 def dataset(asked: Any) -> Any:
     """The data set that --data, --n, --p and --seed name."""
-    from .sweep import Source
+    from ..results.sweep import Source
 
     return Source(asked.data, asked.n, asked.p, asked.seed).load()
 

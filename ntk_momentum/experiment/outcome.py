@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import InputError, MissingPackage, require
-from . import store
-from .provenance import dtype, provenance, source_digest
+from ..results import store
+from ..results.provenance import dtype, provenance, source_digest
 from .registry import Experiment
 
 Progress = Callable[[int, int], None]

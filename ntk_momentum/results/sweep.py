@@ -21,8 +21,8 @@ import numpy as np
 from ..errors import InputError, check_positive, check_seed, unknown_name
 from ..network.loading import load_function
 from ..numerics import Numerics, Precision
+from ..progress import Bar
 from . import store, work
-from .progress import Bar
 from .provenance import JUDGEMENT, provenance, source_digest
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ class Tile:
     places: tuple[np.ndarray, ...]
 
 
-def mosaic(name: str, tiles: Sequence[Tile], shape: tuple[int, ...]) -> Any:
+def tiled(name: str, tiles: Sequence[Tile], shape: tuple[int, ...]) -> Any:
     """The variable `name` of all tiles, in an array that xarray reads lazily. Later tiles lie on top; NaN where there is none.
 
     The file's variable may have fewer axes than the whole: leading axes of the whole along which the tile has one place.
@@ -38,8 +38,8 @@ def _array_type() -> type:
     base: Any = require("xarray.backends", "reading results").BackendArray
     indexing = require("xarray.core.indexing", "reading results")
 
-    class Mosaic(base):
-        """The array behind `mosaic`."""
+    class Tiled(base):
+        """The array behind `tiled`."""
 
         def __init__(self, name: str, tiles: tuple[Tile, ...], shape: tuple[int, ...]):
             self.name, self.tiles, self.shape = name, tiles, shape
@@ -62,7 +62,7 @@ def _array_type() -> type:
                     values[np.ix_(*met)] = block[np.ix_(*(found[m] for found, m in zip(own, met, strict=True)))]
             return values[tuple(0 if np.ndim(part) == 0 and not isinstance(part, slice) else slice(None) for part in key)]
 
-    return Mosaic
+    return Tiled
 
 
 def _find(wanted: np.ndarray, places: np.ndarray) -> np.ndarray:

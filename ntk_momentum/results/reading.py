@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from .errors import InputError, require, unknown_name
-from .experiment.mosaic import Tile, mosaic
-from .experiment.store import Stored, fingerprint
+from ..errors import InputError, require, unknown_name
+from .store import Stored, fingerprint
+from .tiles import Tile, tiled
 
 AXES = ("variant", "data", "flow", "width", "seed")
 LABELS = (*AXES, "time")
@@ -57,7 +57,7 @@ def open_results(folder: str | Path) -> Any:
             own = [np.arange(size) for size in unit.stored.shape(name)[-len(rest) :]] if rest else []
             tiles.append(Tile(unit.stored, (*(place[axis] for axis in leading), *own)))
         shape = (*lengths.values(), *sizes)
-        variables[name] = xarray.Variable((*leading, *rest), mosaic(name, tiles, shape))
+        variables[name] = xarray.Variable((*leading, *rest), tiled(name, tiles, shape))
     coordinates = {axis: list(axes[axis]) for axis in leading if axis != "variant"}
     dataset = xarray.Dataset(variables, coordinates).assign_coords(_coordinates(units, places, axes, leading))
     common, differing = _settings(units)

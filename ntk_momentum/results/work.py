@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import InputError, MissingPackage
+from ..progress import Bar
 from . import store
-from .progress import Bar
 
 POLL = 0.2  # seconds between looks at the pieces that other processes hold
 
