@@ -13,7 +13,7 @@ import numpy as np
 import xarray
 
 import ntk_momentum as nm
-from ntk_momentum import plotting
+from ntk_momentum.study import plotting
 
 ORDER = 115
 CAPTION = """Training loss of the heavy ball, b = 2 sqrt(lambda_0) of each kernel, with the hidden layer, the output layer or both

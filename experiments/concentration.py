@@ -13,7 +13,7 @@ import numpy as np
 import xarray
 
 import ntk_momentum as nm
-from ntk_momentum import plotting
+from ntk_momentum.study import plotting
 from ntk_momentum.theory import bounds
 
 ORDER = 20

@@ -15,7 +15,7 @@ import numpy as np
 import xarray
 
 import ntk_momentum as nm
-from ntk_momentum import plotting
+from ntk_momentum.study import plotting
 
 ORDER = 117
 CAPTION = """Training loss (top) and mean squared error on images not trained on (bottom) of three architectures: solid the run,

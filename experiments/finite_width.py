@@ -13,8 +13,8 @@ import numpy as np
 import xarray
 
 import ntk_momentum as nm
-from ntk_momentum import plotting
 from ntk_momentum.judge import CERTIFICATE_READOUTS
+from ntk_momentum.study import plotting
 
 ORDER = 112
 CAPTION = """Heavy ball at b = 2 sqrt(lambda_0): what the kinks do, against the width, median and range over seeds; lines: fitted

@@ -14,8 +14,8 @@ import numpy as np
 import xarray
 
 import ntk_momentum as nm
-from ntk_momentum import plotting
 from ntk_momentum.errors import require
+from ntk_momentum.study import plotting
 
 ORDER = 118
 CAPTION = """Left: distance of f from its own kernel's prediction over the motion |f(0) - y| (colour) against width and output

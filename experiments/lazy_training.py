@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 import ntk_momentum as nm
-from ntk_momentum import plotting
+from ntk_momentum.study import plotting
 from ntk_momentum.theory import bounds
 
 ORDER = 30

@@ -15,7 +15,7 @@ import scipy.optimize
 import xarray
 
 import ntk_momentum as nm
-from ntk_momentum import plotting
+from ntk_momentum.study import plotting
 
 ORDER = 116
 CAPTION = """Logistic training loss of wide networks under the three flows, median and range over seeds, and (dashed) of the

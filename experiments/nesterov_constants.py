@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 import ntk_momentum as nm
-from ntk_momentum import plotting
+from ntk_momentum.study import plotting
 
 ORDER = 111
 CAPTION = """Left: energy |f'|^2/2 + pseudo-loss of wide networks under Nesterov's flow (solid, median and range over seeds),

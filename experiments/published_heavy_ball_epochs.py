@@ -13,7 +13,8 @@ a step that keeps eta lambda_max comparable, fewer epochs, two seeds for one.
 from dataclasses import dataclass
 
 import ntk_momentum as nm
-from ntk_momentum import plotting, published
+from ntk_momentum import published
+from ntk_momentum.study import plotting
 
 ORDER = 100
 CAPTION = """Mean squared error under the heavy ball, median and range over seeds: solid the run, dashed the prediction from its own

@@ -12,7 +12,8 @@ step that puts the limit among these widths; two seeds for the authors' one run.
 from dataclasses import dataclass, replace
 
 import ntk_momentum as nm
-from ntk_momentum import plotting, published
+from ntk_momentum import published
+from ntk_momentum.study import plotting
 
 ORDER = 101
 CAPTION = """Left: mean squared error after a fixed number of steps, median and range over seeds. Middle: the largest

@@ -10,7 +10,8 @@ the initial kernel's prediction, without a fit, in the authors' and in the paper
 from dataclasses import dataclass
 
 import ntk_momentum as nm
-from ntk_momentum import plotting, published
+from ntk_momentum import published
+from ntk_momentum.study import plotting
 
 ORDER = 104
 CAPTION = """Mean squared error under multi-step momentum (beta1, beta2), median and range over seeds: solid the run, dashed the

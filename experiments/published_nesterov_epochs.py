@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 import ntk_momentum as nm
-from ntk_momentum import plotting, published
+from ntk_momentum import published
+from ntk_momentum.study import plotting
 
 ORDER = 102
 CAPTION = """Mean squared error under Nesterov and gradient descent, median and range over seeds: solid the run, dashed the prediction

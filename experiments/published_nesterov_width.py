@@ -10,7 +10,8 @@ predicts. Changed by default: 50 digits, widths 500 to 3000, epoch 100, a step t
 from dataclasses import dataclass, replace
 
 import ntk_momentum as nm
-from ntk_momentum import plotting, published
+from ntk_momentum import published
+from ntk_momentum.study import plotting
 
 ORDER = 103
 CAPTION = """Left: mean squared error after a fixed number of steps, median and range over seeds. Middle: the largest

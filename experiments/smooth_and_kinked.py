@@ -14,7 +14,7 @@ import numpy as np
 import xarray
 
 import ntk_momentum as nm
-from ntk_momentum import plotting
+from ntk_momentum.study import plotting
 
 ORDER = 114
 CAPTION = """Left: relative drift of the kernel during heavy-ball training, right: largest distance of f from its own kernel's

@@ -14,8 +14,8 @@ import numpy as np
 import xarray
 
 import ntk_momentum as nm
-from ntk_momentum import plotting
 from ntk_momentum.judge.advice import steps_to
+from ntk_momentum.study import plotting
 
 ORDER = 113
 CAPTION = """Left: gradient evaluations until the loss has fallen by the target factor on a kernel with evenly spaced log

@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import ntk_momentum as nm
-from ntk_momentum.plotting import COLORS, FLOW_NAMES, STYLE, THEORY, shades
+from ntk_momentum.study.plotting import COLORS, FLOW_NAMES, STYLE, THEORY, shades
 
 jax.config.update("jax_enable_x64", True)
 plt.rcParams.update({**STYLE, "figure.figsize": (6.0, 2.9), "figure.dpi": 80})

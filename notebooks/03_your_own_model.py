@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import ntk_momentum as nm
-from ntk_momentum.plotting import (
+from ntk_momentum.study.plotting import (
     COLORS,
     CYCLE,
     STYLE,

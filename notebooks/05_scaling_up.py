@@ -20,7 +20,14 @@ import numpy as np
 from diffrax import Tsit5
 
 import ntk_momentum as nm
-from ntk_momentum.plotting import CYCLE, FLOW_NAMES, STYLE, power_law, power_ticks, with_interval
+from ntk_momentum.study.plotting import (
+    CYCLE,
+    FLOW_NAMES,
+    STYLE,
+    power_law,
+    power_ticks,
+    with_interval,
+)
 
 jax.config.update("jax_enable_x64", True)
 plt.rcParams.update({**STYLE, "figure.figsize": (6.0, 2.9), "figure.dpi": 80, "axes.prop_cycle": plt.cycler(color=CYCLE)})

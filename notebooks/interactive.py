@@ -17,8 +17,8 @@ def _():
     from matplotlib.figure import Figure
 
     import ntk_momentum as nm
-    from ntk_momentum import plotting
     from ntk_momentum.method import special
+    from ntk_momentum.study import plotting
     from ntk_momentum.theory import bounds
 
     jax.config.update("jax_enable_x64", True)

@@ -19,8 +19,8 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 
 from .errors import InputError, MissingPackage, unknown_name
-from .experiment.registry import Size
 from .options import check, command
+from .study.registry import Size
 from .sweeping import Sweep
 
 
@@ -58,7 +58,7 @@ class List:
     """The paper's statements: identifier, section, kind, and the function that runs each."""
 
     def __call__(self, float32: bool) -> int:
-        from .experiment.registry import experiments, folder
+        from .study.registry import experiments, folder
 
         if self.claims:
             from .ledger.ledger import entries
@@ -142,7 +142,7 @@ class Table:
 
     def __call__(self, float32: bool) -> int:
         from .results.reading import damaged
-        from .show import table
+        from .study.summary import table
 
         print("\n".join(table(self.folder, self.readouts)))
         return 1 if damaged(self.folder) else 0
@@ -167,7 +167,7 @@ class Plot:
 
     def __call__(self, float32: bool) -> int:
         from .results.reading import damaged
-        from .show import plot
+        from .study.summary import plot
 
         if self.to is not None and len(self.readouts) > 1:
             raise InputError(f"--to names one file, but {len(self.readouts)} read-outs are asked for; leave out --to.")
@@ -195,7 +195,7 @@ class Export:
 
     def __call__(self, float32: bool) -> int:
         from .results.reading import damaged
-        from .show import export
+        from .study.summary import export
 
         path = self.to or self.folder / f"sweeps.{self.format}"
         print(f"{path}: {export(self.folder, path)} rows")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import InputError, MissingPackage, require
-from .experiment.registry import Experiment, due, find
+from .study.registry import Experiment, due, find
 
 if TYPE_CHECKING:
     from .results.sweep import Grid, Source
@@ -41,11 +41,11 @@ def start(float32: bool, figures: bool = False, brief: bool = False) -> None:
 
 def reproduce(size: str, out: Path, only: tuple[str, ...], float32: bool) -> int:
     """Experiments, figures, claims and report into `out`; returns the exit code."""
-    from .experiment.outcome import recall, run
     from .ledger.ledger import refuted as refuted_claims
     from .progress import Bar
-    from .report import write_report
     from .results.store import check_folder
+    from .study.outcome import recall, run
+    from .study.report import write_report
 
     for package, purpose in (("xarray", "storing results"), ("h5netcdf", "storing results"), ("jinja2", "the report")):
         require(package, purpose)
@@ -90,9 +90,9 @@ def reproduce(size: str, out: Path, only: tuple[str, ...], float32: bool) -> int
 
 def run_one(name: str, size: str, out: Path, float32: bool) -> int:
     """One experiment with its figure."""
-    from .experiment.outcome import run
     from .progress import Bar
     from .results.store import check_folder
+    from .study.outcome import run
 
     experiment: Experiment = find((name,))[0]
     check_folder(out)
@@ -128,7 +128,7 @@ def verify(claims: tuple[str, ...], size: Literal["smoke", "full"], path: Path |
         bar.finish_piece()
     records = [claim.to_json("" if path is None else ledger.figures_folder(path).name) for claim in verified]
     if path is not None:
-        from .report import write_report
+        from .study.report import write_report
 
         write_ledger(path, verified)
         write_report(path.parent, size, [], records, "", ledger.refuted(records), path.with_suffix(".html").name)
@@ -211,7 +211,7 @@ def evidence(record: dict[str, Any]) -> str:
 def write_ledger(path: Path, claims: Any) -> None:
     """The file of claims, and its figures in the folder beside it."""
     from .ledger import ledger
-    from .sketch import write_figures
+    from .study.claim_figures import write_figures
 
     write_figures(ledger.figures_folder(path), claims)
     ledger.write_claims(path, claims)

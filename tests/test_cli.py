@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from ntk_momentum import cli
-from ntk_momentum.experiment import registry
 from ntk_momentum.ledger import ledger
+from ntk_momentum.study import registry
 
 ROOT = Path(__file__).resolve().parents[1]
 

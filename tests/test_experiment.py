@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ntk_momentum.errors import InputError
-from ntk_momentum.experiment import outcome, registry
 from ntk_momentum.results import provenance, store
+from ntk_momentum.study import outcome, registry
 
 EXAMPLES = Path(__file__).with_name("examples")
 

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from ntk_momentum.experiment.registry import experiments
+from ntk_momentum.study.registry import experiments
 from ntk_momentum.theory import bounds
 
 EXPERIMENTS = experiments()

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from ntk_momentum import Dataset, InputError, cli, load_digits, sphere
-from ntk_momentum.experiment import registry
 from ntk_momentum.ledger import ledger
 from ntk_momentum.ledger.claims import setting as setting_module
+from ntk_momentum.study import registry
 from ntk_momentum.theory import bounds, entries, refuted, verify, write_claims
 
 IDS = [

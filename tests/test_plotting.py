@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from ntk_momentum import plotting
 from ntk_momentum.dynamics.trajectory import Trajectory
+from ntk_momentum.study import plotting
 
 
 def test_power_law_is_exact_on_a_power():

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ntk_momentum import report, sketch
-from ntk_momentum.experiment import outcome, registry
 from ntk_momentum.ledger import drawing, ledger
+from ntk_momentum.study import claim_figures, outcome, registry, report
 
 EXAMPLES = Path(__file__).with_name("examples")
 MEASURED = {
@@ -79,7 +78,7 @@ def out(tmp_path_factory) -> Path:
     falling = drawing.panel("t", "L(t)", drawing.line([0, 1, 2], [1, 0.5, 0.2], "L"), log="y")
     figure = drawing.drawing("The line falls, lambda < 1.", falling)
     (folder / "claims_figures").mkdir()
-    (folder / "claims_figures" / "eq-0.svg").write_text(sketch.svg(figure), encoding="utf-8")
+    (folder / "claims_figures" / "eq-0.svg").write_text(claim_figures.svg(figure), encoding="utf-8")
     report.write_report(folder, "smoke", outcomes, CLAIMS, "", ["eq-9"])
     return folder
 
@@ -130,10 +129,10 @@ def test_every_claim_has_a_derivation_that_turns_into_mathml():
 
 def test_figures_of_claims_are_the_same_bytes_and_old_ones_go(tmp_path):
     claims = ledger.verify(["footnote-2-fastest", "remark-lambda0-half"])
-    sketch.write_figures(tmp_path, claims)
+    claim_figures.write_figures(tmp_path, claims)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert set(before) == {f"{c.id}.svg" for c in claims}
-    sketch.write_figures(tmp_path, claims[:1])
+    claim_figures.write_figures(tmp_path, claims[:1])
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"footnote-2-fastest.svg": before["footnote-2-fastest.svg"]}
 
 

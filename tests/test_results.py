@@ -11,8 +11,8 @@ from test_sweep import fixed_code, grid, pretended, units_of  # noqa: F401
 import ntk_momentum as nm
 from ntk_momentum import cli
 from ntk_momentum.errors import InputError
-from ntk_momentum.experiment import registry
 from ntk_momentum.results import store, sweep
+from ntk_momentum.study import registry
 
 FLOWS = ("heavy_ball:0.5", "heavy_ball:0.1", "gradient_flow", "nesterov:3")
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from .errors import InputError, require
-from .experiment.registry import Experiment, experiments
-from .results import store
+from ..errors import InputError, require
+from ..results import store
+from .registry import Experiment, experiments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ def table(folder: Path, names: Sequence[str]) -> list[str]:
 
 def summary(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     """One row for each data set, flow and width of a folder's sweeps: runs, failures, steps, and read-outs at the last time."""
-    from .results.reading import check_readouts, open_results
+    from ..results.reading import check_readouts, open_results
 
     dataset = open_results(folder)
     check_readouts(names, dataset)
@@ -95,8 +95,8 @@ def summary(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
 
 def plot(folder: Path, names: Sequence[str], to: Path | None) -> list[Path]:
     """Draw what is in the folder: the figures of experiments again, and one figure for each read-out of its sweeps."""
-    from .experiment.outcome import draw
-    from .results.reading import check_readouts, open_results
+    from ..results.reading import check_readouts, open_results
+    from .outcome import draw
 
     matplotlib = require("matplotlib", "drawing figures")
     matplotlib.use("agg")
@@ -153,7 +153,7 @@ def export(folder: Path, to: Path) -> int:
 
     Read-outs per sample become lists. One flow on one data set is in memory at a time.
     """
-    from .results.reading import open_results
+    from ..results.reading import open_results
 
     if to.suffix != ".parquet":
         raise InputError(f"the format is parquet, so the file's name must end in .parquet, got {to}.")

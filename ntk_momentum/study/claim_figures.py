@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import require
+from ..errors import require
 from .plotting import CYCLE, STYLE, THEORY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from .ledger.drawing import Drawing, Panel
-    from .ledger.ledger import Claim
+    from ..ledger.drawing import Drawing, Panel
+    from ..ledger.ledger import Claim
 
 MOST = 300
 """Points of a line; more are not seen."""
@@ -37,7 +37,7 @@ def shown(text: str) -> str:
 
 def write_figures(folder: Path, claims: Iterable[Claim]) -> None:
     """One SVG file for every claim that has a figure, in `folder`, which is made; figures of earlier runs go."""
-    from .results.store import write_text
+    from ..results.store import write_text
 
     drawn = {f"{claim.id}.svg": claim.drawing for claim in claims if claim.drawing is not None}
     if drawn:

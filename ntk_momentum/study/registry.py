@@ -44,7 +44,7 @@ class Experiment:
         spec.loader.exec_module(module)
         missing = [part for part in ("SIZES", "run", "plot") if not hasattr(module, part)]
         if missing:
-            raise InputError(f"experiment {self.path} lacks {', '.join(missing)}; see ntk_momentum.experiment.registry.")
+            raise InputError(f"experiment {self.path} lacks {', '.join(missing)}; see ntk_momentum.study.registry.")
         return module
 
     def config(self, module: ModuleType, size: str) -> Any:

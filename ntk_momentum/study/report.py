@@ -9,12 +9,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import require
-from .experiment.outcome import Outcome
-from .ledger.ledger import derivations, entries
-from .results.provenance import provenance
-from .results.store import write_text
-from .sketch import GREEK
+from ..errors import require
+from ..ledger.ledger import derivations, entries
+from ..results.provenance import provenance
+from ..results.store import write_text
+from .claim_figures import GREEK
+from .outcome import Outcome
 
 FORMS = ("printed", "corrected", "sharp")
 _SUBSCRIPT = r"min|max|\d+|[A-Za-z]\d*(?![A-Za-z])"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import require
+from ..errors import require
 
 COLORS = {"gradient_flow": "#0072b2", "heavy_ball": "#d55e00", "nesterov": "#009e73"}
 CYCLE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")

@@ -1,0 +1,1 @@
+"""Experiments, and everything that shows results: figures, tables, the report."""
