@@ -13,7 +13,6 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int, PyTree
 
-from ..data import Dataset
 from ..errors import InputError
 from ..loss import Loss, squared
 from ..method import AbstractOptimizer, State

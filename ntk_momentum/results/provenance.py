@@ -12,11 +12,10 @@ from typing import Any
 
 PACKAGE = Path(__file__).resolve().parents[1]
 RECORDED = ("jax", "jaxlib", "diffrax", "optax", "equinox", "numpy", "scipy", "scikit-learn", "matplotlib", "xarray", "h5netcdf", "jinja2")
-# What no number depends on: the way results are kept and shown.
-SURFACE: tuple[str, ...] = ("bench", "experiment", "experiments", "__main__.py")
-SURFACE += ("cli.py", "options.py", "plotting.py", "report.py", "reproduce.py", "results.py", "show.py", "sketch.py", "sweeping.py")
-# What no simulation depends on either.
-JUDGEMENT = ("advice.py", "diagnosis.py", "function_space.py", "published.py", "theory", "training.py")
+# Rooms that no number depends on: the way results are kept and shown.
+SURFACE = ("cli", "study", "results", "experiments", "progress.py", "__main__.py")
+# Rooms that no simulation depends on either.
+JUDGEMENT = ("judge", "ledger", "theory")
 
 
 def source_digest(*parts: str, without: tuple[str, ...] = ()) -> str:

@@ -106,7 +106,7 @@ def _data(outcome: Outcome, module: Any, out: Path, progress: Progress | None, c
 def draw(experiment: Experiment, module: Any, dataset: Any, out: Path) -> dict[str, Path]:
     """figures/NAME.svg and .pdf, drawn again only when data or drawing code changed: the SVG carries the hash of both."""
     paths = {kind: out / "figures" / f"{experiment.name}.{kind}" for kind in ("svg", "pdf")}
-    drawing = experiment.path.read_text(encoding="utf-8") + source_digest("plotting.py")
+    drawing = experiment.path.read_text(encoding="utf-8") + source_digest("study")
     key = store.fingerprint([dataset.attrs["checksum"], drawing])
     if all(path.exists() for path in paths.values()) and f"ntk_momentum {key}" in paths["svg"].read_text(encoding="utf-8"):
         return paths

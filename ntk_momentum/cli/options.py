@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, dataclass_transform,
 
 import tyro
 
-from .errors import InputError, unknown_name
+from ..errors import InputError, unknown_name
 
 C = TypeVar("C", bound=type)
 NAMES = {Path: "PATH", str: "TEXT", int: "INT", float: "FLOAT"}

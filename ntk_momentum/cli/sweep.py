@@ -1,13 +1,20 @@
-"""The options of the command `sweep`, in plain values; help is made from them without importing jax."""
+"""`ntk-momentum sweep`: flows x widths x seeds on data sets, one stored file for each unit of work."""
 
 from __future__ import annotations
 
 import dataclasses
+import sys
+import time
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from .numerics import Precision
+from ..errors import InputError, require
+from ..numerics import Precision
 from .options import command
+from .start import start
+
+if TYPE_CHECKING:
+    from ..results.sweep import Grid
 
 
 @command
@@ -78,10 +85,50 @@ class Sweep:
     """Which of them this is, from 0, with --coordinator."""
 
     def __call__(self, float32: bool) -> int:
-        from .reproduce import sweep
-        from .results.sweep import Grid
+        from ..results.sweep import Grid
 
         grid = Grid(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Grid)})
         job = (self.coordinator, self.num_processes, self.process_id)
         several = self.distributed or any(part is not None for part in job)
-        return sweep(grid, self.out, float32, self.float64, job if several else None)
+        return run_sweep(grid, self.out, float32, self.float64, job if several else None)
+
+
+def run_sweep(grid: Grid, out: Path, float32: bool, float64: bool, job: tuple[str | None, int | None, int | None] | None = None) -> int:
+    """The sweep's units, stored one by one; exit code 1 when a run failed or a unit could not be done.
+
+    float64: also on an accelerator, where float32 is the default. job: (coordinator, number of processes, this one's number) of a
+    job of several processes that divides the units.
+    """
+    from ..results import sweep as sweeps
+    from ..results.store import check_folder
+
+    for package in ("xarray", "h5netcdf", "h5py"):
+        require(package, "storing results")
+    check_folder(out)
+    process = (0, 1)
+    if float32 and float64:
+        raise InputError("--float32 and --float64 exclude each other.")
+    if job is not None:
+        from ..ensembles.devices import initialize
+
+        process = initialize(*job)
+    start(float32)
+    jax = require("jax", "this command")
+    if jax.default_backend() != "cpu" and not float64:
+        jax.config.update("jax_enable_x64", False)
+    begin = time.perf_counter()
+    swept = sweeps.run(grid, out, process)
+    for line in swept.failures:
+        print(f"failed run: {line}", file=sys.stderr)
+    for title, reason in swept.done.broken.items():
+        print(f"failed unit: {title}: {reason}", file=sys.stderr)
+    if swept.missing:
+        print(f"{swept.missing} units are not in {out}: their processes failed, or store elsewhere", file=sys.stderr)
+    if process[0] == 0:
+        counts = {"computed": len(swept.done.computed), "kept": len(swept.done.kept), "by other processes": len(swept.done.elsewhere)}
+        if process[1] > 1:
+            counts = {f"by process 0 of {process[1]}": len(swept.done.computed) + len(swept.done.kept)}
+        told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        failed = f"{len(swept.failures)} failed" if swept.failures else "none failed"
+        print(f"{out}: {swept.units} units ({told or 'none done'}), {swept.runs} runs, {failed} ({time.perf_counter() - begin:.1f} s)")
+    return int(not swept.ok)

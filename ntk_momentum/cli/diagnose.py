@@ -1,70 +1,71 @@
-"""The commands `advise` and `diagnose`: from names and files on the command line to data, models and optimizers, and printed answers."""
+"""`ntk-momentum diagnose`: how far a model runs from its own kernel's prediction."""
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from ..errors import InputError, require
 from ..network.loading import load_model
-
-if TYPE_CHECKING:
-    from ..cli import Advise, Diagnose
-
-
-def advise(asked: Advise) -> int:
-    """Print the recommendations for a data set and, if asked, what training with them took."""
-    import jax
-
-    from ..dynamics.simulation import check_output, unequal_shapes
-    from ..judge.advice import advise, check_advice
-    from ..kernel import empirical_ntk, infinite_ntk
-    from ..memory import check_fits
-    from ..network.two_layer import init_two_layer, outputs
-
-    data = dataset(asked)
-    check_fits(5 * data.y.size**2, f"the kernel of {data.n} samples and its eigenvectors", "use fewer samples")
-    key = jax.random.key(asked.seed)
-    if asked.model:
-        if asked.width is not None:
-            raise InputError("--width is of the built-in network; leave it out with --model.")
-        net = load_model(asked.model, key)
-        f0 = outputs(net, data.X)
-        check_output(f0)
-        if f0.shape != data.y.shape:
-            raise InputError(unequal_shapes(f0.shape, data.y.shape))
-        kernel = empirical_ntk(net, data.X, output="trace-sum" if f0.ndim == 1 else "full")
-    elif data.y.ndim != 1:
-        remedy = "save y.ravel()" if data.y.shape[1:] == (1,) else "give --model FILE.py:FUNCTION"
-        raise InputError(f"the built-in network takes one target per sample, y of shape (n,), got {data.y.shape}; {remedy}.")
-    else:
-        X, infinite = data.X.reshape(data.n, -1), asked.width is None
-        check_fits(7 * (asked.width or 0) * X.shape[1], f"{asked.width} neurons", "use a smaller --width")
-        net = init_two_layer(2048 if asked.width is None else asked.width, X.shape[1], key=key, antisymmetric=infinite)
-        kernel, f0 = (infinite_ntk(X), 0 * data.y) if infinite else (empirical_ntk(net, X), outputs(net, X))
-    advice = advise(kernel, f0 - data.y, target=asked.target, margin=asked.margin, objective=asked.objective)
-    print(advice)
-    if asked.check:
-        print(f"\nsteps to {asked.target:g} L(0), trained with {asked.model or f'width {net.width}'}:")
-        for name, (predicted, actual) in check_advice(advice, net, data).items():
-            took = f"{actual:.0f}" if actual < math.inf else "diverged" if math.isnan(actual) else f"not within {2 * predicted:.0f}"
-            print(f"{name:20}  predicted {predicted:8.0f}  actual {took:>8}")
-    return 0
+from .options import command
+from .start import start
 
 
-def diagnose(asked: Diagnose) -> int:
+@command
+class Diagnose:
+    """Train a model briefly and say how far it runs from its own kernel's prediction: is it lazy?
+
+    What decides is the larger of two numbers, the gap of the predictions relative to their motion and the kernel's relative drift: lazy
+    below 0.1, rich above 0.5.
+
+    Example: ntk-momentum diagnose --data mine.npz --model mymodel.py:build --optimizer adam --eta 1e-3
+    """
+
+    data: str = "digits"
+    """digits (scikit-learn), sphere (random), an .npz file with arrays X and y, or a folder with MNIST's IDX files."""
+    n: int = 50
+    """Number of samples drawn (not for an .npz file, which is taken whole)."""
+    p: int = 20
+    """Input size of --data sphere."""
+    seed: int = 0
+    """Seed of that draw and of the model."""
+    model: str | None = None
+    """FILE.py:FUNCTION, where FUNCTION(key) returns an Equinox model of one input (default: a ReLU MLP)."""
+    width: int = 256
+    """Width of that MLP."""
+    depth: int = 2
+    """Hidden layers of that MLP."""
+    optimizer: Literal["gradient_descent", "heavy_ball", "nesterov", "adam"] = "gradient_descent"
+    """What trains it, full batch. Momentum recommended for a constant kernel lies near its stability limit, which few networks bear."""
+    eta: float | None = None
+    """Step size (default: 1/lambda_max of the kernel for gradient_descent, recommended for momentum, 1e-3 for adam)."""
+    beta: float | None = None
+    """Momentum of heavy_ball (default: recommended, with --eta too)."""
+    d: float | None = None
+    """Constant of nesterov (default: recommended)."""
+    loss: Literal["squared", "logistic", "softmax"] = "squared"
+    """What is trained on. logistic takes targets +1 and -1, softmax one row of class probabilities for each sample."""
+    steps: int = 100
+    """Steps taken."""
+
+    def __call__(self, float32: bool) -> int:
+        start(float32)
+        return report(self)
+
+
+def report(asked: Diagnose) -> int:
     """Print how lazy a model is on a data set."""
     import jax
 
     from ..judge.diagnosis import diagnose, recommend
     from ..loss import logistic, softmax_cross_entropy, squared
     from ..memory import check_fits
+    from ..results.sweep import Source
 
     needs = {"beta": "heavy_ball", "d": "nesterov"}
     for option, optimizer in needs.items():
         if getattr(asked, option) is not None and asked.optimizer != optimizer:
             raise InputError(f"--{option} goes with --optimizer {optimizer}, got --optimizer {asked.optimizer}; leave it out.")
-    data = dataset(asked)
+    data = Source(asked.data, asked.n, asked.p, asked.seed).load()
     check_fits(8 * data.y.size**2, f"the kernels of {data.n} samples", "use fewer samples")
     check_fits(8 * asked.width * (asked.width * max(asked.depth - 1, 0) + data.input_size), "the MLP's weights", "use a smaller --width")
     key = jax.random.key(asked.seed)
@@ -73,13 +74,6 @@ def diagnose(asked: Diagnose) -> int:
     optimizer = build(asked, lambda: recommend(model, data, loss=loss))
     print(diagnose(model, data, optimizer, asked.steps, loss=loss))
     return 0
-
-
-def dataset(asked: Any) -> Any:
-    """The data set that --data, --n, --p and --seed name."""
-    from ..results.sweep import Source
-
-    return Source(asked.data, asked.n, asked.p, asked.seed).load()
 
 
 def perceptron(data: Any, width: int, depth: int, key: Any) -> Any:

@@ -1,0 +1,35 @@
+"""`ntk-momentum list`: the experiments, or the statements of the paper."""
+
+from __future__ import annotations
+
+from ..errors import InputError
+from .options import command
+
+
+@command
+class List:
+    """Name the experiments and what each one claims, or the statements of the paper that `verify` runs.
+
+    Example: ntk-momentum list --claims
+    """
+
+    claims: bool = False
+    """The paper's statements: identifier, section, kind, and the function that runs each."""
+
+    def __call__(self, float32: bool) -> int:
+        from ..study.registry import experiments, folder
+
+        if self.claims:
+            from ..ledger.ledger import entries
+
+            for entry in entries().values():
+                where = f"{entry.run.__module__}.{entry.run.__qualname__}"
+                print(f"{entry.id:23} section {entry.section:2} {entry.kind:12} {where}")
+            return 0
+        found = experiments()
+        if not found:
+            raise InputError(f"no experiments in {folder()}.")
+        width = max(map(len, found))
+        for experiment in found.values():
+            print(f"{experiment.name:{width}}  {experiment.title}")
+        return 0

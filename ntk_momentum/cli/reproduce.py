@@ -1,0 +1,89 @@
+"""`ntk-momentum reproduce`: experiments, figures, claims and report.
+
+Each piece is skipped when it is finished, and one failure does not stop the rest.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from ..errors import MissingPackage, require
+from ..study.registry import Size, due, find
+from .options import command
+from .start import start
+
+LEDGER = "claims"
+
+
+@command
+class Reproduce:
+    """Run every experiment, draw its figure, run the claims ledger, and write one report.
+
+    Leaves report.html, claims.json, figures/ and data/ in the results folder; what is finished there is not done again.
+
+    Example: ntk-momentum reproduce --size smoke --out results
+    """
+
+    size: Size = "default"
+    """smoke: a minute, to see that it works. default: minutes, the figures of the report. full: as large as the paper's."""
+    out: Path = Path("results")
+    """Results folder."""
+    only: tuple[str, ...] = ()
+    """Names of experiments (see `ntk-momentum list`), or "claims" for the ledger. Without it: everything, but below full size
+    not the longer experiments (ORDER 100 and more, e.g. published_nesterov_epochs), which run when they are named."""
+
+    def __call__(self, float32: bool) -> int:
+        return reproduce(self.size, self.out, self.only, float32)
+
+
+def reproduce(size: str, out: Path, only: tuple[str, ...], float32: bool) -> int:
+    """Experiments, figures, claims and report into `out`; returns the exit code."""
+    from ..ledger.ledger import refuted as refuted_claims
+    from ..progress import Bar
+    from ..results.store import check_folder
+    from ..study.claims_file import Claims
+    from ..study.outcome import recall, run
+    from ..study.report import write_report
+
+    for package, purpose in (("xarray", "storing results"), ("h5netcdf", "storing results"), ("jinja2", "the report")):
+        require(package, purpose)
+    asked = {e.name for e in due(tuple(name for name in only if name != LEDGER), size)} if set(only) != {LEDGER} else set()
+    check_folder(out)
+    start(float32, figures=True, brief=size != "full")
+    begin = time.perf_counter()
+    everything = find()
+    ledger = not only or LEDGER in only
+    outcomes, claims, problem = [], Claims(out, size), ""
+    with Bar(len(asked) + ledger) as bar:
+        for experiment in everything:
+            if experiment.name not in asked:
+                outcomes.append(recall(experiment, size, out))
+                continue
+            outcome = run(experiment, size, out, bar.piece(experiment.name))
+            outcomes.append(outcome)
+            bar.finish_piece()
+            bar.say(f"{experiment.name}: {outcome.status} ({outcome.seconds:.1f} s){'. ' + outcome.message if outcome.message else ''}")
+        if ledger:
+            begun = time.perf_counter()
+            try:
+                status = claims.run(bar.piece(LEDGER))
+            except MissingPackage:
+                raise
+            except Exception as error:  # the report is written whatever happens
+                status, problem = "failed", f"{type(error).__name__}: {error}"
+                print(traceback.format_exc(), file=sys.stderr)
+            bar.finish_piece()
+            bar.say(f"{LEDGER}: {status} ({time.perf_counter() - begun:.1f} s){'. ' + problem if problem else ''}")
+    records = claims.records()
+    refuted = refuted_claims(records or [])
+    report = write_report(out, size, outcomes, records, problem, refuted)
+    failed = [o.experiment.name for o in outcomes if o.status == "failed"]
+    for outcome in outcomes:
+        print(outcome.trace, end="", file=sys.stderr)
+    if refuted:
+        print(f"refuted claims: {', '.join(refuted)}", file=sys.stderr)
+    print(f"{report} ({time.perf_counter() - begin:.0f} s)")
+    return int(bool(failed or problem or (ledger and refuted)))

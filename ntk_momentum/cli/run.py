@@ -1,0 +1,53 @@
+"""`ntk-momentum run`: one experiment with its figure."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import tyro
+
+from ..study.registry import Experiment, Size, find
+from .options import command
+from .start import start
+
+
+@command
+class Run:
+    """Run one experiment and draw its figure.
+
+    Example: ntk-momentum run concentration --size smoke
+    """
+
+    name: tyro.conf.Positional[str]
+    """Name of the experiment (see `ntk-momentum list`)."""
+    size: Size = "default"
+    """smoke, default or full."""
+    out: Path = Path("results")
+    """Results folder."""
+
+    def __call__(self, float32: bool) -> int:
+        return run_one(self.name, self.size, self.out, float32)
+
+
+def run_one(name: str, size: str, out: Path, float32: bool) -> int:
+    """One experiment with its figure."""
+    from ..progress import Bar
+    from ..results.store import check_folder
+    from ..study.outcome import run
+
+    experiment: Experiment = find((name,))[0]
+    check_folder(out)
+    start(float32, figures=True, brief=size != "full")
+    with Bar(1) as bar:
+        outcome = run(experiment, size, out, bar.piece(name))
+        bar.finish_piece()
+    if outcome.message:
+        print(f"{outcome.status}: {outcome.message}", file=sys.stderr)
+    print(outcome.trace, end="", file=sys.stderr)
+    for quantity, value in outcome.headline.items():
+        print(f"{quantity}: {value}")
+    for path in (outcome.data, *outcome.figures.values()):
+        if path is not None:
+            print(path)
+    return int(outcome.status == "failed")

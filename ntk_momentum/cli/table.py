@@ -1,0 +1,32 @@
+"""`ntk-momentum table`: what a results folder holds, in print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tyro
+
+from .options import command
+
+
+@command
+class Table:
+    """Print what a results folder holds.
+
+    Experiments by their headlines; sweeps by data set, flow and width: how many runs and failures, the median of the solver's steps, and
+    read-outs at the last time, as median over seeds with the range.
+
+    Example: ntk-momentum table results --readouts loss lambda_min
+    """
+
+    folder: tyro.conf.Positional[Path]
+    """Results folder, of `sweep`, `run` or `reproduce`."""
+    readouts: tuple[str, ...] = ("loss",)
+    """Read-outs of sweeps to show."""
+
+    def __call__(self, float32: bool) -> int:
+        from ..results.reading import damaged
+        from ..study.summary import table
+
+        print("\n".join(table(self.folder, self.readouts)))
+        return 1 if damaged(self.folder) else 0
