@@ -12,8 +12,9 @@ a step that keeps eta lambda_max comparable, fewer epochs, two seeds for one.
 
 from dataclasses import dataclass
 
+from ntk_momentum.experiments import _published as published
+
 import ntk_momentum as nm
-from ntk_momentum import published
 from ntk_momentum.study import plotting
 
 ORDER = 100

@@ -11,8 +11,9 @@ step that puts the limit among these widths; two seeds for the authors' one run.
 
 from dataclasses import dataclass, replace
 
+from ntk_momentum.experiments import _published as published
+
 import ntk_momentum as nm
-from ntk_momentum import published
 from ntk_momentum.study import plotting
 
 ORDER = 101

@@ -9,8 +9,9 @@ the initial kernel's prediction, without a fit, in the authors' and in the paper
 
 from dataclasses import dataclass
 
+from ntk_momentum.experiments import _published as published
+
 import ntk_momentum as nm
-from ntk_momentum import published
 from ntk_momentum.study import plotting
 
 ORDER = 104

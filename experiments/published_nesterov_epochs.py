@@ -12,9 +12,9 @@ images, m = 500, fewer epochs, two seeds for one.
 from dataclasses import dataclass
 
 import numpy as np
+from ntk_momentum.experiments import _published as published
 
 import ntk_momentum as nm
-from ntk_momentum import published
 from ntk_momentum.study import plotting
 
 ORDER = 102

@@ -9,8 +9,9 @@ predicts. Changed by default: 50 digits, widths 500 to 3000, epoch 100, a step t
 
 from dataclasses import dataclass, replace
 
+from ntk_momentum.experiments import _published as published
+
 import ntk_momentum as nm
-from ntk_momentum import published
 from ntk_momentum.study import plotting
 
 ORDER = 103

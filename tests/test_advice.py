@@ -9,7 +9,6 @@ import pytest
 
 import ntk_momentum as nm
 from ntk_momentum import cli
-from ntk_momentum.bench import kernels
 from ntk_momentum.judge.advice import METHODS, advise, check_advice, modes, steps_to
 from ntk_momentum.method import heavy_ball, nesterov, restarted_nesterov, spectral_radius
 
@@ -131,11 +130,3 @@ def test_the_command_takes_a_users_model(tmp_path, capsys):
     assert all(abs(float(row[2]) - float(row[4])) <= 2 + 0.3 * float(row[2]) for row in rows), printed
     assert cli.main([*words, f"{file}:pair"]) == 2
     assert "must agree" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_the_benchmark_of_kernels_counts_what_it_says():
-    row = kernels.two_layer(20, 64, 4)
-    assert row["gap"] < 1e-6 and row["ratio"] == pytest.approx(row["baseline_seconds"] / row["seconds"])
-    row = kernels.contraction(6, 32, 4)
-    assert row["gap"] < 1e-5 and row["baseline_bytes"] == 4 * 6 * 32 * 4

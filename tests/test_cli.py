@@ -87,7 +87,6 @@ def test_every_command_has_help_with_an_example(capsys):
         (["sweep", "--data-seed", "9" * 20], "between -2^63 and 2^63 - 1"),
         (["sweep", "--seeds", "9" * 20], "at most a million"),
         (["sweep", "--out", ROOT / "README.md"], "is a file where a folder is needed"),
-        (["bench", "kernels", "--json", "."], "is a folder; --json wants a file"),
         (["advise", "--data", "sphere", "--n", "9" * 11], "may be used on a device"),
         (["advise", "--data", "sphere", "--n", "200000"], "use fewer samples"),
         (["advise", "--width", "9" * 11], "use a smaller --width"),

@@ -40,6 +40,9 @@ class Experiment:
         spec = importlib.util.spec_from_file_location(name, self.path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
+        package = ModuleType("ntk_momentum.experiments")  # what experiments share: files of their folder with an underscore
+        package.__path__ = [str(self.path.parent)]
+        sys.modules[package.__name__] = package
         sys.modules[name] = module  # dataclasses look their module up
         spec.loader.exec_module(module)
         missing = [part for part in ("SIZES", "run", "plot") if not hasattr(module, part)]
@@ -57,7 +60,13 @@ class Experiment:
         """The code that decides the numbers: without docstring, caption, headline and plot, so that mending a label keeps results."""
         tree = ast.parse(self.path.read_text(encoding="utf-8"))
         kept = [node for node in tree.body if not (_is_docstring(node) or _names(node) & {"CAPTION", "ORDER", "plot", "headline"})]
-        return "\n".join(ast.unparse(node) for node in kept)
+        shared = [
+            self.path.with_name(f"{alias.name}.py").read_text(encoding="utf-8")
+            for node in kept
+            if isinstance(node, ast.ImportFrom) and node.module == "ntk_momentum.experiments"
+            for alias in node.names
+        ]
+        return "\n".join([*(ast.unparse(node) for node in kept), *shared])
 
 
 def folder() -> Path:

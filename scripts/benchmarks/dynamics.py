@@ -8,16 +8,16 @@ from typing import Any
 
 import jax
 import numpy as np
+from right_side import right_side
+from timing import median_seconds
 
-from .. import Numerics, infinite_ntk, init_two_layer, load_digits, simulate
-from ..dynamics.coordinates import in_span
-from ..dynamics.readout import READOUTS
-from ..dynamics.simulation import weight_problem
-from ..dynamics.solver import LazyExponential, RungeKutta
-from ..loss import squared
-from ..method import GradientFlow, HeavyBall, Nesterov
-from . import median_seconds
-from .right_side import right_side
+from ntk_momentum import Numerics, infinite_ntk, init_two_layer, load_digits, simulate
+from ntk_momentum.dynamics.coordinates import in_span
+from ntk_momentum.dynamics.readout import READOUTS
+from ntk_momentum.dynamics.simulation import weight_problem
+from ntk_momentum.dynamics.solver import LazyExponential, RungeKutta
+from ntk_momentum.loss import squared
+from ntk_momentum.method import GradientFlow, HeavyBall, Nesterov
 
 PARTS = np.array([0.01, 0.03, 0.1, 0.3, 1.0])  # saved times, of the whole
 TARGET = 0.01  # relative error of the loss at every saved time that the reference knows

@@ -10,8 +10,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from timing import clock, compare, median_seconds
 
-from .. import (
+from ntk_momentum import (
     GradientFlow,
     HeavyBall,
     Nesterov,
@@ -25,7 +26,6 @@ from .. import (
     predict,
     sphere,
 )
-from . import clock, compare, median_seconds
 
 WIDE = [(50, 10_000, 100), (500, 10_000, 100), (2000, 10_000, 100)]
 TWO_LAYER = {

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from .data import Dataset, load_digits, load_mnist
-from .dynamics.prediction import predict
-from .dynamics.training import train
-from .errors import require, unknown_name
-from .kernel import empirical_ntk
-from .method import AbstractOptimizer, spectral_radius
-from .network.two_layer import TwoLayerNet
+from ntk_momentum.data import Dataset, load_digits, load_mnist
+from ntk_momentum.dynamics.prediction import predict
+from ntk_momentum.dynamics.training import train
+from ntk_momentum.errors import require, unknown_name
+from ntk_momentum.kernel import empirical_ntk
+from ntk_momentum.method import AbstractOptimizer, spectral_radius
+from ntk_momentum.network.two_layer import TwoLayerNet
 
 
 def images(n: int, folder: str = "") -> Dataset:

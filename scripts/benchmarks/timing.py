@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import json
 import os
 import platform
 import statistics
@@ -11,8 +9,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from ..errors import unknown_name
 
 
 def pin() -> int:
@@ -65,29 +61,3 @@ def processor() -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
-
-
-def bench(name: str, size: str, float32: bool, path: Path | None) -> int:
-    """Run one family of benchmarks, print its rows, and write them with the machine's description."""
-    known = ("dynamics", "kernels", "ensembles")
-    if name not in known:
-        raise unknown_name("benchmark", name, known)
-    if path is not None:
-        from ..results.store import check_file
-
-        check_file(path, "--json", f"{name}.json")
-    core = pin()
-    import jax
-
-    jax.config.update("jax_enable_x64", not float32)
-    from ..results.provenance import provenance
-
-    family = importlib.import_module(f".{name}", __name__)
-    rows = []
-    for row in family.rows(size):
-        rows.append(row)
-        print("  ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in row.items()), flush=True)
-    if path is not None:
-        record = {"benchmark": name, "cpu": processor(), "core": core, **provenance(), "rows": rows}
-        path.write_text(json.dumps(record, indent=1, default=str) + "\n")
-    return 0

@@ -13,9 +13,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from .. import Numerics, ensemble, infinite_ntk, init_two_layer, simulate, sphere
-from ..dynamics.solver import RungeKutta
-from ..method import GradientFlow
+from ntk_momentum import Numerics, ensemble, infinite_ntk, init_two_layer, simulate, sphere
+from ntk_momentum.dynamics.solver import RungeKutta
+from ntk_momentum.method import GradientFlow
 
 
 def rows(size: str) -> Iterator[dict]:
@@ -78,8 +78,9 @@ def weak_scaling(counts: tuple[int, ...], layout: str, width: int) -> Iterator[d
     """Work in proportion to virtual devices on the same cores: efficiency = devices x time per step on one / on all of them."""
     first = None
     for count in counts:
-        command = [sys.executable, "-c", f"from ntk_momentum.bench.ensembles import spread; spread({layout!r}, {width})"]
-        environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(count), "JAX_PLATFORMS": "cpu"}
+        command = [sys.executable, "-c", f"from ensembles import spread; spread({layout!r}, {width})"]
+        paths = os.pathsep.join((*sys.path[:2], os.environ.get("PYTHONPATH", "")))  # the benchmarks and the checkout
+        environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(count), "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         seconds = json.loads(done.stdout.splitlines()[-1])
         first = first or seconds

@@ -12,14 +12,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .. import Numerics, init_two_layer, sphere
-from ..dynamics.coordinates import in_span
-from ..dynamics.readout import READOUTS
-from ..dynamics.simulation import weight_problem
-from ..dynamics.training import _descend
-from ..loss import squared
-from ..method import gradient_descent
-from ..network.two_layer import TwoLayerNet
+from ntk_momentum import Numerics, init_two_layer, sphere
+from ntk_momentum.dynamics.coordinates import in_span
+from ntk_momentum.dynamics.readout import READOUTS
+from ntk_momentum.dynamics.simulation import weight_problem
+from ntk_momentum.dynamics.training import _descend
+from ntk_momentum.loss import squared
+from ntk_momentum.method import gradient_descent
+from ntk_momentum.network.two_layer import TwoLayerNet
 
 STEPS = 8
 """A training step is the difference of two runs, of STEPS and 2 STEPS steps."""
