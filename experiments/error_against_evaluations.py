@@ -20,7 +20,7 @@ from ntk_momentum.theory import bounds
 ORDER = 120
 CAPTION = """Largest relative error of the loss over the saved times against evaluations of the right side, one curve for each solver, one
 point for each tolerance. Grey band: what the reference, a finer run of the lazy integrator, does not know itself (its change when refined
-fivefold). Rejected steps count; eigendecompositions of the lazy steps do not, so compare seconds too: ntk-momentum bench dynamics."""
+fivefold). Rejected steps count; eigendecompositions of the lazy steps do not, so compare seconds too: scripts/bench dynamics."""
 SOLVERS = {
     "lazy, order 2": LazyExponential(),
     "lazy, order 1": LazyExponential(order=1),

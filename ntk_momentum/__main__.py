@@ -7,7 +7,7 @@ import sys
 from .errors import MissingPackage, require
 
 
-def main() -> int:
+def entry() -> int:
     """The command line, or one line saying that its parser is missing."""
     try:
         require("tyro", "the command line")
@@ -20,4 +20,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(entry())

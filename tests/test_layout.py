@@ -10,11 +10,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "ntk_momentum"
-SURFACE = {"bench", "experiment", "options", "plotting", "sketch", "report", "reproduce", "results", "show", "sweeping", "cli", "__main__"}
 CORE = {"jax", "jaxlib", "diffrax", "optax", "equinox", "jaxtyping", "numpy", "scipy", "lineax", "optimistix", "matplotlib"}
 
 
-def imports(path: Path) -> Iterator[tuple[ast.stmt, str, bool]]:
+def imports(path: Path) -> Iterator[tuple[ast.Import | ast.ImportFrom, str, bool]]:
     """(node, dotted name, whether at the top level) of every import that runs; those for type checkers do not."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     checked = [block for block in ast.walk(tree) if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)]
@@ -35,34 +34,86 @@ def imports(path: Path) -> Iterator[tuple[ast.stmt, str, bool]]:
                 yield node, ".".join((*parts, name)), id(node) not in inner
 
 
-def noun(dotted: str) -> str:
-    """ntk_momentum.kernel.two_layer -> kernel."""
-    return dotted.split(".")[1] if "." in dotted else ""
+def room(path: Path) -> str:
+    """The folder of a file of the package; a file of the root is a room of its own."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0] if len(parts) > 1 else f"{parts[0]}.py"
 
 
-def graph() -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {}
+def files() -> dict[str, Path]:
+    """Dotted name -> file, packages by their __init__."""
+    found = {}
     for path in PACKAGE.rglob("*.py"):
-        name = noun(".".join(path.relative_to(ROOT).with_suffix("").parts))
-        if name == "__init__":
-            continue
-        needs = {noun(target) for _, target, _ in imports(path) if target.startswith("ntk_momentum.")}
-        found.setdefault(name, set()).update(needs - {name, "__version__"})
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
 
 
-def test_imports_between_modules_have_no_cycle():
-    assert next(iter(graphlib.TopologicalSorter(graph()).static_order())) == "errors"
+def arrows() -> set[tuple[Path, Path]]:
+    """(file, file of the package that it imports); the root's __init__ is the front door and imports lazily."""
+    known = files()
+    front = known.pop("ntk_momentum")
+    return {
+        (path, known[name])
+        for path in known.values()
+        if path != front
+        for node, target, _ in imports(path)
+        for name in (target, *(f"{target}.{alias.name}" for alias in node.names))
+        if name in known and known[name] != path
+    }
 
 
-def test_mathematics_never_imports_what_shows_it():
-    assert {(name, need) for name, needs in graph().items() if name not in SURFACE for need in needs & SURFACE} == set()
+def test_rooms_stand_on_at_most_ten_floors_and_no_import_runs_up_or_round():
+    rooms: dict[str, set[str]] = {room(path): set() for path in files().values()}
+    for a, b in arrows():
+        if room(a) != room(b):
+            rooms[room(a)].add(room(b))
+    floor: dict[str, int] = {}
+    for name in graphlib.TopologicalSorter(rooms).static_order():  # raises where there is a circle
+        floor[name] = 1 + max((floor[below] for below in rooms[name]), default=0)
+    assert max(floor.values()) <= 10, floor
+    assert floor["errors.py"] == 1 and floor["cli"] == max(floor[name] for name in rooms if name != "__main__.py")
 
 
-def test_a_flow_knows_nothing_of_networks_and_the_kernel_nothing_of_flows():
-    needs = graph()
-    assert needs["method"].isdisjoint({"network", "kernel", "simulation", "loss", "data"})
-    assert needs["kernel"].isdisjoint({"method", "simulation", "training", "solver", "data"})
+def test_files_of_one_room_import_each_other_in_no_circle():
+    graph: dict[Path, set[Path]] = {}
+    for a, b in arrows():
+        if a.name != "__init__.py" and b.name != "__init__.py":
+            graph.setdefault(a, set()).add(b)
+    tuple(graphlib.TopologicalSorter(graph).static_order())
+
+
+def test_few_files_stand_at_the_front_door():
+    assert len(list(PACKAGE.glob("*.py"))) <= 12
+
+
+def test_no_room_is_called_like_a_public_function():
+    """Importing nm.NAME.module would put the room in the function's place."""
+    import ntk_momentum as nm
+
+    assert {path.name for path in PACKAGE.iterdir() if path.is_dir()} & set(nm.__all__) == set()
+
+
+def test_what_is_below_knows_nothing_of_what_is_above():
+    seen: dict[str, set[str]] = {}
+    for a, b in arrows():
+        seen.setdefault(room(a), set()).add(room(b))
+    assert seen["method"] <= {"method", "errors.py"}
+    assert seen["kernel"].isdisjoint({"method", "dynamics", "data.py", "loss.py"})
+    assert seen["theory"].isdisjoint({"dynamics", "network", "data.py"})
+
+
+def test_two_rooms_never_use_one_name_for_two_things():
+    where: dict[str, set[str]] = {}
+    for path in files().values():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [node.name] if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else []
+            if isinstance(node, ast.Assign):
+                names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+            for name in names:
+                if not name.startswith("_"):
+                    where.setdefault(name, set()).add(room(path))
+    assert {name: rooms for name, rooms in where.items() if len(rooms) > 1} == {}
 
 
 def test_packages_outside_the_core_are_imported_only_where_they_are_used():
@@ -71,7 +122,8 @@ def test_packages_outside_the_core_are_imported_only_where_they_are_used():
         (path.name, name)
         for path in PACKAGE.rglob("*.py")
         for _, name, top in imports(path)
-        if top and name.split(".")[0] not in allowed and (path.name, name) not in {("cli.py", "tyro"), ("options.py", "tyro")}
+        if top
+        and name.split(".")[0] not in allowed and not (room(path) == "cli" and name == "tyro")
     }
     assert early == set()
 

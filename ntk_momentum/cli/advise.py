@@ -41,10 +41,10 @@ class Advise:
 
     def __call__(self, float32: bool) -> int:
         start(float32)
-        return recommend(self)
+        return print_advice(self)
 
 
-def recommend(asked: Advise) -> int:
+def print_advice(asked: Advise) -> int:
     """Print the recommendations for a data set and, if asked, what training with them took."""
     import jax
 

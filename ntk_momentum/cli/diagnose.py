@@ -49,10 +49,10 @@ class Diagnose:
 
     def __call__(self, float32: bool) -> int:
         start(float32)
-        return report(self)
+        return print_diagnosis(self)
 
 
-def report(asked: Diagnose) -> int:
+def print_diagnosis(asked: Diagnose) -> int:
     """Print how lazy a model is on a data set."""
     import jax
 

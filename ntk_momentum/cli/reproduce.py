@@ -45,7 +45,7 @@ def reproduce(size: str, out: Path, only: tuple[str, ...], float32: bool) -> int
     from ..progress import Bar
     from ..results.store import check_folder
     from ..study.claims_file import Claims
-    from ..study.outcome import recall, run
+    from ..study.outcome import recall, run_experiment
     from ..study.report import write_report
 
     for package, purpose in (("xarray", "storing results"), ("h5netcdf", "storing results"), ("jinja2", "the report")):
@@ -62,7 +62,7 @@ def reproduce(size: str, out: Path, only: tuple[str, ...], float32: bool) -> int
             if experiment.name not in asked:
                 outcomes.append(recall(experiment, size, out))
                 continue
-            outcome = run(experiment, size, out, bar.piece(experiment.name))
+            outcome = run_experiment(experiment, size, out, bar.piece(experiment.name))
             outcomes.append(outcome)
             bar.finish_piece()
             bar.say(f"{experiment.name}: {outcome.status} ({outcome.seconds:.1f} s){'. ' + outcome.message if outcome.message else ''}")

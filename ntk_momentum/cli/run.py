@@ -34,13 +34,13 @@ def run_one(name: str, size: str, out: Path, float32: bool) -> int:
     """One experiment with its figure."""
     from ..progress import Bar
     from ..results.store import check_folder
-    from ..study.outcome import run
+    from ..study.outcome import run_experiment
 
     experiment: Experiment = find((name,))[0]
     check_folder(out)
     start(float32, figures=True, brief=size != "full")
     with Bar(1) as bar:
-        outcome = run(experiment, size, out, bar.piece(name))
+        outcome = run_experiment(experiment, size, out, bar.piece(name))
         bar.finish_piece()
     if outcome.message:
         print(f"{outcome.status}: {outcome.message}", file=sys.stderr)

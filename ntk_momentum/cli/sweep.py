@@ -117,7 +117,7 @@ def run_sweep(grid: Grid, out: Path, float32: bool, float64: bool, job: tuple[st
     if jax.default_backend() != "cpu" and not float64:
         jax.config.update("jax_enable_x64", False)
     begin = time.perf_counter()
-    swept = sweeps.run(grid, out, process)
+    swept = sweeps.carry_out(grid, out, process)
     for line in swept.failures:
         print(f"failed run: {line}", file=sys.stderr)
     for title, reason in swept.done.broken.items():

@@ -41,10 +41,10 @@ class Verify:
 
         if self.n < 1:
             raise InputError(f"--n must be at least 1, got {self.n}.")
-        return verify(self.claims, self.size, self.json, float32, None if self.data is None else Source(self.data, self.n))
+        return run_claims(self.claims, self.size, self.json, float32, None if self.data is None else Source(self.data, self.n))
 
 
-def verify(claims: tuple[str, ...], size: Literal["smoke", "full"], path: Path | None, float32: bool, source: Source | None = None) -> int:
+def run_claims(claims: tuple[str, ...], size: Literal["smoke", "full"], path: Path | None, float32: bool, source: Source | None = None) -> int:
     """The ledger as a table of verdicts on stdout, and in full in a file; on the data named, or on its own."""
     from ..progress import Bar
     from ..results.store import check_file
@@ -69,33 +69,33 @@ def verify(claims: tuple[str, ...], size: Literal["smoke", "full"], path: Path |
     width = max(len(record["id"]) for record in records)
     print(f"{'':{width}}  {'printed':10}{'corrected':10}  sharp")
     for record in records:
-        forms = [verdict(record[form]) for form in ("printed", "corrected", "sharp")]
+        forms = [in_a_word(record[form]) for form in ("printed", "corrected", "sharp")]
         print(f"{record['id']:{width}}  {forms[0]:10}{forms[1]:10}  {forms[2]}")
     if claims:
         known = ledger.entries()
         for record in records:
             run = inspect.unwrap(known[record["id"]].run)
             line = inspect.getsourcelines(run)[1]
-            print(evidence(record), f"  why: {record['note']}\n  code: {run.__module__}.{run.__qualname__}, line {line}", sep="")
+            print(evidence_text(record), f"  why: {record['note']}\n  code: {run.__module__}.{run.__qualname__}, line {line}", sep="")
     refuted = ledger.refuted(records)
     if refuted:
         print(f"refuted in corrected or sharp form: {', '.join(refuted)}", file=sys.stderr)
     return int(bool(refuted))
 
 
-def verdict(form: dict[str, Any] | None) -> str:
+def in_a_word(form: dict[str, Any] | None) -> str:
     """A form of a claim in one word."""
     if form is None:
         return "-"
     return {True: "holds", False: "refuted", None: "undecided"}[form["ok"]]
 
 
-def evidence(record: dict[str, Any]) -> str:
+def evidence_text(record: dict[str, Any]) -> str:
     """What was stated, on which instance, and what was measured, as indented text."""
     lines = ["", record["id"]]
     for form in ("printed", "corrected", "sharp"):
         if record[form] is not None:
-            lines += [f"  {form} ({verdict(record[form])}): {record[form]['statement']}", f"    on {record[form]['instance']}"]
+            lines += [f"  {form} ({in_a_word(record[form])}): {record[form]['statement']}", f"    on {record[form]['instance']}"]
             lines += [f"    {name}: {json.dumps(value, ensure_ascii=False)}" for name, value in record[form]["measured"].items()]
             lines += [f"    {name}: {record[form][name]}" for name in ("tolerance", "reason") if record[form].get(name) is not None]
     return "\n".join([*lines, ""])

@@ -309,7 +309,7 @@ def watch(readouts: dict[str, Readout], flow: AbstractFlow | None = None) -> Wat
     return Watch({name: readout.bound(flow) for name, readout in readouts.items() if isinstance(readout, Observer)})
 
 
-def read(readouts: dict[str, Readout], snapshot: Snapshot, watched: PyTree, ok: Array) -> dict[str, Array]:
+def read_off(readouts: dict[str, Readout], snapshot: Snapshot, watched: PyTree, ok: Array) -> dict[str, Array]:
     """Every read-out at one moment; NaN where the run has failed."""
     dtype = snapshot.t.dtype
     values = {

@@ -29,7 +29,7 @@ from .readout import (
     Readout,
     Snapshot,
     default_readouts,
-    read,
+    read_off,
     resolve,
     watch,
 )
@@ -235,7 +235,7 @@ def proceed(
             progress = integrator.advance(problem, flow, progress, t1, watcher, config)
             ok = progress.verdict == 0
             snapshot = Snapshot(problem, flow, t1, progress.state, first, reference)
-            return progress, read(readouts, snapshot, progress.watched, ok)
+            return progress, read_off(readouts, snapshot, progress.watched, ok)
 
         return jax.lax.scan(segment, progress, ts)
 

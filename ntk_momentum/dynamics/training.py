@@ -19,7 +19,7 @@ from ..method import AbstractOptimizer, State
 from ..numerics import Numerics
 from .coordinates import in_span
 from .objective import WeightProblem
-from .readout import Readout, Snapshot, default_readouts, read, resolve, watch
+from .readout import Readout, Snapshot, default_readouts, read_off, resolve, watch
 from .simulation import default_reference, weight_problem
 from .solver.base import NOT_FINITE
 from .trajectory import Trajectory
@@ -89,7 +89,7 @@ def descend(
             return after, memory, watched, k + 1
 
         def readings(w, watched, k):
-            return read(readouts, Snapshot(problem, None, k, State(w, None), first, reference), watched, _finite(w))
+            return read_off(readouts, Snapshot(problem, None, k, State(w, None), first, reference), watched, _finite(w))
 
         def block(i, carry):
             run, rows = carry

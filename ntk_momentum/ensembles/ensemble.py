@@ -153,7 +153,7 @@ def ensemble(
 
 def run_unit(made: Plan, unit: Unit) -> Ensemble:
     """The runs of one unit, with the plan's dimensions restricted to it. Warns of nothing; see its `failures`."""
-    outcome = program.run(made.batch(unit), program.How(unit.strategy, unit.lanes, unit.layout, made.over))
+    outcome = program.run_batch(made.batch(unit), program.How(unit.strategy, unit.lanes, unit.layout, made.over))
     shape = (len(unit.flows), len(unit.widths), len(unit.seeds))
     several = (1,) if made.stacked else ()
 
@@ -186,7 +186,7 @@ def assemble(made: Plan, blocks: Iterable[Ensemble]) -> Ensemble:
             whole[place] = part
         return jnp.asarray(whole)
 
-    outcome = jax.tree.map(join, *[program.Outcome(b.readouts, b.verdict, b.accepted, b.rejected) for b in blocks])
+    outcome = jax.tree.map(join, *[program.Solved(b.readouts, b.verdict, b.accepted, b.rejected) for b in blocks])
     names = tuple(data.name for data in made.data) if made.stacked else None
     ts = _times(made, range(len(made.data)), range(len(made.flows)))
     return Ensemble(made.flows, made.widths, made.seeds, ts, **outcome._asdict(), data=names)

@@ -34,7 +34,7 @@ JACOBIANS = 6.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Estimate:
+class Peak:
     """Bytes at the peak of one run on one device, by what takes them."""
 
     state: int
@@ -65,7 +65,7 @@ def estimate(
     kernel: bool = True,
     readouts: Iterable[tuple[int, ...]] = (),
     devices: int = 1,
-) -> Estimate:
+) -> Peak:
     """Peak of one run whose neurons are spread over `devices`.
 
     columns: those of the weights in the coordinates that are solved for, see `span`. slabs, kernel: whether a read-out needs whole
@@ -80,7 +80,7 @@ def estimate(
         entries = min(entries, slab * 2 * TILE)
     weights = max(state * mine * columns, 2 * mine * p + DRAWING * min(mine * p, DRAWN))
     saved = sum(_product(shape) for shape in readouts)
-    return Estimate(
+    return Peak(
         state=int(weights * itemsize),
         slab=int(entries * itemsize),
         kernel=int(square * n * n * itemsize) if kernel or lazy else 0,
@@ -98,14 +98,14 @@ def estimate_own(
     itemsize: int,
     momentum: bool,
     readouts: Iterable[tuple[int, ...]] = (),
-) -> Estimate:
+) -> Peak:
     """Peak of one run of any model, solved by Runge-Kutta.
 
     entries: outputs on all n samples. weights: trained numbers. activations: numbers that a forward pass of one sample writes, all of
     which a backward pass keeps. kernel: bytes to make H, see `kernel.plan`, or 0 where no read-out needs it.
     """
     state, slab, square = COPIES["runge_kutta momentum" if momentum else "runge_kutta"]
-    return Estimate(
+    return Peak(
         state=int(state * weights * itemsize),
         slab=int((slab + (JACOBIANS if kernel else 0)) * n * activations * itemsize),
         kernel=int(square * entries * entries * itemsize) + kernel if kernel else 0,
@@ -113,7 +113,7 @@ def estimate_own(
     )
 
 
-def refuse(what: str, needed: Estimate, free: int | float, runs: int, splits: bool = True) -> InputError:
+def refuse(what: str, needed: Peak, free: int | float, runs: int, splits: bool = True) -> InputError:
     """The error for a unit that cannot fit: the numbers, and what to do about the largest.
 
     splits: whether neurons may be spread.

@@ -26,17 +26,13 @@ from ..memory import MARGIN, available
 from ..method import AbstractFlow, AbstractOptimizer
 from ..network.two_layer import TwoLayerNet
 from ..numerics import Numerics
-from . import devices, peaks, program
+from . import UNIT_RUNS, devices, peaks, program
 
 WASTE = 0.25
 """Padding is less than this share of a padded network."""
 
 STRATEGIES = {"cpu": "map"}
-"""How runs share a device, where it has been measured (`ntk-momentum bench ensembles`); elsewhere a plan measures it once."""
-
-UNIT_RUNS = 64
-"""Runs in a unit at most, unless asked for otherwise."""
-
+"""How runs share a device, where it has been measured (`scripts/bench ensembles`); elsewhere a plan measures it once."""
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
@@ -200,7 +196,7 @@ def measure(made: Plan, free: int | float) -> str:
         how = program.How(strategy, unit.lanes, unit.layout, made.over)
         for _ in range(2):
             start = time.perf_counter()
-            program.run(few.batch(unit), how)
+            program.run_batch(few.batch(unit), how)
             seconds[strategy] = time.perf_counter() - start
     return min(seconds, key=seconds.__getitem__)
 
@@ -272,7 +268,7 @@ def _fit(
     return {"padded": padded, "strategy": "map", "lanes": 1, "layout": "neurons", "bytes": needed}
 
 
-def _peak(made: Plan, data: Dataset, wants: program.Needs, m: int, count: int) -> peaks.Estimate:
+def _peak(made: Plan, data: Dataset, wants: program.Needs, m: int, count: int) -> peaks.Peak:
     """The peak of one run of m neurons, where these can be spread over so many devices."""
     itemsize = jnp.dtype(made.recipe.dtype).itemsize
     known: dict[str, Any] = {"itemsize": itemsize, "momentum": wants.momentum, "readouts": wants.readouts}

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 
 from ..data import Dataset
 from ..dynamics.coordinates import Decomposition, in_span
-from ..dynamics.readout import Snapshot, read, watch
+from ..dynamics.readout import Snapshot, read_off, watch
 from ..dynamics.simulation import (
     as_integrator,
     chosen_readouts,
@@ -96,7 +96,7 @@ class How(NamedTuple):
     over: Mesh | None
 
 
-class Outcome(NamedTuple):
+class Solved(NamedTuple):
     """Read-outs and the solver's statistics of every run, with the runs first."""
 
     readouts: dict[str, Array]
@@ -121,7 +121,7 @@ class Needs(NamedTuple):
     readouts: list[tuple[int, ...]]
 
 
-def run(batch: Batch, how: How) -> Outcome:
+def run_batch(batch: Batch, how: How) -> Solved:
     """Every run of a batch, as arrays on the host. Over devices of several processes, each calls this with the same batch."""
     over = how.over
     if over is not None and over.size > 1:
@@ -167,7 +167,7 @@ def needs(batch: Batch) -> Needs:
         state = flow.init(w)
         first = Snapshot(problem, flow, ts[0], state, None, reference)
         observers = watch(chosen, flow)
-        values = read(chosen, first, observers.init(problem, ts[0], state), jnp.array(True))
+        values = read_off(chosen, first, observers.init(problem, ts[0], state), jnp.array(True))
         kernel = "kernel" in vars(first)  # cached there when a read-out asks for it
         slabs = kernel or bool(observers.observers)
         net, own = problem.model(w), None
@@ -185,7 +185,7 @@ def needs(batch: Batch) -> Needs:
 
 
 @eqx.filter_jit
-def ensemble_program(tol: Array, batch: Batch, how: How) -> Outcome:
+def ensemble_program(tol: Array, batch: Batch, how: How) -> Solved:
     """Draw, pad and solve every run: one compiled program."""
     config = dataclasses.replace(batch.recipe.config, tol=tol)
     over = how.over if how.over is not None and how.over.size > 1 else None
@@ -200,7 +200,7 @@ def ensemble_program(tol: Array, batch: Batch, how: How) -> Outcome:
             spread = over if how.layout == "neurons" else None
             flow, ts, problem, w, integrator, chosen, reference = _parts(here, row[0], row[1], row[2], spread)
             end = solve(problem, w, flow, ts, integrator, chosen, reference, settings)
-            return Outcome(end.readouts, end.verdict, end.accepted, end.rejected)
+            return Solved(end.readouts, end.verdict, end.accepted, end.rejected)
 
         if how.strategy == "map":
             return jax.lax.map(one, rows)

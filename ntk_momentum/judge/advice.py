@@ -117,7 +117,7 @@ def advise(
     check_positive("margin", margin, strict=False)
     if objective not in ("steps", "rate"):
         raise unknown_name("objective", str(objective), ("steps", "rate"))
-    eigenvalues, size = modes(kernel, residual0)
+    eigenvalues, size = modes_of(kernel, residual0)
     seen = eigenvalues > len(eigenvalues) * np.finfo(np.asarray(kernel).dtype).eps * eigenvalues[-1]
     if not seen.any():
         raise InputError("the kernel is zero to round-off; nothing can be learnt with it.")
@@ -139,7 +139,7 @@ def advise(
     return Advice(low, float(eigenvalues[-1]), target, margin, found)
 
 
-def modes(kernel: Any, residual0: Any) -> tuple[np.ndarray, np.ndarray]:
+def modes_of(kernel: Any, residual0: Any) -> tuple[np.ndarray, np.ndarray]:
     """(eigenvalues ascending, never negative, and the size of the error along each eigenvector); all outputs of a mode move together."""
     residual0 = np.asarray(residual0)
     found = spectrum(kernel)

@@ -10,7 +10,7 @@ from .monte_carlo import monte_carlo_ntk as monte_carlo_ntk
 from .operator import Extremes as Extremes
 from .operator import extreme_eigenvalues as extreme_eigenvalues
 from .operator import ntk_operator as ntk_operator
-from .plan import Plan as Plan
+from .plan import KernelPlan as KernelPlan
 from .recursion import FullyConnected as FullyConnected
 from .recursion import fully_connected_ntk as fully_connected_ntk
 from .spectrum import Spectrum as Spectrum

@@ -20,7 +20,7 @@ from jaxtyping import Array, PyTree
 from ..errors import InputError, concrete, not_an_array, unknown_name
 from ..network.two_layer import TwoLayerNet, trainable_spec
 from .factors import Factor, jacobian
-from .plan import Method, Output, Plan, plan
+from .plan import KernelPlan, Method, Output, plan_kernel
 from .two_layer import two_layer_ntk
 
 
@@ -73,7 +73,7 @@ def plan_ntk(
     method: str = "auto",
     block_size: int | None = None,
     output: str = "trace-mean",
-) -> Plan:
+) -> KernelPlan:
     """What `empirical_ntk` would do with these arguments: method, block size, flops and bytes (cost model in `kernel.plan`).
 
     x1 and x2 may be `jax.ShapeDtypeStruct`: nothing is computed. The two-layer net's own structured form streams neurons too, and
@@ -151,11 +151,11 @@ def check_inference(model: Any) -> None:
             raise InputError(f"a {type(node).__name__} of the model is in training mode; pass eqx.nn.inference_mode(model).")
 
 
-def _plan(problem: Problem, method: str, block_size: int | None) -> Plan:
+def _plan(problem: Problem, method: str, block_size: int | None) -> KernelPlan:
     shape = lambda tree: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
     arrays, rest = eqx.partition(problem.frozen, eqx.is_array)
     f = lambda trained, arrays, x: _outputs(trained, eqx.combine(arrays, rest), x)
-    return plan(f, shape(problem.trained), shape(arrays), problem.x1, problem.x2, method, block_size, problem.output)
+    return plan_kernel(f, shape(problem.trained), shape(arrays), problem.x1, problem.x2, method, block_size, problem.output)
 
 
 @functools.singledispatch
@@ -185,7 +185,7 @@ def _two_layer(model, x1, x2, hidden, output):
 
 
 @eqx.filter_jit
-def _stream(problem: Problem, how: Plan, per_layer: bool) -> dict[str, Array]:
+def _stream(problem: Problem, how: KernelPlan, per_layer: bool) -> dict[str, Array]:
     """Blocks of rows against blocks of columns; with one set of inputs only those on and below the diagonal, then mirrored."""
     n1, n2 = problem.x1.shape[0], (problem.x1 if problem.x2 is None else problem.x2).shape[0]
     symmetric = problem.x2 is None
@@ -251,7 +251,7 @@ def _names(trained: PyTree, per_layer: bool) -> list[str]:
     return paths if per_layer else [""] * len(paths)
 
 
-def _contraction(problem: Problem, how: Plan, per_layer: bool) -> tuple[Callable, Callable, Callable]:
+def _contraction(problem: Problem, how: KernelPlan, per_layer: bool) -> tuple[Callable, Callable, Callable]:
     """Factors of both blocks, and their contraction summed over leaves of one name."""
     features = jacobian(problem.f, problem.trained, dict(how.products))
     names = _names(problem.trained, per_layer)
@@ -279,7 +279,7 @@ def contract(u: Factor, v: Factor, output: Output) -> Array:
     return jnp.einsum(f"{kept}ts,ijts->{kept}", deltas, jnp.einsum("itc,jsc->ijts", u.h, v.h))
 
 
-def _push_forward(problem: Problem, how: Plan, per_layer: bool) -> tuple[Callable, Callable, Callable]:
+def _push_forward(problem: Problem, how: KernelPlan, per_layer: bool) -> tuple[Callable, Callable, Callable]:
     """Gradients of the columns by reverse mode, pushed through the rows by forward mode, leaf by leaf when asked."""
     features = jacobian(problem.f, problem.trained, {})
     leaves, tree = jax.tree.flatten(problem.trained)

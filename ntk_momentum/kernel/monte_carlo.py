@@ -19,7 +19,7 @@ from ..errors import InputError
 from .empirical import empirical_ntk
 
 
-class Estimate(NamedTuple):
+class MonteCarlo(NamedTuple):
     """The mean kernel over draws and its standard error, entry by entry."""
 
     mean: Float[Array, "n1 ..."]
@@ -28,7 +28,7 @@ class Estimate(NamedTuple):
 
 def monte_carlo_ntk(
     make: Callable, x1: Any, x2: Any = None, *, key: Key[Array, ""], samples: int = 32, **options: Any
-) -> Estimate:
+) -> MonteCarlo:
     """The mean of `empirical_ntk` over `samples` models make(key), compiled once and streamed one at a time.
 
     make: from a key to a model, traceable by jax (an Equinox constructor is). options: those of `empirical_ntk`, except per_layer.
@@ -40,7 +40,7 @@ def monte_carlo_ntk(
         raise InputError("monte_carlo_ntk takes no per_layer=; pass where= for the kernel of one layer.")
 
     @eqx.filter_jit
-    def run(keys: Array) -> Estimate:
+    def run(keys: Array) -> MonteCarlo:
         kernel = lambda key: empirical_ntk(make(key), x1, x2, **options)
 
         def add(carry, step):
@@ -53,6 +53,6 @@ def monte_carlo_ntk(
         zero = jnp.zeros_like(jax.eval_shape(kernel, keys[0]))
         counts = jnp.arange(1, len(keys) + 1, dtype=zero.dtype)
         (mean, spread), _ = jax.lax.scan(add, (zero, zero), (counts, keys))
-        return Estimate(mean, jnp.sqrt(spread / (samples * (samples - 1))))
+        return MonteCarlo(mean, jnp.sqrt(spread / (samples * (samples - 1))))
 
     return run(jax.random.split(key, samples))

@@ -34,7 +34,7 @@ BUDGET = 2**28
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class KernelPlan:
     """How a kernel will be computed: the method, its blocks, flops, peak bytes (the result included), and the methods not taken.
 
     products: the weights kept in factors, by leaf number ("structured" only).
@@ -46,7 +46,7 @@ class Plan:
     bytes: int
     result_bytes: int
     products: tuple[tuple[int, factors.Product], ...] = dataclasses.field(default=(), repr=False)
-    others: tuple[Plan, ...] = dataclasses.field(default=(), compare=False)
+    others: tuple[KernelPlan, ...] = dataclasses.field(default=(), compare=False)
 
     def check_memory(self) -> None:
         """Refuse what cannot fit in the memory of the device or machine."""
@@ -100,7 +100,7 @@ def written(closed: Any) -> int:
     return sum(var.aval.size for eqn in closed.jaxpr.eqns for var in eqn.outvars)
 
 
-def plan(f: Any, trained: PyTree, frozen: PyTree, x1: Any, x2: Any, method: str, block_size: int | None, output: Output) -> Plan:
+def plan_kernel(f: Any, trained: PyTree, frozen: PyTree, x1: Any, x2: Any, method: str, block_size: int | None, output: Output) -> KernelPlan:
     """The plan for f(trained, frozen, x) with values (k,), all given by shape. `method` is "auto" or one of the three."""
     x = jax.ShapeDtypeStruct(x1.shape[1:], x1.dtype)
     closed = jax.make_jaxpr(f)(trained, frozen, x)
@@ -125,7 +125,7 @@ def plan(f: Any, trained: PyTree, frozen: PyTree, x1: Any, x2: Any, method: str,
     return dataclasses.replace(taken, others=tuple(p for p in plans if p.method != taken.method))
 
 
-def _jacobian(s: _Sizes, block_size: int | None, chosen: dict[int, factors.Product]) -> Plan:
+def _jacobian(s: _Sizes, block_size: int | None, chosen: dict[int, factors.Product]) -> KernelPlan:
     per_sample = pair_flops = pair_numbers = 0.0
     contraction = s.k**2 if s.power == 2 else s.k
     for index, size in enumerate(s.leaves):
@@ -142,16 +142,16 @@ def _jacobian(s: _Sizes, block_size: int | None, chosen: dict[int, factors.Produ
     rows, columns, share = s.blocks(b)
     flops = (rows + columns) * s.forward * (1 + 2 * s.k) + 2 * share * s.n1 * s.n2 * pair_flops
     memory = 2 * result + (2 * b * per_sample + b * b * pair_numbers) * s.itemsize
-    return Plan("structured" if chosen else "jacobian", b, flops, int(memory), result, tuple(chosen.items()))
+    return KernelPlan("structured" if chosen else "jacobian", b, flops, int(memory), result, tuple(chosen.items()))
 
 
-def _ntk_vp(s: _Sizes, block_size: int | None) -> Plan:
+def _ntk_vp(s: _Sizes, block_size: int | None) -> KernelPlan:
     result = s.entries * s.itemsize
     use = lambda b: (b * s.k * sum(s.leaves) + b * b * s.k * s.written) * s.itemsize
     b = _fit(s, block_size, use)
     _, columns, share = s.blocks(b)
     flops = columns * s.forward * (1 + 2 * s.k) + 2 * share * s.n1 * s.n2 * s.k * s.forward
-    return Plan("ntk-vp", b, flops, 2 * result + int(use(b)), result)
+    return KernelPlan("ntk-vp", b, flops, 2 * result + int(use(b)), result)
 
 
 def _fit(s: _Sizes, block_size: int | None, use: Any) -> int:

@@ -3,7 +3,7 @@
     f_i = s sum_r a_r sigma(w_r . x_i),      (J^T u)_r = s a_r sum_i sigma'(w_r . x_i) u_i x_i
 
 On a CPU the preactivations of n inputs and m neurons, written out, cost more than the products that make them. So neurons are taken in
-tiles of TILE entries, which stay in the cache. Cost of one preactivation: 2 p flops to make, some 64 flops' time to write and read back.
+tiles of CACHED entries, which stay in the cache. Cost of one preactivation: 2 p flops to make, some 64 flops' time to write and read back.
 Hence narrow inputs (p < NARROW) make it twice, for f and for J^T u, (n, tile) with the neurons contiguous, since a product with
 p columns would leave lanes empty; wide inputs make it once, (tile, n), and keep it. Other platforms take all neurons at once.
 """
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-TILE = 2**17
+CACHED = 2**17
 """Preactivations in one tile: 512 KiB in float32."""
 NARROW = 32
 """Inputs with fewer coordinates are narrow."""
@@ -31,7 +31,7 @@ def values(activation: Callable, X: Float[Array, "n p"], hidden: Float[Array, "m
         return jax.lax.scan(add, jnp.zeros_like(X, shape=X.shape[:1], dtype=output.dtype), tiles(X, hidden, output))[0]
 
     whole = lambda X, hidden, output: activation(X @ hidden.T) @ output
-    if count(X, hidden) == 1:
+    if parts_of(X, hidden) == 1:
         return whole(X, hidden, output)
     return jax.lax.platform_dependent(X, hidden, output, cpu=tiled, default=whole)
 
@@ -76,7 +76,7 @@ def pullback(
         z = hidden @ X.T
         return neuron_major(activation, X, z, output, cotangent(output @ activation(z)))
 
-    if count(X, hidden) == 1:
+    if parts_of(X, hidden) == 1:
         return whole(X, hidden, output)
     return jax.lax.platform_dependent(X, hidden, output, cpu=narrow if X.shape[1] < NARROW else wide, default=whole)
 
@@ -87,9 +87,9 @@ def neuron_major(activation: Callable, X: Array, z: Float[Array, "t n"], output:
     return back(output[:, None] * u[None, :])[0] @ X, value @ u
 
 
-def count(X: Array, hidden: Array, tile: int | None = None) -> int:
-    """How many tiles of `tile` (TILE) preactivations: near a power of two. One where several devices may hold the neurons between them."""
-    wanted = 2 ** max(0, (X.shape[0] * hidden.shape[0] // (tile or TILE)).bit_length() - 1)
+def parts_of(X: Array, hidden: Array, tile: int | None = None) -> int:
+    """How many tiles of `tile` (CACHED) preactivations: near a power of two. One where several devices may hold the neurons between them."""
+    wanted = 2 ** max(0, (X.shape[0] * hidden.shape[0] // (tile or CACHED)).bit_length() - 1)
     return 1 if jax.device_count() > 1 else equal_parts(hidden.shape[0], wanted)
 
 
@@ -103,7 +103,7 @@ def equal_parts(m: int, wanted: int) -> int:
 
 def tiles(X: Array, hidden: Array, output: Array, tile: int | None = None) -> tuple[Float[Array, "tiles t p"], Float[Array, "tiles t"]]:
     """Hidden and output weights by tiles, the last filled up with neurons whose output weight is zero."""
-    parts = count(X, hidden, tile)
+    parts = parts_of(X, hidden, tile)
     missing = -hidden.shape[0] % parts
     if missing:
         hidden, output = jnp.pad(hidden, ((0, missing), (0, 0))), jnp.pad(output, (0, missing))

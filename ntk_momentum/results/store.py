@@ -63,13 +63,13 @@ def check_file(path: Path, option: str, example: str) -> None:
 
 
 def atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in place. Raises `InputError` when the disk refuses."""
+    """Let `write_dataset` fill a temporary file beside `path`, then put it in place. Raises `InputError` when the disk refuses."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
         os.close(handle)
         try:
-            write(Path(name))
+            write_dataset(Path(name))
             with open(name, "rb") as file:
                 os.fsync(file.fileno())
             os.chmod(name, 0o666 & ~_umask())
@@ -96,7 +96,7 @@ def set_aside(path: Path) -> str:
     return f"{path.name} was truncated, altered or foreign; it was set aside as {aside.name} and is computed again"
 
 
-def write(path: Path, dataset: Any, attributes: dict[str, Any]) -> None:
+def write_dataset(path: Path, dataset: Any, attributes: dict[str, Any]) -> None:
     """Store an xarray.Dataset with `attributes` added."""
     require("h5netcdf", "storing results")
     dataset = dataset.assign_attrs({key: _attribute(value) for key, value in {**dataset.attrs, **attributes}.items()})
@@ -107,7 +107,7 @@ def write(path: Path, dataset: Any, attributes: dict[str, Any]) -> None:
     atomically(path, lambda temporary: temporary.write_bytes(encoded))
 
 
-def read(path: str | Path) -> Any:
+def read_dataset(path: str | Path) -> Any:
     """The stored xarray.Dataset, in memory. Raises `InputError` when the file is missing, truncated, foreign or altered."""
     xarray = require("xarray", "reading results")
     require("h5netcdf", "reading results")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ..ensembles import UNIT_RUNS
 from ..errors import InputError, check_positive, check_seed, unknown_name
 from ..network.loading import load_function
 from ..numerics import Numerics, Precision
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from ..method import AbstractFlow
 
 FLOWS = ("gradient_flow", "heavy_ball", "nesterov")
-UNIT_RUNS = 64  # as planning.UNIT_RUNS, which is not imported for the sake of --help
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +185,7 @@ class Swept:
         return not (self.done.broken or self.failures or self.missing)
 
 
-def run(grid: Grid, out: Path, process: tuple[int, int] = (0, 1)) -> Swept:
+def carry_out(grid: Grid, out: Path, process: tuple[int, int] = (0, 1)) -> Swept:
     """Do the units of a sweep that are not done, in `out`/data. process: (this one, how many) of a job that divides the units.
 
     Processes that do not know of each other share the units as well, by locks. Raises `InputError`.

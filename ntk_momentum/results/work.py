@@ -135,7 +135,7 @@ def _attempt(piece: Piece, locks: Locks, done: Done, bar: Bar, first: bool) -> b
             if not isinstance(error, InputError):
                 bar.say(traceback.format_exc(), error=True)
         else:
-            store.write(piece.path, dataset, attributes)
+            store.write_dataset(piece.path, dataset, attributes)
             done.computed.append(piece.title)
         bar.finish_piece()
         return True

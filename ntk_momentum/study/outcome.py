@@ -18,7 +18,7 @@ from ..results import store
 from ..results.provenance import dtype, provenance, source_digest
 from .registry import Experiment
 
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 
 
 @dataclasses.dataclass
@@ -43,7 +43,7 @@ def recall(experiment: Experiment, size: str, out: Path) -> Outcome:
     return _outcome(experiment, size, out, None, compute=False)
 
 
-def run(experiment: Experiment, size: str, out: Path, progress: Progress | None = None) -> Outcome:
+def run_experiment(experiment: Experiment, size: str, out: Path, progress: OnProgress | None = None) -> Outcome:
     """Compute an experiment unless its result is stored, and draw its figure unless it is drawn.
 
     Anything that goes wrong inside becomes the outcome "failed"; only a missing package is raised.
@@ -51,7 +51,7 @@ def run(experiment: Experiment, size: str, out: Path, progress: Progress | None 
     return _outcome(experiment, size, out, progress, compute=True)
 
 
-def _outcome(experiment: Experiment, size: str, out: Path, progress: Progress | None, compute: bool) -> Outcome:
+def _outcome(experiment: Experiment, size: str, out: Path, progress: OnProgress | None, compute: bool) -> Outcome:
     outcome = Outcome(experiment, size)
     start = time.perf_counter()
     try:
@@ -71,7 +71,7 @@ def _outcome(experiment: Experiment, size: str, out: Path, progress: Progress | 
     return outcome
 
 
-def _data(outcome: Outcome, module: Any, out: Path, progress: Progress | None, compute: bool) -> Any | None:
+def _data(outcome: Outcome, module: Any, out: Path, progress: OnProgress | None, compute: bool) -> Any | None:
     experiment, size = outcome.experiment, outcome.size
     config = experiment.config(module, size)
     identity = {"source": experiment.source(), "config": config, "package": source_digest(), "dtype": dtype()}
@@ -79,7 +79,7 @@ def _data(outcome: Outcome, module: Any, out: Path, progress: Progress | None, c
     dataset = None
     if path.exists():
         try:
-            dataset = store.read(path)
+            dataset = store.read_dataset(path)
         except InputError as error:
             outcome.message = f"{error} It was computed again."
     if dataset is not None:
@@ -95,8 +95,8 @@ def _data(outcome: Outcome, module: Any, out: Path, progress: Progress | None, c
             **provenance(getattr(config, "precision", None)),
             "seconds": round(time.perf_counter() - begin, 3),
         }
-        store.write(path, result, record)
-        dataset = store.read(path)
+        store.write_dataset(path, result, record)
+        dataset = store.read_dataset(path)
         outcome.status = "computed"
     if dataset is not None:
         outcome.data, outcome.attributes = path, dict(dataset.attrs)

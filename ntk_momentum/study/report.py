@@ -59,7 +59,7 @@ def write_report(
         pictures={id: inline(out / c["figure"], id) for id, c in drawn.items()},
         captions={id: caption(out / c["figure"]) for id, c in drawn.items()},
         more={id: entry.experiment for id, entry in entries().items() if entry.experiment in {o.experiment.name for o in shown}},
-        counts=count(claims or []),
+        counts=tally(claims or []),
         problem=problem,
         refuted=refuted,
         forms=FORMS,
@@ -94,7 +94,7 @@ def gist(form: dict[str, Any]) -> str:
     return f"{sum(tried)} of {len(tried)} conditions" if tried else ""
 
 
-def count(claims: Sequence[dict[str, Any]]) -> list[tuple[str, int, int, int]]:
+def tally(claims: Sequence[dict[str, Any]]) -> list[tuple[str, int, int, int]]:
     """(form, how many hold, are refuted, are undecided)."""
     table = []
     for form in FORMS:

@@ -103,7 +103,7 @@ def plot(folder: Path, names: Sequence[str], to: Path | None) -> list[Path]:
     kept, made = stored_experiments(folder)[0], []
     for one in kept if to is None else ():
         if one.experiment is not None:
-            made += list(draw(one.experiment, one.experiment.load(), store.read(one.path), folder).values())
+            made += list(draw(one.experiment, one.experiment.load(), store.read_dataset(one.path), folder).values())
     if has_units(folder):
         dataset = open_results(folder)
         check_readouts(names, dataset)
@@ -212,7 +212,7 @@ def _headline(kept: Kept) -> dict[str, Any]:
         return {}
     module = kept.experiment.load()
     try:
-        return dict(module.headline(store.read(kept.path))) if hasattr(module, "headline") else {}
+        return dict(module.headline(store.read_dataset(kept.path))) if hasattr(module, "headline") else {}
     except (KeyError, AttributeError, ValueError, InputError) as error:
         return {"no headline": f"{type(error).__name__}: {error}"}
 

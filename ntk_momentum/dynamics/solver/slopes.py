@@ -84,7 +84,7 @@ class LinearNet(NamedTuple):
 
     def whole(self, w: Float[Array, "m p"]) -> bool:
         """Whether all neurons are taken at once."""
-        return neurons.count(self.X, w, _tile()) == 1
+        return neurons.parts_of(self.X, w, _tile()) == 1
 
     def kept(self, w: Float[Array, "m p"]) -> Array:
         """The preactivations, (n, m), where they are kept from step to step; else (n, 0)."""

@@ -22,7 +22,7 @@ from ...theory.crossings import Crossings, heavy_ball_crossings
 
 
 @dataclasses.dataclass(frozen=True)
-class Size:
+class Effort:
     """How large the ledger is: samples of the kernel claims and of the network claims, widths, seeds, random trials."""
 
     samples: int
@@ -32,9 +32,9 @@ class Size:
     trials: int
 
 
-SIZES = {
-    "smoke": Size(20, 6, (128, 256, 512, 1024), 4, 200),
-    "full": Size(50, 8, (128, 256, 512, 1024, 2048, 4096), 6, 1000),
+EFFORTS = {
+    "smoke": Effort(20, 6, (128, 256, 512, 1024), 4, 200),
+    "full": Effort(50, 8, (128, 256, 512, 1024, 2048, 4096), 6, 1000),
 }
 
 
@@ -42,8 +42,8 @@ class Setting:
     """The data and the shared computations of one run of the ledger; everything is computed when first asked for."""
 
     def __init__(self, size: Literal["smoke", "full"] = "smoke", data: Dataset | None = None):
-        if size not in SIZES:
-            raise unknown_name("size", size, SIZES)
+        if size not in EFFORTS:
+            raise unknown_name("size", size, EFFORTS)
         if data is not None and (not data.unit or data.y.ndim != 1 or data.n < 2):
             norms = np.linalg.norm(np.asarray(data.X).reshape(data.n, -1), axis=1)
             raise InputError(
@@ -53,7 +53,7 @@ class Setting:
             )
         if data is not None:  # unit to double precision, whatever the dtype they came in
             data = Dataset(normalize(data.X), np.asarray(data.y, np.float64), name=data.name)
-        self.size, self.sizes, self._given = size, SIZES[size], data
+        self.size, self.sizes, self._given = size, EFFORTS[size], data
         self._networks: dict[tuple[int, int, bool], TwoLayerNet] = {}
 
     # Data and kernels.
@@ -197,10 +197,10 @@ def predictions(net, hidden, X):
     return net.scale * (net.activation(z) @ net.output)
 
 
-READOUTS = ("f", "loss", "pseudo_loss", "residual", "velocity", "lambda_min", "kernel", "displacement", "lyapunov")
+SEEN = ("f", "loss", "pseudo_loss", "residual", "velocity", "lambda_min", "kernel", "displacement", "lyapunov")
 
 
 def _run(setting: Setting, flow: AbstractFlow, until: float, width: int, seed: int) -> Trajectory:
     ts = jnp.linspace(0.0, until, 65)
     # far below the default: the loss of these runs is then known to 1e-3, by refinement
-    return simulate(setting.network(width, seed), setting.points, flow, ts, readouts=READOUTS, config=Numerics(tol=1e-6))
+    return simulate(setting.network(width, seed), setting.points, flow, ts, readouts=SEEN, config=Numerics(tol=1e-6))

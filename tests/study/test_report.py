@@ -11,7 +11,7 @@ import pytest
 from ntk_momentum.ledger import drawing, ledger
 from ntk_momentum.study import claim_figures, outcome, registry, report
 
-EXAMPLES = Path(__file__).with_name("examples")
+EXAMPLES = Path(__file__).parents[1] / "examples"
 MEASURED = {
     "largest left/right": 0.5,
     "by_width": list(range(40)),
@@ -74,7 +74,7 @@ def out(tmp_path_factory) -> Path:
     examples = folder / "experiments"
     shutil.copytree(EXAMPLES, examples)
     shutil.copy(examples / "decay.py", examples / "twin.py")
-    outcomes = [outcome.run(e, "smoke", folder) for e in registry.experiments(examples).values()]
+    outcomes = [outcome.run_experiment(e, "smoke", folder) for e in registry.experiments(examples).values()]
     falling = drawing.panel("t", "L(t)", drawing.line([0, 1, 2], [1, 0.5, 0.2], "L"), log="y")
     figure = drawing.drawing("The line falls, lambda < 1.", falling)
     (folder / "claims_figures").mkdir()
@@ -109,7 +109,7 @@ def test_figures_captions_headlines_failures_and_claims_are_all_there(out, page)
     assert "0.3679" in text and "ValueError: no luck" in text and "Refuted in corrected or sharp form: eq-9" in text
     assert "φ ≤ 1 &amp; more" in text and "a &lt; b" in text
     assert {f"claim-eq-{i}" for i in range(3)} <= set(page.ids)
-    assert report.count(CLAIMS) == [("printed", 1, 1, 1), ("corrected", 3, 0, 0), ("sharp", 0, 0, 0)]
+    assert report.tally(CLAIMS) == [("printed", 1, 1, 1), ("corrected", 3, 0, 0), ("sharp", 0, 0, 0)]
 
 
 def test_evidence_is_shown_in_tables_and_nothing_is_cut(out):

@@ -116,12 +116,12 @@ def contents(out: Path) -> dict[str, dict]:
 
 def test_a_sweep_is_done_once_and_a_larger_one_reuses_it(tmp_path, pretended):
     small = grid(flows=("gradient_flow",), unit_runs=1)
-    first = sweep.run(small, tmp_path)
+    first = sweep.carry_out(small, tmp_path)
     assert first.ok and (first.units, first.runs, len(first.done.computed)) == (2, 2, 2)
     before = contents(tmp_path)
-    again = sweep.run(small, tmp_path)
+    again = sweep.carry_out(small, tmp_path)
     assert len(again.done.kept) == 2 and len(pretended) == 2
-    larger = sweep.run(grid(flows=("gradient_flow",), unit_runs=1, seeds=3), tmp_path)
+    larger = sweep.carry_out(grid(flows=("gradient_flow",), unit_runs=1, seeds=3), tmp_path)
     assert (len(larger.done.kept), len(larger.done.computed)) == (2, 1) and len(pretended) == 3
     after = contents(tmp_path)
     assert {name: after[name] for name in before} == before
@@ -132,10 +132,10 @@ def test_a_sweep_is_done_once_and_a_larger_one_reuses_it(tmp_path, pretended):
 
 def test_a_sweep_holds_what_an_ensemble_does(tmp_path):
     small = grid(flows=("heavy_ball:0.5",), readouts=("loss", "flips"))
-    assert sweep.run(small, tmp_path).ok
+    assert sweep.carry_out(small, tmp_path).ok
     data = Source("sphere", 4, 3, 0).load()
     runs = ensembles.ensemble(data, nm.HeavyBall(0.5), (16,), 2, np.linspace(0, 1, 3), readouts=("loss", "flips"))
-    stored = store.read(*units_of(tmp_path))
+    stored = store.read_dataset(*units_of(tmp_path))
     for name in (*runs.readouts, "accepted", "rejected", "verdict"):
         np.testing.assert_array_equal(stored[name], runs[name])
 
@@ -148,7 +148,7 @@ def test_a_sweep_of_a_users_model_is_found_again_while_its_file_stays_as_it_is(t
     )
     mine = grid(flows=("heavy_ball",), widths=(5,), readouts=("loss",), model=f"{file}:build")
     for computed in (1, 0):
-        done = sweep.run(mine, tmp_path / "out")
+        done = sweep.carry_out(mine, tmp_path / "out")
         assert done.ok and len(done.done.computed) == computed
     data = Source("sphere", 4, 3, 0).load()
     model = models.load_function(mine.model)
@@ -156,9 +156,9 @@ def test_a_sweep_of_a_users_model_is_found_again_while_its_file_stays_as_it_is(t
     friction = float(jnp.sqrt(2 * jnp.linalg.eigvalsh(kernel)[0]))
     runs = nm.ensemble(data, nm.HeavyBall(friction), 5, 2, np.linspace(0, 1, 3), readouts=("loss",), model=model)
     (path,) = units_of(tmp_path / "out")
-    np.testing.assert_allclose(store.read(path)["loss"], runs.loss, rtol=1e-8)
+    np.testing.assert_allclose(store.read_dataset(path)["loss"], runs.loss, rtol=1e-8)
     file.write_text(file.read_text().replace("tanh", "sin"))
-    assert len(sweep.run(mine, tmp_path / "out").done.computed) == 1
+    assert len(sweep.carry_out(mine, tmp_path / "out").done.computed) == 1
     with pytest.raises(InputError, match="leave it out"):
         grid(model=mine.model, antisymmetric=True)
 
@@ -166,14 +166,14 @@ def test_a_sweep_of_a_users_model_is_found_again_while_its_file_stays_as_it_is(t
 def test_several_data_sets_of_different_shapes_are_one_sweep(tmp_path, capsys, pretended):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "mine.npz", X=rng.normal(size=(3, 5)), y=np.ones(3))
-    both = sweep.run(grid(data=("sphere", str(tmp_path / "mine.npz")), flows=("gradient_flow",)), tmp_path / "out")
+    both = sweep.carry_out(grid(data=("sphere", str(tmp_path / "mine.npz")), flows=("gradient_flow",)), tmp_path / "out")
     assert both.ok and both.units == 2 and capsys.readouterr().err == ""  # no terminal, no bar
     names = {store.Stored.open(path).attributes["data"] for path in units_of(tmp_path / "out")}
     assert names == {"sphere4x3 seed 0", "mine"}
 
 
 def test_failed_runs_are_named_and_the_others_kept(tmp_path, pretended):
-    swept = sweep.run(grid(flows=("gradient_flow",), seeds=4), tmp_path)
+    swept = sweep.carry_out(grid(flows=("gradient_flow",), seeds=4), tmp_path)
     assert not swept.ok and len(swept.failures) == 1 and swept.runs == 4
     assert swept.failures[0].startswith("sphere4x3 seed 0, gradient_flow, width 16, seed 2: the maximum number of steps")
 
@@ -207,7 +207,7 @@ def test_a_damaged_unit_is_set_aside_and_computed_again(tmp_path, capsys, damage
         path.write_bytes({"truncated": whole[: len(whole) // 2], "foreign": b"{}", "empty": b"", "altered": altered}[damage])
     done = do(piece(tmp_path, "a"), piece(tmp_path, "b"))
     assert (done.computed, done.kept) == (["a"], ["b"]) and "set aside as a.nc.damaged" in capsys.readouterr().out
-    assert store.read(path).x[0] == 1.0 and (tmp_path / "a.nc.damaged").exists()
+    assert store.read_dataset(path).x[0] == 1.0 and (tmp_path / "a.nc.damaged").exists()
 
 
 def test_a_piece_that_raises_does_not_stop_the_others(tmp_path, capsys):
@@ -222,7 +222,7 @@ def test_what_another_process_holds_is_waited_for_and_taken_over_when_it_dies(tm
         "import sys, signal, pathlib\nfrom ntk_momentum.results.work import Locks\n"
         "with Locks(pathlib.Path(sys.argv[1])) as locks: print(locks.take('a.nc'), flush=True); signal.pause()"
     )
-    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[1])
+    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
     assert child.stdout is not None and child.stdout.readline() == b"True\n"
     child.stdout.close()
     looks = []
@@ -266,10 +266,10 @@ def test_leftovers_of_a_killed_writer_are_removed(tmp_path):
 
 def test_an_unreadable_configuration_is_set_aside(tmp_path, pretended):
     small = grid(flows=("gradient_flow",))
-    sweep.run(small, tmp_path)
+    sweep.carry_out(small, tmp_path)
     (path,) = tmp_path.glob("data/sweep-*.json")
     path.write_text("{")
-    assert len(sweep.run(small, tmp_path).done.kept) == 1 and json.loads(path.read_text())["strategy"] == "map"
+    assert len(sweep.carry_out(small, tmp_path).done.kept) == 1 and json.loads(path.read_text())["strategy"] == "map"
 
 
 def test_a_misspelt_data_set_gets_a_suggestion():

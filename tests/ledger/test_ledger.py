@@ -33,7 +33,7 @@ BROKEN = {
     "eq-a.8", "remark-hdot-zero", "lemma-6", "width-thm-2", "eq-b.4", "lemma-8", "lemma-9", "width-thm-3",
 }  # fmt: skip
 UNDEFINED = {"eq-3.3", "lemma-7"}
-SMOKE = setting_module.SIZES["smoke"]
+SMOKE = setting_module.EFFORTS["smoke"]
 QUICK = [
     "thm-1", "width-thm-3", "remark-friction-choice", "remark-zero-velocity", "footnote-2-fastest", "eq-3.4", "eq-a.8",
     "eq-4.4", "remark-discrete", "fact-2.2", "remark-lambda0-half", "eq-a.7",
@@ -43,9 +43,9 @@ QUICK = [
 @pytest.fixture(autouse=True, scope="module")
 def small():
     """A ledger small enough for a test."""
-    setting_module.SIZES["smoke"] = setting_module.Size(10, 4, (64, 128, 256), 2, 100)
+    setting_module.EFFORTS["smoke"] = setting_module.Effort(10, 4, (64, 128, 256), 2, 100)
     yield
-    setting_module.SIZES["smoke"] = SMOKE
+    setting_module.EFFORTS["smoke"] = SMOKE
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_progress_names_every_claim_before_it_runs():
 @pytest.mark.slow
 @pytest.mark.parametrize("data", [None, "digits"])
 def test_the_whole_ledger_holds(data, monkeypatch):
-    monkeypatch.setitem(setting_module.SIZES, "smoke", SMOKE)
+    monkeypatch.setitem(setting_module.EFFORTS, "smoke", SMOKE)
     result = verify(data=load_digits(12, key=jax.random.key(5)) if data else None)
     assert [c.id for c in result] == IDS
     assert refuted(result) == []

@@ -21,8 +21,8 @@ FLOWS = ("heavy_ball:0.5", "heavy_ball:0.1", "gradient_flow", "nesterov:3")
 def folder(tmp_path, pretended):  # noqa: F811
     """Two sweeps of different extent: widths 16 and 20 with three seeds for all flows, width 64 with two seeds for one."""
     out = tmp_path / "results"
-    sweep.run(grid(flows=FLOWS, widths=(20, 16), seeds=3, times=5), out)
-    sweep.run(grid(flows=FLOWS[:1], widths=(64,), seeds=2, times=5), out)
+    sweep.carry_out(grid(flows=FLOWS, widths=(20, 16), seeds=3, times=5), out)
+    sweep.carry_out(grid(flows=FLOWS[:1], widths=(64,), seeds=2, times=5), out)
     return out
 
 
@@ -61,8 +61,8 @@ def test_only_the_files_that_a_selection_meets_are_read(folder, monkeypatch):
 
 def test_a_variant_tells_settings_apart_and_data_sets_of_different_sizes_fit(folder, tmp_path):
     np.savez(tmp_path / "mine.npz", X=np.eye(6)[:5], y=np.ones(5))
-    sweep.run(grid(flows=FLOWS[:1], antisymmetric=True, times=9), folder)
-    sweep.run(grid(flows=FLOWS[:1], data=(str(tmp_path / "mine.npz"),), times=5, readouts=("loss",)), folder)
+    sweep.carry_out(grid(flows=FLOWS[:1], antisymmetric=True, times=9), folder)
+    sweep.carry_out(grid(flows=FLOWS[:1], data=(str(tmp_path / "mine.npz"),), times=5, readouts=("loss",)), folder)
     results = nm.open_results(folder).load()
     assert dict(results.sizes) == {"variant": 2, "data": 2, "flow": 4, "width": 3, "seed": 3, "step": 9, "sample": 5}
     assert sorted(results.antisymmetric.values) == [False, True] and sorted(results.times.values) == [5, 9]
@@ -75,14 +75,14 @@ def test_data_sets_of_one_name_are_told_apart(folder, tmp_path):
     for name, target in (("a", 1.0), ("b", 2.0)):
         (tmp_path / name).mkdir()
         np.savez(tmp_path / name / "mine.npz", X=np.eye(4), y=np.full(4, target))
-        sweep.run(grid(flows=FLOWS[:1], data=(str(tmp_path / name / "mine.npz"),), times=5), folder)
+        sweep.carry_out(grid(flows=FLOWS[:1], data=(str(tmp_path / name / "mine.npz"),), times=5), folder)
     labels = nm.open_results(folder).data.values
     assert len(labels) == 3 and [label.split(" #")[0] for label in labels] == ["mine", "mine", "sphere4x3 seed 0"]
 
 
 def test_a_unit_computed_again_counts_the_last_time(folder, pretended, monkeypatch):  # noqa: F811
     monkeypatch.setattr(sweep, "source_digest", lambda **options: "newer code")
-    sweep.run(grid(flows=FLOWS[:1], widths=(64,), seeds=2, times=5, t_end=1.0, unit_runs=1), folder)
+    sweep.carry_out(grid(flows=FLOWS[:1], widths=(64,), seeds=2, times=5, t_end=1.0, unit_runs=1), folder)
     with pytest.warns(RuntimeWarning, match="2 versions of the code"):
         results = nm.open_results(folder)
     assert dict(results.sizes)["width"] == 3 and "variant" not in results.sizes
@@ -136,7 +136,7 @@ def test_the_plot_has_a_panel_for_every_flow(folder, capsys):
 
 
 def test_experiments_are_tabled_and_drawn_from_any_folder(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(registry, "folder", lambda: Path(__file__).with_name("examples"))
+    monkeypatch.setattr(registry, "folder", lambda: Path(__file__).parents[1] / "examples")
     out = tmp_path / "results"
     assert run("run", "decay", "--out", out, "--size", "smoke") == 0
     shutil.rmtree(out / "figures")

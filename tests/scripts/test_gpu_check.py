@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "gpu_check"
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "gpu_check"
 
 
 @pytest.mark.slow

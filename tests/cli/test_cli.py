@@ -13,7 +13,7 @@ from ntk_momentum import cli
 from ntk_momentum.ledger import ledger
 from ntk_momentum.study import registry
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from ntk_momentum.errors import InputError
 from ntk_momentum.results import provenance, store
 from ntk_momentum.study import outcome, registry
 
-EXAMPLES = Path(__file__).with_name("examples")
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(folder: Path, name: str = "decay", size: str = "smoke") -> outcome.Outcome:
-    return outcome.run(registry.experiments(folder)[name], size, folder.parent / "out")
+    return outcome.run_experiment(registry.experiments(folder)[name], size, folder.parent / "out")
 
 
 def test_experiments_are_named_and_titled_without_being_imported(folder):
@@ -98,10 +98,10 @@ def test_a_damaged_result_is_reported_and_computed_again(folder, damage):
     else:
         path.write_bytes({"truncated": whole[: len(whole) // 2], "foreign": b"not NetCDF at all", "empty": b""}[damage])
     with pytest.raises(InputError, match=r"remove it and run again"):
-        store.read(path)
+        store.read_dataset(path)
     again = run(folder)
     assert again.status == "computed" and "computed again" in again.message
-    assert store.read(path).phi[-1] == pytest.approx(np.exp(-1))
+    assert store.read_dataset(path).phi[-1] == pytest.approx(np.exp(-1))
 
 
 def test_the_store_returns_what_it_was_given(tmp_path):
@@ -109,8 +109,8 @@ def test_the_store_returns_what_it_was_given(tmp_path):
 
     values = np.array([1.5, np.nan, -np.inf])
     given = xr.Dataset({"x": ("k", values), "ok": ("k", [True, False, True]), "n": ("k", [1, 2, 3])}, {"k": ["a", "b", "é"]})
-    store.write(tmp_path / "x.nc", given, {"nested": {"b": 1, "a": [True, None]}, "text": "λ", "count": 2})
-    back, piecemeal = store.read(tmp_path / "x.nc"), store.Stored.open(tmp_path / "x.nc")
+    store.write_dataset(tmp_path / "x.nc", given, {"nested": {"b": 1, "a": [True, None]}, "text": "λ", "count": 2})
+    back, piecemeal = store.read_dataset(tmp_path / "x.nc"), store.Stored.open(tmp_path / "x.nc")
     assert dict(back.attrs) == piecemeal.attributes
     for name in given.variables:
         np.testing.assert_array_equal(back[name], given[name])

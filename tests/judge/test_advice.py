@@ -9,7 +9,7 @@ import pytest
 
 import ntk_momentum as nm
 from ntk_momentum import cli
-from ntk_momentum.judge.advice import METHODS, advise, check_advice, modes, steps_to
+from ntk_momentum.judge.advice import METHODS, advise, check_advice, modes_of, steps_to
 from ntk_momentum.method import heavy_ball, nesterov, restarted_nesterov, spectral_radius
 
 DATA = nm.sphere(10, 10, key=jax.random.key(0))
@@ -86,15 +86,15 @@ def test_nothing_is_unstable_within_the_margin():
 
 
 def test_restarts_by_the_gradient_are_counted_in_the_weights_inner_product():
-    eigenvalues, size = modes(HARD, EVEN)
+    eigenvalues, size = modes_of(HARD, EVEN)
     counts = [steps_to(m, eigenvalues, size, 1e-8) for m in (nesterov(1.0, 3.0), restarted_nesterov(1.0, 3.0), heavy_ball(1.0, 0.7))]
     assert counts[1] < counts[0] and all(math.isfinite(c) for c in counts)
     assert steps_to(heavy_ball(1.0, 0.7), eigenvalues, size, 1e-8, max_steps=3) == math.inf
 
 
 def test_several_outputs_share_their_modes():
-    eigenvalues, size = modes(H, np.stack([DATA.y, 2 * DATA.y], axis=1))
-    np.testing.assert_allclose(size, 5**0.5 * modes(H, DATA.y)[1], rtol=1e-10)
+    eigenvalues, size = modes_of(H, np.stack([DATA.y, 2 * DATA.y], axis=1))
+    np.testing.assert_allclose(size, 5**0.5 * modes_of(H, DATA.y)[1], rtol=1e-10)
     np.testing.assert_allclose(eigenvalues, jnp.linalg.eigvalsh(H), rtol=1e-10)
 
 

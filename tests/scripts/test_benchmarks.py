@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts" / "benchmarks"
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts" / "benchmarks"
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from ntk_momentum import InputError, init_two_layer
 from ntk_momentum.ensembles import devices
 
 SCRIPT = Path(__file__).with_name("on_devices.py")
-ROOT = SCRIPT.parents[1]
+ROOT = SCRIPT.parents[2]
 
 
 def start(case, count, *job):

@@ -14,7 +14,7 @@ import pytest
 
 from ntk_momentum.results import store
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 KILLS = 20
 
 PREPARE = """
@@ -30,7 +30,7 @@ from pathlib import Path
 import h5netcdf, xarray  # slow to import, and used by every child
 import numpy as np
 import ntk_momentum as nm
-from ntk_momentum.experiment import checkpoint, sweep, work
+from ntk_momentum.results import checkpoint, sweep, work
 from ntk_momentum import kernel
 from ntk_momentum.ensembles import planning, program
 sweep.source_digest = checkpoint.source_digest = lambda **options: "code"  # sources may be edited while tests run
