@@ -1,4 +1,5 @@
-"""Docstrings are plain text with formulas in the paper's letters: keep Markdown from reading <, * and | in them as markup."""
+"""Docstrings are plain text with formulas in the paper's letters: keep Markdown from reading <, *
+and | in them as markup."""
 
 import re
 

@@ -1,4 +1,5 @@
-"""Formulas as MathML when the site is built, and nothing that a page would fetch from the network."""
+"""Formulas as MathML when the site is built, and nothing that a page would fetch from the
+network."""
 
 import html
 import re
@@ -13,9 +14,14 @@ SHIM = "https://unpkg.com/iframe-worker/shim"
 
 
 def on_page_content(content, page, config, files):
-    """Formulas of Markdown pages, as arithmatex leaves them, and of the Markdown cells of notebooks."""
-    content = ARITHMATEX.sub(lambda m: mathml(m[2], "block" if m[1] == "div" else "inline"), content)
-    return CELL.sub(lambda m: m[1] + DOLLARS.sub(lambda f: mathml(f[1], "inline"), m[2]) + m[3], content)
+    """Formulas of Markdown pages, as arithmatex leaves them, and of the Markdown cells of
+    notebooks."""
+    content = ARITHMATEX.sub(
+        lambda m: mathml(m[2], "block" if m[1] == "div" else "inline"), content
+    )
+    return CELL.sub(
+        lambda m: m[1] + DOLLARS.sub(lambda f: mathml(f[1], "inline"), m[2]) + m[3], content
+    )
 
 
 def on_post_page(output, page, config):

@@ -1,4 +1,5 @@
-"""The set-up of the authors' published experiments: their network, data and loss, and what its own kernel predicts for it."""
+"""The set-up of the authors' published experiments: their network, data and loss, and what its own
+kernel predicts for it."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ from ntk_momentum.network.two_layer import TwoLayerNet
 
 
 def images(n: int, folder: str = "") -> Dataset:
-    """n images in [0, 1] with a constant coordinate behind them as the bias, the digit 0..9 as target; MNIST if its folder is given."""
+    """n images in [0, 1] with a constant coordinate behind them as the bias, the digit 0..9 as
+    target; MNIST if its folder is given."""
     if folder:
         plain = load_mnist(folder, n, target="digit", unit=False)
     else:
@@ -30,53 +32,100 @@ def images(n: int, folder: str = "") -> Dataset:
     return Dataset(np.hstack([np.asarray(plain.X), np.ones((n, 1))]), plain.y, name=plain.name)
 
 
-def network(width: int, input_size: int, *, key: Key[Array, ""], scheme: str = "authors") -> TwoLayerNet:
-    """x -> Linear -> ReLU -> Linear without bias; the last of the `input_size` coordinates carries the bias.
+def network(
+    width: int, input_size: int, *, key: Key[Array, ""], scheme: str = "authors"
+) -> TwoLayerNet:
+    """x -> Linear -> ReLU -> Linear without bias; the last of the `input_size` coordinates carries
+    the bias.
 
-    "authors": first layer N(0, 1/m^2), biases U(-p^(-1/2), p^(-1/2)) as PyTorch draws them, output U(-1, 1), scale 1.
-    "paper": rows N(0, I), signs a = +-1, scale m^(-1/2) (section 2).
+    "authors": first layer N(0, 1/m^2), biases U(-p^(-1/2), p^(-1/2)) as PyTorch draws them, output
+    U(-1, 1), scale 1. "paper": rows N(0, I), signs a = +-1, scale m^(-1/2) (section 2).
     """
     rows, biases, outputs = jax.random.split(key, 3)
     if scheme == "paper":
-        return TwoLayerNet(jax.random.normal(rows, (width, input_size)), jax.random.rademacher(outputs, (width,), float))
+        return TwoLayerNet(
+            jax.random.normal(rows, (width, input_size)),
+            jax.random.rademacher(outputs, (width,), float),
+        )
     if scheme != "authors":
         raise unknown_name("scheme", scheme, ("authors", "paper"))
     bound = (input_size - 1) ** -0.5
     weights = jax.random.normal(rows, (width, input_size - 1)) / width
     bias = jax.random.uniform(biases, (width, 1), minval=-bound, maxval=bound)
-    return TwoLayerNet(jnp.hstack([weights, bias]), jax.random.uniform(outputs, (width,), minval=-1.0, maxval=1.0), scale=1.0)
+    return TwoLayerNet(
+        jnp.hstack([weights, bias]),
+        jax.random.uniform(outputs, (width,), minval=-1.0, maxval=1.0),
+        scale=1.0,
+    )
 
 
 def mean_squared(f: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, ""]:
-    """MSE = |f - y|^2 / n, twice the paper's loss over n: a step eta on it is the paper's step 2 eta / n."""
+    """MSE = |f - y|^2 / n, twice the paper's loss over n: a step eta on it is the paper's step 2
+    eta / n."""
     return jnp.mean(jnp.square(f - y))
 
 
-def measured(net: TwoLayerNet, data: Dataset, optimizer: AbstractOptimizer, steps: int, every: int, trainable: str = "all") -> np.ndarray:
-    """The MSE at steps 0, every, 2 every, ... of full-batch training of all weights (or of those named)."""
-    run = train(net, data, optimizer, steps, save_every=every, loss=mean_squared, trainable=trainable, readouts=("loss",))
+def measured(
+    net: TwoLayerNet,
+    data: Dataset,
+    optimizer: AbstractOptimizer,
+    steps: int,
+    every: int,
+    trainable: str = "all",
+) -> np.ndarray:
+    """The MSE at steps 0, every, 2 every, ... of full-batch training of all weights (or of those
+    named)."""
+    run = train(
+        net,
+        data,
+        optimizer,
+        steps,
+        save_every=every,
+        loss=mean_squared,
+        trainable=trainable,
+        readouts=("loss",),
+    )
     return np.asarray(run.loss)
 
 
-def predicted(net: TwoLayerNet, data: Dataset, optimizer: Any, counts: Any, trainable: str = "all", kernel: Any = None) -> np.ndarray:
-    """The MSE that the kernel at initialisation predicts at these step counts; nothing is fitted."""
+def predicted(
+    net: TwoLayerNet,
+    data: Dataset,
+    optimizer: Any,
+    counts: Any,
+    trainable: str = "all",
+    kernel: Any = None,
+) -> np.ndarray:
+    """The MSE that the kernel at initialisation predicts at these step counts; nothing is
+    fitted."""
     kernel = empirical_ntk(net, data.X, trainable=trainable) if kernel is None else kernel
     scaled = eqx.tree_at(lambda method: method.eta, optimizer, 2 * optimizer.eta / data.n)
-    return 2 / data.n * np.asarray(predict(kernel, jax.vmap(net)(data.X) - data.y, scaled, counts).loss)
+    return (
+        2
+        / data.n
+        * np.asarray(predict(kernel, jax.vmap(net)(data.X) - data.y, scaled, counts).loss)
+    )
 
 
 def sharpness(net: TwoLayerNet, data: Dataset, trainable: str = "all") -> float:
-    """2 lambda_max(H(0)) / n, the largest eigenvalue as a step on the MSE meets it: gradient descent is stable below 2/eta."""
-    return 2 / data.n * float(np.linalg.eigvalsh(np.asarray(empirical_ntk(net, data.X, trainable=trainable)))[-1])
+    """2 lambda_max(H(0)) / n, the largest eigenvalue as a step on the MSE meets it: gradient
+    descent is stable below 2/eta."""
+    return (
+        2
+        / data.n
+        * float(np.linalg.eigvalsh(np.asarray(empirical_ntk(net, data.X, trainable=trainable)))[-1])
+    )
 
 
 @dataclass(frozen=True)
 class Epochs:
-    """What the figures against the epoch share: 50 digits and 500 neurons for 600 MNIST images and 3000, at a comparable eta lambda_max."""
+    """What the figures against the epoch share: 50 digits and 500 neurons for 600 MNIST images and
+    3000, at a comparable eta lambda_max."""
 
     n: int = 50
     width: int = 500
-    eta: float = 5e-4  # in the authors' parametrisation; in the paper's, the step with the same eta lambda_max
+    # in the authors' parametrisation; in the paper's, the step with the same eta lambda_max
+    eta: float = 5e-4
     steps: int = 1500
     every: int = 5
     seeds: int = 2
@@ -92,7 +141,8 @@ EPOCHS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Widths:
-    """What the figures against the width share; the step puts the limit of stability among the widths."""
+    """What the figures against the width share; the step puts the limit of stability among the
+    widths."""
 
     n: int = 50
     widths: tuple[int, ...] = (500, 1000, 1500, 2000, 3000)
@@ -112,11 +162,14 @@ WIDTHS: dict[str, dict[str, Any]] = {
 SCALINGS = {"authors": "all", "paper": "hidden"}  # and what is trained in each
 
 
-def against_epoch(methods: Callable[[float], Mapping[str, Any]], config: Epochs, progress: Any) -> Any:
-    """The loss against the step by scaling, method and seed, run and prediction of the initial kernel, as an xarray.Dataset.
+def against_epoch(
+    methods: Callable[[float], Mapping[str, Any]], config: Epochs, progress: Any
+) -> Any:
+    """The loss against the step by scaling, method and seed, run and prediction of the initial
+    kernel, as an xarray.Dataset.
 
-    methods: from a step on the MSE to optimizers by name. x: eta times the eigenvalues of the first seed's initial kernel, as a step on
-    the MSE meets them.
+    methods: from a step on the MSE to optimizers by name. x: eta times the eigenvalues of the first
+    seed's initial kernel, as a step on the MSE meets them.
     """
     data, counts = images(config.n, config.mnist), np.arange(0, config.steps + 1, config.every)
     names = list(methods(config.eta))
@@ -135,16 +188,29 @@ def against_epoch(methods: Callable[[float], Mapping[str, Any]], config: Epochs,
                 mse[i, 0, j, k] = measured(net, data, method, config.steps, config.every, trainable)
                 mse[i, 1, j, k] = predicted(net, data, method, counts, trainable, kernel)
                 progress(j + 1 + len(names) * (i + len(SCALINGS) * k), mse[:, 0, :, :, 0].size)
-    coords = {"scaling": list(SCALINGS), "curve": ["run", "prediction"], "algorithm": names, "epoch": counts}
-    variables = {"mse": (("scaling", "curve", "algorithm", "seed", "epoch"), mse), "x": (("scaling", "mode"), x)}
-    return require("xarray", "experiments").Dataset(variables, coords=coords, attrs={"data": data.name, "width": config.width})
+    coords = {
+        "scaling": list(SCALINGS),
+        "curve": ["run", "prediction"],
+        "algorithm": names,
+        "epoch": counts,
+    }
+    variables = {
+        "mse": (("scaling", "curve", "algorithm", "seed", "epoch"), mse),
+        "x": (("scaling", "mode"), x),
+    }
+    return require("xarray", "experiments").Dataset(
+        variables, coords=coords, attrs={"data": data.name, "width": config.width}
+    )
 
 
 def local_slope(x: Any, y: Any, reach: float) -> tuple[np.ndarray, np.ndarray]:
-    """(x, dy/dx) by lines through the points within `reach` of 24 places; oscillations shorter than that average out."""
+    """(x, dy/dx) by lines through the points within `reach` of 24 places; oscillations shorter than
+    that average out."""
     x, y = np.asarray(x, float), np.asarray(y, float)
     places = np.linspace(x[0] + reach, x[-1] - reach, 24)
-    return places, np.array([np.polyfit(x[near], y[near], 1)[0] for near in np.abs(x - places[:, None]) <= reach])
+    return places, np.array(
+        [np.polyfit(x[near], y[near], 1)[0] for near in np.abs(x - places[:, None]) <= reach]
+    )
 
 
 def decades(one: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -154,28 +220,38 @@ def decades(one: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def companion(ds: Any, scaling: str, methods: Iterable[Any]) -> list[float]:
-    """Decades per 1000 steps at the smallest eigenvalue, from the companion matrix of each method with eta = 1."""
+    """Decades per 1000 steps at the smallest eigenvalue, from the companion matrix of each method
+    with eta = 1."""
     x = ds.x.sel(scaling=scaling).values[:1]
     return [2000 * float(np.log10(spectral_radius(method, x)[0])) for method in methods]
 
 
 def end_slopes(ds: Any, methods: Iterable[Any]) -> dict[str, str]:
-    """The headline of a data set of `against_epoch`: slopes at the end, run and prediction, and what they tend to."""
+    """The headline of a data set of `against_epoch`: slopes at the end, run and prediction, and
+    what they tend to."""
     methods, middle, lines = list(methods), ds.mse.median("seed"), {}
     for scaling in ds.scaling.values:
         for name, limit in zip(ds.algorithm.values, companion(ds, scaling, methods), strict=True):
-            run, prediction = (decades(one)[1][-1] for one in middle.sel(scaling=scaling, algorithm=name))
-            key = f"decades per 1000 steps at the end, {name}, scaling: {scaling}; run / prediction / companion matrix"
+            run, prediction = (
+                decades(one)[1][-1] for one in middle.sel(scaling=scaling, algorithm=name)
+            )
+            key = (
+                f"decades per 1000 steps at the end, {name}, scaling: {scaling}; run / "
+                "prediction / companion matrix"
+            )
             lines[key] = f"{run:.2f} / {prediction:.2f} / {limit:.2f}"
     return lines
 
 
-def against_width(data: Dataset, methods: Mapping[str, Any], plain: Any, config: Any, progress: Any) -> Any:
-    """The loss after `config.epoch` steps by method, width and seed, and what the width does to the kernel, as an xarray.Dataset.
+def against_width(
+    data: Dataset, methods: Mapping[str, Any], plain: Any, config: Any, progress: Any
+) -> Any:
+    """The loss after `config.epoch` steps by method, width and seed, and what the width does to the
+    kernel, as an xarray.Dataset.
 
-    mse: of the authors' network. stiffness: eta times `sharpness` of its initial kernel. ratio: in the paper's parametrisation,
-    hidden layer trained by `plain`, the loss over the prediction of the network's own kernel, at every second width.
-    config: has widths, seeds, epoch and eta.
+    mse: of the authors' network. stiffness: eta times `sharpness` of its initial kernel. ratio: in
+    the paper's parametrisation, hidden layer trained by `plain`, the loss over the prediction of
+    the network's own kernel, at every second width. config: has widths, seeds, epoch and eta.
     """
     widths, seeds = config.widths, range(config.seeds)
     lazy = widths[::-2][::-1]
@@ -190,26 +266,47 @@ def against_width(data: Dataset, methods: Mapping[str, Any], plain: Any, config:
             if width in lazy:
                 wide = network(width, data.input_size, key=jax.random.key(k), scheme="paper")
                 run = measured(wide, data, plain, config.epoch, config.epoch, "hidden")[-1]
-                ratio[lazy.index(width), k] = run / predicted(wide, data, plain, np.array([0, config.epoch]), "hidden")[-1]
+                ratio[lazy.index(width), k] = (
+                    run / predicted(wide, data, plain, np.array([0, config.epoch]), "hidden")[-1]
+                )
             progress(j * len(seeds) + k + 1, stiffness.size)
     runs = ("width", "seed")
-    variables = {"mse": (("algorithm", *runs), mse), "stiffness": (runs, stiffness), "ratio": (("lazy_width", "seed"), ratio)}
-    coords = {"algorithm": list(methods), "width": list(widths), "lazy_width": list(lazy), "seed": list(seeds)}
-    return require("xarray", "experiments").Dataset(variables, coords=coords, attrs={"data": data.name, "epoch": config.epoch})
+    variables = {
+        "mse": (("algorithm", *runs), mse),
+        "stiffness": (runs, stiffness),
+        "ratio": (("lazy_width", "seed"), ratio),
+    }
+    coords = {
+        "algorithm": list(methods),
+        "width": list(widths),
+        "lazy_width": list(lazy),
+        "seed": list(seeds),
+    }
+    return require("xarray", "experiments").Dataset(
+        variables, coords=coords, attrs={"data": data.name, "epoch": config.epoch}
+    )
 
 
 def crossing(widths: Any, stiffness: Any, limit: float) -> float:
-    """The width at which eta lambda_max, interpolated, meets the limit of stability; NaN outside the widths."""
+    """The width at which eta lambda_max, interpolated, meets the limit of stability; NaN outside
+    the widths."""
     return float(np.interp(limit, stiffness, widths, left=np.nan, right=np.nan))
 
 
 def best_widths(ds: Any, limits: Iterable[float]) -> dict[str, str]:
-    """The headline of a data set of `against_width`: where each curve is lowest and where eta lambda_max meets its limit."""
-    lowest = {name: int(one.width[np.argmin(one.median("seed").values)]) for name, one in zip(ds.algorithm.values, ds.mse, strict=True)}
+    """The headline of a data set of `against_width`: where each curve is lowest and where eta
+    lambda_max meets its limit."""
+    lowest = {
+        name: int(one.width[np.argmin(one.median("seed").values)])
+        for name, one in zip(ds.algorithm.values, ds.mse, strict=True)
+    }
     meets = [crossing(ds.width, ds.stiffness.median("seed"), limit) for limit in limits]
     best = zip(lowest.items(), meets, strict=True)
     ratio = ", ".join(f"{v:.3f}" for v in ds.ratio.median("seed").values[[0, -1]])
     return {
-        **{f"best width, {name} (eta lambda_max meets the limit at)": f"{width} ({meet:.0f})" for (name, width), meet in best},
+        **{
+            f"best width, {name} (eta lambda_max meets the limit at)": f"{width} ({meet:.0f})"
+            for (name, width), meet in best
+        },
         "paper's scaling, run / prediction, narrowest and widest": ratio,
     }

@@ -1,9 +1,11 @@
-"""Both layers trained: the kernels add, and training all weights is faster by the larger smallest eigenvalue
+"""Both layers trained: the kernels add, and training all weights is faster by the larger smallest
+eigenvalue
 
-Section 2 trains the hidden layer only; the discussion asks for both. The kernel of both is the sum of the two layers' kernels,
-for unit inputs [sin t + 2 (pi - t) cos t]/(2 pi) with trace n, so lambda_0 <= 1 where the hidden layer alone has lambda_0 <= 1/2.
-The extra term in (3.5), 2 m^(-1/2) sum_r a_r' (w_r' . x) 1, is O(1/m). So the closed form with the sum kernel predicts the run as
-well as the paper's.
+Section 2 trains the hidden layer only; the discussion asks for both. The kernel of both is the sum
+of the two layers' kernels, for unit inputs [sin t + 2 (pi - t) cos t]/(2 pi) with trace n, so
+lambda_0 <= 1 where the hidden layer alone has lambda_0 <= 1/2. The extra term in (3.5), 2 m^(-1/2)
+sum_r a_r' (w_r' . x) 1, is O(1/m). So the closed form with the sum kernel predicts the run as well
+as the paper's.
 """
 
 from dataclasses import dataclass
@@ -16,9 +18,10 @@ import ntk_momentum as nm
 from ntk_momentum.study import plotting
 
 ORDER = 115
-CAPTION = """Training loss of the heavy ball, b = 2 sqrt(lambda_0) of each kernel, with the hidden layer, the output layer or both
-trained: median and range over seeds, darker for wider networks; black: closed form of the limit kernel. Last: largest distance of
-f from the prediction of the network's own kernel against the width (none with the output layer alone: the model is linear)."""
+CAPTION = """Training loss of the heavy ball, b = 2 sqrt(lambda_0) of each kernel, with the hidden
+layer, the output layer or both trained: median and range over seeds, darker for wider networks;
+black: closed form of the limit kernel. Last: largest distance of f from the prediction of the
+network's own kernel against the width (none with the output layer alone: the model is linear)."""
 BENT = ("hidden", "all")  # with the output layer alone the model is linear, and its kernel exact
 PARTS = {"hidden": "hidden layer", "output": "output layer", "all": "both layers"}
 
@@ -47,7 +50,11 @@ def run(config, progress):
     h = config.horizon / lam0["all"] ** 0.5 / config.steps
     counts = np.arange(0, config.steps + 1, max(1, config.steps // 50))
     shape = (len(PARTS), len(config.widths), config.seeds)
-    loss, limit_loss, gap = np.empty((*shape, counts.size)), np.empty((len(PARTS), counts.size)), np.empty(shape)
+    loss, limit_loss, gap = (
+        np.empty((*shape, counts.size)),
+        np.empty((len(PARTS), counts.size)),
+        np.empty(shape),
+    )
     for i, part in enumerate(PARTS):
         optimizer, offset = nm.HeavyBall(2 * lam0[part] ** 0.5).discretize(h)
         limit_loss[i] = nm.predict(limits[part], -data.y, optimizer, counts).loss
@@ -55,7 +62,15 @@ def run(config, progress):
             for k in range(config.seeds):
                 net = nm.init_two_layer(width, config.p, key=jax.random.key(k), antisymmetric=True)
                 every = int(counts[1])
-                one = nm.train(net, data, optimizer, config.steps, save_every=every, trainable=part, readouts=("f", "loss"))
+                one = nm.train(
+                    net,
+                    data,
+                    optimizer,
+                    config.steps,
+                    save_every=every,
+                    trainable=part,
+                    readouts=("f", "loss"),
+                )
                 kernel = nm.empirical_ntk(net, data.X, trainable=part)
                 frozen = nm.predict(kernel, -data.y, optimizer, counts).residual + data.y[None]
                 loss[i, j, k] = one.loss
@@ -72,9 +87,15 @@ def run(config, progress):
 
 
 def headline(ds):
-    fits = {part: plotting.power_law(ds.width, ds.gap.sel(part=part).transpose("seed", "width"))[:2] for part in BENT}
+    fits = {
+        part: plotting.power_law(ds.width, ds.gap.sel(part=part).transpose("seed", "width"))[:2]
+        for part in BENT
+    }
     lam0 = ", ".join(f"{PARTS[part]} {float(ds.lambda_0.sel(part=part)):.3f}" for part in PARTS)
-    return {"lambda_0": lam0} | {f"slope of the distance in m, {PARTS[part]}": plotting.with_interval(*fit) for part, fit in fits.items()}
+    return {"lambda_0": lam0} | {
+        f"slope of the distance in m, {PARTS[part]}": plotting.with_interval(*fit)
+        for part, fit in fits.items()
+    }
 
 
 @plotting.house_style
@@ -82,14 +103,36 @@ def plot(ds):
     figure, row = plotting.panels(1, 4, height=3.0, width=9.6)
     for axes, (part, title), color in zip(row, PARTS.items(), plotting.CYCLE[3:], strict=False):
         one = ds.sel(part=part)
-        for width, tone in zip(ds.width.values, plotting.shades(color, ds.sizes["width"]), strict=True):
-            plotting.band(axes, ds.time, one.loss.sel(width=width), color=tone, label=f"$m = {width}$")
-        axes.plot(ds.time, one.limit, color=plotting.THEORY, linestyle="--", linewidth=1, label="closed form")
-        axes.set(yscale="log", title=rf"{title}, $\lambda_0 = {float(one.lambda_0):.2f}$", xlabel=plotting.TIME_LABELS["heavy_ball"])
+        for width, tone in zip(
+            ds.width.values, plotting.shades(color, ds.sizes["width"]), strict=True
+        ):
+            plotting.band(
+                axes, ds.time, one.loss.sel(width=width), color=tone, label=f"$m = {width}$"
+            )
+        axes.plot(
+            ds.time,
+            one.limit,
+            color=plotting.THEORY,
+            linestyle="--",
+            linewidth=1,
+            label="closed form",
+        )
+        axes.set(
+            yscale="log",
+            title=rf"{title}, $\lambda_0 = {float(one.lambda_0):.2f}$",
+            xlabel=plotting.TIME_LABELS["heavy_ball"],
+        )
         axes.set_ylim(0.3 * float(ds.limit.min()), 3 * float(ds.limit.max()))
         axes.legend(loc="lower left")
         if part in BENT:
-            plotting.band(row[3], ds.width, one.gap.transpose("seed", "width"), color=color, marker="o", label=title)
+            plotting.band(
+                row[3],
+                ds.width,
+                one.gap.transpose("seed", "width"),
+                color=color,
+                marker="o",
+                label=title,
+            )
     row[0].set_ylabel("loss")
     row[3].plot(
         ds.width,

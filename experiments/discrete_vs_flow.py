@@ -1,11 +1,13 @@
-"""Discrete against continuous: the algorithms follow their flows, to first order as printed and to second with the better map
+"""Discrete against continuous: the algorithms follow their flows, to first order as printed and to
+second with the better map
 
-As the step shrinks, gradient descent (2.1), the heavy ball (3.1) and Nesterov (4.1) approach the flows (2.2), (3.2)
-and (4.2). For a frozen kernel the largest gap to the closed form falls like h: h = eta for gradient descent and h =
-sqrt(eta) for momentum. The heavy ball gains an order with eta = h^2/(1 + bh/2), beta = (1 - bh/2)/(1 + bh/2) and t =
-(k + 1/2) h instead of the paper's eta = h^2, beta = 1 - bh, t = kh; Nesterov gains a smaller constant with t = (k +
-d/2) h instead of (k + 1) h, and reaches its order 1 from below. A wide network, against the solved flow, shows the
-same gaps: its kinks are too small to take the second order away at these steps.
+As the step shrinks, gradient descent (2.1), the heavy ball (3.1) and Nesterov (4.1) approach the
+flows (2.2), (3.2) and (4.2). For a frozen kernel the largest gap to the closed form falls like h: h
+= eta for gradient descent and h = sqrt(eta) for momentum. The heavy ball gains an order with eta =
+h^2/(1 + bh/2), beta = (1 - bh/2)/(1 + bh/2) and t = (k + 1/2) h instead of the paper's eta = h^2,
+beta = 1 - bh, t = kh; Nesterov gains a smaller constant with t = (k + d/2) h instead of (k + 1) h,
+and reaches its order 1 from below. A wide network, against the solved flow, shows the same gaps:
+its kinks are too small to take the second order away at these steps.
 """
 
 from dataclasses import dataclass
@@ -19,9 +21,10 @@ from ntk_momentum.study import plotting
 from ntk_momentum.theory import bounds
 
 ORDER = 50
-CAPTION = """Largest gap between an algorithm and its flow, |f_k - f(t_k)| over |f(0) - y|, against the step. Left:
-frozen kernel, against the closed form. Right: the network, against the solved flow. Filled: the printed maps; open:
-the second-order map of the heavy ball and the centred time of Nesterov."""
+CAPTION = """Largest gap between an algorithm and its flow, |f_k - f(t_k)| over |f(0) - y|, against
+the step. Left: frozen kernel, against the closed form. Right: the network, against the solved flow.
+Filled: the printed maps; open: the second-order map of the heavy ball and the centred time of
+Nesterov."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,11 @@ def methods(config, b):
     early, late = config.gradient_flow_time, config.momentum_time
     table = {
         "gradient_flow, (2.1)": (gradient, early, gradient.discretize),
-        "heavy_ball, (3.1) as printed": (ball, late, lambda h: (nm.heavy_ball(h**2, 1 - b * h), 0.0)),
+        "heavy_ball, (3.1) as printed": (
+            ball,
+            late,
+            lambda h: (nm.heavy_ball(h**2, 1 - b * h), 0.0),
+        ),
         "heavy_ball, second-order map": (ball, late, ball.discretize),
         "nesterov, (4.1) as printed": (nesterov, late, lambda h: (nm.nesterov(h**2, config.d), h)),
         "nesterov, centred time": (nesterov, late, nesterov.discretize),
@@ -61,7 +68,9 @@ def run(config, progress):
     data = nm.load_digits(config.n, key=jax.random.key(0))
     net = nm.init_two_layer(config.width, data.input_size, key=jax.random.key(0))
     kernel, residual0 = nm.empirical_ntk(net, data.X), jax.vmap(net)(data.X) - data.y
-    table = methods(config, float(bounds.paper_friction(np.linalg.eigvalsh(nm.infinite_ntk(data.X))[0])))
+    table = methods(
+        config, float(bounds.paper_friction(np.linalg.eigvalsh(nm.infinite_ntk(data.X))[0]))
+    )
     gaps = np.empty((2, len(table), len(config.steps)))
     numerics = nm.Numerics(tol=config.tol)
     for i, (flow, horizon, twin) in enumerate(table.values()):
@@ -71,14 +80,29 @@ def run(config, progress):
             every = steps // config.steps[0]
             counts = np.arange(0, steps + 1, every)
             ts = counts * h + float(offset)
-            frozen = nm.predict(kernel, residual0, optimizer, counts).residual - nm.predict(kernel, residual0, flow, ts).residual
+            frozen = (
+                nm.predict(kernel, residual0, optimizer, counts).residual
+                - nm.predict(kernel, residual0, flow, ts).residual
+            )
             solved = nm.simulate(net, data, flow, ts, readouts=("f",), config=numerics).f
-            weights = nm.train(net, data, optimizer, steps, save_every=every, readouts=("f",)).f - solved
-            gaps[:, i, j] = [np.linalg.norm(gap, axis=1).max() / np.linalg.norm(residual0) for gap in (frozen, weights)]
+            weights = (
+                nm.train(net, data, optimizer, steps, save_every=every, readouts=("f",)).f - solved
+            )
+            gaps[:, i, j] = [
+                np.linalg.norm(gap, axis=1).max() / np.linalg.norm(residual0)
+                for gap in (frozen, weights)
+            ]
             progress(i * len(config.steps) + j + 1, gaps[0].size)
-    coords = {"dynamics": ["frozen kernel", "network"], "algorithm": list(table), "steps": list(config.steps)}
+    coords = {
+        "dynamics": ["frozen kernel", "network"],
+        "algorithm": list(table),
+        "steps": list(config.steps),
+    }
     horizon = [horizon for _, horizon, _ in table.values()]
-    return xarray.Dataset({"gap": (("dynamics", "algorithm", "steps"), gaps), "horizon": ("algorithm", horizon)}, coords=coords)
+    return xarray.Dataset(
+        {"gap": (("dynamics", "algorithm", "steps"), gaps), "horizon": ("algorithm", horizon)},
+        coords=coords,
+    )
 
 
 def order(one):
@@ -97,15 +121,29 @@ def headline(ds):
 @plotting.house_style
 def plot(ds):
     figure, row = plotting.panels(1, 2, height=3.6, sharey=True)
-    for axes, kind, reference in zip(row, ds.dynamics.values, ("the closed form", "the solved flow"), strict=True):
+    for axes, kind, reference in zip(
+        row, ds.dynamics.values, ("the closed form", "the solved flow"), strict=True
+    ):
         for name in ds.algorithm.values:
             flow, which = name.split(", ", 1)
-            one, h = ds.gap.sel(dynamics=kind, algorithm=name), ds.horizon.sel(algorithm=name) / ds.steps
-            fill = {"markerfacecolor": "white", "linestyle": "--"} if "as printed" not in which and flow != "gradient_flow" else {}
+            one, h = (
+                ds.gap.sel(dynamics=kind, algorithm=name),
+                ds.horizon.sel(algorithm=name) / ds.steps,
+            )
+            fill = (
+                {"markerfacecolor": "white", "linestyle": "--"}
+                if "as printed" not in which and flow != "gradient_flow"
+                else {}
+            )
             label = f"{plotting.FLOW_NAMES[flow]}, {which}: $h^{{{order(one):.2f}}}$"
-            axes.plot(h, one, color=plotting.COLORS[flow], marker="o", linewidth=1, label=label, **fill)
+            axes.plot(
+                h, one, color=plotting.COLORS[flow], marker="o", linewidth=1, label=label, **fill
+            )
         axes.set(
-            xscale="log", yscale="log", title=f"{kind}, against {reference}", xlabel=r"step $h$ ($\eta$, or $\sqrt{\eta}$ with momentum)"
+            xscale="log",
+            yscale="log",
+            title=f"{kind}, against {reference}",
+            xlabel=r"step $h$ ($\eta$, or $\sqrt{\eta}$ with momentum)",
         )
         plotting.log_ticks(axes.xaxis)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22))

@@ -1,8 +1,10 @@
-"""Error against evaluations: an integrator that knows the kernel needs several times fewer, and kinks level the others
+"""Error against evaluations: an integrator that knows the kernel needs several times fewer, and
+kinks level the others
 
-On a stiff kernel an explicit solver spends its steps on stability, and the kinks of the ReLU make a solver of order 8 no better
-than one of order 2. The lazy exponential integrator solves the frozen kernel exactly, and its steps follow the activation
-pattern. What it saves grows with the condition number: twenty digits, here by default, are an easy case.
+On a stiff kernel an explicit solver spends its steps on stability, and the kinks of the ReLU make a
+solver of order 8 no better than one of order 2. The lazy exponential integrator solves the frozen
+kernel exactly, and its steps follow the activation pattern. What it saves grows with the condition
+number: twenty digits, here by default, are an easy case.
 """
 
 from dataclasses import dataclass
@@ -18,9 +20,11 @@ from ntk_momentum.study import plotting
 from ntk_momentum.theory import bounds
 
 ORDER = 120
-CAPTION = """Largest relative error of the loss over the saved times against evaluations of the right side, one curve for each solver, one
-point for each tolerance. Grey band: what the reference, a finer run of the lazy integrator, does not know itself (its change when refined
-fivefold). Rejected steps count; eigendecompositions of the lazy steps do not, so compare seconds too: scripts/bench dynamics."""
+CAPTION = """Largest relative error of the loss over the saved times against evaluations of the
+right side, one curve for each solver, one point for each tolerance. Grey band: what the reference,
+a finer run of the lazy integrator, does not know itself (its change when refined fivefold).
+Rejected steps count; eigendecompositions of the lazy steps do not, so compare seconds too:
+scripts/bench dynamics."""
 SOLVERS = {
     "lazy, order 2": LazyExponential(),
     "lazy, order 1": LazyExponential(order=1),
@@ -43,7 +47,14 @@ class Config:
 
 
 SIZES = {
-    "smoke": Config(n=10, width=64, flows=("gradient_flow",), solvers=("lazy, order 2", "Tsit5"), tolerances=(1e-2, 1e-3), finest=1e-5),
+    "smoke": Config(
+        n=10,
+        width=64,
+        flows=("gradient_flow",),
+        solvers=("lazy, order 2", "Tsit5"),
+        tolerances=(1e-2, 1e-3),
+        finest=1e-5,
+    ),
     "default": Config(),
     "full": Config(n=200, width=2048, tolerances=(1e-1, 1e-2, 1e-3, 1e-4, 1e-5)),
 }
@@ -66,7 +77,15 @@ def run(config, progress):
 
         def loss(solver, tol, flow=flow, end=end):
             numerics = nm.Numerics(tol=tol, max_steps=10**6)
-            return nm.simulate(net, data, flow, end * np.array(config.parts), readouts=["loss"], solver=solver, config=numerics)
+            return nm.simulate(
+                net,
+                data,
+                flow,
+                end * np.array(config.parts),
+                readouts=["loss"],
+                solver=solver,
+                config=numerics,
+            )
 
         reference = loss(LazyExponential(), config.finest).loss
         unknown[i] = np.max(np.abs(loss(LazyExponential(), 5 * config.finest).loss / reference - 1))
@@ -74,11 +93,18 @@ def run(config, progress):
             for k, tol in enumerate(config.tolerances):
                 result = loss(SOLVERS[label], tol)
                 error[i, j, k] = np.max(np.abs(result.loss / reference - 1))
-                evaluations[i, j, k] = SOLVERS[label].evaluations(flow) * int(result.accepted + result.rejected)
+                evaluations[i, j, k] = SOLVERS[label].evaluations(flow) * int(
+                    result.accepted + result.rejected
+                )
                 progress(np.ravel_multi_index((i, j, k), shape) + 1, error.size)
     axes = ("flow", "solver", "tolerance")
-    coords = dict(zip(axes, (list(config.flows), list(config.solvers), list(config.tolerances)), strict=True))
-    return xarray.Dataset({"error": (axes, error), "evaluations": (axes, evaluations), "unknown": ("flow", unknown)}, coords=coords)
+    coords = dict(
+        zip(axes, (list(config.flows), list(config.solvers), list(config.tolerances)), strict=True)
+    )
+    return xarray.Dataset(
+        {"error": (axes, error), "evaluations": (axes, evaluations), "unknown": ("flow", unknown)},
+        coords=coords,
+    )
 
 
 def to_reach(one, target):
@@ -90,9 +116,16 @@ def headline(ds):
     target = 0.02
     rows = {}
     for flow in ds.flow.values:
-        cost = {solver: to_reach(ds.sel(flow=flow, solver=solver), target) for solver in ds.solver.values}
-        reached = ", ".join(f"{solver} {count:.0f}" for solver, count in cost.items() if np.isfinite(count))
-        rows[f"evaluations to {target:.0%} of the loss, {plotting.FLOW_NAMES[flow]}"] = reached or "reached by none"
+        cost = {
+            solver: to_reach(ds.sel(flow=flow, solver=solver), target)
+            for solver in ds.solver.values
+        }
+        reached = ", ".join(
+            f"{solver} {count:.0f}" for solver, count in cost.items() if np.isfinite(count)
+        )
+        rows[f"evaluations to {target:.0%} of the loss, {plotting.FLOW_NAMES[flow]}"] = (
+            reached or "reached by none"
+        )
     return rows
 
 
@@ -103,9 +136,18 @@ def plot(ds):
         for solver, tone in zip(ds.solver.values, plotting.CYCLE, strict=False):
             one = ds.sel(flow=flow, solver=solver)
             style = "-" if solver.startswith("lazy") else "--"
-            axes.plot(one.evaluations, one.error, style, color=tone, marker="o", linewidth=1, label=solver)
-        axes.axhspan(0, float(ds.unknown.sel(flow=flow)), color=plotting.MUTED, alpha=0.25, linewidth=0)
-        axes.set(xscale="log", yscale="log", title=plotting.FLOW_NAMES[flow], xlabel="evaluations of the right side")
+            axes.plot(
+                one.evaluations, one.error, style, color=tone, marker="o", linewidth=1, label=solver
+            )
+        axes.axhspan(
+            0, float(ds.unknown.sel(flow=flow)), color=plotting.MUTED, alpha=0.25, linewidth=0
+        )
+        axes.set(
+            xscale="log",
+            yscale="log",
+            title=plotting.FLOW_NAMES[flow],
+            xlabel="evaluations of the right side",
+        )
     row[0, 0].set_ylabel("largest relative error of the loss")
     figure.legend(*row[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure

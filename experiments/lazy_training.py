@@ -1,12 +1,13 @@
 """Lazy training: wider networks move less, and their kernel stands still
 
-While the loss falls by the same factor at every width, the farthest neuron moves by max_r |w_r(t) - w_r(0)| ~
-m^(-1/2) (the displacement in the proofs of Theorems 1-3), and the pairs of neuron and sample that change sign grow
-only like m^(1/2), out of m n. Each changes H by 1/m, so Lemma 5 lets the kernel drift by ||H(t) - H(0)|| ~ m^(-1/2).
-The measured drift falls faster, like m^(-3/4) over these widths: about as many pairs switch on as off, and a sum of
-m^(1/2) independent signs over m is m^(-3/4); the small surplus of one kind restores m^(-1/2) in the limit.
-Antisymmetric initialisation, f(0) = 0: otherwise f(0) along the top eigenvector, different from seed to seed, moves
-more of the heavy ball's neurons than the labels do.
+While the loss falls by the same factor at every width, the farthest neuron moves by max_r |w_r(t) -
+w_r(0)| ~ m^(-1/2) (the displacement in the proofs of Theorems 1-3), and the pairs of neuron and
+sample that change sign grow only like m^(1/2), out of m n. Each changes H by 1/m, so Lemma 5 lets
+the kernel drift by ||H(t) - H(0)|| ~ m^(-1/2). The measured drift falls faster, like m^(-3/4) over
+these widths: about as many pairs switch on as off, and a sum of m^(1/2) independent signs over m is
+m^(-3/4); the small surplus of one kind restores m^(-1/2) in the limit. Antisymmetric
+initialisation, f(0) = 0: otherwise f(0) along the top eigenvector, different from seed to seed,
+moves more of the heavy ball's neurons than the labels do.
 """
 
 from dataclasses import dataclass
@@ -19,16 +20,23 @@ from ntk_momentum.study import plotting
 from ntk_momentum.theory import bounds
 
 ORDER = 30
-CAPTION = """What moved during training, against the width: median and range over seeds, lines with the fitted powers
-(95% interval over seeds). Dashed grey: the powers m^(-1/2) and m^(1/2) of the theory; dotted, for the drift: the
-m^(-3/4) of independent flips."""
+CAPTION = """What moved during training, against the width: median and range over seeds, lines with
+the fitted powers (95% interval over seeds). Dashed grey: the powers m^(-1/2) and m^(1/2) of the
+theory; dotted, for the drift: the m^(-3/4) of independent flips."""
 QUANTITIES = {
     "displacement": ("farthest neuron", r"$\max_r\,|w_r(t) - w_r(0)|$", -0.5),
     "kernel_drift": ("kernel drift", r"$\|H(t) - H(0)\|_2$", -0.5),
     "flips": ("pairs that changed sign", r"neurons $\times$ samples", 0.5),
 }
 
-READOUTS = ("f", "loss", "lambda_min", "displacement", "kernel_drift", "flips")  # one set in three experiments: programs compile once
+READOUTS = (
+    "f",
+    "loss",
+    "lambda_min",
+    "displacement",
+    "kernel_drift",
+    "flips",
+)  # one set in three experiments: programs compile once
 
 
 @dataclass(frozen=True)
@@ -53,21 +61,46 @@ SIZES = {
 def run(config, progress):
     data = nm.load_digits(config.n, key=jax.random.key(0))
     lam0 = float(np.linalg.eigvalsh(nm.infinite_ntk(data.X))[0])
-    slow = {"gradient_flow": 1 / lam0, "heavy_ball": 3 / np.sqrt(lam0), "nesterov": 3 / np.sqrt(lam0)}
-    known = {flow.name: flow for flow in (nm.GradientFlow(), nm.HeavyBall(float(bounds.paper_friction(lam0))), nm.Nesterov(config.d))}
+    slow = {
+        "gradient_flow": 1 / lam0,
+        "heavy_ball": 3 / np.sqrt(lam0),
+        "nesterov": 3 / np.sqrt(lam0),
+    }
+    known = {
+        flow.name: flow
+        for flow in (
+            nm.GradientFlow(),
+            nm.HeavyBall(float(bounds.paper_friction(lam0))),
+            nm.Nesterov(config.d),
+        )
+    }
     flows = [known[name] for name in config.flows]
-    ts = np.stack([config.horizon * slow[name] * np.linspace(0, 1, config.times) for name in config.flows])
+    ts = np.stack(
+        [config.horizon * slow[name] * np.linspace(0, 1, config.times) for name in config.flows]
+    )
     numerics = nm.Numerics(tol=config.tol)
     runs = nm.ensemble(
-        data, flows, config.widths, config.seeds, ts, antisymmetric=True, readouts=READOUTS, config=numerics, progress=progress
+        data,
+        flows,
+        config.widths,
+        config.seeds,
+        ts,
+        antisymmetric=True,
+        readouts=READOUTS,
+        config=numerics,
+        progress=progress,
     )
-    return runs.to_xarray()[[*QUANTITIES, "loss", "verdict", "accepted", "rejected"]].assign_attrs(lambda_0=lam0)
+    return runs.to_xarray()[[*QUANTITIES, "loss", "verdict", "accepted", "rejected"]].assign_attrs(
+        lambda_0=lam0
+    )
 
 
 def fits(ds):
     """(slope, half width, prefactor) of the largest value over time, per quantity and flow."""
     return {
-        (name, flow): plotting.power_law(ds.width, ds[name].sel(flow=flow).max("step").transpose("seed", "width"))
+        (name, flow): plotting.power_law(
+            ds.width, ds[name].sel(flow=flow).max("step").transpose("seed", "width")
+        )
         for name in QUANTITIES
         for flow in ds.flow.values
     }
@@ -75,9 +108,10 @@ def fits(ds):
 
 def headline(ds):
     return {
-        f"slope of {name} in m, {plotting.FLOW_NAMES[plotting.flow_kind(flow)]} (expected {QUANTITIES[name][2]:+})": plotting.with_interval(
-            *fit[:2]
-        )
+        (
+            f"slope of {name} in m, {plotting.FLOW_NAMES[plotting.flow_kind(flow)]} "
+            f"(expected {QUANTITIES[name][2]:+})"
+        ): plotting.with_interval(*fit[:2])
         for (name, flow), fit in fits(ds).items()
     }
 
@@ -90,12 +124,30 @@ def plot(ds):
         for flow in ds.flow.values:
             color, (slope, half, prefactor) = plotting.flow_color(flow), fitted[name, flow]
             samples = ds[name].sel(flow=flow).max("step").transpose("seed", "width")
-            plotting.band(axes, ds.width, samples, color=color, points=True, label=f"$m^{{{slope:.2f} \\pm {half:.2f}}}$")
+            plotting.band(
+                axes,
+                ds.width,
+                samples,
+                color=color,
+                points=True,
+                label=f"$m^{{{slope:.2f} \\pm {half:.2f}}}$",
+            )
             axes.plot(ds.width, prefactor * ds.width**slope, color=color, linewidth=1)
-        below = float(ds[name].max("step").min()) if expected > 0 else float(ds[name].max("step").isel(width=0).min())
+        below = (
+            float(ds[name].max("step").min())
+            if expected > 0
+            else float(ds[name].max("step").isel(width=0).min())
+        )
         for power, line in ((expected, "--"), *(((-0.75, ":"),) if name == "kernel_drift" else ())):
             guide = 0.7 * below * (ds.width / ds.width[0]) ** power
-            axes.plot(ds.width, guide, color=plotting.MUTED, linestyle=line, linewidth=1, label=f"$m^{{{power}}}$")
+            axes.plot(
+                ds.width,
+                guide,
+                color=plotting.MUTED,
+                linestyle=line,
+                linewidth=1,
+                label=f"$m^{{{power}}}$",
+            )
         largest = float(ds[name].max())
         limits = (0.3 * below, 1.3 * largest) if expected > 0 else (None, 3 * largest)
         axes.set(
@@ -107,7 +159,12 @@ def plot(ds):
             xlabel="width $m$",
             xlim=(0.8 * ds.width[0], 1.25 * ds.width[-1]),
         )
-        axes.legend(loc="lower right" if expected > 0 else "upper right", handlelength=1.4, fontsize=9.5, labelspacing=0.25)
+        axes.legend(
+            loc="lower right" if expected > 0 else "upper right",
+            handlelength=1.4,
+            fontsize=9.5,
+            labelspacing=0.25,
+        )
         plotting.log_ticks(axes.yaxis)
         plotting.power_ticks(axes.xaxis, ds.width.values)
     figure.legend(*plotting.flow_handles(ds.flow.values), loc="outside lower center", ncols=3)

@@ -1,9 +1,11 @@
-"""Logistic loss: in the kernel regime gradient flow is 1/t, and so is the heavy ball, but Nesterov is t^(-2)
+"""Logistic loss: in the kernel regime gradient flow is 1/t, and so is the heavy ball, but Nesterov
+is t^(-2)
 
-The paper's loss is the square. With L = sum log(1 + e^(-y f)) only dL/df changes: f' = -H dL/df under gradient flow, and the loss
-has no minimum, so nothing decays geometrically. When H separates the labels, L ~ 1/(gamma^2 t) with the margin gamma; constant
-friction b only rescales time, L ~ b/(gamma^2 t), while Nesterov's friction d/t, which dies out, makes it t^(-2). Wide networks
-follow the linear model that has their limit kernel for ever.
+The paper's loss is the square. With L = sum log(1 + e^(-y f)) only dL/df changes: f' = -H dL/df
+under gradient flow, and the loss has no minimum, so nothing decays geometrically. When H separates
+the labels, L ~ 1/(gamma^2 t) with the margin gamma; constant friction b only rescales time, L ~
+b/(gamma^2 t), while Nesterov's friction d/t, which dies out, makes it t^(-2). Wide networks follow
+the linear model that has their limit kernel for ever.
 """
 
 from dataclasses import dataclass
@@ -18,9 +20,10 @@ import ntk_momentum as nm
 from ntk_momentum.study import plotting
 
 ORDER = 116
-CAPTION = """Logistic training loss of wide networks under the three flows, median and range over seeds, and (dashed) of the
-linear model with the limit kernel, without a fit. Dotted: 1/(gamma^2 t) and b/(gamma^2 t), whose constant is the margin; slopes
-in the legend are of the last half decade."""
+CAPTION = """Logistic training loss of wide networks under the three flows, median and range over
+seeds, and (dashed) of the linear model with the limit kernel, without a fit. Dotted: 1/(gamma^2 t)
+and b/(gamma^2 t), whose constant is the margin; slopes in the legend are of the last half
+decade."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,14 @@ def run(config, progress):
     values, vectors = np.linalg.eigh(limit)
     features = nm.Dataset(vectors * np.sqrt(values), data.y)
     line = eqx.nn.Linear(config.n, "scalar", use_bias=False, key=jax.random.key(0))
-    line = eqx.tree_at(lambda m: m.weight, line, 0 * line.weight)  # a linear model of the features has the limit kernel for ever
-    flows = {"gradient_flow": nm.GradientFlow(), "heavy_ball": nm.HeavyBall(config.b), "nesterov": nm.Nesterov(config.d)}
+    line = eqx.tree_at(
+        lambda m: m.weight, line, 0 * line.weight
+    )  # a linear model of the features has the limit kernel for ever
+    flows = {
+        "gradient_flow": nm.GradientFlow(),
+        "heavy_ball": nm.HeavyBall(config.b),
+        "nesterov": nm.Nesterov(config.d),
+    }
     options = {"save_every": config.every, "loss": nm.logistic, "readouts": ("loss",)}
     steps = config.every * (int(config.horizon / config.h) // config.every)
     saved = slice(1, None)
@@ -60,19 +69,33 @@ def run(config, progress):
         time.append(config.h * np.arange(0, steps + 1, config.every)[saved] + float(offset))
         theory.append(np.asarray(nm.train(line, features, optimizer, steps, **options).loss)[saved])
         for k in range(config.seeds):
-            net = nm.init_two_layer(config.width, config.p, key=jax.random.key(k), antisymmetric=True)
+            net = nm.init_two_layer(
+                config.width, config.p, key=jax.random.key(k), antisymmetric=True
+            )
             loss[i, k] = np.asarray(nm.train(net, data, optimizer, steps, **options).loss)[saved]
             progress(i * config.seeds + k + 1, loss[:, :, 0].size)
-    variables = {"loss": (("flow", "seed", "step"), loss), "theory": (("flow", "step"), theory), "time": (("flow", "step"), time)}
-    attrs = {"gamma": margin(limit, np.asarray(data.y)), "b": config.b, "d": config.d, "width": config.width}
+    variables = {
+        "loss": (("flow", "seed", "step"), loss),
+        "theory": (("flow", "step"), theory),
+        "time": (("flow", "step"), time),
+    }
+    attrs = {
+        "gamma": margin(limit, np.asarray(data.y)),
+        "b": config.b,
+        "d": config.d,
+        "width": config.width,
+    }
     return xarray.Dataset(variables, coords={"flow": list(flows)}, attrs=attrs)
 
 
 def margin(kernel, y):
-    """The largest min_i y_i f_i over functions of unit kernel norm: from the dual, min c . (y H y) c over the simplex is gamma^2."""
+    """The largest min_i y_i f_i over functions of unit kernel norm: from the dual, min c . (y H y)
+    c over the simplex is gamma^2."""
     values, vectors = np.linalg.eigh(y[:, None] * kernel * y[None])
     root = np.sqrt(np.maximum(values, 0))[:, None] * vectors.T
-    weights = scipy.optimize.nnls(np.vstack([root, 1e3 * np.ones(y.size)]), np.append(np.zeros(y.size), 1e3))[0]
+    weights = scipy.optimize.nnls(
+        np.vstack([root, 1e3 * np.ones(y.size)]), np.append(np.zeros(y.size), 1e3)
+    )[0]
     return float(np.linalg.norm(root @ (weights / weights.sum())))
 
 
@@ -89,7 +112,9 @@ def headline(ds):
         fitted, theory = slope(one.time, one.loss), slope(one.time, one.theory)[0]
         factor = float(np.exp(abs(np.log(one.loss / one.theory)).max()))
         name = plotting.FLOW_NAMES[flow]
-        lines[f"power of t, {name}, networks / limit kernel"] = f"{plotting.with_interval(*fitted)} / {theory:.2f}"
+        lines[f"power of t, {name}, networks / limit kernel"] = (
+            f"{plotting.with_interval(*fitted)} / {theory:.2f}"
+        )
         lines[f"largest factor between networks and limit kernel, {name}"] = f"{factor:.3f}"
     return lines
 
@@ -102,12 +127,30 @@ def plot(ds):
         label = f"{plotting.FLOW_NAMES[flow]}: $t^{{{slope(one.time, one.loss)[0]:.2f}}}$"
         plotting.band(axes, one.time, one.loss, color=color, label=label)
         axes.plot(
-            one.time, one.theory, color=plotting.THEORY, linestyle="--", linewidth=1, label="limit kernel" if flow == "nesterov" else None
+            one.time,
+            one.theory,
+            color=plotting.THEORY,
+            linestyle="--",
+            linewidth=1,
+            label="limit kernel" if flow == "nesterov" else None,
         )
     late = np.geomspace(10, float(ds.time.max()), 50)
     for factor, text in ((1.0, "gradient_flow"), (ds.attrs["b"], "heavy_ball")):
-        axes.plot(late, factor / (ds.attrs["gamma"] ** 2 * late), color=plotting.COLORS[text], linestyle=":", linewidth=1.2)
-    axes.set(xscale="log", yscale="log", xlabel="time $t$", ylabel=r"loss $\sum_i \log(1 + e^{-y_i f_i})$")
-    axes.set_title(f"logistic loss, m = {ds.attrs['width']}, b = {ds.attrs['b']:g}, d = {ds.attrs['d']:g}")
+        axes.plot(
+            late,
+            factor / (ds.attrs["gamma"] ** 2 * late),
+            color=plotting.COLORS[text],
+            linestyle=":",
+            linewidth=1.2,
+        )
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="time $t$",
+        ylabel=r"loss $\sum_i \log(1 + e^{-y_i f_i})$",
+    )
+    axes.set_title(
+        f"logistic loss, m = {ds.attrs['width']}, b = {ds.attrs['b']:g}, d = {ds.attrs['d']:g}"
+    )
     axes.legend()
     return figure

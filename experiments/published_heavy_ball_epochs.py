@@ -1,13 +1,15 @@
 """Published: the heavy ball against the epoch, steeper with its momentum
 
-The authors' first figure: their network (every weight trained, scale 1, mean squared error) under heavy ball in
-PyTorch's form, log MSE against the step. Past the transient the lines are steeper the larger the momentum: an
-eigenvalue with x = 2 eta lambda / n small decays per step as (1 - x / (1 - beta))^2, so beta acts like the step eta / (1 - beta).
-The slope tends to that of the slowest eigenvalue's companion matrix z^2 - (1 + beta - x) z + beta. Beside each run, what the
-kernel of that network at initialisation predicts, with nothing fitted; in the authors' scaling the kernel moves, and with
-500 neurons and targets up to 9 it does so in the paper's too, at the same eta lambda_max: wider networks close the gap.
-Changed by default: 50 digits of 8 x 8 pixels instead of 600 MNIST images (fewer images than pixels, as there), m = 500,
-a step that keeps eta lambda_max comparable, fewer epochs, two seeds for one.
+The authors' first figure: their network (every weight trained, scale 1, mean squared error) under
+heavy ball in PyTorch's form, log MSE against the step. Past the transient the lines are steeper the
+larger the momentum: an eigenvalue with x = 2 eta lambda / n small decays per step as (1 - x / (1 -
+beta))^2, so beta acts like the step eta / (1 - beta). The slope tends to that of the slowest
+eigenvalue's companion matrix z^2 - (1 + beta - x) z + beta. Beside each run, what the kernel of
+that network at initialisation predicts, with nothing fitted; in the authors' scaling the kernel
+moves, and with 500 neurons and targets up to 9 it does so in the paper's too, at the same eta
+lambda_max: wider networks close the gap. Changed by default: 50 digits of 8 x 8 pixels instead of
+600 MNIST images (fewer images than pixels, as there), m = 500, a step that keeps eta lambda_max
+comparable, fewer epochs, two seeds for one.
 """
 
 from dataclasses import dataclass
@@ -18,8 +20,9 @@ import ntk_momentum as nm
 from ntk_momentum.study import plotting
 
 ORDER = 100
-CAPTION = """Mean squared error under the heavy ball, median and range over seeds: solid the run, dashed the prediction from its own
-initial kernel, without a fit. Right: decades per 1000 steps; dotted: the companion-matrix rate of the smallest eigenvalue."""
+CAPTION = """Mean squared error under the heavy ball, median and range over seeds: solid the run,
+dashed the prediction from its own initial kernel, without a fit. Right: decades per 1000 steps;
+dotted: the companion-matrix rate of the smallest eigenvalue."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,9 @@ SIZES = {size: Config(**options) for size, options in published.EPOCHS.items()}
 
 
 def run(config, progress):
-    return published.against_epoch(lambda eta: {f"beta = {b:g}": nm.heavy_ball(eta, b) for b in config.betas}, config, progress)
+    return published.against_epoch(
+        lambda eta: {f"beta = {b:g}": nm.heavy_ball(eta, b) for b in config.betas}, config, progress
+    )
 
 
 def methods(ds):
@@ -47,4 +52,6 @@ def headline(ds):
 @plotting.house_style
 def plot(ds):
     tones = plotting.shades(plotting.COLORS["heavy_ball"], ds.sizes["algorithm"])
-    return plotting.published_decades(ds, tones, published.decades, published.companion(ds, "paper", methods(ds)))
+    return plotting.published_decades(
+        ds, tones, published.decades, published.companion(ds, "paper", methods(ds))
+    )

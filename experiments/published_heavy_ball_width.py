@@ -1,12 +1,13 @@
 """Published: the heavy ball against the width, a U whose right arm is the step's limit of stability
 
-The authors' second figure: the loss after a fixed number of steps falls with the width and rises again. Their network
-has scale 1, so its kernel grows like m and the effective step eta lambda_max with it: wider is faster until eta
-lambda_max of the initial kernel meets the limit 2 (1 + beta), beyond which the first steps throw the network away from
-its initialisation before its kernel shrinks. So the best width grows with beta here; on the authors' 600 MNIST images it shrank
-(5500, 4500, 3500). In the paper's scaling, m^(-1/2), the kernel does not grow: there is no right arm,
-and wider runs come closer to what their kernel predicts. Changed by default: 50 digits, widths 500 to 3000, epoch 100, a
-step that puts the limit among these widths; two seeds for the authors' one run.
+The authors' second figure: the loss after a fixed number of steps falls with the width and rises
+again. Their network has scale 1, so its kernel grows like m and the effective step eta lambda_max
+with it: wider is faster until eta lambda_max of the initial kernel meets the limit 2 (1 + beta),
+beyond which the first steps throw the network away from its initialisation before its kernel
+shrinks. So the best width grows with beta here; on the authors' 600 MNIST images it shrank (5500,
+4500, 3500). In the paper's scaling, m^(-1/2), the kernel does not grow: there is no right arm, and
+wider runs come closer to what their kernel predicts. Changed by default: 50 digits, widths 500 to
+3000, epoch 100, a step that puts the limit among these widths; two seeds for the authors' one run.
 """
 
 from dataclasses import dataclass, replace
@@ -17,10 +18,11 @@ import ntk_momentum as nm
 from ntk_momentum.study import plotting
 
 ORDER = 101
-CAPTION = """Left: mean squared error after a fixed number of steps, median and range over seeds. Middle: the largest
-eigenvalue of the initial kernel in units of the step, and each momentum's limit of stability, dashed; the widths where
-they meet are dotted on the left. Right: the paper's parametrisation (beta of the middle curve), the loss over the prediction of
-the network's own kernel."""
+CAPTION = """Left: mean squared error after a fixed number of steps, median and range over seeds.
+Middle: the largest eigenvalue of the initial kernel in units of the step, and each momentum's limit
+of stability, dashed; the widths where they meet are dotted on the left. Right: the paper's
+parametrisation (beta of the middle curve), the loss over the prediction of the network's own
+kernel."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,9 @@ SIZES["full"] = replace(SIZES["full"], widths=tuple(range(2000, 8001, 500)))
 def run(config, progress):
     methods = {f"beta = {beta:g}": nm.heavy_ball(config.eta, beta) for beta in config.betas}
     plain = nm.heavy_ball(config.eta_paper, config.betas[len(config.betas) // 2])
-    return published.against_width(published.images(config.n, config.mnist), methods, plain, config, progress)
+    return published.against_width(
+        published.images(config.n, config.mnist), methods, plain, config, progress
+    )
 
 
 def limits(ds):

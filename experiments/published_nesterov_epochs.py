@@ -1,12 +1,13 @@
 """Published: Nesterov against the epoch, power laws with exponent d until the step is felt
 
-The authors' third figure: their network under Nesterov in PyTorch's form (momentum (k - 1)/(k + d - 1) in velocity and
-look-ahead) for several d, and gradient descent, on two logarithmic axes. A mode of the flow (4.2) has the envelope
-t^(-d/2), so the MSE falls like k^(-d). At a fixed step an eigenvalue with x = 2 eta lambda / n also loses the factor
-(1 - x) per step, which overtakes the power at k = d/x: the largest eigenvalues pass it at once, the smallest last. From
-there the decay is geometric, which the flow has not. Dashed: the initial kernel's prediction, without a fit, in the
-authors' and in the paper's scaling at the same eta lambda_max. Changed by default: 50 digits of 8 x 8 pixels for 600 MNIST
-images, m = 500, fewer epochs, two seeds for one.
+The authors' third figure: their network under Nesterov in PyTorch's form (momentum (k - 1)/(k + d -
+1) in velocity and look-ahead) for several d, and gradient descent, on two logarithmic axes. A mode
+of the flow (4.2) has the envelope t^(-d/2), so the MSE falls like k^(-d). At a fixed step an
+eigenvalue with x = 2 eta lambda / n also loses the factor (1 - x) per step, which overtakes the
+power at k = d/x: the largest eigenvalues pass it at once, the smallest last. From there the decay
+is geometric, which the flow has not. Dashed: the initial kernel's prediction, without a fit, in the
+authors' and in the paper's scaling at the same eta lambda_max. Changed by default: 50 digits of 8 x
+8 pixels for 600 MNIST images, m = 500, fewer epochs, two seeds for one.
 """
 
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ import ntk_momentum as nm
 from ntk_momentum.study import plotting
 
 ORDER = 102
-CAPTION = """Mean squared error under Nesterov and gradient descent, median and range over seeds: solid the run, dashed the prediction
-from its own initial kernel, without a fit. Right: the slope of log MSE in log k; dotted: -d, the flow's law. The vertical line marks
-k = 1/x of the smallest eigenvalue, where geometric decay begins to overtake the power."""
+CAPTION = """Mean squared error under Nesterov and gradient descent, median and range over seeds:
+solid the run, dashed the prediction from its own initial kernel, without a fit. Right: the slope of
+log MSE in log k; dotted: -d, the flow's law. The vertical line marks k = 1/x of the smallest
+eigenvalue, where geometric decay begins to overtake the power."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,9 @@ SIZES = {size: Config(**options) for size, options in published.EPOCHS.items()}
 
 def run(config, progress):
     nesterov = lambda eta: {f"d = {d:g}": nm.nesterov_torch(eta, d) for d in config.ds}
-    return published.against_epoch(lambda eta: {"GD": nm.gradient_descent(eta), **nesterov(eta)}, config, progress)
+    return published.against_epoch(
+        lambda eta: {"GD": nm.gradient_descent(eta), **nesterov(eta)}, config, progress
+    )
 
 
 def power(one):
@@ -55,9 +59,15 @@ def headline(ds):
         eigenvalues = f"{float(x[0]):.1e}, {float(x.median()):.1e}, {float(x[-1]):.2f}"
         lines[f"2 eta lambda / n, smallest, median, largest; scaling: {scaling}"] = eigenvalues
         for name in ds.algorithm.values:
-            late = ds.mse.sel(scaling=scaling, algorithm=name, epoch=slice(int(ds.epoch[-1]) // 10, None))
-            slopes = " / ".join(f"{plotting.power_law(one.epoch, one)[0]:.2f}" for one in late.median("seed"))
-            lines[f"slope over the last decade, {name}, scaling: {scaling}; run / prediction"] = slopes
+            late = ds.mse.sel(
+                scaling=scaling, algorithm=name, epoch=slice(int(ds.epoch[-1]) // 10, None)
+            )
+            slopes = " / ".join(
+                f"{plotting.power_law(one.epoch, one)[0]:.2f}" for one in late.median("seed")
+            )
+            lines[f"slope over the last decade, {name}, scaling: {scaling}; run / prediction"] = (
+                slopes
+            )
     return lines
 
 

@@ -1,10 +1,12 @@
 """Published: Nesterov against the width, best at a moderate one
 
-The authors' fourth and fifth figures, one run and the mean of ten seeds: the loss after a fixed number of steps has its minimum at a
-moderate width. Their kernel grows like m, and Nesterov's limit of stability, 2 (1 + beta)/(1 + 2 beta) of eta lambda_max,
-falls from 2 to 4/3 as its momentum k/(k + d) grows: the best width is near the one where the initial kernel meets it, for
-every d. In the paper's scaling, m^(-1/2), the kernel does not grow and wider runs come closer to what their kernel
-predicts. Changed by default: 50 digits, widths 500 to 3000, epoch 100, a step that puts the limit among these widths.
+The authors' fourth and fifth figures, one run and the mean of ten seeds: the loss after a fixed
+number of steps has its minimum at a moderate width. Their kernel grows like m, and Nesterov's limit
+of stability, 2 (1 + beta)/(1 + 2 beta) of eta lambda_max, falls from 2 to 4/3 as its momentum k/(k
++ d) grows: the best width is near the one where the initial kernel meets it, for every d. In the
+paper's scaling, m^(-1/2), the kernel does not grow and wider runs come closer to what their kernel
+predicts. Changed by default: 50 digits, widths 500 to 3000, epoch 100, a step that puts the limit
+among these widths.
 """
 
 from dataclasses import dataclass, replace
@@ -15,10 +17,11 @@ import ntk_momentum as nm
 from ntk_momentum.study import plotting
 
 ORDER = 103
-CAPTION = """Left: mean squared error after a fixed number of steps, median and range over seeds. Middle: the largest
-eigenvalue of the initial kernel in units of the step, and the limit of stability at the momentum of the last step,
-dashed; the widths where they meet are dotted on the left. Right: the paper's parametrisation (the middle d), the loss over
-the prediction of the network's own kernel."""
+CAPTION = """Left: mean squared error after a fixed number of steps, median and range over seeds.
+Middle: the largest eigenvalue of the initial kernel in units of the step, and the limit of
+stability at the momentum of the last step, dashed; the widths where they meet are dotted on the
+left. Right: the paper's parametrisation (the middle d), the loss over the prediction of the
+network's own kernel."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,17 @@ SIZES["full"] = replace(SIZES["full"], widths=tuple(range(1000, 8001, 1000)))
 def run(config, progress):
     methods = {f"d = {d:g}": nm.nesterov_torch(config.eta, d) for d in config.ds}
     plain = nm.nesterov_torch(config.eta_paper, config.ds[len(config.ds) // 2])
-    return published.against_width(published.images(config.n, config.mnist), methods, plain, config, progress)
+    return published.against_width(
+        published.images(config.n, config.mnist), methods, plain, config, progress
+    )
 
 
 def limits(ds):
     """2 (1 + beta)/(1 + 2 beta) at the last momentum beta."""
-    last = [(ds.attrs["epoch"] - 1) / (ds.attrs["epoch"] - 1 + float(name.split()[-1])) for name in ds.algorithm.values]
+    last = [
+        (ds.attrs["epoch"] - 1) / (ds.attrs["epoch"] - 1 + float(name.split()[-1]))
+        for name in ds.algorithm.values
+    ]
     return [2 * (1 + beta) / (1 + 2 * beta) for beta in last]
 
 

@@ -1,11 +1,13 @@
 """Three flows on real images: wide networks follow the closed form of the limit kernel
 
-Gradient flow (2.2), heavy ball (3.2) with b = sqrt(2 lambda_0) and Nesterov (4.2) train the hidden layer on
-handwritten digits. As the width grows the loss approaches the closed-form solution of (2.5), (3.5) and (4.3) with H
-infinity in place of H(t), which has no fitted parameter and starts from each network's own residual. The theorems'
-bounds lie above: Theorem 1, e^(-lambda_0 t) L(0), and Theorem 2 corrected, (4/lambda_0) e^(-sqrt(lambda_0/2) t) times
-the pseudo-loss at 0. For a constant kernel the sharp laws are e^(-2 lambda_0 t) L(0), 2 e^(-sqrt(2 lambda_0) t) L(0)
-and, where Theorem 3 has t^(-2d/3), the power t^(-d) with its exact constant, kappa_d sum_k c_k^2 lambda_k^(-d/2) / 2.
+Gradient flow (2.2), heavy ball (3.2) with b = sqrt(2 lambda_0) and Nesterov (4.2) train the hidden
+layer on handwritten digits. As the width grows the loss approaches the closed-form solution of
+(2.5), (3.5) and (4.3) with H infinity in place of H(t), which has no fitted parameter and starts
+from each network's own residual. The theorems' bounds lie above: Theorem 1, e^(-lambda_0 t) L(0),
+and Theorem 2 corrected, (4/lambda_0) e^(-sqrt(lambda_0/2) t) times the pseudo-loss at 0. For a
+constant kernel the sharp laws are e^(-2 lambda_0 t) L(0), 2 e^(-sqrt(2 lambda_0) t) L(0) and, where
+Theorem 3 has t^(-2d/3), the power t^(-d) with its exact constant, kappa_d sum_k c_k^2
+lambda_k^(-d/2) / 2.
 """
 
 from dataclasses import dataclass
@@ -19,11 +21,19 @@ from ntk_momentum.study import plotting
 from ntk_momentum.theory import bounds
 
 ORDER = 10
-CAPTION = """Training loss of the three flows on digits, median and range over seeds, darker for wider networks.
-Black: the closed form for the limit kernel, from the same starts. Dashed: what the theorems guarantee. Dotted: the
-sharp laws of a constant kernel. Nesterov on logarithmic axes, where t^(-d) is a straight line."""
+CAPTION = """Training loss of the three flows on digits, median and range over seeds, darker for
+wider networks. Black: the closed form for the limit kernel, from the same starts. Dashed: what the
+theorems guarantee. Dotted: the sharp laws of a constant kernel. Nesterov on logarithmic axes, where
+t^(-d) is a straight line."""
 
-READOUTS = ("f", "loss", "lambda_min", "displacement", "kernel_drift", "flips")  # one set in three experiments: programs compile once
+READOUTS = (
+    "f",
+    "loss",
+    "lambda_min",
+    "displacement",
+    "kernel_drift",
+    "flips",
+)  # one set in three experiments: programs compile once
 
 
 @dataclass(frozen=True)
@@ -48,25 +58,53 @@ def run(config, progress):
     data = nm.load_digits(config.n, key=jax.random.key(0))
     limit = nm.infinite_ntk(data.X)
     lam0 = float(np.linalg.eigvalsh(limit)[0])
-    flows = [nm.GradientFlow(), nm.HeavyBall(float(bounds.paper_friction(lam0))), nm.Nesterov(config.d)]
+    flows = [
+        nm.GradientFlow(),
+        nm.HeavyBall(float(bounds.paper_friction(lam0))),
+        nm.Nesterov(config.d),
+    ]
     ends = config.horizon * np.array([1 / lam0, 3 / np.sqrt(lam0), 3 / np.sqrt(lam0)])
     ts = ends[:, None] * np.linspace(0, 1, config.times)[None] ** 1.5
     numerics = nm.Numerics(tol=config.tol)
-    runs = nm.ensemble(data, flows, config.widths, config.seeds, ts, readouts=READOUTS, config=numerics, progress=progress)
+    runs = nm.ensemble(
+        data,
+        flows,
+        config.widths,
+        config.seeds,
+        ts,
+        readouts=READOUTS,
+        config=numerics,
+        progress=progress,
+    )
     ds = runs.to_xarray()
     start = ds.f.isel(step=0, flow=0, width=-1).values - np.asarray(data.y)
-    predicted = [[nm.predict(limit, residual, flow, t).loss for residual in start] for flow, t in zip(flows, ts, strict=True)]
+    predicted = [
+        [nm.predict(limit, residual, flow, t).loss for residual in start]
+        for flow, t in zip(flows, ts, strict=True)
+    ]
     loss0 = np.median(0.5 * np.sum(start**2, axis=1))
     pseudo0 = np.median(0.5 * np.einsum("si,ij,sj->s", start, limit, start))
     lam, modes = np.linalg.eigh(limit)
     ds["predicted"] = (("flow", "seed", "step"), np.asarray(predicted))
     with np.errstate(divide="ignore"):
-        guarantee = [bounds.theorem_1(ts[0], lam0, loss0), bounds.theorem_2_corrected(ts[1], lam0, pseudo0), np.full(config.times, np.nan)]
-        power = bounds.nesterov_limsup(config.d, lam, np.sqrt(np.median((start @ modes) ** 2, axis=0)), float(kappa(config.d)))
-        sharp = [bounds.gradient_flow_sharp(ts[0], lam0, loss0), bounds.heavy_ball_sharp(ts[1], lam0, loss0), power * ts[2] ** -config.d]
+        guarantee = [
+            bounds.theorem_1(ts[0], lam0, loss0),
+            bounds.theorem_2_corrected(ts[1], lam0, pseudo0),
+            np.full(config.times, np.nan),
+        ]
+        power = bounds.nesterov_limsup(
+            config.d, lam, np.sqrt(np.median((start @ modes) ** 2, axis=0)), float(kappa(config.d))
+        )
+        sharp = [
+            bounds.gradient_flow_sharp(ts[0], lam0, loss0),
+            bounds.heavy_ball_sharp(ts[1], lam0, loss0),
+            power * ts[2] ** -config.d,
+        ]
     ds["guarantee"] = (("flow", "step"), np.asarray(guarantee))
     ds["sharp"] = (("flow", "step"), np.asarray(sharp))
-    return ds[["loss", "predicted", "guarantee", "sharp", "verdict", "accepted", "rejected"]].assign_attrs(lambda_0=lam0, d=config.d)
+    return ds[
+        ["loss", "predicted", "guarantee", "sharp", "verdict", "accepted", "rejected"]
+    ].assign_attrs(lambda_0=lam0, d=config.d)
 
 
 def headline(ds):
@@ -83,16 +121,43 @@ def headline(ds):
 @plotting.house_style
 def plot(ds):
     figure, row = plotting.panels(1, 3, height=3.3, sharey=True)
-    theorems = (r"Theorem 1: $e^{-\lambda_0 t}$", r"Theorem 2, corrected: $e^{-\sqrt{\lambda_0/2}\,t}$", None)
-    laws = (r"sharp: $e^{-2\lambda_0 t}$", r"sharp: $2e^{-\sqrt{2\lambda_0}\,t}$", rf"sharp: $t^{{-{ds.attrs['d']:g}}}$ envelope")
+    theorems = (
+        r"Theorem 1: $e^{-\lambda_0 t}$",
+        r"Theorem 2, corrected: $e^{-\sqrt{\lambda_0/2}\,t}$",
+        None,
+    )
+    laws = (
+        r"sharp: $e^{-2\lambda_0 t}$",
+        r"sharp: $2e^{-\sqrt{2\lambda_0}\,t}$",
+        rf"sharp: $t^{{-{ds.attrs['d']:g}}}$ envelope",
+    )
     for axes, flow, theorem, law in zip(row, ds.flow.values, theorems, laws, strict=True):
         one, kind = ds.sel(flow=flow).isel(step=slice(1, None)), plotting.flow_kind(flow)
-        for width, color in zip(ds.width.values, plotting.shades(plotting.COLORS[kind], ds.sizes["width"]), strict=True):
-            plotting.band(axes, one.time, one.loss.sel(width=width), color=color, label=f"$m = {width}$")
-        axes.plot(one.time, one.predicted.median("seed"), color=plotting.THEORY, linewidth=1, label=r"closed form, $H^\infty$")
+        for width, color in zip(
+            ds.width.values, plotting.shades(plotting.COLORS[kind], ds.sizes["width"]), strict=True
+        ):
+            plotting.band(
+                axes, one.time, one.loss.sel(width=width), color=color, label=f"$m = {width}$"
+            )
+        axes.plot(
+            one.time,
+            one.predicted.median("seed"),
+            color=plotting.THEORY,
+            linewidth=1,
+            label=r"closed form, $H^\infty$",
+        )
         if theorem:
-            axes.plot(one.time, one.guarantee, color=plotting.THEORY, linestyle="--", linewidth=1, label=theorem)
-        axes.plot(one.time, one.sharp, color=plotting.THEORY, linestyle=":", linewidth=1.2, label=law)
+            axes.plot(
+                one.time,
+                one.guarantee,
+                color=plotting.THEORY,
+                linestyle="--",
+                linewidth=1,
+                label=theorem,
+            )
+        axes.plot(
+            one.time, one.sharp, color=plotting.THEORY, linestyle=":", linewidth=1.2, label=law
+        )
         axes.set(title=plotting.FLOW_NAMES[kind], xlabel=plotting.TIME_LABELS[kind])
         axes.legend(loc="lower left")
     low, high = float(ds.predicted.min()), float(ds.loss.max())

@@ -8,8 +8,9 @@
 # %% [markdown]
 # # Your own data
 #
-# What would gradient descent, the heavy ball and Nesterov's method do on *your* inputs and targets? Most of the answer lies in the
-# spectrum of one matrix, the kernel at infinite width, and needs no training. Here: a table of 30 measurements of cells, from scikit-learn.
+# What would gradient descent, the heavy ball and Nesterov's method do on *your* inputs and targets?
+# Most of the answer lies in the spectrum of one matrix, the kernel at infinite width, and needs no
+# training. Here: a table of 30 measurements of cells, from scikit-learn.
 
 # %%
 import jax
@@ -24,9 +25,9 @@ jax.config.update("jax_enable_x64", True)
 plt.rcParams.update({**STYLE, "figure.figsize": (6.0, 2.9), "figure.dpi": 80})
 
 # %% [markdown]
-# ## Inputs of norm one
-# The theorems assume ‖x‖ = 1, and the network has no bias: a constant coordinate acts as one. `Dataset` checks and never rescales. It
-# refuses two equal inputs (λ₀ = 0, Fact 2.2), zero rows and NaN, and says which rows they are.
+# ## Inputs of norm one The theorems assume ‖x‖ = 1, and the network has no bias: a constant
+# coordinate acts as one. `Dataset` checks and never rescales. It refuses two equal inputs (λ₀ = 0,
+# Fact 2.2), zero rows and NaN, and says which rows they are.
 
 # %%
 raw = load_breast_cancer()
@@ -41,15 +42,18 @@ except nm.InputError as error:
     print(error)
 
 # %% [markdown]
-# ## The spectrum
-# An error along an eigenvector with eigenvalue λ decays as e^{-λt} under gradient flow, at most as e^{-√λ t} under the heavy ball. So
-# what matters is how the *labels* spread over the eigenvectors: here two thirds of them lie along the largest eigenvalue.
+# ## The spectrum An error along an eigenvector with eigenvalue λ decays as e^{-λt} under gradient
+# flow, at most as e^{-√λ t} under the heavy ball. So what matters is how the *labels* spread over
+# the eigenvectors: here two thirds of them lie along the largest eigenvalue.
 
 # %%
 H = nm.infinite_ntk(data.X)
 spectrum = nm.spectrum(H, data.y)
 lam0 = float(spectrum.lambda0)
-print(f"lambda_0 = {lam0:.4f}, kappa = {spectrum.kappa:.0f}, effective rank {spectrum.effective_rank:.1f} of {data.n}")
+print(
+    f"lambda_0 = {lam0:.4f}, kappa = {spectrum.kappa:.0f}, effective rank "
+    f"{spectrum.effective_rank:.1f} of {data.n}"
+)
 
 figure, (left, right) = plt.subplots(1, 2)
 left.semilogy(spectrum.eigenvalues[::-1], ".", color=THEORY)
@@ -59,21 +63,23 @@ right.set(xlabel="eigenvalue number", ylim=(0, 1.02), title="labels explained, c
 plt.show()
 
 # %% [markdown]
-# ## What to expect, before training
-# Each flow in its own time unit, then as optimizers with the parameters that reach 1% of the loss in the fewest steps.
+# ## What to expect, before training Each flow in its own time unit, then as optimizers with the
+# parameters that reach 1% of the loss in the fewest steps.
 
 # %%
 flows = [nm.GradientFlow(), nm.HeavyBall(2 * np.sqrt(lam0)), nm.Nesterov(3.0)]
 for flow in flows:
-    print(f"{FLOW_NAMES[flow.name]:15} 1% of the loss left at t = {spectrum.time_to(1e-2, flow):.1f}")
+    print(
+        f"{FLOW_NAMES[flow.name]:15} 1% of the loss left at t = {spectrum.time_to(1e-2, flow):.1f}"
+    )
 advice = nm.advise(H, -data.y, target=1e-2)
 print(advice)
 
 # %% [markdown]
-# ## A network of 4,096 neurons beside that
-# Lines: the closed form for H∞, without a fitted parameter. Points: the weights of a network, solved. Where they part, the
-# kernel has moved, `kernel_drift` says how much, or the solver has erred: `refine=True` solves once more with finer steps and
-# returns the numerical error of every read-out, drawn as bars.
+# ## A network of 4,096 neurons beside that Lines: the closed form for H∞, without a fitted
+# parameter. Points: the weights of a network, solved. Where they part, the kernel has moved,
+# `kernel_drift` says how much, or the solver has erred: `refine=True` solves once more with finer
+# steps and returns the numerical error of every read-out, drawn as bars.
 
 # %%
 ts, fine = np.linspace(0, 24, 21), np.linspace(0, 24, 481)
@@ -81,40 +87,64 @@ network = nm.init_two_layer(4096, data.input_size, key=jax.random.key(1), antisy
 runs = {flow.name: nm.simulate(network, data, flow, ts, refine=True) for flow in flows}
 for flow in flows:
     run = runs[flow.name]
-    plt.semilogy(fine, nm.predict(H, -data.y, flow, fine).loss, color=COLORS[flow.name], label=FLOW_NAMES[flow.name])
+    plt.semilogy(
+        fine,
+        nm.predict(H, -data.y, flow, fine).loss,
+        color=COLORS[flow.name],
+        label=FLOW_NAMES[flow.name],
+    )
     with_errors(plt.gca(), run, "loss", color=COLORS[flow.name], points=True)
     bar = np.max(run.errors["loss"] / run.loss)
-    print(f"{FLOW_NAMES[flow.name]:15} kernel drift {run.kernel_drift[-1]:.3f}, {int(run.accepted)} steps, loss known to {bar:.2%}")
+    print(
+        f"{FLOW_NAMES[flow.name]:15} kernel drift {run.kernel_drift[-1]:.3f}, "
+        f"{int(run.accepted)} steps, loss known to {bar:.2%}"
+    )
 plt.xlabel("time $t$")
 plt.ylabel("loss $L(t)$")
 plt.legend()
 plt.show()
 
 # %% [markdown]
-# ## Points it has not seen
-# With the kernel between test and training points the same closed form predicts unseen points at every time. All flows end at
-# the same function, K*H⁻¹y; they differ in when they pass the best one.
+# ## Points it has not seen With the kernel between test and training points the same closed form
+# predicts unseen points at every time. All flows end at the same function, K*H⁻¹y; they differ in
+# when they pass the best one.
 
 # %%
 rows = nm.infinite_ntk(test_X, data.X)
 for flow in flows:
     f = nm.predict(H, -data.y, flow, fine, test_kernel=rows).test
-    plt.plot(fine[1:], np.mean(np.sign(f[1:]) == test_y, axis=1), color=COLORS[flow.name], label=FLOW_NAMES[flow.name])
+    plt.plot(
+        fine[1:],
+        np.mean(np.sign(f[1:]) == test_y, axis=1),
+        color=COLORS[flow.name],
+        label=FLOW_NAMES[flow.name],
+    )
 plt.xlabel("time $t$")
 plt.ylabel("test accuracy")
 plt.legend()
 plt.show()
 
 # %% [markdown]
-# ## The advice, tried
-# The recommended heavy ball on the network itself, step by step, against what the spectrum foretold for it.
+# ## The advice, tried The recommended heavy ball on the network itself, step by step, against what
+# the spectrum foretold for it.
 
 # %%
 best = advice["heavy_ball"]
 steps = np.arange(int(best.steps) + 6)
 trained = nm.train(network, data, best.optimizer, len(steps) - 1)
-plt.semilogy(steps, nm.predict(H, -data.y, best.optimizer, steps).loss, color=THEORY, label="foretold from $H^\\infty$")
-plt.semilogy(steps, trained.loss, "o", color=COLORS["heavy_ball"], label=f"network, η = {best.eta:.3g}, β = {best.beta:.3g}")
+plt.semilogy(
+    steps,
+    nm.predict(H, -data.y, best.optimizer, steps).loss,
+    color=THEORY,
+    label="foretold from $H^\\infty$",
+)
+plt.semilogy(
+    steps,
+    trained.loss,
+    "o",
+    color=COLORS["heavy_ball"],
+    label=f"network, η = {best.eta:.3g}, β = {best.beta:.3g}",
+)
 plt.axhline(1e-2 * trained.loss[0], color=THEORY, linestyle=":")
 plt.xlabel("step")
 plt.ylabel("loss")
@@ -122,8 +152,8 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# ## The paper's statements on these inputs
-# Claims about data sets and networks run on yours. From the shell, with `np.savez("mine.npz", X=X, y=y)`:
+# ## The paper's statements on these inputs Claims about data sets and networks run on yours. From
+# the shell, with `np.savez("mine.npz", X=X, y=y)`:
 #
 # ```
 # ntk-momentum verify --claims thm-1 lemma-4 --data mine.npz
@@ -133,4 +163,12 @@ plt.show()
 
 # %%
 for claim in nm.verify(["fact-2.2", "thm-1", "eq-2.8"], data=data):
-    print(claim.id, "| printed:", claim.printed.ok, "| corrected:", claim.corrected and claim.corrected.ok, "|", claim.printed.instance)
+    print(
+        claim.id,
+        "| printed:",
+        claim.printed.ok,
+        "| corrected:",
+        claim.corrected and claim.corrected.ok,
+        "|",
+        claim.printed.instance,
+    )

@@ -1,6 +1,7 @@
 """Momentum dynamics of wide networks, after Bu, Xu and Chen (AISTATS 2021).
 
-Names load on first use (PEP 562), so that `import ntk_momentum` is instant and `--help` never imports jax.
+Names load on first use (PEP 562), so that `import ntk_momentum` is instant and `--help` never
+imports jax.
 """
 
 from __future__ import annotations

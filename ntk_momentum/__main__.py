@@ -7,7 +7,7 @@ import sys
 from .errors import MissingPackage, require
 
 
-def entry() -> int:
+def main() -> int:
     """The command line, or one line saying that its parser is missing."""
     try:
         require("tyro", "the command line")
@@ -20,4 +20,4 @@ def entry() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(entry())
+    sys.exit(main())

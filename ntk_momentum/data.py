@@ -1,7 +1,8 @@
 """Training sets: inputs X, targets y, checked once at the door.
 
-The paper's theorems assume unit inputs, |x_i| = 1, no two of which coincide (Facts 2.1, 2.2; antipodes
-are harmless, see `theory` on fact-2.2). `Dataset` checks and never rescales; the loaders return unit inputs.
+The paper's theorems assume unit inputs, |x_i| = 1, no two of which coincide (Facts 2.1, 2.2;
+antipodes are harmless, see `theory` on fact-2.2). `Dataset` checks and never rescales; the loaders
+return unit inputs.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from .errors import InputError, require, unknown_name
 class Dataset(eqx.Module):
     """n inputs and their targets.
 
-    X: (n, ...) inputs, of any shape behind the first axis; y: (n,) or (n, k) targets. Both are finite and real, in one
-    floating dtype; nothing is rescaled. Two identical inputs make the kernel singular (lambda_0 = 0, Fact 2.2)
-    and a zero input has a zero row in it, so both are refused unless `on_duplicates="allow"`.
+    X: (n, ...) inputs, of any shape behind the first axis; y: (n,) or (n, k) targets. Both are
+    finite and real, in one floating dtype; nothing is rescaled. Two identical inputs make the
+    kernel singular (lambda_0 = 0, Fact 2.2) and a zero input has a zero row in it, so both are
+    refused unless `on_duplicates="allow"`.
 
     Raises `InputError`.
     """
@@ -41,13 +43,17 @@ class Dataset(eqx.Module):
         self.y = _real("y", y).astype(self.X.dtype)
         self.name = name
         if self.X.ndim < 2:
-            raise InputError(f"X must have shape (n, p) or (n, ...), got {self.X.shape}; one input per row.")
+            raise InputError(
+                f"X must have shape (n, p) or (n, ...), got {self.X.shape}; one input per row."
+            )
         if self.y.ndim not in (1, 2):
             raise InputError(f"y must have shape (n,) or (n, k), got {self.y.shape}.")
         if self.X.shape[0] == 0 or self.X.size == 0:
             raise InputError(f"X is empty (shape {self.X.shape}); at least one input is needed.")
         if self.y.shape[0] != self.X.shape[0]:
-            raise InputError(f"X has {self.X.shape[0]} rows but y has {self.y.shape[0]}; they must agree.")
+            raise InputError(
+                f"X has {self.X.shape[0]} rows but y has {self.y.shape[0]}; they must agree."
+            )
         if on_duplicates == "error" and not isinstance(self.X, jax.core.Tracer):
             _refuse_degenerate(np.asarray(self.X).reshape(self.X.shape[0], -1))
 
@@ -73,10 +79,15 @@ def _real(name: str, value: Any) -> Array:
         return value
     array = np.asarray(value)
     if array.dtype.kind not in "biuf" and array.dtype != jnp.bfloat16:
-        raise InputError(f"{name} must hold real numbers, got dtype {array.dtype}; convert it, e.g. np.asarray({name}, float).")
+        raise InputError(
+            f"{name} must hold real numbers, got dtype {array.dtype}; convert it, e.g. "
+            f"np.asarray({name}, float)."
+        )
     if not np.all(np.isfinite(array)):
         bad = np.unique(np.argwhere(~np.isfinite(array))[:, 0])[:5].tolist() if array.ndim else []
-        raise InputError(f"{name} holds NaN or infinite values (first rows: {bad}); drop or repair those rows.")
+        raise InputError(
+            f"{name} holds NaN or infinite values (first rows: {bad}); drop or repair those rows."
+        )
     dtype = array.dtype if array.dtype.kind == "f" else np.float64
     return jnp.asarray(array, dtype=jax.dtypes.canonicalize_dtype(dtype))
 
@@ -85,7 +96,8 @@ def _refuse_degenerate(rows: np.ndarray) -> None:
     zero = np.flatnonzero(~rows.any(axis=1))
     if zero.size:
         raise InputError(
-            f"input {zero[0]} is the zero vector, so its kernel row is zero and lambda_0 = 0; drop it "
+            f"input {zero[0]} is the zero vector, so its kernel row is zero and "
+            "lambda_0 = 0; drop it "
             "(or append a constant coordinate, which acts as a bias)."
         )
     _, index, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
@@ -99,11 +111,14 @@ def _refuse_degenerate(rows: np.ndarray) -> None:
 
 
 def normalize(X: Any) -> np.ndarray:
-    """Inputs scaled to unit norm, row by row (the assumption |x_i| = 1 of Theorem 1). Raises on zero rows."""
+    """Inputs scaled to unit norm, row by row (the assumption |x_i| = 1 of Theorem 1). Raises on
+    zero rows."""
     X = np.asarray(X, np.float64)
     norms = np.linalg.norm(X.reshape(X.shape[0], -1), axis=1)
     if np.any(norms == 0):
-        raise InputError(f"input {int(np.argmin(norms))} is the zero vector and has no direction; drop it.")
+        raise InputError(
+            f"input {int(np.argmin(norms))} is the zero vector and has no direction; drop it."
+        )
     return X / norms.reshape((-1,) + (1,) * (X.ndim - 1))
 
 
@@ -123,16 +138,21 @@ def _pick(n: int, available: int, key: Key[Array, ""] | None, what: str) -> np.n
     return np.asarray(jax.random.permutation(key, available))[:n]
 
 
-def load_digits(n: int, *, key: Key[Array, ""], target: str = "parity", unit: bool = True) -> Dataset:
+def load_digits(
+    n: int, *, key: Key[Array, ""], target: str = "parity", unit: bool = True
+) -> Dataset:
     """n of scikit-learn's 1,797 handwritten digits (8 x 8 pixels, so p = 64), drawn with `key`.
 
-    Inputs have unit norm (or lie in [0, 1] with `unit=False`). Targets: +1 for even and -1 for odd digits
-    (`target="parity"`), or the digit 0..9 as a number (`target="digit"`, the published experiments).
+    Inputs have unit norm (or lie in [0, 1] with `unit=False`). Targets: +1 for even and -1 for odd
+    digits (`target="parity"`), or the digit 0..9 as a number (`target="digit"`, the published
+    experiments).
     """
     raw = require("sklearn.datasets", "load_digits", "scikit-learn").load_digits()
     rows = _pick(n, raw.data.shape[0], key, "scikit-learn's digits")
     X = raw.data[rows] / 16.0
-    return Dataset(normalize(X) if unit else X, _targets(raw.target[rows], target), name=f"digits{n}")
+    return Dataset(
+        normalize(X) if unit else X, _targets(raw.target[rows], target), name=f"digits{n}"
+    )
 
 
 def sphere(n: int, p: int, *, key: Key[Array, ""]) -> Dataset:
@@ -141,26 +161,42 @@ def sphere(n: int, p: int, *, key: Key[Array, ""]) -> Dataset:
         raise InputError(f"sphere needs n >= 1 and p >= 1, got n = {n}, p = {p}.")
     inputs, labels = jax.random.split(key)
     X = normalize(np.asarray(jax.random.normal(inputs, (n, p))))
-    return Dataset(X, np.asarray(jax.random.rademacher(labels, (n,)), np.float64), name=f"sphere{n}x{p}")
+    return Dataset(
+        X, np.asarray(jax.random.rademacher(labels, (n,)), np.float64), name=f"sphere{n}x{p}"
+    )
 
 
 def load_npz(path: str | Path, *, on_duplicates: str = "error") -> Dataset:
-    """A data set of your own: an .npz file with arrays X (n, ...) and y (n,) or (n, k). Read without pickle, never rescaled."""
+    """A data set of your own: an .npz file with arrays X (n, ...) and y (n,) or (n, k). Read
+    without pickle, never rescaled."""
     path = Path(path)
     if path.is_dir():
-        raise InputError(f"{path} is a folder; expected an .npz holding arrays X and y (np.savez(path, X=X, y=y)).")
+        raise InputError(
+            f"{path} is a folder; expected an .npz holding arrays X and y "
+            "(np.savez(path, X=X, y=y))."
+        )
     if not path.is_file():
-        raise InputError(f"no file {path}; expected an .npz holding arrays X and y (np.savez(path, X=X, y=y)).")
+        raise InputError(
+            f"no file {path}; expected an .npz holding arrays X and y (np.savez(path, X=X, y=y))."
+        )
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             missing = {"X", "y"} - set(archive.files)
             if missing:
-                raise InputError(f"{path} lacks {sorted(missing)}; it holds {archive.files}. Save it with np.savez(path, X=X, y=y).")
+                raise InputError(
+                    f"{path} lacks {sorted(missing)}; it holds {archive.files}. Save "
+                    "it with np.savez(path, X=X, y=y)."
+                )
             X, y = archive["X"], archive["y"]
     except InputError:
         raise
-    except Exception as error:  # numpy raises zipfile, value, OS, EOF and zlib errors on damaged archives
-        raise InputError(f"{path} is not a readable .npz of plain numbers; save it again with np.savez(path, X=X, y=y).") from error
+    except (
+        Exception
+    ) as error:  # numpy raises zipfile, value, OS, EOF and zlib errors on damaged archives
+        raise InputError(
+            f"{path} is not a readable .npz of plain numbers; save it again with "
+            "np.savez(path, X=X, y=y)."
+        ) from error
     return Dataset(X, y, on_duplicates, name=path.stem)
 
 
@@ -168,10 +204,20 @@ _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0
 
 
 def _read_idx(folder: Path, stem: str) -> np.ndarray:
-    candidates = [folder / name for name in (stem, stem + ".gz", stem.replace("-idx", ".idx"), stem.replace("-idx", ".idx") + ".gz")]
+    candidates = [
+        folder / name
+        for name in (
+            stem,
+            stem + ".gz",
+            stem.replace("-idx", ".idx"),
+            stem.replace("-idx", ".idx") + ".gz",
+        )
+    ]
     path = next((c for c in candidates if c.is_file()), None)
     if path is None:
-        raise InputError(f"no MNIST file {stem} or {stem}.gz in {folder}; put the four IDX files of MNIST there.")
+        raise InputError(
+            f"no MNIST file {stem} or {stem}.gz in {folder}; put the four IDX files of MNIST there."
+        )
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         zero, code, ndim = struct.unpack(">HBB", raw[:4])
@@ -180,16 +226,29 @@ def _read_idx(folder: Path, stem: str) -> np.ndarray:
         if zero or array.size != np.prod(shape):
             raise ValueError(f"header announces shape {shape}, the file holds {array.size} values")
         return array.reshape(shape)
-    except Exception as error:  # gzip, zlib, struct, KeyError, ValueError: all mean a damaged or foreign file
+    except (
+        Exception
+    ) as error:  # gzip, zlib, struct, KeyError, ValueError: all mean a damaged or foreign file
         raise InputError(f"{path} is not a complete IDX file ({error}); fetch it again.") from error
 
 
-def load_mnist(folder: str | Path, n: int, *, key: Key[Array, ""] | None = None, target: str = "parity", unit: bool = True) -> Dataset:
-    """The first n MNIST training images (or n drawn with `key`) from IDX files in `folder`, gzipped or not; p = 784."""
+def load_mnist(
+    folder: str | Path,
+    n: int,
+    *,
+    key: Key[Array, ""] | None = None,
+    target: str = "parity",
+    unit: bool = True,
+) -> Dataset:
+    """The first n MNIST training images (or n drawn with `key`) from IDX files in `folder`, gzipped
+    or not; p = 784."""
     images = _read_idx(Path(folder), "train-images-idx3-ubyte")
     digits = _read_idx(Path(folder), "train-labels-idx1-ubyte")
     if images.shape[0] != digits.shape[0]:
-        raise InputError(f"{folder} holds {images.shape[0]} images but {digits.shape[0]} labels; fetch both files again.")
+        raise InputError(
+            f"{folder} holds {images.shape[0]} images but {digits.shape[0]} labels; "
+            "fetch both files again."
+        )
     rows = _pick(n, images.shape[0], key, f"MNIST in {folder}")
     X = images[rows].reshape(n, -1) / 255.0
     return Dataset(normalize(X) if unit else X, _targets(digits[rows], target), name=f"mnist{n}")

@@ -28,11 +28,14 @@ def require(module: str, purpose: str, package: str | None = None) -> ModuleType
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         name = package or module.split(".")[0]
-        raise MissingPackage(f"{purpose} needs the package {name!r}; try: pip install {name}") from error
+        raise MissingPackage(
+            f"{purpose} needs the package {name!r}; try: pip install {name}"
+        ) from error
 
 
 def concrete(value: Any) -> Any | None:
-    """The value as a numpy array, or None when it is a tracer (inside jit, vmap or grad) or no array at all."""
+    """The value as a numpy array, or None when it is a tracer (inside jit, vmap or grad) or no
+    array at all."""
     import jax
     import numpy as np
 
@@ -49,7 +52,9 @@ def not_an_array(name: str, value: Any) -> InputError:
     """The error for something in the place of an array of real numbers."""
     hint = "; pass its inputs, data.X" if hasattr(value, "X") and hasattr(value, "y") else ""
     kind = f" of dtype {value.dtype}" if hasattr(value, "dtype") else ""
-    return InputError(f"{name} must be an array of real numbers, got {type(value).__name__}{kind}{hint}.")
+    return InputError(
+        f"{name} must be an array of real numbers, got {type(value).__name__}{kind}{hint}."
+    )
 
 
 def check_positive(name: str, value: Any, *, strict: bool = True, hint: str = "") -> None:
@@ -62,7 +67,9 @@ def check_positive(name: str, value: Any, *, strict: bool = True, hint: str = ""
     good = np.isfinite(array) & ((array > 0) if strict else (array >= 0))
     if array.dtype.kind == "c" or not np.all(good):
         bound = "> 0" if strict else ">= 0"
-        raise InputError(f"{name} must be finite and {bound}, got {value}.{' ' + hint if hint else ''}")
+        raise InputError(
+            f"{name} must be finite and {bound}, got {value}.{' ' + hint if hint else ''}"
+        )
 
 
 def check_interval(name: str, value: Any, low: float, high: float, hint: str = "") -> None:
@@ -71,7 +78,9 @@ def check_interval(name: str, value: Any, low: float, high: float, hint: str = "
 
     array = concrete(value)
     if array is not None and not np.all((array >= low) & (array < high)):
-        raise InputError(f"{name} must lie in [{low:g}, {high:g}), got {value}.{' ' + hint if hint else ''}")
+        raise InputError(
+            f"{name} must lie in [{low:g}, {high:g}), got {value}.{' ' + hint if hint else ''}"
+        )
 
 
 def check_seed(name: str, seed: int) -> None:

@@ -1,7 +1,7 @@
 """Losses: a function of predictions f and targets y, both (n,) or (n, k), with a scalar value.
 
-The paper's loss is the half-sum L = |f - y|^2 / 2 (not a mean), whose gradient is the residual Delta = f - y. Any other
-differentiable loss enters the dynamics through dL/df alone.
+The paper's loss is the half-sum L = |f - y|^2 / 2 (not a mean), whose gradient is the residual
+Delta = f - y. Any other differentiable loss enters the dynamics through dL/df alone.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ Loss = Callable[[Float[Array, "n *k"], Float[Array, "n *k"]], Float[Array, ""]]
 
 
 def squared(f: Float[Array, n * k], y: Float[Array, n * k]) -> Float[Array, ""]:
-    """L = |f - y|^2 / 2, the paper's loss (section 2). Authors' published runs use the mean: L_mean = 2 L / n."""
+    """L = |f - y|^2 / 2, the paper's loss (section 2). Authors' published runs use the mean: L_mean
+    = 2 L / n."""
     return 0.5 * jnp.sum(jnp.square(f - y))
 
 
-def output_gradient(loss: Loss, f: Float[Array, n * k], y: Float[Array, n * k]) -> Float[Array, n * k]:
+def output_gradient(
+    loss: Loss, f: Float[Array, n * k], y: Float[Array, n * k]
+) -> Float[Array, n * k]:
     """dL/df; the residual f - y for the squared loss, exactly."""
     return f - y if loss is squared else jax.grad(loss)(f, y)
 
@@ -40,14 +43,18 @@ def softmax_cross_entropy(f: Float[Array, "n k"], y: Float[Array, "n k"]) -> Flo
 
 
 def check_targets(loss: Loss, y: Float[Array, n * k]) -> None:
-    """Raise for concrete targets that a classification loss does not take, with the first that is wrong."""
+    """Raise for concrete targets that a classification loss does not take, with the first that is
+    wrong."""
     known = concrete(y)
     if known is None or loss not in (logistic, softmax_cross_entropy):
         return
     if loss is logistic:
         wrong, wanted = np.abs(known) != 1, "targets +1 and -1, try np.where(y > 0, 1, -1)"
     elif known.ndim != 2:
-        raise InputError(f"softmax takes one row of class probabilities for each sample, (n, k), got {known.shape}; try np.eye(k)[labels].")
+        raise InputError(
+            "softmax takes one row of class probabilities for each sample, (n, k), "
+            f"got {known.shape}; try np.eye(k)[labels]."
+        )
     else:
         wrong = np.any(known < 0, axis=1) | (np.abs(known.sum(axis=1) - 1) > 1e-3)
         wanted = "rows of probabilities that sum to 1, try np.eye(k)[labels]"
@@ -58,7 +65,8 @@ def check_targets(loss: Loss, y: Float[Array, n * k]) -> None:
 
 @functools.cache
 def huber(delta: float = 1.0) -> Loss:
-    """The Huber loss, L = sum e^2/2 where e = |f - y| <= delta and delta (e - delta/2) beyond; one function for each delta > 0."""
+    """The Huber loss, L = sum e^2/2 where e = |f - y| <= delta and delta (e - delta/2) beyond; one
+    function for each delta > 0."""
     check_positive("delta", delta)
 
     def loss(f: Float[Array, n * k], y: Float[Array, n * k]) -> Float[Array, ""]:

@@ -14,13 +14,15 @@ Precision = Literal["default", "high", "highest"]
 class Numerics:
     """How a run is computed.
 
-    tol: local error allowed in one step, in function space and relative to the current residual (dimensionless).
-    max_steps: steps allowed between two saved times.
-    precision: of the matrix products (X W^T, read-out, H). On recent GPUs "default" means TF32 for float32 and on TPUs
+    tol: local error allowed in one step, in function space and relative to the current residual
+    (dimensionless). max_steps: steps allowed between two saved times. precision: of the matrix
+    products (X W^T, read-out, H). On recent GPUs "default" means TF32 for float32 and on TPUs
     bfloat16; "highest" is the full precision of the dtype.
     """
 
-    tol: Any = 1e-5  # an array inside a compiled solve, so that another tolerance needs no new compilation
+    tol: Any = (
+        1e-5  # an array inside a compiled solve, so that another tolerance needs no new compilation
+    )
     max_steps: int = 100_000
     precision: Precision = "highest"
 

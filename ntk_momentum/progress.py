@@ -1,4 +1,5 @@
-"""A progress bar over pieces of work, on the terminal only; and lines of text that do not tear it."""
+"""A progress bar over pieces of work, on the terminal only; and lines of text that do not tear
+it."""
 
 from __future__ import annotations
 
@@ -10,16 +11,27 @@ from .errors import require
 
 
 class Bar:
-    """Counts `total` pieces, with their rate and the time that is left; a piece reports its own share through the callback it gets.
+    """Counts `total` pieces, with their rate and the time that is left; a piece reports its own
+    share through the callback it gets.
 
-    Quiet when stderr is no terminal, or when it is not `shown`, as on all but one of several processes.
+    Quiet when stderr is no terminal, or when it is not `shown`, as on all but one of several
+    processes.
     """
 
     def __init__(self, total: int, shown: bool = True):
         tqdm = require("tqdm", "the progress bar").tqdm
         self._write: Callable[..., Any] = tqdm.write
-        layout = "{percentage:3.0f}%|{bar:30}| {n:.4g}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}] {desc}"
-        self._bar = tqdm(total=total, disable=None if shown else True, file=sys.stderr, bar_format=layout, unit=" pieces")
+        layout = (
+            "{percentage:3.0f}%|{bar:30}| {n:.4g}/{total_fmt} [{elapsed}<{remaining}, "
+            "{rate_fmt}] {desc}"
+        )
+        self._bar = tqdm(
+            total=total,
+            disable=None if shown else True,
+            file=sys.stderr,
+            bar_format=layout,
+            unit=" pieces",
+        )
         self._done = 0
 
     def piece(self, name: str) -> Callable[[int, int], None]:

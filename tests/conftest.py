@@ -1,8 +1,10 @@
 """Tests run in float64, with strict rank promotion: slips of shape and dtype are errors.
 
-Programs are compiled with few optimizations, on CPUs by JAX 0.10 also without XLA's fusion emitters (later versions do not know the flag):
-each runs once, and compiling is most of the suite's time (the emitters alone were half of it). They are let go at the end of each file: a
-compiled program keeps about ten mappings of memory for itself, and a process may hold 65,530 of them (`vm.max_map_count`).
+Programs are compiled with few optimizations, on CPUs by JAX 0.10 also without XLA's fusion emitters
+(later versions do not know the flag): each runs once, and compiling is most of the suite's time
+(the emitters alone were half of it). They are let go at the end of each file: a compiled program
+keeps about ten mappings of memory for itself, and a process may hold 65,530 of them
+(`vm.max_map_count`).
 """
 
 import os
@@ -10,8 +12,13 @@ import os
 import jax
 import pytest
 
-if jax.__version_info__[:2] == (0, 10):  # read when a backend starts, here and in the processes that tests start
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+if jax.__version_info__[:2] == (
+    0,
+    10,
+):  # read when a backend starts, here and in the processes that tests start
+    os.environ["XLA_FLAGS"] = (
+        f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+    )
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)

@@ -40,7 +40,11 @@ BAD = {
     "vector": (np.ones(3), np.ones(3), "shape"),
     "no rows": (np.ones((0, 3)), np.ones(0), "empty"),
     "mismatch": (np.eye(3), np.ones(2), "3 rows"),
-    "duplicate": (np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), np.ones(3), "inputs 0 and 2 are identical"),
+    "duplicate": (
+        np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]),
+        np.ones(3),
+        "inputs 0 and 2 are identical",
+    ),
     "zero vector": (np.array([[1.0, 0.0], [0.0, 0.0]]), np.ones(2), "input 1 is the zero vector"),
 }
 
@@ -62,7 +66,11 @@ def test_npz_files_round_trip_and_damaged_ones_are_refused(tmp_path):
     path = tmp_path / "mine.npz"
     np.savez(path, X=np.eye(3), y=np.arange(3.0))
     np.testing.assert_array_equal(nm.load_npz(path).y, np.arange(3.0))
-    for name, content in {"truncated": path.read_bytes()[:100], "empty": b"", "text": b"hello"}.items():
+    for name, content in {
+        "truncated": path.read_bytes()[:100],
+        "empty": b"",
+        "text": b"hello",
+    }.items():
         bad = tmp_path / f"{name}.npz"
         bad.write_bytes(content)
         with pytest.raises(nm.InputError, match="readable"):
@@ -79,7 +87,11 @@ def test_npz_files_round_trip_and_damaged_ones_are_refused(tmp_path):
 
 def _write_idx(folder, images, labels, suffix=""):
     for stem, array in (("train-images-idx3-ubyte", images), ("train-labels-idx1-ubyte", labels)):
-        raw = struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape) + array.astype(np.uint8).tobytes()
+        raw = (
+            struct.pack(">HBB", 0, 8, array.ndim)
+            + struct.pack(f">{array.ndim}I", *array.shape)
+            + array.astype(np.uint8).tobytes()
+        )
         (folder / (stem + suffix)).write_bytes(gzip.compress(raw) if suffix else raw)
 
 

@@ -25,7 +25,9 @@ def resolve(name):
 
 def test_every_numbered_statement_is_on_the_map():
     statements = MAP.partition("## Beyond")[0]
-    assert set(re.findall(r"^\|[^|]*\| `([\w.-]+)` \|", statements, flags=re.MULTILINE)) == set(PAPER_ORDER)
+    assert set(re.findall(r"^\|[^|]*\| `([\w.-]+)` \|", statements, flags=re.MULTILINE)) == set(
+        PAPER_ORDER
+    )
 
 
 def test_the_command_line_lists_every_statement_and_where_it_is_run(capsys):
@@ -59,15 +61,28 @@ def test_the_conversions_between_tools_hold():
 @pytest.mark.filterwarnings("ignore")
 def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path, monkeypatch):
     pytest.importorskip("mkdocs_jupyter")
-    mkdocs_config, build = importlib.import_module("mkdocs.config"), importlib.import_module("mkdocs.commands.build")
+    mkdocs_config, build = (
+        importlib.import_module("mkdocs.config"),
+        importlib.import_module("mkdocs.commands.build"),
+    )
     monkeypatch.chdir(DOCS.parent)
     monkeypatch.setitem(os.environ, "NO_MKDOCS_2_WARNING", "1")
     config = mkdocs_config.load_config("mkdocs.yml", site_dir=str(tmp_path))
     config.plugins.on_startup(command="build", dirty=False)
     build.build(config)
-    pages = {path.relative_to(tmp_path).as_posix(): path.read_text(encoding="utf-8") for path in tmp_path.rglob("*.html")}
+    pages = {
+        path.relative_to(tmp_path).as_posix(): path.read_text(encoding="utf-8")
+        for path in tmp_path.rglob("*.html")
+    }
     assert "index.html" in pages and "reference/kernels.html" in pages and len(pages) > 15
     for name, text in pages.items():
-        assert not re.findall(r'<(?:script|img|iframe)[^>]+src="?https?:|<link[^>]+rel="?(?:stylesheet|preload)[^>]+https?:', text), name
+        assert not re.findall(
+            r'<(?:script|img|iframe)[^>]+src="?https?:'
+            r'|<link[^>]+rel="?(?:stylesheet|preload)[^>]+https?:',
+            text,
+        ), name
         assert 'class="arithmatex"' not in text, name
-    assert "<math" in pages["paper-to-code.html"] and "<math" in pages["notebooks/01_the_paper_in_twenty_minutes.html"]
+    assert (
+        "<math" in pages["paper-to-code.html"]
+        and "<math" in pages["notebooks/01_the_paper_in_twenty_minutes.html"]
+    )

@@ -8,6 +8,7 @@ import pytest
 
 import ntk_momentum as nm
 from ntk_momentum import cli
+from ntk_momentum.cli.verify import Verify
 from ntk_momentum.ledger.ledger import PAPER_ORDER
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,24 +26,39 @@ def test_the_ten_lines_run_and_the_network_follows_the_theory(capsys):
 
 
 def test_every_path_and_name_in_the_readme_exists():
-    paths = {*re.findall(r"`((?:ntk_momentum|experiments|scripts)/[\w./]*)`", TEXT), "CITATION.cff", "scripts/test", "scripts/gpu_check"}
+    paths = {
+        *re.findall(r"`((?:ntk_momentum|experiments|scripts)/[\w./]*)`", TEXT),
+        "CITATION.cff",
+        "scripts/test",
+        "scripts/gpu_check",
+    }
     assert len(paths) > 12 and not [path for path in paths if not (ROOT / path).exists()]
     assert not [name for name in re.findall(r"\bnm\.(\w+)", TEXT) if name not in nm.__all__]
     links = [link for link in re.findall(r"\]\(([^)]+)\)", TEXT) if not link.startswith("https://")]
     assert len(links) > 8 and not [link for link in links if not (ROOT / link).exists()]
 
 
-@pytest.mark.parametrize("line", re.findall(r"^(?:python3 -m ntk_momentum|ntk-momentum) (.*?)(?:\s+#.*)?$", TEXT, flags=re.MULTILINE))
+@pytest.mark.parametrize(
+    "line",
+    re.findall(
+        r"^(?:python3 -m ntk_momentum|ntk-momentum) (.*?)(?:\s+#.*)?$", TEXT, flags=re.MULTILINE
+    ),
+)
 def test_commands_in_the_readme_parse(line):
     assert isinstance(cli.parse(line.split()), cli.Main)
 
 
-@pytest.mark.parametrize("line", re.findall(r"`((?:verify|run|sweep|list)(?: [^`]*)?)`", TEXT.partition("## From the paper")[2]))
+@pytest.mark.parametrize(
+    "line",
+    re.findall(r"`((?:verify|run|sweep|list)(?: [^`]*)?)`", TEXT.partition("## From the paper")[2]),
+)
 def test_commands_of_the_map_parse_and_name_claims_that_exist(line):
     if line != "run":
         command = cli.parse(line.split()).command
-        assert not isinstance(command, cli.Verify) or set(command.claims) <= set(PAPER_ORDER)
+        assert not isinstance(command, Verify) or set(command.claims) <= set(PAPER_ORDER)
 
 
 def test_help_names_the_commands_of_the_readme():
-    assert {line.split()[0] for line in re.findall(r"^ntk-momentum (.*)$", TEXT, flags=re.MULTILINE)} <= set(cli.NAMES)
+    assert {
+        line.split()[0] for line in re.findall(r"^ntk-momentum (.*)$", TEXT, flags=re.MULTILINE)
+    } <= set(cli.NAMES)

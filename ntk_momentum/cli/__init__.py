@@ -1,3 +1,6 @@
-"""The command line: one file a command, plain configurations from which help is made without importing jax."""
+"""The command line: one file a command; help is made from plain classes, without jax."""
 
+from .parser import NAMES as NAMES
+from .parser import Main as Main
 from .parser import main as main
+from .parser import parse as parse

@@ -1,4 +1,5 @@
-"""`ntk-momentum advise`: step sizes, momentum and friction that suit a kernel, tried out if asked."""
+"""`ntk-momentum advise`: step sizes, momentum and friction that suit a kernel, tried out if
+asked."""
 
 from __future__ import annotations
 
@@ -13,13 +14,15 @@ from .start import start
 
 @command
 class Advise:
-    """Recommend step size, momentum, d, friction and restart period for a kernel, with stability limits and predicted steps.
+    """Recommend step size, momentum, d, friction and restart period for a kernel, with stability
+    limits and predicted steps.
 
     Example: ntk-momentum advise --data sphere --n 10 --width 2048 --target 1e-3 --check
     """
 
     data: str = "digits"
-    """digits (scikit-learn), sphere (random), an .npz file with arrays X and y, or a folder with MNIST's IDX files."""
+    """digits (scikit-learn), sphere (random), an .npz file with arrays X and y, or a folder with
+    MNIST's IDX files."""
     n: int = 50
     """Number of samples drawn (not for an .npz file, which is taken whole)."""
     p: int = 20
@@ -27,17 +30,21 @@ class Advise:
     seed: int = 0
     """Seed of that draw and of the network."""
     model: str | None = None
-    """FILE.py:FUNCTION, where FUNCTION(key) returns an Equinox model of one input: advice from its own kernel."""
+    """FILE.py:FUNCTION, where FUNCTION(key) returns an Equinox model of one input: advice from its
+    own kernel."""
     width: int | None = None
-    """Hidden neurons of a network whose own kernel is taken (default: the kernel at infinite width, and f(0) = 0)."""
+    """Hidden neurons of a network whose own kernel is taken (default: the kernel at infinite width,
+    and f(0) = 0)."""
     target: float = 1e-3
     """Share of the initial loss to reach."""
     margin: float = 0.1
     """How much the largest eigenvalue may grow before anything is unstable."""
     objective: Literal["steps", "rate"] = "steps"
-    """steps: fewest steps to the target. rate: fastest decay in the long run, whatever the error."""
+    """steps: fewest steps to the target. rate: fastest decay in the long run, whatever the
+    error."""
     check: bool = False
-    """Train the model, or the network (of width 2048 without --width), with every recommendation; show predicted against actual steps."""
+    """Train the model, or the network (of width 2048 without --width), with every recommendation;
+    show predicted against actual steps."""
 
     def __call__(self, float32: bool) -> int:
         start(float32)
@@ -56,7 +63,11 @@ def print_advice(asked: Advise) -> int:
     from ..results.sweep import Source
 
     data = Source(asked.data, asked.n, asked.p, asked.seed).load()
-    check_fits(5 * data.y.size**2, f"the kernel of {data.n} samples and its eigenvectors", "use fewer samples")
+    check_fits(
+        5 * data.y.size**2,
+        f"the kernel of {data.n} samples and its eigenvectors",
+        "use fewer samples",
+    )
     key = jax.random.key(asked.seed)
     if asked.model:
         if asked.width is not None:
@@ -69,17 +80,39 @@ def print_advice(asked: Advise) -> int:
         kernel = empirical_ntk(net, data.X, output="trace-sum" if f0.ndim == 1 else "full")
     elif data.y.ndim != 1:
         remedy = "save y.ravel()" if data.y.shape[1:] == (1,) else "give --model FILE.py:FUNCTION"
-        raise InputError(f"the built-in network takes one target per sample, y of shape (n,), got {data.y.shape}; {remedy}.")
+        raise InputError(
+            "the built-in network takes one target per sample, y of shape (n,), got "
+            f"{data.y.shape}; {remedy}."
+        )
     else:
         X, infinite = data.X.reshape(data.n, -1), asked.width is None
-        check_fits(7 * (asked.width or 0) * X.shape[1], f"{asked.width} neurons", "use a smaller --width")
-        net = init_two_layer(2048 if asked.width is None else asked.width, X.shape[1], key=key, antisymmetric=infinite)
-        kernel, f0 = (infinite_ntk(X), 0 * data.y) if infinite else (empirical_ntk(net, X), outputs(net, X))
-    advice = advise(kernel, f0 - data.y, target=asked.target, margin=asked.margin, objective=asked.objective)
+        check_fits(
+            7 * (asked.width or 0) * X.shape[1], f"{asked.width} neurons", "use a smaller --width"
+        )
+        net = init_two_layer(
+            2048 if asked.width is None else asked.width,
+            X.shape[1],
+            key=key,
+            antisymmetric=infinite,
+        )
+        kernel, f0 = (
+            (infinite_ntk(X), 0 * data.y) if infinite else (empirical_ntk(net, X), outputs(net, X))
+        )
+    advice = advise(
+        kernel, f0 - data.y, target=asked.target, margin=asked.margin, objective=asked.objective
+    )
     print(advice)
     if asked.check:
-        print(f"\nsteps to {asked.target:g} L(0), trained with {asked.model or f'width {net.width}'}:")
+        print(
+            f"\nsteps to {asked.target:g} L(0), trained with {asked.model or f'width {net.width}'}:"
+        )
         for name, (predicted, actual) in check_advice(advice, net, data).items():
-            took = f"{actual:.0f}" if actual < math.inf else "diverged" if math.isnan(actual) else f"not within {2 * predicted:.0f}"
+            took = (
+                f"{actual:.0f}"
+                if actual < math.inf
+                else "diverged"
+                if math.isnan(actual)
+                else f"not within {2 * predicted:.0f}"
+            )
             print(f"{name:20}  predicted {predicted:8.0f}  actual {took:>8}")
     return 0

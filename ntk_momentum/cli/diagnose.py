@@ -14,14 +14,16 @@ from .start import start
 class Diagnose:
     """Train a model briefly and say how far it runs from its own kernel's prediction: is it lazy?
 
-    What decides is the larger of two numbers, the gap of the predictions relative to their motion and the kernel's relative drift: lazy
-    below 0.1, rich above 0.5.
+    What decides is the larger of two numbers, the gap of the predictions relative to their motion
+    and the kernel's relative drift: lazy below 0.1, rich above 0.5.
 
-    Example: ntk-momentum diagnose --data mine.npz --model mymodel.py:build --optimizer adam --eta 1e-3
+    Example: ntk-momentum diagnose --data mine.npz --model mymodel.py:build --optimizer adam --eta
+    1e-3
     """
 
     data: str = "digits"
-    """digits (scikit-learn), sphere (random), an .npz file with arrays X and y, or a folder with MNIST's IDX files."""
+    """digits (scikit-learn), sphere (random), an .npz file with arrays X and y, or a folder with
+    MNIST's IDX files."""
     n: int = 50
     """Number of samples drawn (not for an .npz file, which is taken whole)."""
     p: int = 20
@@ -29,21 +31,25 @@ class Diagnose:
     seed: int = 0
     """Seed of that draw and of the model."""
     model: str | None = None
-    """FILE.py:FUNCTION, where FUNCTION(key) returns an Equinox model of one input (default: a ReLU MLP)."""
+    """FILE.py:FUNCTION, where FUNCTION(key) returns an Equinox model of one input (default: a ReLU
+    MLP)."""
     width: int = 256
     """Width of that MLP."""
     depth: int = 2
     """Hidden layers of that MLP."""
     optimizer: Literal["gradient_descent", "heavy_ball", "nesterov", "adam"] = "gradient_descent"
-    """What trains it, full batch. Momentum recommended for a constant kernel lies near its stability limit, which few networks bear."""
+    """What trains it, full batch. Momentum recommended for a constant kernel lies near its
+    stability limit, which few networks bear."""
     eta: float | None = None
-    """Step size (default: 1/lambda_max of the kernel for gradient_descent, recommended for momentum, 1e-3 for adam)."""
+    """Step size (default: 1/lambda_max of the kernel for gradient_descent, recommended for
+    momentum, 1e-3 for adam)."""
     beta: float | None = None
     """Momentum of heavy_ball (default: recommended, with --eta too)."""
     d: float | None = None
     """Constant of nesterov (default: recommended)."""
     loss: Literal["squared", "logistic", "softmax"] = "squared"
-    """What is trained on. logistic takes targets +1 and -1, softmax one row of class probabilities for each sample."""
+    """What is trained on. logistic takes targets +1 and -1, softmax one row of class probabilities
+    for each sample."""
     steps: int = 100
     """Steps taken."""
 
@@ -64,12 +70,23 @@ def print_diagnosis(asked: Diagnose) -> int:
     needs = {"beta": "heavy_ball", "d": "nesterov"}
     for option, optimizer in needs.items():
         if getattr(asked, option) is not None and asked.optimizer != optimizer:
-            raise InputError(f"--{option} goes with --optimizer {optimizer}, got --optimizer {asked.optimizer}; leave it out.")
+            raise InputError(
+                f"--{option} goes with --optimizer {optimizer}, got --optimizer "
+                f"{asked.optimizer}; leave it out."
+            )
     data = Source(asked.data, asked.n, asked.p, asked.seed).load()
     check_fits(8 * data.y.size**2, f"the kernels of {data.n} samples", "use fewer samples")
-    check_fits(8 * asked.width * (asked.width * max(asked.depth - 1, 0) + data.input_size), "the MLP's weights", "use a smaller --width")
+    check_fits(
+        8 * asked.width * (asked.width * max(asked.depth - 1, 0) + data.input_size),
+        "the MLP's weights",
+        "use a smaller --width",
+    )
     key = jax.random.key(asked.seed)
-    model = load_model(asked.model, key) if asked.model else perceptron(data, asked.width, asked.depth, key)
+    model = (
+        load_model(asked.model, key)
+        if asked.model
+        else perceptron(data, asked.width, asked.depth, key)
+    )
     loss = {"squared": squared, "logistic": logistic, "softmax": softmax_cross_entropy}[asked.loss]
     optimizer = build(asked, lambda: recommend(model, data, loss=loss))
     print(diagnose(model, data, optimizer, asked.steps, loss=loss))
@@ -77,26 +94,34 @@ def print_diagnosis(asked: Diagnose) -> int:
 
 
 def perceptron(data: Any, width: int, depth: int, key: Any) -> Any:
-    """Flattened input, `depth` hidden ReLU layers of one width, and the outputs that the targets want."""
+    """Flattened input, `depth` hidden ReLU layers of one width, and the outputs that the targets
+    want."""
     import equinox as eqx
 
     if width < 1 or depth < 1:
         raise InputError(f"width and depth must be positive, got {width} and {depth}.")
     if data.X.ndim != 2:
-        raise InputError(f"the built-in MLP takes inputs (n, p), got {data.X.shape}; flatten them or give --model FILE.py:FUNCTION.")
+        raise InputError(
+            f"the built-in MLP takes inputs (n, p), got {data.X.shape}; flatten them "
+            "or give --model FILE.py:FUNCTION."
+        )
     size: Any = "scalar" if data.y.ndim == 1 else data.y.shape[1]
     return eqx.nn.MLP(data.input_size, size, width, depth, key=key, dtype=data.X.dtype)
 
 
 def build(asked: Diagnose, advice: Any) -> Any:
-    """The optimizer that the options name; what they leave open comes from `advice()`, which is asked for only then."""
+    """The optimizer that the options name; what they leave open comes from `advice()`, which is
+    asked for only then."""
     from ..method import gradient_descent, heavy_ball, nesterov
 
     if asked.optimizer == "adam":
         return require("optax", "adam").adam(1e-3 if asked.eta is None else asked.eta)
     if asked.optimizer == "gradient_descent":
         return gradient_descent(1 / advice().lambda_max if asked.eta is None else asked.eta)
-    open_ = asked.eta is None or {"heavy_ball": asked.beta, "nesterov": asked.d}.get(asked.optimizer, 0.0) is None
+    open_ = (
+        asked.eta is None
+        or {"heavy_ball": asked.beta, "nesterov": asked.d}.get(asked.optimizer, 0.0) is None
+    )
     best: Any = advice()[asked.optimizer] if open_ else None
     eta = best.eta if asked.eta is None else asked.eta
     if asked.optimizer == "heavy_ball":

@@ -8,7 +8,8 @@ from .start import start
 
 @command
 class Doctor:
-    """Say what this machine computes with: devices, versions, dtype, precision of matrix products, missing packages.
+    """Say what this machine computes with: devices, versions, dtype, precision of matrix products,
+    missing packages.
 
     Example: ntk-momentum doctor
     """

@@ -14,8 +14,8 @@ from .options import command
 class Export:
     """Write the sweeps of a results folder in another format.
 
-    One row for each run and saved time, with data set, flow, hyperparameters, width and seed; read-outs per sample become lists. Needs
-    the package pyarrow.
+    One row for each run and saved time, with data set, flow, hyperparameters, width and seed;
+    read-outs per sample become lists. Needs the package pyarrow.
 
     Example: ntk-momentum export results --to runs.parquet
     """

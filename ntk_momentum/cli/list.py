@@ -8,7 +8,8 @@ from .options import command
 
 @command
 class List:
-    """Name the experiments and what each one claims, or the statements of the paper that `verify` runs.
+    """Name the experiments and what each one claims, or the statements of the paper that `verify`
+    runs.
 
     Example: ntk-momentum list --claims
     """

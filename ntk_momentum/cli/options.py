@@ -1,4 +1,5 @@
-"""What every command's options have in common: how their help reads, and what is checked before they are parsed."""
+"""What every command's options have in common: how their help reads, and what is checked before
+they are parsed."""
 
 from __future__ import annotations
 
@@ -7,7 +8,17 @@ import itertools
 import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import tyro
 
@@ -19,14 +30,17 @@ NAMES = {Path: "PATH", str: "TEXT", int: "INT", float: "FLOAT"}
 
 @dataclass_transform(frozen_default=True)
 def command(cls: C) -> C:
-    """A frozen dataclass whose help leaves out defaults that say nothing: None, nothing at all, and False."""
+    """A frozen dataclass whose help leaves out defaults that say nothing: None, nothing at all, and
+    False."""
 
     def silent(name):
         default = vars(cls).get(name, dataclasses.MISSING)
         return default is None or default is False or default == ()
 
     hints = get_type_hints(cls, include_extras=True)
-    cls.__annotations__ = {name: _quiet(hint) if silent(name) else hint for name, hint in hints.items()}
+    cls.__annotations__ = {
+        name: _quiet(hint) if silent(name) else hint for name, hint in hints.items()
+    }
     made: Any = dataclasses.dataclass(frozen=True)(cls)
     return made
 
@@ -45,14 +59,22 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
 
 
 def check(cls: type, arguments: Sequence[str]) -> None:
-    """Raise `InputError` where an option that takes one of a few words is given another, or one that takes several values none."""
+    """Raise `InputError` where an option that takes one of a few words is given another, or one
+    that takes several values none."""
     hints = get_type_hints(cls)
     for argument, following in itertools.pairwise([*arguments, "--"]):
         option, given, value = argument.partition("=")
         hint = hints.get(option[2:].replace("-", "_")) if option.startswith("--") else None
-        choices = [word for part in _alternatives(hint) if get_origin(part) is Literal for word in get_args(part)]
+        choices = [
+            word
+            for part in _alternatives(hint)
+            if get_origin(part) is Literal
+            for word in get_args(part)
+        ]
         value = value if given else following
         if get_origin(hint) is tuple and value.startswith("--"):
-            raise InputError(f"{option} is given without a value; name one or more, or leave it out.")
+            raise InputError(
+                f"{option} is given without a value; name one or more, or leave it out."
+            )
         if choices and value not in choices and not value.startswith("--"):
             raise unknown_name(f"value of {option}", value, choices)

@@ -1,7 +1,8 @@
-"""The command line: which command is asked for, and what becomes of errors. Help is made without importing jax.
+"""The command line: which command is asked for, and what becomes of errors. Help is made without
+importing jax.
 
-Exit codes: 0, everything asked for was done; 1, some work failed (an experiment, a run, a refuted claim); 2, bad input or
-a missing package; 130, interrupted.
+Exit codes: 0, everything asked for was done; 1, some work failed (an experiment, a run, a refuted
+claim); 2, bad input or a missing package; 130, interrupted.
 """
 
 from __future__ import annotations
@@ -31,13 +32,28 @@ from .sweep import Sweep
 from .table import Table
 from .verify import Verify
 
-Command: TypeAlias = Reproduce | List | Run | Verify | Sweep | Table | Plot | Export | Advise | Diagnose | Doctor
-NAMES = ("reproduce", "list", "run", "verify", "sweep", "table", "plot", "export", "advise", "diagnose", "doctor")
+Command: TypeAlias = (
+    Reproduce | List | Run | Verify | Sweep | Table | Plot | Export | Advise | Diagnose | Doctor
+)
+NAMES = (
+    "reproduce",
+    "list",
+    "run",
+    "verify",
+    "sweep",
+    "table",
+    "plot",
+    "export",
+    "advise",
+    "diagnose",
+    "doctor",
+)
 
 
 @command
 class Main:
-    """Momentum dynamics of wide networks: kernels, flows, optimizers, and every statement of the paper, run.
+    """Momentum dynamics of wide networks: kernels, flows, optimizers, and every statement of the
+    paper, run.
 
     Each command has its own help, with an example.
 
@@ -52,15 +68,26 @@ class Main:
 def _overview() -> Any:
     """`Main` with one sentence for each command: what `--help` shows where no command is named."""
     commands = [
-        Annotated[command, tyro.conf.subcommand(name, description=(command.__doc__ or "").split("\n\n")[0])]
+        Annotated[
+            command,
+            tyro.conf.subcommand(name, description=(command.__doc__ or "").split("\n\n")[0]),
+        ]
         for name, command in zip(NAMES, get_args(Command), strict=True)
     ]
-    flag = Annotated[bool, tyro.conf.arg(help="Compute in float32 instead of float64.", help_behavior_hint="")]
+    flag = Annotated[
+        bool, tyro.conf.arg(help="Compute in float32 instead of float64.", help_behavior_hint="")
+    ]
     fields: list[tuple[str, Any, Any]] = [
-        ("command", Annotated[functools.reduce(operator.or_, commands), tyro.conf.arg(name="")], dataclasses.MISSING),
+        (
+            "command",
+            Annotated[functools.reduce(operator.or_, commands), tyro.conf.arg(name="")],
+            dataclasses.MISSING,
+        ),
         ("float32", flag, False),
     ]
-    return dataclasses.make_dataclass("Main", fields, namespace={"__doc__": Main.__doc__}, frozen=True)
+    return dataclasses.make_dataclass(
+        "Main", fields, namespace={"__doc__": Main.__doc__}, frozen=True
+    )
 
 
 def parse(arguments: Sequence[str]) -> Main:
@@ -76,7 +103,12 @@ def parse(arguments: Sequence[str]) -> Main:
         tyro.conf.FlagCreatePairsOff,
         tyro.conf.PositionalMetavarFromFieldName,
     )
-    return tyro.cli(Main if first is not None else _overview(), prog="ntk-momentum", args=list(arguments), config=markers)
+    return tyro.cli(
+        Main if first is not None else _overview(),
+        prog="ntk-momentum",
+        args=list(arguments),
+        config=markers,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,7 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         chosen = parse(sys.argv[1:] if arguments is None else arguments)
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+            warnings.showwarning = lambda message, *_, **__: print(
+                f"warning: {message}", file=sys.stderr
+            )
             code = chosen.command(chosen.float32)
             sys.stdout.flush()
             return code
@@ -92,11 +126,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except MemoryError as error:
-        print(f"error: out of memory ({error}); use fewer samples, neurons or saved times, or --float32", file=sys.stderr)
+        print(
+            (
+                f"error: out of memory ({error}); use fewer samples, neurons or saved "
+                "times, or --float32"
+            ),
+            file=sys.stderr,
+        )
         return 2
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+        print(
+            "interrupted; what was finished is kept, and the same command goes on from there",
+            file=sys.stderr,
+        )
         return 130

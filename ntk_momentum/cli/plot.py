@@ -14,8 +14,8 @@ from .options import command
 class Plot:
     """Draw what a results folder holds.
 
-    Experiments' figures again, and for every read-out asked for a figure of the sweeps: a panel for each flow and data set, a band over
-    seeds for each width.
+    Experiments' figures again, and for every read-out asked for a figure of the sweeps: a panel for
+    each flow and data set, a band over seeds for each width.
 
     Example: ntk-momentum plot results --readouts loss kernel_drift
     """
@@ -25,14 +25,18 @@ class Plot:
     readouts: tuple[str, ...] = ("loss",)
     """Read-outs of sweeps to draw, a figure each."""
     to: Path | None = None
-    """File of one read-out's figure, .svg, .pdf or .png (default: FOLDER/figures/sweep-READOUT.svg, and the experiments' figures)."""
+    """File of one read-out's figure, .svg, .pdf or .png (default: FOLDER/figures/sweep-READOUT.svg,
+    and the experiments' figures)."""
 
     def __call__(self, float32: bool) -> int:
         from ..results.reading import damaged
         from ..study.summary import plot
 
         if self.to is not None and len(self.readouts) > 1:
-            raise InputError(f"--to names one file, but {len(self.readouts)} read-outs are asked for; leave out --to.")
+            raise InputError(
+                f"--to names one file, but {len(self.readouts)} read-outs are asked "
+                "for; leave out --to."
+            )
         for path in plot(self.folder, self.readouts, self.to):
             print(path)
         return 1 if damaged(self.folder) else 0

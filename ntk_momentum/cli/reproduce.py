@@ -22,18 +22,21 @@ LEDGER = "claims"
 class Reproduce:
     """Run every experiment, draw its figure, run the claims ledger, and write one report.
 
-    Leaves report.html, claims.json, figures/ and data/ in the results folder; what is finished there is not done again.
+    Leaves report.html, claims.json, figures/ and data/ in the results folder; what is finished
+    there is not done again.
 
     Example: ntk-momentum reproduce --size smoke --out results
     """
 
     size: Size = "default"
-    """smoke: a minute, to see that it works. default: minutes, the figures of the report. full: as large as the paper's."""
+    """smoke: a minute, to see that it works. default: minutes, the figures of the report. full: as
+    large as the paper's."""
     out: Path = Path("results")
     """Results folder."""
     only: tuple[str, ...] = ()
-    """Names of experiments (see `ntk-momentum list`), or "claims" for the ledger. Without it: everything, but below full size
-    not the longer experiments (ORDER 100 and more, e.g. published_nesterov_epochs), which run when they are named."""
+    """Names of experiments (see `ntk-momentum list`), or "claims" for the ledger. Without it:
+    everything, but below full size not the longer experiments (ORDER 100 and more, e.g.
+    published_nesterov_epochs), which run when they are named."""
 
     def __call__(self, float32: bool) -> int:
         return reproduce(self.size, self.out, self.only, float32)
@@ -48,9 +51,17 @@ def reproduce(size: str, out: Path, only: tuple[str, ...], float32: bool) -> int
     from ..study.outcome import recall, run_experiment
     from ..study.report import write_report
 
-    for package, purpose in (("xarray", "storing results"), ("h5netcdf", "storing results"), ("jinja2", "the report")):
+    for package, purpose in (
+        ("xarray", "storing results"),
+        ("h5netcdf", "storing results"),
+        ("jinja2", "the report"),
+    ):
         require(package, purpose)
-    asked = {e.name for e in due(tuple(name for name in only if name != LEDGER), size)} if set(only) != {LEDGER} else set()
+    asked = (
+        {e.name for e in due(tuple(name for name in only if name != LEDGER), size)}
+        if set(only) != {LEDGER}
+        else set()
+    )
     check_folder(out)
     start(float32, figures=True, brief=size != "full")
     begin = time.perf_counter()
@@ -65,7 +76,10 @@ def reproduce(size: str, out: Path, only: tuple[str, ...], float32: bool) -> int
             outcome = run_experiment(experiment, size, out, bar.piece(experiment.name))
             outcomes.append(outcome)
             bar.finish_piece()
-            bar.say(f"{experiment.name}: {outcome.status} ({outcome.seconds:.1f} s){'. ' + outcome.message if outcome.message else ''}")
+            bar.say(
+                f"{experiment.name}: {outcome.status} ({outcome.seconds:.1f} "
+                f"s){'. ' + outcome.message if outcome.message else ''}"
+            )
         if ledger:
             begun = time.perf_counter()
             try:
@@ -76,7 +90,10 @@ def reproduce(size: str, out: Path, only: tuple[str, ...], float32: bool) -> int
                 status, problem = "failed", f"{type(error).__name__}: {error}"
                 print(traceback.format_exc(), file=sys.stderr)
             bar.finish_piece()
-            bar.say(f"{LEDGER}: {status} ({time.perf_counter() - begun:.1f} s){'. ' + problem if problem else ''}")
+            bar.say(
+                f"{LEDGER}: {status} ({time.perf_counter() - begun:.1f} "
+                f"s){'. ' + problem if problem else ''}"
+            )
     records = claims.records()
     refuted = refuted_claims(records or [])
     report = write_report(out, size, outcomes, records, problem, refuted)

@@ -13,8 +13,9 @@ from .options import command
 class Table:
     """Print what a results folder holds.
 
-    Experiments by their headlines; sweeps by data set, flow and width: how many runs and failures, the median of the solver's steps, and
-    read-outs at the last time, as median over seeds with the range.
+    Experiments by their headlines; sweeps by data set, flow and width: how many runs and failures,
+    the median of the solver's steps, and read-outs at the last time, as median over seeds with the
+    range.
 
     Example: ntk-momentum table results --readouts loss lambda_min
     """

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 @command
 class Verify:
-    """Run the claims ledger: every numbered statement of the paper, as printed, corrected and sharp.
+    """Run the claims ledger: every numbered statement of the paper, as printed, corrected and
+    sharp.
 
     Exit code 1 when a corrected or sharp statement is refuted.
 
@@ -26,13 +27,16 @@ class Verify:
     """
 
     json: Path | None = None
-    """Write the full record to this file, and beside it the figures and a page (.html) that shows everything."""
+    """Write the full record to this file, and beside it the figures and a page (.html) that shows
+    everything."""
     claims: tuple[str, ...] = ()
-    """Identifiers of claims, e.g. eq-b.1 thm-3, or the paper's own "(B.1)" "Theorem 3" (default: all)."""
+    """Identifiers of claims, e.g. eq-b.1 thm-3, or the paper's own "(B.1)" "Theorem 3" (default:
+    all)."""
     size: Literal["smoke", "full"] = "smoke"
     """How many instances are tried."""
     data: str | None = None
-    """Unit inputs and scalar targets for the claims about data and networks: as for `sweep` (default: digits and sphere)."""
+    """Unit inputs and scalar targets for the claims about data and networks: as for `sweep`
+    (default: digits and sphere)."""
     n: int = 50
     """Number of samples drawn (not for an .npz file, which is taken whole)."""
 
@@ -41,11 +45,24 @@ class Verify:
 
         if self.n < 1:
             raise InputError(f"--n must be at least 1, got {self.n}.")
-        return run_claims(self.claims, self.size, self.json, float32, None if self.data is None else Source(self.data, self.n))
+        return run_claims(
+            self.claims,
+            self.size,
+            self.json,
+            float32,
+            None if self.data is None else Source(self.data, self.n),
+        )
 
 
-def run_claims(claims: tuple[str, ...], size: Literal["smoke", "full"], path: Path | None, float32: bool, source: Source | None = None) -> int:
-    """The ledger as a table of verdicts on stdout, and in full in a file; on the data named, or on its own."""
+def run_claims(
+    claims: tuple[str, ...],
+    size: Literal["smoke", "full"],
+    path: Path | None,
+    float32: bool,
+    source: Source | None = None,
+) -> int:
+    """The ledger as a table of verdicts on stdout, and in full in a file; on the data named, or on
+    its own."""
     from ..progress import Bar
     from ..results.store import check_file
 
@@ -57,15 +74,31 @@ def run_claims(claims: tuple[str, ...], size: Literal["smoke", "full"], path: Pa
     data = None if source is None else source.load()
     with Bar(1) as bar:
         progress = bar.piece("claims")
-        verified = ledger.verify(claims or None, size=size, data=data, progress=lambda id, done, total: progress(done, total))
+        verified = ledger.verify(
+            claims or None,
+            size=size,
+            data=data,
+            progress=lambda id, done, total: progress(done, total),
+        )
         bar.finish_piece()
-    records = [claim.to_json("" if path is None else ledger.figures_folder(path).name) for claim in verified]
+    records = [
+        claim.to_json("" if path is None else ledger.figures_folder(path).name)
+        for claim in verified
+    ]
     if path is not None:
         from ..study.claims_file import write_ledger
         from ..study.report import write_report
 
         write_ledger(path, verified)
-        write_report(path.parent, size, [], records, "", ledger.refuted(records), path.with_suffix(".html").name)
+        write_report(
+            path.parent,
+            size,
+            [],
+            records,
+            "",
+            ledger.refuted(records),
+            path.with_suffix(".html").name,
+        )
     width = max(len(record["id"]) for record in records)
     print(f"{'':{width}}  {'printed':10}{'corrected':10}  sharp")
     for record in records:
@@ -76,7 +109,14 @@ def run_claims(claims: tuple[str, ...], size: Literal["smoke", "full"], path: Pa
         for record in records:
             run = inspect.unwrap(known[record["id"]].run)
             line = inspect.getsourcelines(run)[1]
-            print(evidence_text(record), f"  why: {record['note']}\n  code: {run.__module__}.{run.__qualname__}, line {line}", sep="")
+            print(
+                evidence_text(record),
+                (
+                    f"  why: {record['note']}\n  code: "
+                    f"{run.__module__}.{run.__qualname__}, line {line}"
+                ),
+                sep="",
+            )
     refuted = ledger.refuted(records)
     if refuted:
         print(f"refuted in corrected or sharp form: {', '.join(refuted)}", file=sys.stderr)
@@ -95,7 +135,17 @@ def evidence_text(record: dict[str, Any]) -> str:
     lines = ["", record["id"]]
     for form in ("printed", "corrected", "sharp"):
         if record[form] is not None:
-            lines += [f"  {form} ({in_a_word(record[form])}): {record[form]['statement']}", f"    on {record[form]['instance']}"]
-            lines += [f"    {name}: {json.dumps(value, ensure_ascii=False)}" for name, value in record[form]["measured"].items()]
-            lines += [f"    {name}: {record[form][name]}" for name in ("tolerance", "reason") if record[form].get(name) is not None]
+            lines += [
+                f"  {form} ({in_a_word(record[form])}): {record[form]['statement']}",
+                f"    on {record[form]['instance']}",
+            ]
+            lines += [
+                f"    {name}: {json.dumps(value, ensure_ascii=False)}"
+                for name, value in record[form]["measured"].items()
+            ]
+            lines += [
+                f"    {name}: {record[form][name]}"
+                for name in ("tolerance", "reason")
+                if record[form].get(name) is not None
+            ]
     return "\n".join([*lines, ""])

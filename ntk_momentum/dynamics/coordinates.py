@@ -1,11 +1,14 @@
-"""The hidden weights of a two-layer net in coordinates of the span of the data: exact, and min(n, p) columns at most.
+"""The hidden weights of a two-layer net in coordinates of the span of the data: exact, and min(n,
+p) columns at most.
 
-f and its gradient see a row w_r through w_r . x_i alone, and every flow here is linear in (w, v, gradient). So with Q (p, k) an
-orthonormal basis of the span of the inputs, W Q and X Q obey the same flow as W and X, and the rest of W never moves. Lengths are
-kept: residuals, kernels, flips and displacements are the same numbers. At the end W(t) = W(0) + (W Q(t) - W Q(0)) Q^T.
+f and its gradient see a row w_r through w_r . x_i alone, and every flow here is linear in (w, v,
+gradient). So with Q (p, k) an orthonormal basis of the span of the inputs, W Q and X Q obey the
+same flow as W and X, and the rest of W never moves. Lengths are kept: residuals, kernels, flips and
+displacements are the same numbers. At the end W(t) = W(0) + (W Q(t) - W Q(0)) Q^T.
 
-Where the n <= p inputs are independent, the preactivations Z = W X^T are coordinates too (`problem.Metric`). An evaluation in them is one
-product with the Gram matrix, 2 n^2 m flops for 4 n m k in the span and 4 n m p outside.
+Where the n <= p inputs are independent, the preactivations Z = W X^T are coordinates too
+(`problem.Metric`). An evaluation in them is one product with the Gram matrix, 2 n^2 m flops for 4 n
+m k in the span and 4 n m p outside.
 """
 
 from __future__ import annotations
@@ -26,13 +29,15 @@ from .readout import READOUTS
 WORTH = 0.75
 """Largest k / p that is worth the two products that lead into the span and back."""
 CONDITION = 0.01
-"""Smallest ratio of the inputs' singular values for which preactivations are used: round-off in w grows by its inverse."""
+"""Smallest ratio of the inputs' singular values for which preactivations are used: round-off in w
+grows by its inverse."""
 THROUGH_PROBLEM = (
     *("f", "residual", "velocity", "loss", "pseudo_loss", "lyapunov", "displacement", "flips"),
     *("kernel", "lambda_min", "lambda_max", "kernel_drift", "kernel_distance"),
     *("sliding", "sliding_kernel", "sliding_lambda_min"),
 )
-"""Read-outs that see weights and inputs only through the problem, so may be read off preactivations."""
+"""Read-outs that see weights and inputs only through the problem, so may be read off
+preactivations."""
 
 
 class Span(eqx.Module):
@@ -49,7 +54,8 @@ class Span(eqx.Module):
 
 
 class Decomposition(eqx.Module):
-    """X = left diag(sizes) rows, of X's rank k to round-off. full: whether X's rows are independent and well conditioned.
+    """X = left diag(sizes) rows, of X's rank k to round-off. full: whether X's rows are independent
+    and well conditioned.
 
     left and sizes are None where only an orthonormal basis `rows` of X's row space is known.
     """
@@ -61,7 +67,8 @@ class Decomposition(eqx.Module):
 
 
 def decompose(X: Float[Array, "n ..."]) -> Decomposition:
-    """By singular values, in float64; where X is being traced, its n <= p rows are taken to be independent."""
+    """By singular values, in float64; where X is being traced, its n <= p rows are taken to be
+    independent."""
     X = X.reshape(X.shape[0], -1)
     known = concrete(X)
     if known is None:
@@ -80,12 +87,14 @@ def in_span(
     preactivations: bool = False,
     inputs: Decomposition | None = None,
 ) -> tuple[WeightProblem, PyTree]:
-    """The problem and its weights in the span of its inputs, or as they are where that cannot be done or is not worth it.
+    """The problem and its weights in the span of its inputs, or as they are where that cannot be
+    done or is not worth it.
 
-    preactivations: go on to W X^T where the inputs are independent and well conditioned, for those who look at weights through the
-    problem alone: Runge-Kutta solvers, optimizers linear in the gradient, and the read-outs of THROUGH_PROBLEM.
-    inputs: their decomposition, where it is known; it decides the coordinates to the last bit.
-    For flows, and for optimizers that commute with rotations of w, as all of `method` do and those that scale coordinates do not.
+    preactivations: go on to W X^T where the inputs are independent and well conditioned, for those
+    who look at weights through the problem alone: Runge-Kutta solvers, optimizers linear in the
+    gradient, and the read-outs of THROUGH_PROBLEM. inputs: their decomposition, where it is known;
+    it decides the coordinates to the last bit. For flows, and for optimizers that commute with
+    rotations of w, as all of `method` do and those that scale coordinates do not.
     """
     net = problem.model(w)
     if why_not_in_span(problem, net, readouts, inputs) is not None:
@@ -93,11 +102,16 @@ def in_span(
     X = problem.X.reshape(problem.X.shape[0], -1)
     inputs = decompose(X) if inputs is None else inputs
     rows, metric = inputs.rows, None
-    preactivations = preactivations and all(any(r is READOUTS[name] for name in THROUGH_PROBLEM) for r in readouts.values())
+    preactivations = preactivations and all(
+        any(r is READOUTS[name] for name in THROUGH_PROBLEM) for r in readouts.values()
+    )
     if preactivations and inputs.full and inputs.left is not None and inputs.sizes is not None:
         root = inputs.left / inputs.sizes[None, :]
         metric = Metric(X @ X.T, jnp.asarray(root, X.dtype))
-        span, coordinates = Span(X.T, jnp.asarray(root @ rows, X.dtype), net.hidden), jnp.eye(X.shape[0], dtype=X.dtype)
+        span, coordinates = (
+            Span(X.T, jnp.asarray(root @ rows, X.dtype), net.hidden),
+            jnp.eye(X.shape[0], dtype=X.dtype),
+        )
     elif rows.shape[0] <= WORTH * X.shape[1]:
         basis = jnp.asarray(rows, X.dtype).T
         span, coordinates = Span(basis, basis.T, net.hidden), X @ basis
@@ -105,18 +119,29 @@ def in_span(
         return problem, w
     small = eqx.tree_at(lambda net: net.hidden, net, net.hidden @ span.into)
     w, frozen = eqx.partition(small, problem.trained)
-    return WeightProblem(frozen, problem.trained, coordinates, problem.y, problem.loss, span, metric), w
+    return WeightProblem(
+        frozen, problem.trained, coordinates, problem.y, problem.loss, span, metric
+    ), w
 
 
 def why_not_in_span(
-    problem: WeightProblem, model: Any, readouts: Mapping[str, Any], inputs: Decomposition | None = None
+    problem: WeightProblem,
+    model: Any,
+    readouts: Mapping[str, Any],
+    inputs: Decomposition | None = None,
 ) -> str | None:
     """Why the weights stay as they are, or None when they may be reduced."""
     if not isinstance(model, TwoLayerNet):
         return "the model is no TwoLayerNet"
-    if any(all(readout is not known for known in READOUTS.values()) for readout in readouts.values()):
+    if any(
+        all(readout is not known for known in READOUTS.values()) for readout in readouts.values()
+    ):
         return "a read-out of the user's may look at the weights"
     n, p = problem.X.shape[0], model.hidden.shape[1]
     if inputs is None and concrete(problem.X) is None and n > WORTH * p:
         return "inputs that are being traced have no known rank"
-    return None if min(n, p) <= model.width else "the decomposition would cost more than many evaluations"
+    return (
+        None
+        if min(n, p) <= model.width
+        else "the decomposition would cost more than many evaluations"
+    )

@@ -1,12 +1,13 @@
-"""Training in function space under a constant kernel: any loss, test points, and the law over initialisations.
+"""Training in function space under a constant kernel: any loss, test points, and the law over
+initialisations.
 
-With the kernel K frozen the predictions stay in the span of its columns, f(t) = f(0) + K c(t), and the flows act on the dual variable c
-with the gradient of the loss with respect to f:
+With the kernel K frozen the predictions stay in the span of its columns, f(t) = f(0) + K c(t), and
+the flows act on the dual variable c with the gradient of the loss with respect to f:
 
-    gradient flow  c' = -grad_f L(f),     momentum  c'' + b(t) c' = -grad_f L(f),     c(0) = c'(0) = 0,
+    gradient flow  c' = -grad_f L(f),  momentum  c'' + b(t) c' = -grad_f L(f),     c(0) = c'(0) = 0,
 
-so that f' = -K grad_f L and f'' + b f' = -K grad_f L, which for the squared loss is (2.5), (3.5) and (4.3). A test point follows by its
-kernel row, f*(t) = f*(0) + k* c(t).
+so that f' = -K grad_f L and f'' + b f' = -K grad_f L, which for the squared loss is (2.5), (3.5)
+and (4.3). A test point follows by its kernel row, f*(t) = f*(0) + k* c(t).
 """
 
 from __future__ import annotations
@@ -30,25 +31,29 @@ from .trajectory import Trajectory
 
 
 class FunctionProblem(AbstractProblem):
-    """The loss L(f(0) + K c, y) as a function of the dual variable c, whose "gradient" here is grad_f L.
+    """The loss L(f(0) + K c, y) as a function of the dual variable c, whose "gradient" here is
+    grad_f L.
 
-    matrix: K, (N, N); start: f(0), and c, as (N, columns); rows, test0: the test points' kernel rows and predictions at t = 0, or None.
+    matrix: K, (N, N); start: f(0), and c, as (N, columns); rows, test0: the test points' kernel
+    rows and predictions at t = 0, or None.
     """
 
     matrix: Float[Array, "N N"]
     start: Float[Array, "N columns"]
     y: Float[Array, n * k]
     rows: Float[Array, "M N"] | None
-    test0: Float[Array, q *k] | None
+    test0: Float[Array, q * k] | None
     loss: Loss = eqx.field(static=True)
 
     def f(self, w: Array) -> Float[Array, n * k]:
         """Predictions on the training points."""
         return (self.start + self.matrix @ w).reshape(self.y.shape)
 
-    def test(self, w: Array) -> Float[Array, q *k]:
+    def test(self, w: Array) -> Float[Array, q * k]:
         """Predictions on the test points."""
-        assert self.rows is not None and self.test0 is not None, "the read-out exists only with a test kernel"
+        assert self.rows is not None and self.test0 is not None, (
+            "the read-out exists only with a test kernel"
+        )
         return self.test0 + (self.rows @ w).reshape(self.test0.shape)
 
     def value(self, w: Array) -> Float[Array, ""]:
@@ -66,7 +71,11 @@ class FunctionProblem(AbstractProblem):
 
     def kernel(self, w):
         copies = self.y.size // len(self.matrix)
-        return self.matrix if copies == 1 else jnp.kron(self.matrix, jnp.eye(copies, dtype=self.matrix.dtype))
+        return (
+            self.matrix
+            if copies == 1
+            else jnp.kron(self.matrix, jnp.eye(copies, dtype=self.matrix.dtype))
+        )
 
     def lambda_max(self, w):
         return jnp.linalg.eigvalsh(self.matrix)[-1]
@@ -105,11 +114,13 @@ def simulate_function(
     readouts: Sequence[str] | Mapping[str, Any] | None = None,
     config: Numerics = Numerics(),
 ) -> Trajectory:
-    """Solve a flow of any differentiable loss L(f, y) under a constant kernel, from the predictions f0 at rest.
+    """Solve a flow of any differentiable loss L(f, y) under a constant kernel, from the predictions
+    f0 at rest.
 
-    kernel: (n, n), shared by all outputs, or the full (n, k, n, k) or (nk, nk); f0, y: (n,) or (n, k). test_kernel, test0: as in `predict`.
-    Read-outs by default: f, loss, residual (dL/df), velocity (df/dt), dual (c) and, with a test kernel, test. For the squared loss
-    `predict` gives the closed form. Assumes that f0 is finite; raises `InputError`.
+    kernel: (n, n), shared by all outputs, or the full (n, k, n, k) or (nk, nk); f0, y: (n,) or (n,
+    k). test_kernel, test0: as in `predict`. Read-outs by default: f, loss, residual (dL/df),
+    velocity (df/dt), dual (c) and, with a test kernel, test. For the squared loss `predict` gives
+    the closed form. Assumes that f0 is finite; raises `InputError`.
     """
     kernel, f0, y = _array("kernel", kernel), _array("f0", f0), _array("y", y)
     dtype = jnp.result_type(kernel, f0, y)
@@ -118,22 +129,36 @@ def simulate_function(
     matrix, start = _square(kernel.astype(dtype), f0.astype(dtype))
     rows, at_start = _test_rows(test_kernel, test0, len(matrix), f0.astype(dtype))
     problem = FunctionProblem(matrix, start, y.astype(dtype), rows, at_start, loss)
-    known = {name: readout for name, readout in _READOUTS.items() if rows is not None or name != "test"}
+    known = {
+        name: readout for name, readout in _READOUTS.items() if rows is not None or name != "test"
+    }
     if readouts is None:
         chosen = known
     else:
-        table = dict(readouts) if isinstance(readouts, Mapping) else {n: n for n in ([readouts] if isinstance(readouts, str) else readouts)}
+        table = (
+            dict(readouts)
+            if isinstance(readouts, Mapping)
+            else {n: n for n in ([readouts] if isinstance(readouts, str) else readouts)}
+        )
         for name in table.values():
             if isinstance(name, str) and name not in known:
                 raise unknown_name("read-out", name, known)
-        chosen = resolve({name: known.get(which, which) if isinstance(which, str) else which for name, which in table.items()}, ())
+        chosen = resolve(
+            {
+                name: known.get(which, which) if isinstance(which, str) else which
+                for name, which in table.items()
+            },
+            (),
+        )
     return _run(problem, jnp.zeros_like(start), flow, ts, solver, chosen, None, config)
 
 
 class Law(eqx.Module):
-    """The Gaussian law of f(t) over initialisations at infinite width: training points first, then test points.
+    """The Gaussian law of f(t) over initialisations at infinite width: training points first, then
+    test points.
 
-    mean: (times, n + q) or (times, n + q, k); covariance: (times, n + q, n + q), of each output. Outputs are independent.
+    mean: (times, n + q) or (times, n + q, k); covariance: (times, n + q, n + q), of each output.
+    Outputs are independent.
     """
 
     ts: Float[Array, " times"]
@@ -146,16 +171,25 @@ class Law(eqx.Module):
         return jnp.sqrt(jnp.maximum(jnp.diagonal(self.covariance, axis1=1, axis2=2), 0.0))
 
 
-def predict_law(ntk: Any, nngp: Any, y: Any, flow: AbstractFlow | AbstractOptimizer, ts: Any) -> Law:
-    """Mean and covariance over initialisations of infinitely wide networks trained on the squared loss, for any flow or optimizer.
+def predict_law(
+    ntk: Any, nngp: Any, y: Any, flow: AbstractFlow | AbstractOptimizer, ts: Any
+) -> Law:
+    """Mean and covariance over initialisations of infinitely wide networks trained on the squared
+    loss, for any flow or optimizer.
 
-    ntk, nngp: kernels over n training and q test points together, (n + q, n + q), training points first; y: (n,) or (n, k). f(t) is affine
-    in f(0) ~ N(0, nngp): with f(0) = B xi, nngp = B B^T, the columns of B and the targets go through `predict` together. As t grows
-    the mean at a test point becomes K* K^{-1} y (Lee et al. 2019). Raises `InputError`.
+    ntk, nngp: kernels over n training and q test points together, (n + q, n + q), training points
+    first; y: (n,) or (n, k). f(t) is affine in f(0) ~ N(0, nngp): with f(0) = B xi, nngp = B B^T,
+    the columns of B and the targets go through `predict` together. As t grows the mean at a test
+    point becomes K* K^{-1} y (Lee et al. 2019). Raises `InputError`.
     """
     ntk, nngp, y = _array("ntk", ntk), _array("nngp", nngp), _array("y", y)
     n = y.shape[0] if y.ndim in (1, 2) else 0
-    if ntk.ndim != 2 or ntk.shape != nngp.shape or ntk.shape[0] != ntk.shape[1] or not 1 <= n <= len(ntk):
+    if (
+        ntk.ndim != 2
+        or ntk.shape != nngp.shape
+        or ntk.shape[0] != ntk.shape[1]
+        or not 1 <= n <= len(ntk)
+    ):
         raise InputError(
             "ntk and nngp must be (n + q, n + q), training points first, and y (n,) or (n, k); "
             f"got {ntk.shape}, {nngp.shape} and {y.shape}."
@@ -165,10 +199,22 @@ def predict_law(ntk: Any, nngp: Any, y: Any, flow: AbstractFlow | AbstractOptimi
     targets = y.reshape(n, -1)
     start = jnp.concatenate([factor[:n], -targets], axis=1)
     test = None if n == len(ntk) else ntk[n:, :n]
-    test0 = None if test is None else jnp.concatenate([factor[n:], jnp.zeros((len(ntk) - n, targets.shape[1]), y.dtype)], axis=1)
+    test0 = (
+        None
+        if test is None
+        else jnp.concatenate(
+            [factor[n:], jnp.zeros((len(ntk) - n, targets.shape[1]), y.dtype)], axis=1
+        )
+    )
     moved = predict(ntk[:n, :n], start, flow, ts, test_kernel=test, test0=test0)
-    whole = moved.residual if moved.test is None else jnp.concatenate([moved.residual, moved.test], axis=1)
+    whole = (
+        moved.residual
+        if moved.test is None
+        else jnp.concatenate([moved.residual, moved.test], axis=1)
+    )
     draws, mean = whole[:, :, : len(ntk)], whole[:, :, len(ntk) :]
     mean = mean.at[:, :n].add(jnp.broadcast_to(targets[None], mean[:, :n].shape))
     covariance = jnp.einsum("tir,tjr->tij", draws, draws)
-    return Law(check_times(ts, dtype=mean.dtype), mean.reshape(mean.shape[:2] + y.shape[1:]), covariance)
+    return Law(
+        check_times(ts, dtype=mean.dtype), mean.reshape(mean.shape[:2] + y.shape[1:]), covariance
+    )

@@ -1,7 +1,7 @@
 """What a flow descends: the loss over weights, or the pseudo-loss over errors.
 
-Both are a position w with a gradient, a residual Delta(w) and a kernel H(w), so one solver and one set of read-outs serve
-the weight dynamics (2.2, 3.2, 4.2) and the error dynamics (2.5, 3.5, 4.3).
+Both are a position w with a gradient, a residual Delta(w) and a kernel H(w), so one solver and one
+set of read-outs serve the weight dynamics (2.2, 3.2, 4.2) and the error dynamics (2.5, 3.5, 4.3).
 """
 
 from __future__ import annotations
@@ -51,26 +51,33 @@ class AbstractProblem(eqx.Module):
 
     @abc.abstractmethod
     def inner(self, v: PyTree, u: PyTree) -> Float[Array, ""]:
-        """The Euclidean product of two changes of the weights, for errors that of the least weights behind them."""
+        """The Euclidean product of two changes of the weights, for errors that of the least weights
+        behind them."""
 
     @abc.abstractmethod
-    def relative_error(self, state: State, error: State, lambda_max: Float[Array, ""]) -> Float[Array, ""]:
-        """An error of (w, v) as an error of f, relative to the size of the motion: one number, blind to padding and batching.
+    def relative_error(
+        self, state: State, error: State, lambda_max: Float[Array, ""]
+    ) -> Float[Array, ""]:
+        """An error of (w, v) as an error of f, relative to the size of the motion: one number,
+        blind to padding and batching.
 
-        Measured in f, since a neuron on its kink makes a jump of order m^{-1/2} in w but only 1/m in f.
+        Measured in f, since a neuron on its kink makes a jump of order m^{-1/2} in w but only 1/m
+        in f.
         """
 
 
 def norm(tree: PyTree) -> Float[Array, ""]:
-    """Euclidean norm of all leaves together; zero for a tree without leaves, such as the momentum of a first-order flow."""
+    """Euclidean norm of all leaves together; zero for a tree without leaves, such as the momentum
+    of a first-order flow."""
     return jnp.sqrt(sum((jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)), start=0.0))
 
 
 class Metric(eqx.Module):
-    """What makes preactivations z = W X^T, rows z_r (n,), coordinates of the hidden weights: |dw_r|^2 = dz_r . gram^{-1} dz_r.
+    """What makes preactivations z = W X^T, rows z_r (n,), coordinates of the hidden weights:
+    |dw_r|^2 = dz_r . gram^{-1} dz_r.
 
-    gram: X X^T; root: a square root of its inverse, so that dz_r root has the length of dw_r. f needs no product, and the gradient of f
-    in z is multiplied by gram.
+    gram: X X^T; root: a square root of its inverse, so that dz_r root has the length of dw_r. f
+    needs no product, and the gradient of f in z is multiplied by gram.
     """
 
     gram: Float[Array, "n n"]
@@ -80,9 +87,9 @@ class Metric(eqx.Module):
 class WeightProblem(AbstractProblem):
     """The loss L(f(w), y) over the trained part w of a model.
 
-    frozen: the rest of the model; trained: the tree of booleans that tells which leaf belongs to w. span: where the model is a
-    two-layer net in other coordinates of the span of its inputs, the way back (`span.Span`). metric: where these are the preactivations;
-    X is then the identity.
+    frozen: the rest of the model; trained: the tree of booleans that tells which leaf belongs to w.
+    span: where the model is a two-layer net in other coordinates of the span of its inputs, the way
+    back (`span.Span`). metric: where these are the preactivations; X is then the identity.
     """
 
     frozen: Any
@@ -98,7 +105,8 @@ class WeightProblem(AbstractProblem):
         return eqx.combine(w, self.frozen)
 
     def whole(self, w: PyTree) -> Any:
-        """The model as the user gave it, with the weights w: `model`, lifted out of the span of the data."""
+        """The model as the user gave it, with the weights w: `model`, lifted out of the span of the
+        data."""
         return self.model(w) if self.span is None else self.span.lift(self.model(w))
 
     def f(self, w: PyTree) -> Float[Array, n * k]:
@@ -129,10 +137,24 @@ class WeightProblem(AbstractProblem):
             return back(cotangent(f))[0]
         if self.metric is None:
             X = self.X.reshape(self.X.shape[0], -1)
-            layers = pullback(net.activation, X, net.hidden, net.output, lambda f: net.scale * cotangent(net.scale * f))
+            layers = pullback(
+                net.activation,
+                X,
+                net.hidden,
+                net.output,
+                lambda f: net.scale * cotangent(net.scale * f),
+            )
         else:
-            layers = neuron_major(net.activation, self.metric.gram, net.hidden, net.output, net.scale * cotangent(self.f(w)))
-        return eqx.filter(eqx.tree_at(lambda net: (net.hidden, net.output), net, layers), self.trained)
+            layers = neuron_major(
+                net.activation,
+                self.metric.gram,
+                net.hidden,
+                net.output,
+                net.scale * cotangent(self.f(w)),
+            )
+        return eqx.filter(
+            eqx.tree_at(lambda net: (net.hidden, net.output), net, layers), self.trained
+        )
 
     def residual(self, w):
         return output_gradient(self.loss, self.f(w), self.y)
@@ -148,43 +170,66 @@ class WeightProblem(AbstractProblem):
         size = self.y.size
         return kernel.reshape(size, size)
 
-    def _kernel_of_preactivations(self, net: TwoLayerNet, gram: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    def _kernel_of_preactivations(
+        self, net: TwoLayerNet, gram: Float[Array, "n n"]
+    ) -> Float[Array, "n n"]:
         """(2.8) from the preactivations."""
         kernel = jnp.zeros_like(self.X)
         if self.trained.hidden:
-            kernel = net.scale**2 * gram * slope_gram(net.activation, self.X, None, net.hidden, net.output)
+            kernel = (
+                net.scale**2
+                * gram
+                * slope_gram(net.activation, self.X, None, net.hidden, net.output)
+            )
         if self.trained.output:
             kernel = kernel + two_layer_ntk(net, self.X, hidden=False, output=True)
         return kernel
 
     def kinks(self, w: PyTree) -> tuple[float, float, float] | None:
-        """The slopes at the kink on which `slide` knows how neurons are held, see `kernel.patterns.kink`; None where it does not know."""
+        """The slopes at the kink on which `slide` knows how neurons are held, see
+        `kernel.patterns.kink`; None where it does not know."""
         net = self.model(w)
-        if not isinstance(net, TwoLayerNet) or self.loss is not squared or len(jax.tree.leaves(w)) != 1 or w.hidden is None:
+        if (
+            not isinstance(net, TwoLayerNet)
+            or self.loss is not squared
+            or len(jax.tree.leaves(w)) != 1
+            or w.hidden is None
+        ):
             return None
         return kink(net.activation, net.output.dtype)
 
     def slide(self, w: PyTree) -> tuple[Float[Array, "n n"], Int[Array, ""]]:
-        """(H, pairs held) of the gradient flow at w: J has Filippov's slopes where a kink holds a neuron, so Delta' = -H Delta there too.
+        """(H, pairs held) of the gradient flow at w: J has Filippov's slopes where a kink holds a
+        neuron, so Delta' = -H Delta there too.
 
-        For the hidden layer of a two-layer net with a kink at zero and the squared loss; raises `InputError` otherwise.
+        For the hidden layer of a two-layer net with a kink at zero and the squared loss; raises
+        `InputError` otherwise.
         """
         net, ends = self.model(w), self.kinks(w)
         if ends is None:
             raise InputError(
-                "sliding read-outs need a TwoLayerNet that is linear on both sides of a kink at zero, only its hidden layer trained, "
+                "sliding read-outs need a TwoLayerNet that is linear on both sides of "
+                "a kink at zero, only its hidden layer trained, "
                 "and the squared loss; leave them out."
             )
         X = self.X.reshape(self.X.shape[0], -1)
         gram = X @ X.T if self.metric is None else self.metric.gram
         z = X @ net.hidden.T if self.metric is None else net.hidden.T
-        window = 0.2 / (net.scale**2 * jnp.sum(net.output**2) * jnp.trace(gram))  # within a fifth of the fastest mode's time
-        slopes, stays = sliding.held(gram, z, -net.scale * self.residual(w), net.output, *ends[:2], window)
-        return net.scale**2 * gram * ((slopes * net.output[None, :] ** 2) @ slopes.T), jnp.sum(stays)
+        window = 0.2 / (
+            net.scale**2 * jnp.sum(net.output**2) * jnp.trace(gram)
+        )  # within a fifth of the fastest mode's time
+        slopes, stays = sliding.held(
+            gram, z, -net.scale * self.residual(w), net.output, *ends[:2], window
+        )
+        return net.scale**2 * gram * ((slopes * net.output[None, :] ** 2) @ slopes.T), jnp.sum(
+            stays
+        )
 
     def lambda_max(self, w):
         f, net = jax.eval_shape(self.f, w), self.model(w)
-        if isinstance(net, TwoLayerNet) and f.size <= 60 * net.hidden.shape[1]:  # 2 n^2 m flops for H, 20 times 6 n m p without it
+        if (
+            isinstance(net, TwoLayerNet) and f.size <= 60 * net.hidden.shape[1]
+        ):  # 2 n^2 m flops for H, 20 times 6 n m p without it
             H = self.kernel(w)
             product = lambda u: (H @ u.reshape(-1)).reshape(u.shape)
         else:
@@ -194,28 +239,36 @@ class WeightProblem(AbstractProblem):
             u = product(u)
             return u / norm(u)
 
-        return norm(product(jax.lax.fori_loop(0, 20, power, jnp.full(f.shape, f.size**-0.5, f.dtype))))
+        return norm(
+            product(jax.lax.fori_loop(0, 20, power, jnp.full(f.shape, f.size**-0.5, f.dtype)))
+        )
 
     def inner(self, v, u):
-        pairs = zip(jax.tree.leaves(self.orthonormal(v)), jax.tree.leaves(self.orthonormal(u)), strict=True)
+        pairs = zip(
+            jax.tree.leaves(self.orthonormal(v)), jax.tree.leaves(self.orthonormal(u)), strict=True
+        )
         return sum((jnp.sum(a * b) for a, b in pairs), start=jnp.zeros(()))
 
     def relative_error(self, state, error, lambda_max):
         f, moved = jax.jvp(self.f, (state.w,), (error.w,))
-        size = jnp.sqrt(norm(output_gradient(self.loss, f, self.y)) ** 2 + norm(self.orthonormal(state.v)) ** 2)
+        size = jnp.sqrt(
+            norm(output_gradient(self.loss, f, self.y)) ** 2 + norm(self.orthonormal(state.v)) ** 2
+        )
         momentum = None if error.v is None else self.velocity(state.w, error.v)
         return (norm(moved) + norm(momentum) / jnp.sqrt(lambda_max)) / size
 
 
 def why_not_by_neurons(model: Any, w: PyTree) -> str | None:
-    """Why J^T u is taken by autodiff and not as the sum over neurons of `neurons.pullback`, or None when it is that."""
+    """Why J^T u is taken by autodiff and not as the sum over neurons of `neurons.pullback`, or None
+    when it is that."""
     if not isinstance(model, TwoLayerNet):
         return "the model is no TwoLayerNet"
     return None if w.scale is None else "the scale is trained"
 
 
 class ErrorProblem(AbstractProblem):
-    """The pseudo-loss Delta . H Delta / 2 over the error itself, with a constant kernel H (n, n)."""
+    """The pseudo-loss Delta . H Delta / 2 over the error itself, with a constant kernel H (n,
+    n)."""
 
     matrix: Float[Array, "n n"]
 
@@ -235,9 +288,15 @@ class ErrorProblem(AbstractProblem):
         return jnp.linalg.eigvalsh(self.matrix)[-1]
 
     def inner(self, v, u):
-        eigenvalues, vectors = jnp.linalg.eigh(self.matrix)  # Delta = J w: products of w = J^T H^{-1} Delta
+        eigenvalues, vectors = jnp.linalg.eigh(
+            self.matrix
+        )  # Delta = J w: products of w = J^T H^{-1} Delta
         seen = eigenvalues > jnp.finfo(v.dtype).eps * eigenvalues[-1]
-        return jnp.sum(jnp.where(seen, (vectors.T @ v) * (vectors.T @ u) / jnp.where(seen, eigenvalues, 1.0), 0.0))
+        return jnp.sum(
+            jnp.where(
+                seen, (vectors.T @ v) * (vectors.T @ u) / jnp.where(seen, eigenvalues, 1.0), 0.0
+            )
+        )
 
     def relative_error(self, state, error, lambda_max):
         size = jnp.sqrt(norm(state.w) ** 2 + norm(state.v) ** 2 / lambda_max)
@@ -246,9 +305,11 @@ class ErrorProblem(AbstractProblem):
 
 @functools.singledispatch
 def activation_pattern(model: Any, X: Float[Array, "n ..."]) -> Bool[Array, "n m"]:
-    """Which neurons are active on which samples, w_r . x_i > 0. Known for the two-layer net only."""
+    """Which neurons are active on which samples, w_r . x_i > 0. Known for the two-layer net
+    only."""
     raise InputError(
-        f"flips count sign changes of w_r . x_i and need a TwoLayerNet, got a {type(model).__name__}; leave 'flips' out of readouts."
+        "flips count sign changes of w_r . x_i and need a TwoLayerNet, got a "
+        f"{type(model).__name__}; leave 'flips' out of readouts."
     )
 
 

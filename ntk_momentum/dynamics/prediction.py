@@ -1,8 +1,10 @@
-"""What a constant kernel predicts, in closed form: (2.5), (3.5) and (4.3) with H frozen, solved mode by mode.
+"""What a constant kernel predicts, in closed form: (2.5), (3.5) and (4.3) with H frozen, solved
+mode by mode.
 
-With H = U Lambda U^T the error is Delta(t) = U phi(Lambda, t) U^T Delta(0), where phi is the response of one eigenvalue to the
-flow, or the discrete recursion of one eigenvalue when an optimizer is given. A point with kernel row k* against the training
-points moves by f*(t) - f*(0) = -k* psi(H, t) Delta(0), psi = (1 - phi)/lambda.
+With H = U Lambda U^T the error is Delta(t) = U phi(Lambda, t) U^T Delta(0), where phi is the
+response of one eigenvalue to the flow, or the discrete recursion of one eigenvalue when an
+optimizer is given. A point with kernel row k* against the training points moves by f*(t) - f*(0) =
+-k* psi(H, t) Delta(0), psi = (1 - phi)/lambda.
 """
 
 from __future__ import annotations
@@ -20,14 +22,18 @@ from ..errors import InputError, concrete, not_an_array
 from ..method import AbstractFlow, AbstractOptimizer
 
 _DIRECT_FROM = 0.2  # the first-order 1 - phi, below which it loses digits
-_NODES, _WEIGHTS = ((1 + np.polynomial.legendre.leggauss(4)[0]) / 2).tolist(), (np.polynomial.legendre.leggauss(4)[1] / 2).tolist()
+_NODES, _WEIGHTS = (
+    ((1 + np.polynomial.legendre.leggauss(4)[0]) / 2).tolist(),
+    (np.polynomial.legendre.leggauss(4)[1] / 2).tolist(),
+)
 
 
 class Prediction(eqx.Module):
     """A trajectory of the constant-kernel theory, at the times ts (step counts for an optimizer).
 
-    residual: Delta = f - y. loss: |Delta|^2/2. pseudo_loss: Delta . H Delta/2. test: predictions f* at the test points, if asked for.
-    eigenvectors U, (N, N), and slopes, (T, N, columns): the velocity in the eigenbasis, from which `velocity` is computed when asked for.
+    residual: Delta = f - y. loss: |Delta|^2/2. pseudo_loss: Delta . H Delta/2. test: predictions f*
+    at the test points, if asked for. eigenvectors U, (N, N), and slopes, (T, N, columns): the
+    velocity in the eigenbasis, from which `velocity` is computed when asked for.
     """
 
     ts: Float[Array, "*batch T"]
@@ -40,12 +46,16 @@ class Prediction(eqx.Module):
 
     @property
     def velocity(self) -> Float[Array, "*batch T n *k"]:
-        """dDelta/dt, or the last step Delta_k - Delta_{k-1} of an optimizer (zero at k = 0): one matrix product, not kept."""
-        return jnp.einsum("...tjk,...ij->...tik", self.slopes, self.eigenvectors).reshape(self.residual.shape)
+        """dDelta/dt, or the last step Delta_k - Delta_{k-1} of an optimizer (zero at k = 0): one
+        matrix product, not kept."""
+        return jnp.einsum("...tjk,...ij->...tik", self.slopes, self.eigenvectors).reshape(
+            self.residual.shape
+        )
 
 
 def check_times(ts: Any, *, dtype: Any = None, whole: bool = False) -> Float[Array, " T"]:
-    """The times as an array. Raises InputError unless they are finite, non-negative and strictly increasing (and whole, if asked)."""
+    """The times as an array. Raises InputError unless they are finite, non-negative and strictly
+    increasing (and whole, if asked)."""
     value = concrete(ts)
     if value is None and not isinstance(ts, jax.Array):
         raise InputError(f"the times ts must be real numbers, got {ts!r}.")
@@ -56,18 +66,24 @@ def check_times(ts: Any, *, dtype: Any = None, whole: bool = False) -> Float[Arr
         if value.dtype.kind == "c" or not np.all(np.isfinite(value)):
             raise InputError("the times ts must be real and finite.")
         if value[0] < 0:
-            raise InputError(f"the times ts must be non-negative, got {value[0]:g} first; flows start at t = 0.")
+            raise InputError(
+                f"the times ts must be non-negative, got {value[0]:g} first; flows start at t = 0."
+            )
         steps = np.diff(value.astype(float))
         if not np.all(steps > 0):
             at = int(np.argmin(steps > 0))
-            raise InputError(f"the times ts must increase, got {value[at]:g} then {value[at + 1]:g} (at {at}). Try numpy.unique.")
+            raise InputError(
+                f"the times ts must increase, got {value[at]:g} then {value[at + 1]:g} "
+                f"(at {at}). Try numpy.unique."
+            )
         if whole and not np.all(value == np.round(value)):
             raise InputError("for an optimizer the times ts are step counts, so whole numbers.")
     return jnp.asarray(ts, jnp.result_type(jnp.asarray(ts), float) if dtype is None else dtype)
 
 
 def response(eigenvalues: Any, flow: AbstractFlow, ts: Any) -> Float[Array, "T n"]:
-    """phi(lambda, t): what remains at time t of an error along an eigenvector of H with eigenvalue lambda. Eigenvalues (n,)."""
+    """phi(lambda, t): what remains at time t of an error along an eigenvector of H with eigenvalue
+    lambda. Eigenvalues (n,)."""
     eigenvalues = _array("eigenvalues", eigenvalues)
     if eigenvalues.ndim != 1:
         raise InputError(f"eigenvalues must have shape (n,), got {eigenvalues.shape}.")
@@ -83,23 +99,33 @@ def predict(
     test_kernel: ArrayLike | None = None,
     test0: ArrayLike | None = None,
 ) -> Prediction:
-    """The trajectory of the error under a constant kernel, from Delta(0) = residual0, (n,) or (n, k), at rest.
+    """The trajectory of the error under a constant kernel, from Delta(0) = residual0, (n,) or (n,
+    k), at rest.
 
-    kernel: (n, n), shared by all outputs, or the full (n, k, n, k) or (nk, nk). test_kernel: (q, n), (q, k, n, k) or (qk, nk), the
-    kernel of the test points against the training points; test0: their predictions at t = 0 (zero if None). With an optimizer
-    in place of the flow, ts are step counts (concrete) and each eigenvalue's recursion is run. Differentiable; in the kernel
-    itself only where its eigenvalues are distinct. Raises InputError on shapes, non-finite values, a kernel that is not
-    symmetric positive semi-definite up to round-off, and times.
+    kernel: (n, n), shared by all outputs, or the full (n, k, n, k) or (nk, nk). test_kernel: (q,
+    n), (q, k, n, k) or (qk, nk), the kernel of the test points against the training points; test0:
+    their predictions at t = 0 (zero if None). With an optimizer in place of the flow, ts are step
+    counts (concrete) and each eigenvalue's recursion is run. Differentiable; in the kernel itself
+    only where its eigenvalues are distinct. Raises InputError on shapes, non-finite values, a
+    kernel that is not symmetric positive semi-definite up to round-off, and times.
     """
     if not isinstance(flow, AbstractFlow | AbstractOptimizer):
-        raise InputError(f"predict needs a flow or an optimizer of ntk_momentum, got {type(flow).__name__}.")
+        raise InputError(
+            f"predict needs a flow or an optimizer of ntk_momentum, got {type(flow).__name__}."
+        )
     kernel, residual0 = _array("kernel", kernel), _array("residual0", residual0)
     dtype = jnp.result_type(kernel, residual0)
     kernel, residual0 = kernel.astype(dtype), residual0.astype(dtype)
     matrix, start = _square(kernel, residual0)
     if isinstance(flow, AbstractOptimizer) and not flow.linear:
-        raise InputError(f"{flow.name} is not linear in the gradients, so modes do not evolve alone; run nm.train instead.")
-    counts, ts = concrete(ts), check_times(ts, dtype=dtype, whole=isinstance(flow, AbstractOptimizer))
+        raise InputError(
+            f"{flow.name} is not linear in the gradients, so modes do not evolve "
+            "alone; run nm.train instead."
+        )
+    counts, ts = (
+        concrete(ts),
+        check_times(ts, dtype=dtype, whole=isinstance(flow, AbstractOptimizer)),
+    )
     rows, at_start = _test_rows(test_kernel, test0, len(matrix), residual0)
 
     slots = None
@@ -107,16 +133,26 @@ def predict(
         flow = _settled(flow, matrix, start, counts)
     if isinstance(flow, AbstractOptimizer):
         if counts is None:
-            raise InputError("for an optimizer the step counts ts must be concrete: close over them instead of tracing them.")
+            raise InputError(
+                "for an optimizer the step counts ts must be concrete: close over them "
+                "instead of tracing them."
+            )
         # Each step is written over the next saved one, so that the last one stays.
         slots = jnp.asarray(np.searchsorted(counts, np.arange(1, int(counts[-1]) + 1)))
-    parameters, rest = eqx.partition(flow, lambda leaf: isinstance(leaf, float | np.floating | np.ndarray | jax.Array))
-    eigenvalues, vectors, residual, slopes, loss, pseudo_loss, test = _solve(parameters, rest, matrix, start, ts, slots, rows)
+    parameters, rest = eqx.partition(
+        flow, lambda leaf: isinstance(leaf, float | np.floating | np.ndarray | jax.Array)
+    )
+    eigenvalues, vectors, residual, slopes, loss, pseudo_loss, test = _solve(
+        parameters, rest, matrix, start, ts, slots, rows
+    )
 
     _check_semidefinite(eigenvalues)
     seen = concrete(loss)
     if slots is None and seen is not None and not np.all(np.isfinite(seen)):
-        raise InputError(f"{flow} has no finite response to eigenvalues up to {eigenvalues[-1]:.3g}; see the range of its parameters.")
+        raise InputError(
+            f"{flow} has no finite response to eigenvalues up to "
+            f"{eigenvalues[-1]:.3g}; see the range of its parameters."
+        )
     shape = (ts.shape[0], *residual0.shape)
     if test is not None and at_start is not None:
         test = test.reshape(ts.shape[0], *at_start.shape) + at_start[None]
@@ -126,36 +162,63 @@ def predict(
 def _settled(flow: AbstractFlow, matrix: Array, start: Array, ts: Any) -> AbstractFlow:
     """The linear flow that a non-linear one is on this kernel."""
     if ts is None or concrete(matrix) is None or concrete(start) is None:
-        raise InputError(f"{flow.name} restarts by concrete numbers: kernel, residual0 and ts may not be traced; or give a period.")
+        raise InputError(
+            f"{flow.name} restarts by concrete numbers: kernel, residual0 and ts may "
+            "not be traced; or give a period."
+        )
     eigenvalues, vectors = np.linalg.eigh(np.asarray(matrix))
     _check_semidefinite(eigenvalues)
-    return flow.settled(np.maximum(eigenvalues, 0.0), np.linalg.norm(vectors.T @ np.asarray(start), axis=1), float(ts[-1]))
+    return flow.settled(
+        np.maximum(eigenvalues, 0.0),
+        np.linalg.norm(vectors.T @ np.asarray(start), axis=1),
+        float(ts[-1]),
+    )
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _solve(parameters: Any, rest: Any, matrix: Array, start: Array, ts: Array, slots: Array | None, rows: Array | None):
-    """(eigenvalues, eigenvectors, residual, velocity in the eigenbasis, losses, what the test points moved by); errors (N, columns)."""
+def _solve(
+    parameters: Any,
+    rest: Any,
+    matrix: Array,
+    start: Array,
+    ts: Array,
+    slots: Array | None,
+    rows: Array | None,
+):
+    """(eigenvalues, eigenvectors, residual, velocity in the eigenbasis, losses, what the test
+    points moved by); errors (N, columns)."""
     method = eqx.combine(parameters, rest)
     eigenvalues, vectors = jnp.linalg.eigh(matrix, symmetrize_input=False)
-    spectrum = jnp.where(eigenvalues < 0, 0.0, eigenvalues)  # a Gram matrix: below zero is round-off
+    spectrum = jnp.where(
+        eigenvalues < 0, 0.0, eigenvalues
+    )  # a Gram matrix: below zero is round-off
     start, dual = vectors.T @ start, None
     if slots is not None:
-        modes, velocity, dual = _recursion(method, spectrum, start, slots, ts.shape[0], rows is not None)
+        modes, velocity, dual = _recursion(
+            method, spectrum, start, slots, ts.shape[0], rows is not None
+        )
     else:
         phi, slope = method.mode(spectrum[None, :], ts[:, None])
         modes, velocity = phi[:, :, None] * start[None], slope[:, :, None] * start[None]
         if rows is not None:
             dual = -_deficit(method, spectrum, ts, phi)[:, :, None] * start[None]
-    residual = jnp.swapaxes(jnp.einsum("tjk,ij->tki", modes, vectors), 1, 2)  # in this order no transpose for one column
+    residual = jnp.swapaxes(
+        jnp.einsum("tjk,ij->tki", modes, vectors), 1, 2
+    )  # in this order no transpose for one column
     moved = None if rows is None else jnp.einsum("qi,tik->tqk", rows @ vectors, dual)
-    losses = 0.5 * jnp.sum(modes**2, axis=2) @ jnp.stack([jnp.ones_like(spectrum), spectrum], axis=1)
+    losses = (
+        0.5 * jnp.sum(modes**2, axis=2) @ jnp.stack([jnp.ones_like(spectrum), spectrum], axis=1)
+    )
     return eigenvalues, vectors, residual, velocity, losses[:, 0], losses[:, 1], moved
 
 
 def _deficit(flow: AbstractFlow, eigenvalues: Array, ts: Array, phi: Array) -> Array:
-    """psi = (1 - phi)/lambda, well-conditioned as lambda -> 0: there it is minus the mean of dphi/dlambda over (0, lambda)."""
+    """psi = (1 - phi)/lambda, well-conditioned as lambda -> 0: there it is minus the mean of
+    dphi/dlambda over (0, lambda)."""
     info = jnp.finfo(eigenvalues.dtype)
-    floor = jnp.maximum(info.tiny, info.eps**2 * jnp.max(eigenvalues))  # as good as zero, and safe for a mode written in sqrt(lambda)
+    floor = jnp.maximum(
+        info.tiny, info.eps**2 * jnp.max(eigenvalues)
+    )  # as good as zero, and safe for a mode written in sqrt(lambda)
 
     lam = jnp.maximum(eigenvalues, floor)[None, :]
 
@@ -169,24 +232,36 @@ def _deficit(flow: AbstractFlow, eigenvalues: Array, ts: Array, phi: Array) -> A
     return jnp.where(near, -mean, (1 - phi) / lam)
 
 
-def _recursion(optimizer: AbstractOptimizer, eigenvalues: Array, start: Array, slots: Array, saved: int, with_dual: bool):
-    """(modes, last steps, dual variable) at the saved step counts, which `slots` gives for each step.
+def _recursion(
+    optimizer: AbstractOptimizer,
+    eigenvalues: Array,
+    start: Array,
+    slots: Array,
+    saved: int,
+    with_dual: bool,
+):
+    """(modes, last steps, dual variable) at the saved step counts, which `slots` gives for each
+    step.
 
-    The dual variable moves with gradient Delta where an eigenmode moves with lambda Delta: the prediction at a point with kernel
-    row k* is its sum weighted by k*, and no eigenvalue divides.
+    The dual variable moves with gradient Delta where an eigenmode moves with lambda Delta: the
+    prediction at a point with kernel row k* is its sum weighted by k*, and no eigenvalue divides.
     """
 
     def step(carry, slot):
         (modes, dual), state, kept = carry
         gradient = eigenvalues[:, None] * modes, (modes if with_dual else None)
         change, state = optimizer.update(gradient, state, (modes, dual))
-        modes, dual = jax.tree.map(lambda old, by: old + by.astype(old.dtype), (modes, dual), change)
+        modes, dual = jax.tree.map(
+            lambda old, by: old + by.astype(old.dtype), (modes, dual), change
+        )
         kept = jax.tree.map(lambda all, new: all.at[slot].set(new), kept, (modes, change[0], dual))
         return ((modes, dual), state, kept), None
 
     rest = jnp.zeros_like(start)
     point = start, rest if with_dual else None
-    kept = jax.tree.map(lambda new: jnp.broadcast_to(new, (saved, *new.shape)), (start, rest, point[1]))
+    kept = jax.tree.map(
+        lambda new: jnp.broadcast_to(new, (saved, *new.shape)), (start, rest, point[1])
+    )
     (_, _, kept), _ = jax.lax.scan(step, (point, optimizer.init(point), kept), slots)
     return kept
 
@@ -214,43 +289,69 @@ def _square(kernel: Array, residual0: Array) -> tuple[Array, Array]:
     elif kernel.shape in ((size, size), residual0.shape * 2):
         kernel, start = kernel.reshape(size, size), residual0.reshape(size, 1)
     else:
+        several = f", {residual0.shape * 2} or {(size, size)}" if residual0.ndim == 2 else ""
         raise InputError(
-            f"the kernel must have shape {(n, n)}{f', {residual0.shape * 2} or {(size, size)}' if residual0.ndim == 2 else ''} "
+            f"the kernel must have shape {(n, n)}{several} "
             f"for residual0 of shape {residual0.shape}, got {kernel.shape}."
         )
     kernel, gap, scale = _symmetrise(kernel)
     if not isinstance(gap, jax.core.Tracer) and gap > np.sqrt(np.finfo(kernel.dtype).eps) * scale:
-        raise InputError(f"the kernel must be symmetric; |K - K^T| reaches {gap:.2g}, |K| {scale:.2g}. Did you pass test rows?")
+        raise InputError(
+            f"the kernel must be symmetric; |K - K^T| reaches {gap:.2g}, |K| "
+            f"{scale:.2g}. Did you pass test rows?"
+        )
     return kernel, start
 
 
 @jax.jit
 def _symmetrise(kernel: Array) -> tuple[Array, Array, Array]:
     """((K + K^T)/2, the largest |K - K^T|, the largest |K|)."""
-    mean = jax.lax.optimization_barrier((kernel + kernel.T) / 2)  # one transposed pass over the matrix, not two
+    mean = jax.lax.optimization_barrier(
+        (kernel + kernel.T) / 2
+    )  # one transposed pass over the matrix, not two
     return mean, 2 * jnp.max(jnp.abs(kernel - mean)), jnp.max(jnp.abs(kernel))
 
 
 def _check_semidefinite(eigenvalues: Any) -> None:
     seen = concrete(eigenvalues)
     if seen is not None and seen[0] < -np.sqrt(np.finfo(seen.dtype).eps) * np.max(np.abs(seen)):
-        raise InputError(f"the kernel must be positive semi-definite; its eigenvalues run from {seen[0]:.3g} to {seen[-1]:.3g}.")
+        raise InputError(
+            "the kernel must be positive semi-definite; its eigenvalues run from "
+            f"{seen[0]:.3g} to {seen[-1]:.3g}."
+        )
 
 
-def _test_rows(test_kernel: Any, test0: Any, size: int, residual0: Array) -> tuple[Array | None, Array | None]:
+def _test_rows(
+    test_kernel: Any, test0: Any, size: int, residual0: Array
+) -> tuple[Array | None, Array | None]:
     """(kernel rows of the test points (rows, N), their predictions at t = 0)."""
     if test_kernel is None:
         if test0 is not None:
-            raise InputError("test0 needs test_kernel, the kernel of the test points against the training points.")
+            raise InputError(
+                "test0 needs test_kernel, the kernel of the test points against the "
+                "training points."
+            )
         return None, None
     rows, outputs = _array("test_kernel", test_kernel).astype(residual0.dtype), residual0.shape[1:]
     per_row = 1 if size == len(residual0) else outputs[0]
-    if rows.ndim == 4 and outputs and size == residual0.size and rows.shape[1:] == (*outputs, *residual0.shape):
+    if (
+        rows.ndim == 4
+        and outputs
+        and size == residual0.size
+        and rows.shape[1:] == (*outputs, *residual0.shape)
+    ):
         rows = rows.reshape(-1, size)
     if rows.ndim != 2 or rows.shape[1] != size or len(rows) % per_row:
-        raise InputError(f"test_kernel of shape {rows.shape} does not match the kernel and residual0 of shape {residual0.shape}.")
+        raise InputError(
+            f"test_kernel of shape {rows.shape} does not match the kernel and "
+            f"residual0 of shape {residual0.shape}."
+        )
     shape = (len(rows) // per_row, *outputs)
-    start = jnp.zeros(shape, residual0.dtype) if test0 is None else _array("test0", test0).astype(residual0.dtype)
+    start = (
+        jnp.zeros(shape, residual0.dtype)
+        if test0 is None
+        else _array("test0", test0).astype(residual0.dtype)
+    )
     if start.shape != shape:
         raise InputError(f"test0 must have shape {shape}, got {start.shape}.")
     return rows, start

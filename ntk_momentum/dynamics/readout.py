@@ -1,6 +1,8 @@
-"""What is read off a run: functions of a `Snapshot` at saved times, and observers that fold over accepted steps.
+"""What is read off a run: functions of a `Snapshot` at saved times, and observers that fold over
+accepted steps.
 
-A user's own read-out is any function of a snapshot, e.g. `readouts={"norm": lambda s: jnp.linalg.norm(s.residual)}`.
+A user's own read-out is any function of a snapshot, e.g. `readouts={"norm": lambda s:
+jnp.linalg.norm(s.residual)}`.
 """
 
 from __future__ import annotations
@@ -25,12 +27,18 @@ from .objective import AbstractProblem, WeightProblem, activation_pattern
 class Snapshot:
     """One moment of a run. Everything is computed when first asked for.
 
-    t, state (w and v), problem, flow (None in discrete training), start (the snapshot at t = 0), reference (the kernel
-    that H(t) is compared with, or None).
+    t, state (w and v), problem, flow (None in discrete training), start (the snapshot at t = 0),
+    reference (the kernel that H(t) is compared with, or None).
     """
 
     def __init__(
-        self, problem: AbstractProblem, flow: AbstractFlow | None, t: Array, state: State, start: Snapshot | None, reference: Array | None
+        self,
+        problem: AbstractProblem,
+        flow: AbstractFlow | None,
+        t: Array,
+        state: State,
+        start: Snapshot | None,
+        reference: Array | None,
     ):
         self.problem, self.flow, self.t, self.state = problem, flow, t, state
         self.start, self.reference = start or self, reference
@@ -54,7 +62,10 @@ class Snapshot:
     def rate(self) -> PyTree:
         """dw/dt."""
         if self.flow is None:
-            raise InputError("dw/dt exists for flows only; leave 'velocity' and 'lyapunov' out of the read-outs of a discrete run.")
+            raise InputError(
+                "dw/dt exists for flows only; leave 'velocity' and 'lyapunov' out of "
+                "the read-outs of a discrete run."
+            )
         return self.flow.vector_field(self.t, self.state, self.problem.gradient(self.state.w)).w
 
     @cached_property
@@ -69,9 +80,12 @@ class Snapshot:
 
     @cached_property
     def slide(self) -> tuple[Float[Array, "n n"], Array]:
-        """(H, pairs held) of a gradient flow that may slide along kinks, see `WeightProblem.slide`."""
+        """(H, pairs held) of a gradient flow that may slide along kinks, see
+        `WeightProblem.slide`."""
         if not isinstance(self.flow, GradientFlow):
-            raise InputError("neurons slide under the gradient flow only; leave out the read-outs 'sliding...'.")
+            raise InputError(
+                "neurons slide under the gradient flow only; leave out the read-outs 'sliding...'."
+            )
         return self._weights().slide(self.state.w)
 
     @cached_property
@@ -81,7 +95,10 @@ class Snapshot:
 
     def _weights(self) -> WeightProblem:
         if not isinstance(self.problem, WeightProblem):
-            raise InputError("the error dynamics has no network; read 'residual' instead of 'f', and leave out flips and displacement.")
+            raise InputError(
+                "the error dynamics has no network; read 'residual' instead of 'f', "
+                "and leave out flips and displacement."
+            )
         return self.problem
 
 
@@ -92,7 +109,8 @@ class Observer(eqx.Module):
         """Raise InputError for a flow that it cannot observe."""
 
     def bound(self, flow: AbstractFlow | None) -> Observer:
-        """The observer of a run of this flow, None in discrete training: itself unless it needs the flow's parameters."""
+        """The observer of a run of this flow, None in discrete training: itself unless it needs the
+        flow's parameters."""
         return self
 
     @abc.abstractmethod
@@ -100,7 +118,9 @@ class Observer(eqx.Module):
         """What is remembered at t = 0."""
 
     @abc.abstractmethod
-    def update(self, problem: Any, memory: PyTree, t0: Array, before: State, t1: Array, after: State) -> PyTree:
+    def update(
+        self, problem: Any, memory: PyTree, t0: Array, before: State, t1: Array, after: State
+    ) -> PyTree:
         """What is remembered after a step from (t0, before) to (t1, after)."""
 
     @abc.abstractmethod
@@ -109,7 +129,8 @@ class Observer(eqx.Module):
 
 
 class Flips(Observer):
-    """Distinct (neuron, sample) pairs whose sign of w_r . x_i has at some accepted step differed from the one at t = 0."""
+    """Distinct (neuron, sample) pairs whose sign of w_r . x_i has at some accepted step differed
+    from the one at t = 0."""
 
     def init(self, problem, t, state):
         pattern = activation_pattern(problem.model(state.w), problem.X)
@@ -124,15 +145,20 @@ class Flips(Observer):
 
 
 class Impulses(Observer):
-    """The kinks' impulses so far, J_i = m^{-1/2} sum a_r |dw_r/dt . x_i| over the crossings of w_r . x_i = 0 (the a.s. zero of (A.1)).
+    """The kinks' impulses so far, J_i = m^{-1/2} sum a_r |dw_r/dt . x_i| over the crossings of w_r
+    . x_i = 0 (the a.s. zero of (A.1)).
 
-    A crossing is seen when the sign differs at the two ends of a step, and takes the velocity interpolated to it. Smaller
-    steps miss fewer double crossings. For ReLU networks and flows whose momentum is the velocity, v = dw/dt. Shape (n,).
+    A crossing is seen when the sign differs at the two ends of a step, and takes the velocity
+    interpolated to it. Smaller steps miss fewer double crossings. For ReLU networks and flows whose
+    momentum is the velocity, v = dw/dt. Shape (n,).
     """
 
     def check(self, flow):
         if not flow.inertial:
-            raise InputError(f"impulses need a flow whose momentum is the velocity dw/dt; that of {type(flow).__name__} is not.")
+            raise InputError(
+                "impulses need a flow whose momentum is the velocity dw/dt; that of "
+                f"{type(flow).__name__} is not."
+            )
 
     def init(self, problem, t, state):
         reason = why_not_counted(problem, state)
@@ -167,7 +193,8 @@ def why_not_counted(problem: Any, state: State) -> str | None:
 
 
 class KernelVariation(Observer):
-    """Total variation of log H over accepted steps, the sum of max_i |log lambda_i(H_before^{-1} H_after)|: NAG's bound needs it finite."""
+    """Total variation of log H over accepted steps, the sum of max_i |log lambda_i(H_before^{-1}
+    H_after)|: NAG's bound needs it finite."""
 
     def init(self, problem, t, state):
         return jnp.zeros_like(t)
@@ -183,7 +210,8 @@ class KernelVariation(Observer):
 
 
 class KernelRises(Observer):
-    """Sum over accepted steps of the positive part of Delta . (H_after - H_before) Delta / 2: how far jumps of H have lifted V of (A.6)."""
+    """Sum over accepted steps of the positive part of Delta . (H_after - H_before) Delta / 2: how
+    far jumps of H have lifted V of (A.6)."""
 
     def init(self, problem, t, state):
         return jnp.zeros_like(t)
@@ -203,7 +231,11 @@ def spectral_norm(matrix: Float[Array, "n n"]) -> Float[Array, ""]:
 
 
 def _loss(s: Snapshot) -> Array:
-    return s.problem.value(s.state.w) if isinstance(s.problem, WeightProblem) else 0.5 * jnp.sum(s.residual**2)
+    return (
+        s.problem.value(s.state.w)
+        if isinstance(s.problem, WeightProblem)
+        else 0.5 * jnp.sum(s.residual**2)
+    )
 
 
 def _pseudo_loss(s: Snapshot) -> Array:
@@ -213,7 +245,10 @@ def _pseudo_loss(s: Snapshot) -> Array:
 
 def _lyapunov(s: Snapshot) -> Array:
     if s.flow is None:
-        raise InputError("Lyapunov functions belong to flows; leave 'lyapunov' out of the read-outs of a discrete run.")
+        raise InputError(
+            "Lyapunov functions belong to flows; leave 'lyapunov' out of the read-outs "
+            "of a discrete run."
+        )
     return s.flow.lyapunov(s.t, s.residual.reshape(-1), s.velocity.reshape(-1), s.kernel)
 
 
@@ -221,14 +256,20 @@ def _displacement(s: Snapshot) -> Array:
     moved = jax.tree.map(lambda now, then: now - then, s.state.w, s.start.state.w)
     moved = s.problem.orthonormal(moved) if isinstance(s.problem, WeightProblem) else moved
     rows = [
-        jnp.linalg.norm(leaf.reshape(leaf.shape[0], -1) if leaf.ndim else leaf.reshape(1, 1), axis=1) for leaf in jax.tree.leaves(moved)
+        jnp.linalg.norm(
+            leaf.reshape(leaf.shape[0], -1) if leaf.ndim else leaf.reshape(1, 1), axis=1
+        )
+        for leaf in jax.tree.leaves(moved)
     ]
     return jnp.max(jnp.stack([jnp.max(row) for row in rows]))
 
 
 def _kernel_distance(s: Snapshot) -> Array:
     if s.reference is None:
-        raise InputError("'kernel_distance' needs a kernel to compare with; pass reference= (n, n), e.g. nm.infinite_ntk(data.X).")
+        raise InputError(
+            "'kernel_distance' needs a kernel to compare with; pass reference= (n, n), "
+            "e.g. nm.infinite_ntk(data.X)."
+        )
     return spectral_norm(s.kernel - s.reference)
 
 
@@ -255,9 +296,11 @@ READOUTS: dict[str, Readout] = {
     "sliding_kernel": lambda s: s.slide[0],
     "sliding_lambda_min": lambda s: jnp.linalg.eigvalsh(s.slide[0])[0],
 }
-"""Every named read-out. kernel_drift = |H(t) - H(0)|_2; kernel_distance = |H(t) - reference|_2 (H infinity by default);
-displacement = max_r |w_r(t) - w_r(0)| over the rows of every trained array. sliding: pairs of neuron and sample that the gradient flow
-holds on a kink; sliding_kernel, sliding_lambda_min: H with Filippov's slopes there, which does not flicker as signs of w_r . x_i do."""
+"""Every named read-out. kernel_drift = |H(t) - H(0)|_2; kernel_distance = |H(t) - reference|_2 (H
+infinity by default); displacement = max_r |w_r(t) - w_r(0)| over the rows of every trained array.
+sliding: pairs of neuron and sample that the gradient flow holds on a kink; sliding_kernel,
+sliding_lambda_min: H with Filippov's slopes there, which does not flicker as signs of w_r . x_i
+do."""
 
 _GENERAL = ("f", "loss", "pseudo_loss", "lambda_min", "lambda_max", "kernel_drift", "displacement")
 
@@ -273,7 +316,9 @@ def _(model: TwoLayerNet):
     return (*_GENERAL, "flips")
 
 
-def resolve(readouts: Sequence[str] | Mapping[str, Any] | None, default: Sequence[str]) -> dict[str, Readout]:
+def resolve(
+    readouts: Sequence[str] | Mapping[str, Any] | None, default: Sequence[str]
+) -> dict[str, Readout]:
     """Names, or a mapping from names to names, functions of a snapshot, or observers."""
     if readouts is None:
         readouts = default
@@ -287,7 +332,10 @@ def resolve(readouts: Sequence[str] | Mapping[str, Any] | None, default: Sequenc
                 raise unknown_name("read-out", readout, READOUTS)
             readout = READOUTS[readout]
         elif not callable(readout) and not isinstance(readout, Observer):
-            raise InputError(f"read-out {name!r} must be a name, a function of a snapshot or an Observer, got {readout!r}.")
+            raise InputError(
+                f"read-out {name!r} must be a name, a function of a snapshot or an "
+                f"Observer, got {readout!r}."
+            )
         chosen[name] = readout
     return chosen
 
@@ -301,19 +349,32 @@ class Watch(eqx.Module):
         return {name: observer.init(problem, t, state) for name, observer in self.observers.items()}
 
     def update(self, problem, watched, t0, before, t1, after):
-        return {name: observer.update(problem, watched[name], t0, before, t1, after) for name, observer in self.observers.items()}
+        return {
+            name: observer.update(problem, watched[name], t0, before, t1, after)
+            for name, observer in self.observers.items()
+        }
 
 
 def watch(readouts: dict[str, Readout], flow: AbstractFlow | None = None) -> Watch:
     """The observers of a table of read-outs, for a run of a flow."""
-    return Watch({name: readout.bound(flow) for name, readout in readouts.items() if isinstance(readout, Observer)})
+    return Watch(
+        {
+            name: readout.bound(flow)
+            for name, readout in readouts.items()
+            if isinstance(readout, Observer)
+        }
+    )
 
 
-def read_off(readouts: dict[str, Readout], snapshot: Snapshot, watched: PyTree, ok: Array) -> dict[str, Array]:
+def read_off(
+    readouts: dict[str, Readout], snapshot: Snapshot, watched: PyTree, ok: Array
+) -> dict[str, Array]:
     """Every read-out at one moment; NaN where the run has failed."""
     dtype = snapshot.t.dtype
     values = {
-        name: readout.read(watched[name], snapshot) if isinstance(readout, Observer) else readout(snapshot)
+        name: readout.read(watched[name], snapshot)
+        if isinstance(readout, Observer)
+        else readout(snapshot)
         for name, readout in readouts.items()
     }
     return jax.tree.map(lambda value: jnp.where(ok, jnp.asarray(value, dtype), jnp.nan), values)

@@ -1,4 +1,5 @@
-"""The outcome of a simulation or a training run: read-outs at the saved times, and the solver's verdict beside them."""
+"""The outcome of a simulation or a training run: read-outs at the saved times, and the solver's
+verdict beside them."""
 
 from __future__ import annotations
 
@@ -14,10 +15,11 @@ from ..errors import InputError, require, unknown_name
 class Trajectory(eqx.Module):
     """Read-outs along a run, as attributes (`trajectory.loss`) or items (`trajectory["loss"]`).
 
-    ts: saved times (or step counts of a discrete run); readouts: name -> array with time first; model: the model at the
-    last time; verdict: 0 for success, see `reason`; accepted, rejected: steps of the solver. After a failure read-outs
-    are NaN, never a smooth-looking line. Flips are counts in floating point, for that reason. errors: numerical error bars of
-    the read-outs, where the run was refined.
+    ts: saved times (or step counts of a discrete run); readouts: name -> array with time first;
+    model: the model at the last time; verdict: 0 for success, see `reason`; accepted, rejected:
+    steps of the solver. After a failure read-outs are NaN, never a smooth-looking line. Flips are
+    counts in floating point, for that reason. errors: numerical error bars of the read-outs, where
+    the run was refined.
     """
 
     ts: Float[Array, " times"]
@@ -33,7 +35,10 @@ class Trajectory(eqx.Module):
         if name in readouts:
             return readouts[name]
         known = ", ".join(readouts)
-        raise AttributeError(f"this trajectory has no read-out {name!r}; it has: {known}. Ask for more with readouts=.")
+        raise AttributeError(
+            f"this trajectory has no read-out {name!r}; it has: {known}. Ask for more "
+            "with readouts=."
+        )
 
     def __getitem__(self, name: str) -> Array:
         if name not in self.readouts:
@@ -55,17 +60,29 @@ class Trajectory(eqx.Module):
     def to_xarray(self) -> Any:
         """An xarray.Dataset with the dimension `time` and one variable per read-out."""
         if np.ndim(self.verdict):
-            raise InputError("to_xarray is for a single run; a batch of runs comes from nm.ensemble(...).to_xarray().")
+            raise InputError(
+                "to_xarray is for a single run; a batch of runs comes from "
+                "nm.ensemble(...).to_xarray()."
+            )
         xarray = require("xarray", "to_xarray")
-        variables = {name: label(name, np.asarray(value), ("time",)) for name, value in self.readouts.items()}
+        variables = {
+            name: label(name, np.asarray(value), ("time",)) for name, value in self.readouts.items()
+        }
         for name, value in (self.errors or {}).items():
             variables[f"{name}_error"] = label(name, np.asarray(value), ("time",))
-        attrs = {"verdict": self.reason, "accepted": int(self.accepted), "rejected": int(self.rejected)}
+        attrs = {
+            "verdict": self.reason,
+            "accepted": int(self.accepted),
+            "rejected": int(self.rejected),
+        }
         return xarray.Dataset(variables, coords={"time": np.asarray(self.ts)}, attrs=attrs)
 
 
-def label(name: str, value: np.ndarray, leading: tuple[str, ...]) -> tuple[tuple[str, ...], np.ndarray]:
-    """Dimension names: the leading ones, then `sample` and `output` for read-outs per sample, else numbered ones."""
+def label(
+    name: str, value: np.ndarray, leading: tuple[str, ...]
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Dimension names: the leading ones, then `sample` and `output` for read-outs per sample, else
+    numbered ones."""
     rest = value.ndim - len(leading)
     per_sample = name in ("f", "residual", "velocity") and rest <= 2
     names = ("sample", "output")[:rest] if per_sample else tuple(f"{name}_{i}" for i in range(rest))

@@ -1,7 +1,9 @@
-"""Many runs in one call: flows x hyperparameters x widths x seeds x data sets, every run as if it were alone.
+"""Many runs in one call: flows x hyperparameters x widths x seeds x data sets, every run as if it
+were alone.
 
-An ensemble is planned (`plan`), run unit by unit (`run_unit`), and put together (`assemble`); `ensemble` does all three. Whoever wants
-to store units, resume, or share them among processes uses the parts.
+An ensemble is planned (`plan`), run unit by unit (`run_unit`), and put together (`assemble`);
+`ensemble` does all three. Whoever wants to store units, resume, or share them among processes uses
+the parts.
 """
 
 from __future__ import annotations
@@ -29,10 +31,12 @@ from .planning import plan as plan
 
 
 class Ensemble(eqx.Module):
-    """Read-outs of runs, with the dimensions (flow, width, seed, time, ...), as attributes or items.
+    """Read-outs of runs, with the dimensions (flow, width, seed, time, ...), as attributes or
+    items.
 
-    With several data sets everything has the leading dimension `data`, and `data` holds their names. ts: (flow, time), the saved times
-    of each flow; verdict, accepted, rejected: (flow, width, seed).
+    With several data sets everything has the leading dimension `data`, and `data` holds their
+    names. ts: (flow, time), the saved times of each flow; verdict, accepted, rejected: (flow,
+    width, seed).
     """
 
     flows: tuple[AbstractFlow | AbstractOptimizer, ...]
@@ -49,7 +53,9 @@ class Ensemble(eqx.Module):
         readouts = self.__dict__.get("readouts", {})
         if name in readouts:
             return readouts[name]
-        raise AttributeError(f"this ensemble has no read-out {name!r}; it has: {', '.join(readouts)}.")
+        raise AttributeError(
+            f"this ensemble has no read-out {name!r}; it has: {', '.join(readouts)}."
+        )
 
     def __getitem__(self, name: str) -> Array:
         return getattr(self, name)
@@ -66,15 +72,22 @@ class Ensemble(eqx.Module):
         for *d, i, j, k in np.argwhere(verdict):
             where = f"data {self.data[d[0]]}, " if d and self.data is not None else ""
             reason = REASONS[int(verdict[(*d, i, j, k)])]
-            lines.append(f"{where}{flow_label(self.flows[i])}, width {self.widths[j]}, seed {self.seeds[k]}: {reason}")
+            lines.append(
+                f"{where}{flow_label(self.flows[i])}, width {self.widths[j]}, seed "
+                f"{self.seeds[k]}: {reason}"
+            )
         return lines
 
     def to_xarray(self) -> Any:
-        """A labelled xarray.Dataset; `time` is a coordinate along (flow, step) since flows may have times of their own."""
+        """A labelled xarray.Dataset; `time` is a coordinate along (flow, step) since flows may have
+        times of their own."""
         xarray = require("xarray", "to_xarray")
         several = () if self.data is None else ("data",)
         leading = (*several, "flow", "width", "seed")
-        variables = {name: label(name, np.asarray(value), (*leading, "step")) for name, value in self.readouts.items()}
+        variables = {
+            name: label(name, np.asarray(value), (*leading, "step"))
+            for name, value in self.readouts.items()
+        }
         for name in ("verdict", "accepted", "rejected"):
             variables[name] = (leading, np.asarray(getattr(self, name)))
         coords: dict[str, Any] = {
@@ -90,7 +103,9 @@ class Ensemble(eqx.Module):
 
 def flow_label(flow: AbstractFlow | AbstractOptimizer) -> str:
     """A flow's name with its parameters, e.g. "heavy_ball b=0.25"."""
-    values = [f"{key}={float(value):.6g}" for key, value in vars(flow).items() if np.ndim(value) == 0]
+    values = [
+        f"{key}={float(value):.6g}" for key, value in vars(flow).items() if np.ndim(value) == 0
+    ]
     return " ".join([flow.name, *values])
 
 
@@ -117,15 +132,17 @@ def ensemble(
 ) -> Ensemble:
     """Simulate every flow at every width from every seed on every data set, in one call.
 
-    data: a data set, or a list of them with equal shapes. flows: one or more, e.g. [HeavyBall(b) for b in frictions]. seeds: the seeds, or
-    how many (0, 1, ...). ts: saved times shared by all flows, one row per flow, or (data, flow, time). progress: called as
-    progress(done, total) after every unit of work. how: strategy, layout, unit_runs, memory_limit and over, see `plan`. The rest is as in
-    `simulate`. Failed runs keep their place: NaN read-outs and a verdict.
+    data: a data set, or a list of them with equal shapes. flows: one or more, e.g. [HeavyBall(b)
+    for b in frictions]. seeds: the seeds, or how many (0, 1, ...). ts: saved times shared by all
+    flows, one row per flow, or (data, flow, time). progress: called as progress(done, total) after
+    every unit of work. how: strategy, layout, unit_runs, memory_limit and over, see `plan`. The
+    rest is as in `simulate`. Failed runs keep their place: NaN read-outs and a verdict.
 
-    model: makes the model of a run, called as model(width, key=jax.random.key(seed)) inside the compiled program, for example
-    lambda width, key: eqx.nn.MLP(4, "scalar", width, 3, key=key); one without a width ignores it. Define it once:
-    another function, though of the same text, compiles anew. dtype is then by default the model's own.
-    Without model=, runs are of `init_two_layer` with activation= and antisymmetric=.
+    model: makes the model of a run, called as model(width, key=jax.random.key(seed)) inside the
+    compiled program, for example lambda width, key: eqx.nn.MLP(4, "scalar", width, 3, key=key); one
+    without a width ignores it. Define it once: another function, though of the same text, compiles
+    anew. dtype is then by default the model's own. Without model=, runs are of `init_two_layer`
+    with activation= and antisymmetric=.
 
     Raises `InputError`.
     """
@@ -152,8 +169,11 @@ def ensemble(
 
 
 def run_unit(made: Plan, unit: Unit) -> Ensemble:
-    """The runs of one unit, with the plan's dimensions restricted to it. Warns of nothing; see its `failures`."""
-    outcome = program.run_batch(made.batch(unit), program.How(unit.strategy, unit.lanes, unit.layout, made.over))
+    """The runs of one unit, with the plan's dimensions restricted to it. Warns of nothing; see its
+    `failures`."""
+    outcome = program.run_batch(
+        made.batch(unit), program.How(unit.strategy, unit.lanes, unit.layout, made.over)
+    )
     shape = (len(unit.flows), len(unit.widths), len(unit.seeds))
     several = (1,) if made.stacked else ()
 
@@ -177,7 +197,10 @@ def assemble(made: Plan, blocks: Iterable[Ensemble]) -> Ensemble:
         raise InputError(f"the plan has {len(made.units)} units, got {len(blocks)} blocks.")
     several = (len(made.data),) if made.stacked else ()
     shape = (*several, len(made.flows), len(made.widths), len(made.seeds))
-    places = [np.ix_(*([[u.data]] if made.stacked else []), u.flows, u.widths, u.seeds) for u in made.units]
+    places = [
+        np.ix_(*([[u.data]] if made.stacked else []), u.flows, u.widths, u.seeds)
+        for u in made.units
+    ]
 
     def join(*parts):
         first = np.asarray(parts[0])
@@ -186,7 +209,9 @@ def assemble(made: Plan, blocks: Iterable[Ensemble]) -> Ensemble:
             whole[place] = part
         return jnp.asarray(whole)
 
-    outcome = jax.tree.map(join, *[program.Solved(b.readouts, b.verdict, b.accepted, b.rejected) for b in blocks])
+    outcome = jax.tree.map(
+        join, *[program.Solved(b.readouts, b.verdict, b.accepted, b.rejected) for b in blocks]
+    )
     names = tuple(data.name for data in made.data) if made.stacked else None
     ts = _times(made, range(len(made.data)), range(len(made.flows)))
     return Ensemble(made.flows, made.widths, made.seeds, ts, **outcome._asdict(), data=names)
@@ -194,4 +219,6 @@ def assemble(made: Plan, blocks: Iterable[Ensemble]) -> Ensemble:
 
 def _times(made: Plan, sets: Sequence[int], flows: Sequence[int]) -> Array:
     rows = made.ts[np.ix_(list(sets), list(flows))]
-    return jnp.asarray(rows if made.stacked else rows[0], jax.dtypes.canonicalize_dtype(jnp.float64))
+    return jnp.asarray(
+        rows if made.stacked else rows[0], jax.dtypes.canonicalize_dtype(jnp.float64)
+    )

@@ -1,7 +1,8 @@
 """Peak memory of a solve, from its shapes alone: nothing runs out of memory by surprise.
 
-One run on n samples with a network of m neurons on p inputs holds copies of its weights and velocities (m p each), preactivations and
-slopes (n m each), kernels (n^2 each) and what it has read off. The counts of copies are those of the compiled programs, rounded up.
+One run on n samples with a network of m neurons on p inputs holds copies of its weights and
+velocities (m p each), preactivations and slopes (n m each), kernels (n^2 each) and what it has read
+off. The counts of copies are those of the compiled programs, rounded up.
 """
 
 from __future__ import annotations
@@ -20,17 +21,20 @@ COPIES = {
     "runge_kutta": (14.0, 3.0, 5.0),
     "runge_kutta momentum": (28.0, 3.0, 5.0),
 }
-"""Arrays alive at the peak of one run, fitted from above to compiled programs: (m, p); (n, m), where something needs the preactivations of
-all neurons at once; and (n, n). All but the first hold more to solve than to draw the network."""
+"""Arrays alive at the peak of one run, fitted from above to compiled programs: (m, p); (n, m),
+where something needs the preactivations of all neurons at once; and (n, n). All but the first hold
+more to solve than to draw the network."""
 
 DRAWING = 6.0
 """Arrays alive while a part of the hidden layer is drawn."""
 
 KEPT = 1.0
-"""(n, m) kept by an explicit solver on a CPU where nothing needs them at once. The lazy one then holds its copies for one tile only."""
+"""(n, m) kept by an explicit solver on a CPU where nothing needs them at once. The lazy one then
+holds its copies for one tile only."""
 
 JACOBIANS = 6.0
-"""Copies of all activations, beside those of a gradient, while the Jacobians behind H are taken of a model that is no two-layer net."""
+"""Copies of all activations, beside those of a gradient, while the Jacobians behind H are taken of
+a model that is no two-layer net."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +52,16 @@ class Peak:
         return self.state + self.slab + self.kernel + self.readouts
 
     def __str__(self) -> str:
-        parts = {"weights": self.state, "neurons x samples": self.slab, "kernels": self.kernel, "read-outs": self.readouts}
-        return f"{gib(self.total)} ({', '.join(f'{name} {gib(size)}' for name, size in parts.items())})"
+        parts = {
+            "weights": self.state,
+            "neurons x samples": self.slab,
+            "kernels": self.kernel,
+            "read-outs": self.readouts,
+        }
+        return (
+            f"{gib(self.total)} "
+            f"({', '.join(f'{name} {gib(size)}' for name, size in parts.items())})"
+        )
 
 
 def estimate(
@@ -68,10 +80,13 @@ def estimate(
 ) -> Peak:
     """Peak of one run whose neurons are spread over `devices`.
 
-    columns: those of the weights in the coordinates that are solved for, see `span`. slabs, kernel: whether a read-out needs whole
-    preactivations, or H. readouts: the shape of each, saved times included.
+    columns: those of the weights in the coordinates that are solved for, see `span`. slabs, kernel:
+    whether a read-out needs whole preactivations, or H. readouts: the shape of each, saved times
+    included.
     """
-    state, slab, square = COPIES[("lazy" if lazy else "runge_kutta") + (" momentum" if momentum else "")]
+    state, slab, square = COPIES[
+        ("lazy" if lazy else "runge_kutta") + (" momentum" if momentum else "")
+    ]
     mine = -(-m // devices)
     entries = slab * n * mine
     if not slabs and not lazy:
@@ -101,8 +116,9 @@ def estimate_own(
 ) -> Peak:
     """Peak of one run of any model, solved by Runge-Kutta.
 
-    entries: outputs on all n samples. weights: trained numbers. activations: numbers that a forward pass of one sample writes, all of
-    which a backward pass keeps. kernel: bytes to make H, see `kernel.plan`, or 0 where no read-out needs it.
+    entries: outputs on all n samples. weights: trained numbers. activations: numbers that a forward
+    pass of one sample writes, all of which a backward pass keeps. kernel: bytes to make H, see
+    `kernel.plan`, or 0 where no read-out needs it.
     """
     state, slab, square = COPIES["runge_kutta momentum" if momentum else "runge_kutta"]
     return Peak(
@@ -113,7 +129,9 @@ def estimate_own(
     )
 
 
-def refuse(what: str, needed: Peak, free: int | float, runs: int, splits: bool = True) -> InputError:
+def refuse(
+    what: str, needed: Peak, free: int | float, runs: int, splits: bool = True
+) -> InputError:
     """The error for a unit that cannot fit: the numbers, and what to do about the largest.
 
     splits: whether neurons may be spread.
@@ -123,10 +141,15 @@ def refuse(what: str, needed: Peak, free: int | float, runs: int, splits: bool =
         needed.state: f"use fewer neurons, float32{more}",
         needed.slab: f"use fewer neurons or samples, float32{more}",
         needed.kernel: "use fewer samples or float32",
-        needed.readouts * runs: "save fewer times, leave out read-outs such as 'kernel', or give unit_runs= fewer runs",
+        needed.readouts * runs: (
+            "save fewer times, leave out read-outs such as 'kernel', or give unit_runs= fewer runs"
+        ),
     }
     remedy = remedies[max(remedies)]
-    return InputError(f"{what} needs about {needed}, the read-outs times {runs} runs, but {gib(free)} may be used on a device; {remedy}.")
+    return InputError(
+        f"{what} needs about {needed}, the read-outs times {runs} runs, but "
+        f"{gib(free)} may be used on a device; {remedy}."
+    )
 
 
 def _product(shape: Iterable[int]) -> int:

@@ -1,7 +1,9 @@
-"""An ensemble cut into units of work before anything is computed: what runs together, how, and how much memory it takes.
+"""An ensemble cut into units of work before anything is computed: what runs together, how, and how
+much memory it takes.
 
-A unit is a chunk of seeds of one bucket of widths, under flows of one kind, on one data set; all units of a bucket run by one compiled
-program. Widths are bucketed so that padding to the widest wastes less than a quarter.
+A unit is a chunk of seeds of one bucket of widths, under flows of one kind, on one data set; all
+units of a bucket run by one compiled program. Widths are bucketed so that padding to the widest
+wastes less than a quarter.
 """
 
 from __future__ import annotations
@@ -32,15 +34,19 @@ WASTE = 0.25
 """Padding is less than this share of a padded network."""
 
 STRATEGIES = {"cpu": "map"}
-"""How runs share a device, where it has been measured (`scripts/bench ensembles`); elsewhere a plan measures it once."""
+"""How runs share a device, where it has been measured (`scripts/bench ensembles`); elsewhere a plan
+measures it once."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """A unit of work. data, flows, widths, seeds: positions on the plan's axes; `coordinates` says the same in plain values.
+    """A unit of work. data, flows, widths, seeds: positions on the plan's axes; `coordinates` says
+    the same in plain values.
 
-    padded: neurons of each network, padding included. strategy: "map", one run after another, or "vmap", `lanes` at once in lock-step, the
-    neurons of all packed into one product X W^T. layout: whether the "runs" or the "neurons" of each are spread over devices.
-    size: runs the program holds, the last ones repeated where seeds do not fill it. bytes: estimated peak on one device.
+    padded: neurons of each network, padding included. strategy: "map", one run after another, or
+    "vmap", `lanes` at once in lock-step, the neurons of all packed into one product X W^T. layout:
+    whether the "runs" or the "neurons" of each are spread over devices. size: runs the program
+    holds, the last ones repeated where seeds do not fill it. bytes: estimated peak on one device.
     """
 
     index: int
@@ -59,7 +65,8 @@ class Unit:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What an ensemble will compute. ts: (data, flow, time). stacked: whether data sets were given as a sequence, so are an axis.
+    """What an ensemble will compute. ts: (data, flow, time). stacked: whether data sets were given
+    as a sequence, so are an axis.
 
     over: the devices its runs or neurons are spread over. strategy: that of every unit.
     """
@@ -74,7 +81,9 @@ class Plan:
     over: Mesh
     strategy: str
     units: tuple[Unit, ...] = ()
-    decomposed: dict[int, Decomposition] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    decomposed: dict[int, Decomposition] = dataclasses.field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     @property
     def bytes(self) -> int:
@@ -83,7 +92,8 @@ class Plan:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides the numbers beside the data and the coordinates of a unit, in plain values."""
+        """What decides the numbers beside the data and the coordinates of a unit, in plain
+        values."""
         recipe = self.recipe
         readouts = recipe.readouts
         if isinstance(readouts, Mapping):
@@ -98,7 +108,9 @@ class Plan:
             **({} if recipe.where is None else {"where": _name(recipe.where)}),
             "solver": _name(recipe.solver),
             "readouts": readouts,
-            "reference": None if recipe.reference is None else np.asarray(recipe.reference).tolist(),
+            "reference": None
+            if recipe.reference is None
+            else np.asarray(recipe.reference).tolist(),
             "config": {**dataclasses.asdict(recipe.config), "tol": float(recipe.config.tol)},
             "dtype": str(np.dtype(recipe.dtype)),
             "strategy": self.strategy,
@@ -106,12 +118,26 @@ class Plan:
 
     def batch(self, unit: Unit) -> program.Batch:
         """The arrays of a unit, runs in the order (flow, width, seed)."""
-        runs = [(i, j, self.seeds[k]) for i in range(len(unit.flows)) for j in range(len(unit.widths)) for k in unit.seeds]
+        runs = [
+            (i, j, self.seeds[k])
+            for i in range(len(unit.flows))
+            for j in range(len(unit.widths))
+            for k in unit.seeds
+        ]
         runs += runs[-1:] * (unit.size - len(runs))
-        flows, widths = [self.flows[i] for i in unit.flows], tuple(self.widths[j] for j in unit.widths)
+        flows, widths = (
+            [self.flows[i] for i in unit.flows],
+            tuple(self.widths[j] for j in unit.widths),
+        )
         data, times = self.data[unit.data], self.ts[unit.data, list(unit.flows)]
-        two_layer = self.recipe.model is None or isinstance(_by_shape(self.recipe.model, widths[0]), TwoLayerNet)
-        inputs = self.inputs(unit.data) if two_layer and min(data.n, data.input_size) <= min(widths) else None
+        two_layer = self.recipe.model is None or isinstance(
+            _by_shape(self.recipe.model, widths[0]), TwoLayerNet
+        )
+        inputs = (
+            self.inputs(unit.data)
+            if two_layer and min(data.n, data.input_size) <= min(widths)
+            else None
+        )
         return program.make(self.recipe, data, inputs, flows, times, runs, widths, unit.padded)
 
     def inputs(self, position: int) -> Decomposition:
@@ -145,36 +171,67 @@ def plan(
     memory_limit: int | float | None = None,
     over: Mesh | None = None,
 ) -> Plan:
-    """Cut an ensemble into units; the first arguments are those of `ensemble`. Nothing is simulated.
+    """Cut an ensemble into units; the first arguments are those of `ensemble`. Nothing is
+    simulated.
 
-    strategy: "map" or "vmap"; by default what was measured to be faster on this kind of device, "measure" to try both now. layout:
-    "runs" or "neurons"; by default runs, and neurons where one run does not fit. unit_runs: runs in a unit, at most. memory_limit:
-    bytes that may be used on each device (default: nine tenths of what is free). over: a mesh of `devices.mesh`, by default of this
-    process's devices.
+    strategy: "map" or "vmap"; by default what was measured to be faster on this kind of device,
+    "measure" to try both now. layout: "runs" or "neurons"; by default runs, and neurons where one
+    run does not fit. unit_runs: runs in a unit, at most. memory_limit: bytes that may be used on
+    each device (default: nine tenths of what is free). over: a mesh of `devices.mesh`, by default
+    of this process's devices.
 
     Raises `InputError`, also when a run cannot fit.
     """
     sets, stacked = _sets(data)
     flows, widths, seeds = axes(flows, widths, seeds)
-    for name, value, known in (("strategy", strategy, ("map", "vmap", "measure")), ("layout", layout, ("runs", "neurons"))):
+    for name, value, known in (
+        ("strategy", strategy, ("map", "vmap", "measure")),
+        ("layout", layout, ("runs", "neurons")),
+    ):
         if value is not None and value not in known:
             raise unknown_name(name, str(value), known)
     check_positive("unit_runs", unit_runs)
     if layout == "neurons" and model is not None:
-        raise InputError("only two-layer nets have neurons to spread over devices; with model= leave layout= out.")
+        raise InputError(
+            "only two-layer nets have neurons to spread over devices; with model= "
+            "leave layout= out."
+        )
     dtype = recipe_dtype(model, widths, activation, antisymmetric, dtype)
-    recipe = program.Recipe(model, activation, antisymmetric, dtype, loss, trainable, where, solver, readouts, reference, config)
+    recipe = program.Recipe(
+        model,
+        activation,
+        antisymmetric,
+        dtype,
+        loss,
+        trainable,
+        where,
+        solver,
+        readouts,
+        reference,
+        config,
+    )
     strategy = strategy or STRATEGIES.get(jax.default_backend(), "measure")
     over = devices.mesh() if over is None else over
     free = MARGIN * available() if memory_limit is None else memory_limit
-    made = Plan(sets, stacked, flows, widths, seeds, _times(ts, len(sets), len(flows)), recipe, over, strategy)
+    made = Plan(
+        sets,
+        stacked,
+        flows,
+        widths,
+        seeds,
+        _times(ts, len(sets), len(flows)),
+        recipe,
+        over,
+        strategy,
+    )
     if strategy == "measure":
         made = dataclasses.replace(made, strategy=measure(made, free))
     return dataclasses.replace(made, units=tuple(_units(made, unit_runs, free, layout)))
 
 
 def buckets(widths: Sequence[int]) -> list[tuple[int, ...]]:
-    """Positions of widths that share a program, from the widest down: each padded by less than a quarter of the widest."""
+    """Positions of widths that share a program, from the widest down: each padded by less than a
+    quarter of the widest."""
     found: list[list[int]] = []
     for j in sorted(range(len(widths)), key=lambda j: -widths[j]):
         if found and widths[j] > (1 - WASTE) * widths[found[-1][0]]:
@@ -185,10 +242,17 @@ def buckets(widths: Sequence[int]) -> list[tuple[int, ...]]:
 
 
 def measure(made: Plan, free: int | float) -> str:
-    """The faster of map and vmap, by running a few runs of the plan's narrowest bucket to its second saved time, each way, warm."""
+    """The faster of map and vmap, by running a few runs of the plan's narrowest bucket to its
+    second saved time, each way, warm."""
     flow = made.flows[:1]
     few = dataclasses.replace(
-        made, flows=flow, widths=(min(made.widths),), seeds=tuple(range(16)), data=made.data[:1], stacked=False, ts=made.ts[:1, :1, :2]
+        made,
+        flows=flow,
+        widths=(min(made.widths),),
+        seeds=tuple(range(16)),
+        data=made.data[:1],
+        stacked=False,
+        ts=made.ts[:1, :1, :2],
     )
     seconds = {}
     for strategy in ("map", "vmap"):
@@ -204,15 +268,23 @@ def measure(made: Plan, free: int | float) -> str:
 def flow_values(flow: AbstractFlow) -> dict[str, Any]:
     """A flow in plain values: its name and its parameters."""
     leaves = jax.tree_util.tree_leaves_with_path(flow)
-    return {"name": flow.name} | {jax.tree_util.keystr(path).lstrip("."): np.asarray(leaf).tolist() for path, leaf in leaves}
+    return {"name": flow.name} | {
+        jax.tree_util.keystr(path).lstrip("."): np.asarray(leaf).tolist() for path, leaf in leaves
+    }
 
 
 def _units(made: Plan, unit_runs: int, free: int | float, layout: str | None) -> Iterator[Unit]:
     index = 0
     for d, data in enumerate(made.data):
         for members in kinds(made.flows):
-            for bucket in buckets(made.widths) if _paddable(made.recipe) else [(j,) for j in range(len(made.widths))]:
-                for flows, seeds, size, shape in _cut(made, d, members, bucket, unit_runs, free, layout):
+            for bucket in (
+                buckets(made.widths)
+                if _paddable(made.recipe)
+                else [(j,) for j in range(len(made.widths))]
+            ):
+                for flows, seeds, size, shape in _cut(
+                    made, d, members, bucket, unit_runs, free, layout
+                ):
                     coordinates = {
                         "data": d,
                         "data_name": data.name,
@@ -224,16 +296,27 @@ def _units(made: Plan, unit_runs: int, free: int | float, layout: str | None) ->
                         "padded": shape["padded"],
                         "layout": shape["layout"],
                     }
-                    yield Unit(index, d, flows, bucket, seeds, size=size, coordinates=coordinates, **shape)
+                    yield Unit(
+                        index, d, flows, bucket, seeds, size=size, coordinates=coordinates, **shape
+                    )
                     index += 1
 
 
 def _cut(
-    made: Plan, d: int, members: tuple[int, ...], bucket: tuple[int, ...], unit_runs: int, free: int | float, layout: str | None
+    made: Plan,
+    d: int,
+    members: tuple[int, ...],
+    bucket: tuple[int, ...],
+    unit_runs: int,
+    free: int | float,
+    layout: str | None,
 ) -> list[tuple[tuple[int, ...], tuple[int, ...], int, dict[str, Any]]]:
-    """(flows, seeds, size, how) of units with equally many runs, as few as fit. Raises `InputError` when one run does not."""
+    """(flows, seeds, size, how) of units with equally many runs, as few as fit. Raises `InputError`
+    when one run does not."""
     widest = max(made.widths[j] for j in bucket)
-    trial = Unit(0, d, members[:1], bucket, (0,), widest, len(bucket), made.strategy, 1, "runs", 0, {})
+    trial = Unit(
+        0, d, members[:1], bucket, (0,), widest, len(bucket), made.strategy, 1, "runs", 0, {}
+    )
     wants = program.needs(made.batch(trial))
     while True:
         rows = _chunks(members, max(1, unit_runs // len(bucket)))
@@ -248,35 +331,61 @@ def _cut(
 
 
 def _fit(
-    made: Plan, data: Dataset, wants: program.Needs, widest: int, size: int, free: int | float, layout: str | None
+    made: Plan,
+    data: Dataset,
+    wants: program.Needs,
+    widest: int,
+    size: int,
+    free: int | float,
+    layout: str | None,
 ) -> dict[str, Any] | InputError:
-    """Strategy, lanes, layout, padded width and bytes with which so many runs fit into `free` bytes on every device, or why they do not."""
+    """Strategy, lanes, layout, padded width and bytes with which so many runs fit into `free` bytes
+    on every device, or why they do not."""
     count = made.over.size
     whole = _peak(made, data, wants, widest, 1)
     each = -(-size // count)
     results, alone = whole.readouts * each, whole.total - whole.readouts
     if layout != "neurons" and results + alone <= free:
         lanes = 1 if made.strategy == "map" else max(1, min(each, int((free - results) // alone)))
-        return {"padded": widest, "strategy": made.strategy, "lanes": lanes, "layout": "runs", "bytes": results + lanes * alone}
+        return {
+            "padded": widest,
+            "strategy": made.strategy,
+            "lanes": lanes,
+            "layout": "runs",
+            "bytes": results + lanes * alone,
+        }
     padded = -(-widest // count) * count
     split = _peak(made, data, wants, padded, count)
     needed = split.total + split.readouts * (size - 1)
     splits = made.recipe.model is None
     if layout == "runs" or (count == 1 and layout is None) or needed > free or not splits:
         best = split if splits and count > 1 and layout != "runs" else whole
-        return peaks.refuse(f"a run of {widest} neurons on {data.n} samples", best, free, size, splits)
+        return peaks.refuse(
+            f"a run of {widest} neurons on {data.n} samples", best, free, size, splits
+        )
     return {"padded": padded, "strategy": "map", "lanes": 1, "layout": "neurons", "bytes": needed}
 
 
 def _peak(made: Plan, data: Dataset, wants: program.Needs, m: int, count: int) -> peaks.Peak:
     """The peak of one run of m neurons, where these can be spread over so many devices."""
     itemsize = jnp.dtype(made.recipe.dtype).itemsize
-    known: dict[str, Any] = {"itemsize": itemsize, "momentum": wants.momentum, "readouts": wants.readouts}
+    known: dict[str, Any] = {
+        "itemsize": itemsize,
+        "momentum": wants.momentum,
+        "readouts": wants.readouts,
+    }
     if wants.own is not None:
         return peaks.estimate_own(n=data.n, entries=data.y.size, **wants.own, **known)
     slabs = wants.slabs or jax.default_backend() != "cpu"
-    sizes: dict[str, Any] = {"n": data.y.size, "m": m, "p": data.input_size, "columns": wants.columns}
-    return peaks.estimate(**sizes, **known, lazy=wants.lazy, slabs=slabs, kernel=wants.kernel, devices=count)
+    sizes: dict[str, Any] = {
+        "n": data.y.size,
+        "m": m,
+        "p": data.input_size,
+        "columns": wants.columns,
+    }
+    return peaks.estimate(
+        **sizes, **known, lazy=wants.lazy, slabs=slabs, kernel=wants.kernel, devices=count
+    )
 
 
 def _chunks(items: Sequence[int], largest: int) -> list[tuple[int, ...]]:
@@ -287,38 +396,63 @@ def _chunks(items: Sequence[int], largest: int) -> list[tuple[int, ...]]:
 
 
 def kinds(flows: Sequence[AbstractFlow | AbstractOptimizer]) -> list[tuple[int, ...]]:
-    """Positions of flows, or optimizers, that differ in the values of their parameters only, in order of first appearance."""
+    """Positions of flows, or optimizers, that differ in the values of their parameters only, in
+    order of first appearance."""
     found: dict[Any, list[int]] = {}
     for index, flow in enumerate(flows):
-        found.setdefault((jax.tree.structure(flow), tuple(np.shape(leaf) for leaf in jax.tree.leaves(flow))), []).append(index)
+        found.setdefault(
+            (jax.tree.structure(flow), tuple(np.shape(leaf) for leaf in jax.tree.leaves(flow))), []
+        ).append(index)
     return [tuple(members) for members in found.values()]
 
 
 def _paddable(recipe: program.Recipe) -> bool:
-    """Whether zero neurons stay zero and nobody sees them: read-outs by name, and a frozen output layer or sigma(0) = 0."""
+    """Whether zero neurons stay zero and nobody sees them: read-outs by name, and a frozen output
+    layer or sigma(0) = 0."""
     if recipe.model is not None or recipe.where is not None:
         return False
-    readouts = recipe.readouts.values() if isinstance(recipe.readouts, Mapping) else recipe.readouts or ()
+    readouts = (
+        recipe.readouts.values() if isinstance(recipe.readouts, Mapping) else recipe.readouts or ()
+    )
     if not all(isinstance(readout, str) for readout in readouts):
         return False
-    return recipe.trainable in (None, "hidden") or (recipe.trainable in ("output", "all") and float(recipe.activation(jnp.zeros(()))) == 0)
+    return recipe.trainable in (None, "hidden") or (
+        recipe.trainable in ("output", "all") and float(recipe.activation(jnp.zeros(()))) == 0
+    )
 
 
 def _sets(data: Any) -> tuple[tuple[Dataset, ...], bool]:
-    sets = (data,) if isinstance(data, Dataset) else tuple(data) if isinstance(data, Sequence) else (data,)
+    sets = (
+        (data,)
+        if isinstance(data, Dataset)
+        else tuple(data)
+        if isinstance(data, Sequence)
+        else (data,)
+    )
     for one in sets:
         if not isinstance(one, Dataset):
-            raise InputError(f"data must be a Dataset or a list of them, got {type(one).__name__}; try nm.Dataset(X, y).")
+            raise InputError(
+                f"data must be a Dataset or a list of them, got {type(one).__name__}; "
+                "try nm.Dataset(X, y)."
+            )
     shapes = {(one.X.shape, one.y.shape) for one in sets}
     if len(shapes) != 1:
-        raise InputError(f"data sets of one ensemble must have the same shapes, got {sorted(shapes)}; call it once for each shape.")
+        raise InputError(
+            "data sets of one ensemble must have the same shapes, got "
+            f"{sorted(shapes)}; call it once for each shape."
+        )
     return sets, not isinstance(data, Dataset)
 
 
 def axes(
-    flows: Any, widths: Any, seeds: Any, kind: type = AbstractFlow, example: str = "flows such as nm.GradientFlow()"
+    flows: Any,
+    widths: Any,
+    seeds: Any,
+    kind: type = AbstractFlow,
+    example: str = "flows such as nm.GradientFlow()",
 ) -> tuple[tuple[Any, ...], tuple[int, ...], tuple[int, ...]]:
-    """The axes of an ensemble of flows, or of another kind, as tuples. Raises `InputError` for what they cannot be."""
+    """The axes of an ensemble of flows, or of another kind, as tuples. Raises `InputError` for what
+    they cannot be."""
     flows = tuple(flows) if isinstance(flows, Iterable) else (flows,)
     widths = (widths,) if isinstance(widths, int) else tuple(int(width) for width in widths)
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(int(seed) for seed in seeds)
@@ -336,17 +470,33 @@ def axes(
 
 
 def recipe_dtype(
-    model: Callable | None, widths: Sequence[int], activation: Any = jax.nn.relu, antisymmetric: bool = False, dtype: Any = None
+    model: Callable | None,
+    widths: Sequence[int],
+    activation: Any = jax.nn.relu,
+    antisymmetric: bool = False,
+    dtype: Any = None,
 ) -> np.dtype:
-    """The precision of an ensemble: as asked for, or that of its networks. Raises `InputError` where `model` fails, called by shape."""
+    """The precision of an ensemble: as asked for, or that of its networks. Raises `InputError`
+    where `model` fails, called by shape."""
     if model is None:
         return jnp.dtype(jax.dtypes.canonicalize_dtype(jnp.float64) if dtype is None else dtype)
     if activation is not jax.nn.relu or antisymmetric:
-        raise InputError("activation= and antisymmetric= describe the built-in two-layer net; with model= choose them in your function.")
+        raise InputError(
+            "activation= and antisymmetric= describe the built-in two-layer net; with "
+            "model= choose them in your function."
+        )
     if not callable(model) or isinstance(model, eqx.Module):
         hint = "a function such as lambda width, key: eqx.nn.MLP(4, 'scalar', width, 3, key=key)"
-        raise InputError(f"model must make a new model for every width and seed, {hint}, got {type(model).__name__}.")
-    shapes = [leaf for width in widths for leaf in jax.tree.leaves(_by_shape(model, width)) if _is_weight(leaf)]
+        raise InputError(
+            f"model must make a new model for every width and seed, {hint}, got "
+            f"{type(model).__name__}."
+        )
+    shapes = [
+        leaf
+        for width in widths
+        for leaf in jax.tree.leaves(_by_shape(model, width))
+        if _is_weight(leaf)
+    ]
     return jnp.dtype(jnp.result_type(*shapes) if dtype is None else dtype)
 
 
@@ -357,12 +507,19 @@ def _is_weight(leaf: Any) -> bool:
 def _by_shape(model: Callable, width: int) -> Any:
     """A model with shapes in the place of its arrays."""
     try:
-        made = eqx.filter_eval_shape(lambda key: model(width, key=key), jax.eval_shape(lambda: jax.random.key(0)))
+        made = eqx.filter_eval_shape(
+            lambda key: model(width, key=key), jax.eval_shape(lambda: jax.random.key(0))
+        )
     except Exception as error:
         hint = "It is called with a width and key=, as in def model(width, key)."
-        raise InputError(f"model(width={width}, key=key) failed: {type(error).__name__}, {error}. {hint}") from error
+        raise InputError(
+            f"model(width={width}, key=key) failed: {type(error).__name__}, {error}. {hint}"
+        ) from error
     if not callable(made) or not any(map(_is_weight, jax.tree.leaves(made))):
-        raise InputError(f"model(width={width}, key=key) must return an Equinox model with weights, got {type(made).__name__}.")
+        raise InputError(
+            f"model(width={width}, key=key) must return an Equinox model with weights, "
+            f"got {type(made).__name__}."
+        )
     return made
 
 
@@ -370,11 +527,18 @@ def _times(ts: Any, sets: int, flows: int) -> np.ndarray:
     """(data, flow, time), checked."""
     rows = np.asarray(ts, float)
     if rows.ndim not in (1, 2, 3) or rows.shape[:-1] not in ((), (flows,), (sets, flows)):
-        raise InputError(f"ts must be (time,), (flow, time) with {flows} rows or (data, flow, time), got shape {rows.shape}.")
+        raise InputError(
+            f"ts must be (time,), (flow, time) with {flows} rows or (data, flow, "
+            f"time), got shape {rows.shape}."
+        )
     for row in rows.reshape(-1, rows.shape[-1]):
         check_times(row)
     return np.broadcast_to(rows, (sets, flows, rows.shape[-1]))
 
 
 def _name(value: Any) -> Any:
-    return value if value is None or isinstance(value, str) else getattr(value, "__name__", None) or str(value)
+    return (
+        value
+        if value is None or isinstance(value, str)
+        else getattr(value, "__name__", None) or str(value)
+    )

@@ -1,8 +1,10 @@
-"""What a kernel's spectrum recommends: step size, momentum, friction and restarts for every method, and how many steps they will take.
+"""What a kernel's spectrum recommends: step size, momentum, friction and restarts for every method,
+and how many steps they will take.
 
-Under a constant kernel each eigenvalue follows its own recursion, so stability limits, rates and the number of steps to a given loss are
-known before the first step. The parameters are those of `best_parameters` on [cut, (1 + margin) lambda_max]: cut = lambda_min is best in
-the long run; a larger one spends no effort on eigenvalues that the target does not need.
+Under a constant kernel each eigenvalue follows its own recursion, so stability limits, rates and
+the number of steps to a given loss are known before the first step. The parameters are those of
+`best_parameters` on [cut, (1 + margin) lambda_max]: cut = lambda_min is best in the long run; a
+larger one spends no effort on eigenvalues that the target does not need.
 """
 
 from __future__ import annotations
@@ -32,16 +34,24 @@ from ..numerics import Numerics
 
 CUTS = 24  # candidates for the eigenvalue from which on a method is tuned
 D = np.geomspace(1.0, 100.0, CUTS)
-METHODS = ("gradient_descent", "heavy_ball", "constant_nesterov", "nesterov", "restarted_nesterov", "triple_momentum")
+METHODS = (
+    "gradient_descent",
+    "heavy_ball",
+    "constant_nesterov",
+    "nesterov",
+    "restarted_nesterov",
+    "triple_momentum",
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Recommendation:
     """One method with its best parameters for a kernel.
 
-    eta_limit: the step size at which this momentum turns unstable; rate: the factor of the slowest mode per step in the long run (nan where
-    it changes from step to step); steps: predicted to the target, inf when more than max_steps; friction, time_step: of the flow
-    it discretises (d/t for Nesterov's); period: steps between restarts.
+    eta_limit: the step size at which this momentum turns unstable; rate: the factor of the slowest
+    mode per step in the long run (nan where it changes from step to step); steps: predicted to the
+    target, inf when more than max_steps; friction, time_step: of the flow it discretises (d/t for
+    Nesterov's); period: steps between restarts.
     """
 
     method: str
@@ -59,7 +69,8 @@ class Recommendation:
 
 @dataclasses.dataclass(frozen=True)
 class Advice:
-    """Recommendations by method, with the spectrum and the target (relative loss) they are for. Printed as a table."""
+    """Recommendations by method, with the spectrum and the target (relative loss) they are for.
+    Printed as a table."""
 
     lambda_min: float
     lambda_max: float
@@ -78,7 +89,17 @@ class Advice:
         return min(self.methods.values(), key=lambda r: (r.steps, r.rate))
 
     def __str__(self) -> str:
-        head = ("method", "eta", "eta limit", "beta", "d", "friction b", "restart every", "rate", f"steps to {self.target:g} L(0)")
+        head = (
+            "method",
+            "eta",
+            "eta limit",
+            "beta",
+            "d",
+            "friction b",
+            "restart every",
+            "rate",
+            f"steps to {self.target:g} L(0)",
+        )
         body = [
             [
                 r.method,
@@ -92,28 +113,52 @@ class Advice:
             for r in self.methods.values()
         ]
         widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (head, *body)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in (head, *body)
+        ]
         kappa = self.lambda_max / self.lambda_min
-        first = f"lambda_min = {self.lambda_min:.4g}, lambda_max = {self.lambda_max:.4g}, kappa = {kappa:.4g}, margin {self.margin:g}"
+        first = (
+            f"lambda_min = {self.lambda_min:.4g}, lambda_max = {self.lambda_max:.4g}, "
+            f"kappa = {kappa:.4g}, margin {self.margin:g}"
+        )
         return "\n".join([first, *lines])
 
 
 def _show(value: float | int | None) -> str:
-    return "" if value is None else str(int(value)) if value == int(min(value, 2**53)) else f"{value:.4g}"
+    return (
+        ""
+        if value is None
+        else str(int(value))
+        if value == int(min(value, 2**53))
+        else f"{value:.4g}"
+    )
 
 
 def advise(
-    kernel: Any, residual0: Any, *, target: float = 1e-3, margin: float = 0.1, objective: str = "steps", max_steps: int = 10**6
+    kernel: Any,
+    residual0: Any,
+    *,
+    target: float = 1e-3,
+    margin: float = 0.1,
+    objective: str = "steps",
+    max_steps: int = 10**6,
 ) -> Advice:
-    """The best parameters of every method for a kernel and an initial error, with stability limits and predicted numbers of steps.
+    """The best parameters of every method for a kernel and an initial error, with stability limits
+    and predicted numbers of steps.
 
-    kernel: (n, n), or (n, k, n, k) for several outputs; residual0 = f(0) - y, (n,) or (n, k). target: the share of the initial loss
-    to reach. margin: how much lambda_max may grow, by drift or for want of the exact kernel, before anything is unstable; 0 for the
-    textbook parameters. objective: "steps", the fewest to the target for this error, or "rate", the best for any error in the long run.
+    kernel: (n, n), or (n, k, n, k) for several outputs; residual0 = f(0) - y, (n,) or (n, k).
+    target: the share of the initial loss to reach. margin: how much lambda_max may grow, by drift
+    or for want of the exact kernel, before anything is unstable; 0 for the textbook parameters.
+    objective: "steps", the fewest to the target for this error, or "rate", the best for any error
+    in the long run.
 
-    Squared loss, full batch, constant kernel. Raises `InputError`, also for a target that the kernel's null space keeps out of reach.
+    Squared loss, full batch, constant kernel. Raises `InputError`, also for a target that the
+    kernel's null space keeps out of reach.
     """
-    check_interval("target", target, 1e-300, 1.0, "It is the share of the initial loss that may remain.")
+    check_interval(
+        "target", target, 1e-300, 1.0, "It is the share of the initial loss that may remain."
+    )
     check_positive("margin", margin, strict=False)
     if objective not in ("steps", "rate"):
         raise unknown_name("objective", str(objective), ("steps", "rate"))
@@ -124,7 +169,8 @@ def advise(
     share = float(np.sum(size[~seen] ** 2) / np.sum(size**2))
     if share >= target:
         raise InputError(
-            f"{share:.2g} of the initial loss lies in the kernel's null space, so the target {target:g} is out of reach; "
+            f"{share:.2g} of the initial loss lies in the kernel's null space, so the "
+            f"target {target:g} is out of reach; "
             "raise the target, or drop (near-)duplicate inputs."
         )
     low, high = float(eigenvalues[seen][0]), float(eigenvalues[-1]) * (1 + margin)
@@ -140,7 +186,8 @@ def advise(
 
 
 def modes_of(kernel: Any, residual0: Any) -> tuple[np.ndarray, np.ndarray]:
-    """(eigenvalues ascending, never negative, and the size of the error along each eigenvector); all outputs of a mode move together."""
+    """(eigenvalues ascending, never negative, and the size of the error along each eigenvector);
+    all outputs of a mode move together."""
     residual0 = np.asarray(residual0)
     found = spectrum(kernel)
     n = found.eigenvalues.shape[0]
@@ -149,7 +196,10 @@ def modes_of(kernel: Any, residual0: Any) -> tuple[np.ndarray, np.ndarray]:
     elif residual0.ndim == 2 and residual0.shape[0] == n:
         columns = residual0
     else:
-        raise InputError(f"residual0 must match the kernel's {n} samples (times outputs), got shape {residual0.shape}.")
+        raise InputError(
+            f"residual0 must match the kernel's {n} samples (times outputs), got shape "
+            f"{residual0.shape}."
+        )
     if not np.all(np.isfinite(columns)) or not np.any(columns):
         raise InputError("residual0 = f(0) - y must be finite and not all zero.")
     size = np.linalg.norm(np.asarray(found.eigenvectors).T @ columns, axis=1)
@@ -158,19 +208,30 @@ def modes_of(kernel: Any, residual0: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def _candidates(name: str, low: float, high: float, objective: str) -> Iterator[AbstractOptimizer]:
     """What is tried for a method, the best in the long run first."""
-    cuts = [low, *(np.geomspace(low, high, CUTS + 1)[1:] if objective == "steps" and high > low else ())]
+    cuts = [
+        low,
+        *(np.geomspace(low, high, CUTS + 1)[1:] if objective == "steps" and high > low else ()),
+    ]
     if name == "nesterov":
-        # The momentum tends to 1, where eta (4/3) lambda is the limit; with d fixed the loss falls as k^-d until it is geometric.
-        yield from (nesterov(1 / high, float(d)) for d in (3.0, *(D if objective == "steps" else ())))
+        # The momentum tends to 1, where eta (4/3) lambda is the limit; with d fixed the loss falls
+        # as k^-d until it is geometric.
+        yield from (
+            nesterov(1 / high, float(d)) for d in (3.0, *(D if objective == "steps" else ()))
+        )
     elif name == "restarted_nesterov":
         for cut in cuts:
-            yield restarted_nesterov(1 / high, 3.0, max(1, round(best_restart_period(cut, 3.0).period * high**0.5)))
+            yield restarted_nesterov(
+                1 / high, 3.0, max(1, round(best_restart_period(cut, 3.0).period * high**0.5))
+            )
     else:
         yield from (best_parameters(name, float(cut), high).optimizer for cut in cuts)
 
 
-def _count(candidates: list[Any], eigenvalues: np.ndarray, size: np.ndarray, target: float, max_steps: int) -> list[float]:
-    """Steps to the target for each candidate; those that differ in numbers only run side by side, restarts at a fixed period among them."""
+def _count(
+    candidates: list[Any], eigenvalues: np.ndarray, size: np.ndarray, target: float, max_steps: int
+) -> list[float]:
+    """Steps to the target for each candidate; those that differ in numbers only run side by side,
+    restarts at a fixed period among them."""
     if candidates[0].name == "gradient_descent":
         return [_gradient_steps(c.eta, eigenvalues, size, target, max_steps) for c in candidates]
     periods = None
@@ -184,8 +245,11 @@ def _count(candidates: list[Any], eigenvalues: np.ndarray, size: np.ndarray, tar
     return [float(n) if n < max_steps else math.inf for n in counts]
 
 
-def steps_to(optimizer: AbstractOptimizer, eigenvalues: Any, size: Any, target: float, max_steps: int = 10**6) -> float:
-    """The first k at which L(w_k) <= target L(w_0) under a constant kernel, from errors `size` (n,) along its eigenvectors; inf if none."""
+def steps_to(
+    optimizer: AbstractOptimizer, eigenvalues: Any, size: Any, target: float, max_steps: int = 10**6
+) -> float:
+    """The first k at which L(w_k) <= target L(w_0) under a constant kernel, from errors `size` (n,)
+    along its eigenvectors; inf if none."""
     eigenvalues, size = np.asarray(eigenvalues), np.asarray(size)
     scheme = getattr(optimizer, "scheme", None)
     if not isinstance(scheme, str):
@@ -197,8 +261,11 @@ def steps_to(optimizer: AbstractOptimizer, eigenvalues: Any, size: Any, target: 
     return float(count) if count < max_steps else math.inf
 
 
-def _gradient_steps(eta: float, eigenvalues: np.ndarray, size: np.ndarray, target: float, max_steps: int) -> float:
-    """Gradient descent in closed form: sum size^2 (1 - eta lambda)^(2k) falls with k, so bisection finds the step."""
+def _gradient_steps(
+    eta: float, eigenvalues: np.ndarray, size: np.ndarray, target: float, max_steps: int
+) -> float:
+    """Gradient descent in closed form: sum size^2 (1 - eta lambda)^(2k) falls with k, so bisection
+    finds the step."""
     factor = np.abs(1 - eta * eigenvalues)
     loss = lambda k: float(np.sum((size * factor**k) ** 2))
     goal, low, high = target * loss(0), 0, max_steps
@@ -211,8 +278,16 @@ def _gradient_steps(eta: float, eigenvalues: np.ndarray, size: np.ndarray, targe
 
 
 @eqx.filter_jit
-def _until(optimizers: Any, periods: Array | None, eigenvalues: Array, size: Array, target: Array, max_steps: Array) -> Array:
-    """Each optimizer on the weights behind the modes, z = Delta/sqrt(lambda), so that inner products in restarts are those of w.
+def _until(
+    optimizers: Any,
+    periods: Array | None,
+    eigenvalues: Array,
+    size: Array,
+    target: Array,
+    max_steps: Array,
+) -> Array:
+    """Each optimizer on the weights behind the modes, z = Delta/sqrt(lambda), so that inner
+    products in restarts are those of w.
 
     periods: for Nesterov's method, the steps after which its count goes back to 0.
     """
@@ -235,14 +310,17 @@ def _until(optimizers: Any, periods: Array | None, eigenvalues: Array, size: Arr
             change, memory = optimizer.update(eigenvalues * z, memory, z)
             return k + 1, z + change, memory
 
-        return jax.lax.while_loop(more, step, (jnp.zeros((), jnp.int32), start, optimizer.init(start)))[0]
+        return jax.lax.while_loop(
+            more, step, (jnp.zeros((), jnp.int32), start, optimizer.init(start))
+        )[0]
 
     return jax.vmap(count)(optimizers, periods)
 
 
 def _describe(name: str, optimizer: Any, steps: float, eigenvalues: np.ndarray) -> Recommendation:
-    """Limits and rates from the roots of z^2 - (1 + beta - (eta + delta) lambda) z + beta - delta lambda, which turn unstable at
-    lambda = 2 (1 + beta)/(eta + 2 delta): delta = 0 for GD (beta = 0) and HB, beta eta for Nesterov's method with constant momentum."""
+    """Limits and rates from the roots of z^2 - (1 + beta - (eta + delta) lambda) z + beta - delta
+    lambda, which turn unstable at lambda = 2 (1 + beta)/(eta + 2 delta): delta = 0 for GD (beta =
+    0) and HB, beta eta for Nesterov's method with constant momentum."""
     eta, d = float(optimizer.eta), getattr(optimizer, "d", None)
     beta, delta = float(getattr(optimizer, "beta", 0.0)), float(getattr(optimizer, "delta", 0.0))
     if d is not None:
@@ -250,7 +328,13 @@ def _describe(name: str, optimizer: Any, steps: float, eigenvalues: np.ndarray) 
     else:
         limit = 2 * (1 + beta) / (1 + 2 * delta / eta) / eigenvalues[-1]
         half, product = (1 + beta - (eta + delta) * eigenvalues) / 2, beta - delta * eigenvalues
-        rate = float(np.max(np.abs(half) + np.sqrt(np.maximum(half**2 - product, 0.0)), where=half**2 >= product, initial=0.0))
+        rate = float(
+            np.max(
+                np.abs(half) + np.sqrt(np.maximum(half**2 - product, 0.0)),
+                where=half**2 >= product,
+                initial=0.0,
+            )
+        )
         rate = max(rate, float(np.sqrt(np.max(product, where=half**2 < product, initial=0.0))))
     first = name == "gradient_descent"
     flow, h = optimizer.flow()
@@ -270,16 +354,32 @@ def _describe(name: str, optimizer: Any, steps: float, eigenvalues: np.ndarray) 
 
 
 def check_advice(
-    advice: Advice, model: Any, data: Any, *, trainable: Any = None, where: Callable | None = None, config: Numerics = Numerics()
+    advice: Advice,
+    model: Any,
+    data: Any,
+    *,
+    trainable: Any = None,
+    where: Callable | None = None,
+    config: Numerics = Numerics(),
 ) -> dict[str, tuple[float, float]]:
-    """Train a model with each recommendation: (predicted, actual) steps to the target, by method; inf: not within twice the
-    predicted, NaN: the loss rose tenfold on the way or left the finite numbers."""
+    """Train a model with each recommendation: (predicted, actual) steps to the target, by method;
+    inf: not within twice the predicted, NaN: the loss rose tenfold on the way or left the finite
+    numbers."""
     found = {}
     for name, r in advice.methods.items():
         if math.isinf(r.steps):
             found[name] = (r.steps, math.inf)
             continue
-        run = train(model, data, r.optimizer, 2 * int(r.steps) + 10, trainable=trainable, where=where, readouts=["loss"], config=config)
+        run = train(
+            model,
+            data,
+            r.optimizer,
+            2 * int(r.steps) + 10,
+            trainable=trainable,
+            where=where,
+            readouts=["loss"],
+            config=config,
+        )
         loss = np.asarray(run.loss)
         below = np.flatnonzero(loss <= advice.target * loss[0])
         steady = np.max(loss) <= 10 * loss[0]  # false for NaN

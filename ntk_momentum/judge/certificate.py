@@ -1,29 +1,34 @@
-"""A certificate for one run: does a repaired Theorem 1 or 2 apply to this network, and which rate does it certify?
+"""A certificate for one run: does a repaired Theorem 1 or 2 apply to this network, and which rate
+does it certify?
 
-Along (3.5) with a moving kernel, any quadratic form V = (Delta, Delta') . P (Delta, Delta') / 2 obeys V' <= -rho(t) V with
--rho(t) = lambda_max(P A + A^T P, P), A(t) = [[0, 1], [-H(t), -b]], between impulses, and sqrt V grows by at most |J|/sqrt 2 at an
-impulse J. Hence
+Along (3.5) with a moving kernel, any quadratic form V = (Delta, Delta') . P (Delta, Delta') / 2
+obeys V' <= -rho(t) V with -rho(t) = lambda_max(P A + A^T P, P), A(t) = [[0, 1], [-H(t), -b]],
+between impulses, and sqrt V grows by at most |J|/sqrt 2 at an impulse J. Hence
 
-    sqrt V(t) <= e^{-int rho / 2} sqrt V(0) + sum_j e^{-int_{t_j}^t rho / 2} |J_j| / sqrt 2,      L <= V / lambda_min(P's Schur complement).
+    sqrt V(t) <= e^{-int rho / 2} sqrt V(0) + sum_j e^{-int_{t_j}^t rho / 2} |J_j| / sqrt 2,
+    L(t) <= V(t) / lambda_min(P's Schur complement).
 
 Three forms, from weak to sharp, all on a fixed positive definite reference kernel H_ref:
 
-    simple      b = sqrt(2 lambda0), sup ||H(t) - H_ref|| <= (sqrt 2 - 1) lambda0/2: rate alpha = b/2
-    relative    P = [[H_ref + alpha^2, alpha], [alpha, 1]] (V_infinity), rho >= alpha - eps(t), eps = ||(H(t) - H_ref) H_ref^{-1/2}||_2
-    quadratic   P = [[H_ref + c, beta], [beta, 1]] with the exact rho(t); c and beta chosen for the largest mean rate. Contains
-                V_infinity and V#
+    simple     b = sqrt(2 lambda0), sup ||H(t) - H_ref|| <= (sqrt 2 - 1) lambda0/2: rate alpha = b/2
+    relative    P = [[H_ref + alpha^2, alpha], [alpha, 1]] (V_infinity), rho >= alpha - eps(t),
+                eps = ||(H(t) - H_ref) H_ref^{-1/2}||_2
+    quadratic   P = [[H_ref + c, beta], [beta, 1]] with the exact rho(t); c and beta chosen for the
+                largest mean rate. Contains V_infinity and V#
 
 Along (2.5), the gradient flow, V = L = |Delta|^2/2 and rho(t) = 2 lambda_min(H(t)):
 
     simple      sup ||H(t) - H_ref|| <= lambda0/2: rate lambda0, as the paper argues
     spectral    the exact rho(t)
 
-lambda0 is that of H_ref. Between two saved times the kernel is held by `KernelPath`, which follows every accepted step: |H(t) - H(t_k)|
-<= M_k entry by entry, so rho(t) >= (rho_k + rho_{k+1} - reach_k)/2 on the interval, reach_k = |M_k (H_ref + c - beta^2)^{-1/2}|, as the
-kernel travels at most reach_k in all from one save to the next; likewise for eps, lambda_min and the drift. Impulses inside one step are
-summed as vectors, and what their being apart in time adds, of first and second order in the step, is added. So the bound speaks of all
-times, up to the solver's own error; denser saves make reach and steps small. Of a two-layer ReLU net whose hidden layer is trained,
-impulses are counted; for any other model all that drives the error beside (3.5) is, see `observed`.
+lambda0 is that of H_ref. Between two saved times the kernel is held by `KernelPath`, which follows
+every accepted step: |H(t) - H(t_k)| <= M_k entry by entry, so rho(t) >= (rho_k + rho_{k+1} -
+reach_k)/2 on the interval, reach_k = |M_k (H_ref + c - beta^2)^{-1/2}|, as the kernel travels at
+most reach_k in all from one save to the next; likewise for eps, lambda_min and the drift. Impulses
+inside one step are summed as vectors, and what their being apart in time adds, of first and second
+order in the step, is added. So the bound speaks of all times, up to the solver's own error; denser
+saves make reach and steps small. Of a two-layer ReLU net whose hidden layer is trained, impulses
+are counted; for any other model all that drives the error beside (3.5) is, see `observed`.
 """
 
 from __future__ import annotations
@@ -49,15 +54,17 @@ Form = Literal["simple", "relative", "quadratic", "spectral"]
 class Certificate:
     """Whether a repaired bound applies to a run.
 
-    issued: some form has a positive mean rate and a bound, impulses included, that ends below L(0); form: the one with the
-    largest rate. rate: the exponent of L it certifies (mean over the run), or the best that was found. ts, bound: the certified
-    curve of L(t), impulses included (inf where no form applies). missing: what stands in the way, in words.
-    epsilon: eps(t) of the relative form at the saves, of a gradient flow ||H(t) - H_ref||_2 / lambda0. drift: a bound of
-    sup_t ||H(t) - H_ref||_2. lam0: of H_ref. impulses: sum of impulse sizes. gap: share of the mean rate lost to not knowing the kernel
-    between saves.
-    rates, shares: by form, the exponent found, and the largest share of their motion that kernel and impulses could have made for it to be
-    issued (1 or more: it is). widths: where the model has a width, that at which the form would be issued if the kernel's distance from
-    H_ref, its path between saves and the impulses all fall like m^{-1/2}.
+    issued: some form has a positive mean rate and a bound, impulses included, that ends below L(0);
+    form: the one with the largest rate. rate: the exponent of L it certifies (mean over the run),
+    or the best that was found. ts, bound: the certified curve of L(t), impulses included (inf where
+    no form applies). missing: what stands in the way, in words. epsilon: eps(t) of the relative
+    form at the saves, of a gradient flow ||H(t) - H_ref||_2 / lambda0. drift: a bound of sup_t
+    ||H(t) - H_ref||_2. lam0: of H_ref. impulses: sum of impulse sizes. gap: share of the mean rate
+    lost to not knowing the kernel between saves. rates, shares: by form, the exponent found, and
+    the largest share of their motion that kernel and impulses could have made for it to be issued
+    (1 or more: it is). widths: where the model has a width, that at which the form would be issued
+    if the kernel's distance from H_ref, its path between saves and the impulses all fall like
+    m^{-1/2}.
     """
 
     issued: bool
@@ -77,13 +84,17 @@ class Certificate:
 
     def __str__(self) -> str:
         if self.issued:
-            return f"certified ({self.form}): L decays at rate {self.rate:.4g} (lambda0 = {self.lam0:.4g}, impulses {self.impulses:.3g})"
+            return (
+                f"certified ({self.form}): L decays at rate {self.rate:.4g} (lambda0 = "
+                f"{self.lam0:.4g}, impulses {self.impulses:.3g})"
+            )
         return f"not certified: {self.missing}"
 
 
 class _Run(NamedTuple):
-    """What was observed of a run, and the reference: saved times, kernels, |H(t) - H_ref|_2, path between saves with its norms, friction
-    (NaN without momentum), (Delta(0), Delta'(0)), impulses and their spread from save to save."""
+    """What was observed of a run, and the reference: saved times, kernels, |H(t) - H_ref|_2, path
+    between saves with its norms, friction (NaN without momentum), (Delta(0), Delta'(0)), impulses
+    and their spread from save to save."""
 
     ts: np.ndarray
     H: np.ndarray
@@ -104,8 +115,9 @@ class _Run(NamedTuple):
 
 
 class _Form(NamedTuple):
-    """V of one form: its rate with the reference kernel, and on each interval; the latter if nothing happened between saves; sqrt V(0);
-    L <= V / floor; by how much impulses raise sqrt(2 V) on each interval."""
+    """V of one form: its rate with the reference kernel, and on each interval; the latter if
+    nothing happened between saves; sqrt V(0); L <= V / floor; by how much impulses raise sqrt(2 V)
+    on each interval."""
 
     ideal: float
     local: np.ndarray
@@ -115,23 +127,29 @@ class _Form(NamedTuple):
     kicks: np.ndarray
 
     def bound(self, ts: np.ndarray, share: float) -> tuple[np.ndarray, float]:
-        """The bound of L at the saved times and the mean rate, if kernel and impulses moved by this share of what they did."""
+        """The bound of L at the saved times and the mean rate, if kernel and impulses moved by this
+        share of what they did."""
         local, sizes = self.ideal + share * (self.local - self.ideal), [self.size]
         with np.errstate(over="ignore"):  # a bound may be infinite
-            for shrink, kick in zip(np.exp(-0.5 * local * np.diff(ts)), share * self.kicks, strict=True):
+            for shrink, kick in zip(
+                np.exp(-0.5 * local * np.diff(ts)), share * self.kicks, strict=True
+            ):
                 sizes.append(shrink * sizes[-1] + max(1.0, shrink) * kick / np.sqrt(2))
             return np.square(sizes) / self.floor, _mean(local, ts)
 
 
 def certify(
-    trajectory: Trajectory, reference: Literal["infinite", "initial", "mean"] | Float[ArrayLike, "n n"] = "infinite"
+    trajectory: Trajectory,
+    reference: Literal["infinite", "initial", "mean"] | Float[ArrayLike, "n n"] = "infinite",
 ) -> Certificate:
-    """Decide whether a repaired Theorem 1 or 2 applies to a run of the gradient flow or the heavy ball made with `CERTIFICATE_READOUTS`.
+    """Decide whether a repaired Theorem 1 or 2 applies to a run of the gradient flow or the heavy
+    ball made with `CERTIFICATE_READOUTS`.
 
-    Any model on the squared loss. With momentum, all but a two-layer ReLU net whose hidden layer is trained take `solver=nm.RungeKutta()`
-    and steps that resolve their fast modes, or what is left over of (3.5) is mostly the steps' own error.
-    reference: H_infinity, H(0), the mean of H(t) over the run, or any positive definite matrix. Raises `InputError` when the run lacks a
-    read-out, failed, or the reference is not positive definite.
+    Any model on the squared loss. With momentum, all but a two-layer ReLU net whose hidden layer is
+    trained take `solver=nm.RungeKutta()` and steps that resolve their fast modes, or what is left
+    over of (3.5) is mostly the steps' own error. reference: H_infinity, H(0), the mean of H(t) over
+    the run, or any positive definite matrix. Raises `InputError` when the run lacks a read-out,
+    failed, or the reference is not positive definite.
     """
     run = _observed(trajectory, reference)
     forms = _gradient_flow(run) if np.isnan(run.b) else _heavy_ball(run)
@@ -139,15 +157,23 @@ def certify(
     initial = 0.5 * run.start[0] @ run.start[0]
     found = {name: form.bound(run.ts, 1.0) for name, form in forms.items()}
     rates: dict[str, float] = {name: rate for name, (_, rate) in found.items()}
-    shares: dict[str, float] = {name: _largest(form, run.ts, initial) for name, form in forms.items()}
-    shares["simple"] = min(shares.get("simple", np.inf), allowed / run.drift if run.drift else np.inf)
+    shares: dict[str, float] = {
+        name: _largest(form, run.ts, initial) for name, form in forms.items()
+    }
+    shares["simple"] = min(
+        shares.get("simple", np.inf), allowed / run.drift if run.drift else np.inf
+    )
     width = getattr(trajectory.model, "width", 0)
     useful = [name for name, (curve, rate) in found.items() if rate > 0 and curve[-1] < initial]
     useful = [name for name in useful if name != "simple" or run.drift <= allowed]
     best = max(useful, key=lambda name: rates[name], default=None)
     sharp = forms["spectral" if np.isnan(run.b) else "quadratic"]
     certain, kept = _mean(sharp.certain, run.ts), _mean(sharp.local, run.ts)
-    epsilon = run.distance / run.lam0 if np.isnan(run.b) else np.array([reference_distance(K, run.H_ref) for K in run.H])
+    epsilon = (
+        run.distance / run.lam0
+        if np.isnan(run.b)
+        else np.array([reference_distance(K, run.H_ref) for K in run.H])
+    )
     impulses = float(run.kicks.sum())
     return Certificate(
         issued=best is not None,
@@ -155,7 +181,9 @@ def certify(
         rate=max(rates.values()) if best is None else rates[best],
         ts=run.ts,
         bound=np.full_like(run.ts, np.inf) if best is None else found[best][0],
-        missing="" if best is not None else _missing(run, rates, shares, allowed, certain, epsilon, width),
+        missing=""
+        if best is not None
+        else _missing(run, rates, shares, allowed, certain, epsilon, width),
         epsilon=epsilon,
         drift=run.drift,
         lam0=run.lam0,
@@ -170,17 +198,26 @@ def certify(
 def _observed(trajectory: Trajectory, reference: Any) -> _Run:
     lacking = [name for name in CERTIFICATE_READOUTS if name not in trajectory.readouts]
     if lacking:
-        raise InputError(f"this run lacks the read-outs {lacking}; simulate it with readouts=nm.judge.CERTIFICATE_READOUTS.")
+        raise InputError(
+            f"this run lacks the read-outs {lacking}; simulate it with "
+            "readouts=nm.judge.CERTIFICATE_READOUTS."
+        )
     if not trajectory.ok:
         raise InputError(f"a failed run cannot be certified: {trajectory.reason}.")
     read = {name: np.asarray(trajectory[name], np.float64) for name in CERTIFICATE_READOUTS}
     ts, H, friction = np.asarray(trajectory.ts, np.float64), read["kernel"], read["friction"]
     if np.isinf(friction[0]) or np.ptp(friction) > 1e-6 * friction[0]:
-        raise InputError("certificates are for constant friction (the heavy ball); the friction of this run varies.")
+        raise InputError(
+            "certificates are for constant friction (the heavy ball); the friction of "
+            "this run varies."
+        )
     H_ref = _choose(reference, trajectory, H, ts)
     lam0 = float(np.linalg.eigvalsh(H_ref)[0])
     if not lam0 > 0:
-        raise InputError(f"the reference kernel must be positive definite, its smallest eigenvalue is {lam0:.3g}.")
+        raise InputError(
+            "the reference kernel must be positive definite, its smallest eigenvalue "
+            f"is {lam0:.3g}."
+        )
     path = np.diff(read["kernel_path"], axis=0)
     return _Run(
         ts,
@@ -217,12 +254,21 @@ def _heavy_ball(run: _Run) -> dict[Form, _Form]:
 
     def form(ideal, local, certain, c, beta):
         size = np.sqrt(0.5 * D @ H_ref @ D + 0.5 * c * D @ D + beta * D @ V + 0.5 * V @ V)
-        return _Form(ideal, local, certain, size, lam0 + c - beta**2, run.kicks + run.spread @ _delays(H_ref, top, b, c, beta))
+        return _Form(
+            ideal,
+            local,
+            certain,
+            size,
+            lam0 + c - beta**2,
+            run.kicks + run.spread @ _delays(H_ref, top, b, c, beta),
+        )
 
     c, beta, rho = _best_form(H_ref, run.H, b, run.ts)
     reach = _reach(run.path, run.lengths, H_ref, c - beta**2)
     still = float(_local_rates(H_ref, H_ref[None], b, c, beta)[0])
-    forms: dict[Form, _Form] = {"quadratic": form(still, _between(rho, reach), _between(rho, 0 * reach), c, beta)}
+    forms: dict[Form, _Form] = {
+        "quadratic": form(still, _between(rho, reach), _between(rho, 0 * reach), c, beta)
+    }
     alpha = b / 2
     if alpha**2 <= lam0 * (1 + 1e-9):
         epsilon = np.array([reference_distance(K, H_ref) for K in run.H])
@@ -230,7 +276,11 @@ def _heavy_ball(run: _Run) -> dict[Form, _Form]:
         relative = alpha - _between(epsilon, -_reach(run.path, run.lengths, H_ref, 0.0))
         forms["relative"] = form(alpha, relative, certain, alpha**2, alpha)
         if abs(b / bounds.paper_friction(lam0) - 1) < 0.01:
-            local = alpha if run.drift <= bounds.repaired_drift(lam0) else alpha - run.drift / np.sqrt(lam0)
+            local = (
+                alpha
+                if run.drift <= bounds.repaired_drift(lam0)
+                else alpha - run.drift / np.sqrt(lam0)
+            )
             forms["simple"] = form(alpha, np.full_like(relative, local), certain, alpha**2, alpha)
     return forms
 
@@ -245,7 +295,9 @@ def _choose(reference: Any, trajectory: Trajectory, H: np.ndarray, ts: np.ndarra
             raise unknown_name("reference", reference, ("infinite", "initial", "mean"))
         limit = np.asarray(trajectory["reference"], np.float64)[0]
         if np.isnan(limit).any():
-            raise InputError('this run has no infinite-width kernel; pass reference="initial" or a matrix.')
+            raise InputError(
+                'this run has no infinite-width kernel; pass reference="initial" or a matrix.'
+            )
         return limit
     matrix = np.asarray(reference, np.float64)
     if matrix.shape != H.shape[1:]:
@@ -275,7 +327,8 @@ def _largest(form: _Form, ts: np.ndarray, initial: float) -> float:
 
 
 def _between(values: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """The least (for lengths < 0 the largest) value on each interval of what may change at most by |length| in all from save to save."""
+    """The least (for lengths < 0 the largest) value on each interval of what may change at most by
+    |length| in all from save to save."""
     return 0.5 * (values[1:] + values[:-1] - length)
 
 
@@ -283,17 +336,23 @@ def _reach(path: np.ndarray, lengths: np.ndarray, H_ref: np.ndarray, shift: floa
     """Bounds of ||E (H_ref + shift)^{-1/2}||_2 for every |E| <= path, interval by interval."""
     values, vectors = np.linalg.eigh(H_ref)
     root = np.abs((vectors / np.sqrt(values + shift)) @ vectors.T)
-    return np.minimum(lengths / np.sqrt(values[0] + shift), np.linalg.norm(path @ root, 2, axis=(1, 2)))
+    return np.minimum(
+        lengths / np.sqrt(values[0] + shift), np.linalg.norm(path @ root, 2, axis=(1, 2))
+    )
 
 
 def _delays(H_ref: np.ndarray, top: float, b: float, c: float, beta: float) -> np.ndarray:
-    """Bounds of |A x|_P and |A A x|_P over |J|, x = (0, J), ||H|| <= top: an impulse s before has become x + s A x + O(s^2/2)."""
+    """Bounds of |A x|_P and |A A x|_P over |J|, x = (0, J), ||H|| <= top: an impulse s before has
+    become x + s A x + O(s^2/2)."""
     stiff = np.linalg.norm(H_ref, 2) + c - beta**2
-    return np.array([np.sqrt(stiff + (b - beta) ** 2), np.hypot(b * np.sqrt(stiff), top + abs(b * (b - beta)))])
+    return np.array(
+        [np.sqrt(stiff + (b - beta) ** 2), np.hypot(b * np.sqrt(stiff), top + abs(b * (b - beta)))]
+    )
 
 
 def _local_rates(H_ref: np.ndarray, H: np.ndarray, b: float, c: float, beta: float) -> np.ndarray:
-    """rho(t) of P = [[H_ref + c, beta], [beta, 1]] for each kernel; -inf when P is not positive definite."""
+    """rho(t) of P = [[H_ref + c, beta], [beta, 1]] for each kernel; -inf when P is not positive
+    definite."""
     n = len(H_ref)
     eye = np.eye(n)
     P = np.block([[H_ref + c * eye, beta * eye], [beta * eye, eye]])
@@ -301,7 +360,8 @@ def _local_rates(H_ref: np.ndarray, H: np.ndarray, b: float, c: float, beta: flo
         inverse = np.linalg.inv(np.linalg.cholesky(P))
     except np.linalg.LinAlgError:
         return np.full(len(H), -np.inf)
-    # P A + A^T P = [[-2 beta H, H_ref + c - b beta - H], [., 2 beta - 2 b]], since d/dt (Delta, Delta') = (Delta', -H Delta - b Delta')
+    # P A + A^T P = [[-2 beta H, H_ref + c - b beta - H], [., 2 beta - 2 b]], since d/dt (Delta,
+    # Delta') = (Delta', -H Delta - b Delta')
     S = np.zeros((len(H), 2 * n, 2 * n))
     S[:, :n, :n] = -2 * beta * H
     S[:, :n, n:] = H_ref + (c - b * beta) * eye - H
@@ -309,12 +369,18 @@ def _local_rates(H_ref: np.ndarray, H: np.ndarray, b: float, c: float, beta: flo
     S[:, n:, n:] = (2 * beta - 2 * b) * eye
     last = [2 * n - 1, 2 * n - 1]
     return -np.array(
-        [scipy.linalg.eigh(M, eigvals_only=True, subset_by_index=last, check_finite=False)[0] for M in inverse @ S @ inverse.T]
+        [
+            scipy.linalg.eigh(M, eigvals_only=True, subset_by_index=last, check_finite=False)[0]
+            for M in inverse @ S @ inverse.T
+        ]
     )
 
 
-def _best_form(H_ref: np.ndarray, H: np.ndarray, b: float, ts: np.ndarray) -> tuple[float, float, np.ndarray]:
-    """(c, beta, rho) of the form with the largest mean rate, searched on six of the times from V_infinity and V#."""
+def _best_form(
+    H_ref: np.ndarray, H: np.ndarray, b: float, ts: np.ndarray
+) -> tuple[float, float, np.ndarray]:
+    """(c, beta, rho) of the form with the largest mean rate, searched on six of the times from
+    V_infinity and V#."""
     lam0 = float(np.linalg.eigvalsh(H_ref)[0])
     some = np.unique(np.linspace(0, len(H) - 1, min(6, len(H))).astype(int))
 
@@ -324,18 +390,30 @@ def _best_form(H_ref: np.ndarray, H: np.ndarray, b: float, ts: np.ndarray) -> tu
 
     alpha = b / 2 / np.sqrt(lam0)
     start = min([(alpha**2, alpha), (0.05, min(alpha, 0.9)), (0.5, 0.5)], key=loss)
-    u = scipy.optimize.minimize(loss, start, method="Nelder-Mead", options={"maxfev": 60, "xatol": 1e-3, "fatol": 1e-4}).x
+    u = scipy.optimize.minimize(
+        loss, start, method="Nelder-Mead", options={"maxfev": 60, "xatol": 1e-3, "fatol": 1e-4}
+    ).x
     c, beta = float(u[0] * lam0), float(u[1] * np.sqrt(lam0))
     return c, beta, _local_rates(H_ref, H, b, c, beta)
 
 
 def _widths(shares: dict[str, float], width: int) -> dict[str, float]:
     """The width that each form would take, where the model has one."""
-    return {name: width / share**2 if share else np.inf for name, share in shares.items()} if width else {}
+    return (
+        {name: width / share**2 if share else np.inf for name, share in shares.items()}
+        if width
+        else {}
+    )
 
 
 def _missing(
-    run: _Run, rates: dict[str, float], shares: dict[str, float], allowed: float, certain: float, epsilon: np.ndarray, width: int
+    run: _Run,
+    rates: dict[str, float],
+    shares: dict[str, float],
+    allowed: float,
+    certain: float,
+    epsilon: np.ndarray,
+    width: int,
 ) -> str:
     parts = [f"sup ||H(t) - H_ref|| = {run.drift:.3g} against {allowed:.3g} allowed"]
     if "relative" in rates:
@@ -344,9 +422,20 @@ def _missing(
         parts.append(f"b = {run.b:.3g} is above 2 sqrt(lambda0) = {2 * np.sqrt(run.lam0):.3g}")
     parts.append(f"best mean rate {max(rates.values()):.3g}, impulses {run.kicks.sum():.3g}")
     if rates["spectral" if np.isnan(run.b) else "quadratic"] < 0.7 * certain:
-        parts.append(f"the rate would be {certain:.3g} if nothing happened between saves: save more densely")
+        parts.append(
+            f"the rate would be {certain:.3g} if nothing happened between saves: save more densely"
+        )
     if not width:
-        wanted = ", ".join(f"{name}: {value:.2g}" for name, value in sorted(shares.items(), key=lambda item: -item[1]))
-        return f"{'; '.join(parts)}. Kernel and impulses may move by these shares of what they did: {wanted}."
-    wanted = ", ".join(f"{name}: {value:.3g}" for name, value in sorted(_widths(shares, width).items(), key=lambda item: item[1]))
+        wanted = ", ".join(
+            f"{name}: {value:.2g}"
+            for name, value in sorted(shares.items(), key=lambda item: -item[1])
+        )
+        return (
+            f"{'; '.join(parts)}. Kernel and impulses may move by these shares of what "
+            f"they did: {wanted}."
+        )
+    wanted = ", ".join(
+        f"{name}: {value:.3g}"
+        for name, value in sorted(_widths(shares, width).items(), key=lambda item: item[1])
+    )
     return f"{'; '.join(parts)}. Width {width} now; would take about {wanted}."

@@ -1,7 +1,9 @@
-"""Is it lazy? A short run of a model against the prediction of its own kernel at the start, by the same optimizer.
+"""Is it lazy? A short run of a model against the prediction of its own kernel at the start, by the
+same optimizer.
 
-The prediction is the linearised model f_lin(w) = f(w_0) + J (w - w_0), whose kernel is constant: for gradient descent, heavy ball and
-Nesterov on the squared loss it is `predict` with H(0), and for any other optimizer or loss it is what a constant kernel would have done.
+The prediction is the linearised model f_lin(w) = f(w_0) + J (w - w_0), whose kernel is constant:
+for gradient descent, heavy ball and Nesterov on the squared loss it is `predict` with H(0), and for
+any other optimizer or loss it is what a constant kernel would have done.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ LAZY, RICH = 0.1, 0.5
 
 
 class Linearized(eqx.Module):
-    """x -> f(w_0, x) + J(w_0, x) (w - w_0): a model whose kernel is constant. w is its trained part."""
+    """x -> f(w_0, x) + J(w_0, x) (w - w_0): a model whose kernel is constant. w is its trained
+    part."""
 
     w: PyTree
     start: PyTree
@@ -44,7 +47,8 @@ class Linearized(eqx.Module):
 
 
 def linearize(model: Any, *, trainable: Any = None, where: Callable | None = None) -> Linearized:
-    """A model linearised in its trained weights at their present values; train it with `trainable=trained_part(linear)`."""
+    """A model linearised in its trained weights at their present values; train it with
+    `trainable=trained_part(linear)`."""
     w, frozen = eqx.partition(model, trainable_spec(model, trainable, where))
     return Linearized(w, w, frozen)
 
@@ -59,10 +63,11 @@ def trained_part(linear: Linearized) -> PyTree:
 class Diagnosis:
     """How far a run is from its own kernel's prediction.
 
-    ts: saved step counts; loss, predicted_loss: of the model and of its linearisation; gap: |f - f_lin| over the predictions' largest
-    motion max_k |f_lin(k) - f(0)|, at each saved step. kernel_drift, feature_drift, weight_drift: relative Frobenius distances of H,
-    of the tangent features J and of the trained weights between the first and the last step. advice: for H(0), of the local quadratic
-    model of the loss.
+    ts: saved step counts; loss, predicted_loss: of the model and of its linearisation; gap: |f -
+    f_lin| over the predictions' largest motion max_k |f_lin(k) - f(0)|, at each saved step.
+    kernel_drift, feature_drift, weight_drift: relative Frobenius distances of H, of the tangent
+    features J and of the trained weights between the first and the last step. advice: for H(0), of
+    the local quadratic model of the loss.
     """
 
     ts: np.ndarray
@@ -77,13 +82,18 @@ class Diagnosis:
 
     @property
     def verdict(self) -> str:
-        """By the larger of the largest gap and the kernel's drift: lazy below 0.1, between, rich above 0.5; or diverged, when
-        the loss rises above ten times its start or out of the finite numbers.
+        """By the larger of the largest gap and the kernel's drift: lazy below 0.1, between, rich
+        above 0.5; or diverged, when the loss rises above ten times its start or out of the finite
+        numbers.
 
-        The drift counts too, since on the training points every run that fits the targets ends with no gap.
+        The drift counts too, since on the training points every run that fits the targets ends with
+        no gap.
         """
         worst = max(float(np.max(self.gap)), self.kernel_drift)
-        if not math.isfinite(float(np.sum(self.gap)) + worst) or np.max(self.loss) > 10 * self.loss[0]:
+        if (
+            not math.isfinite(float(np.sum(self.gap)) + worst)
+            or np.max(self.loss) > 10 * self.loss[0]
+        ):
             return "diverged"
         return "lazy" if worst < LAZY else "between" if worst < RICH else "rich"
 
@@ -96,21 +106,37 @@ class Diagnosis:
         meaning = {
             "lazy": "the run follows its own kernel; the theory of constant kernels applies",
             "between": "the kernel's prediction holds in outline only",
-            "rich": "the run leaves its kernel: features are learnt, and no constant kernel describes it",
-            "diverged": "the loss rose tenfold, or the run or its prediction left the finite numbers; take a smaller step, "
-            f"such as gradient descent with eta = {1 / self.advice.lambda_max:.4g}, half of what a kernel that stays allows",
+            "rich": (
+                "the run leaves its kernel: features are learnt, and no constant kernel "
+                "describes it"
+            ),
+            "diverged": "the loss rose tenfold, or the run or its prediction left the finite "
+            "numbers; take a smaller step, "
+            f"such as gradient descent with eta = {1 / self.advice.lambda_max:.4g}, "
+            "half of what a kernel that stays allows",
         }
         at = np.unique(np.linspace(0, len(self.ts) - 1, min(6, len(self.ts))).astype(int))
-        table = [f"{self.ts[i]:8.0f}  {self.loss[i]:12.5g}  {self.predicted_loss[i]:12.5g}  {self.gap[i]:10.3g}" for i in at]
+        table = [
+            (
+                f"{self.ts[i]:8.0f}  {self.loss[i]:12.5g}  {self.predicted_loss[i]:12.5g}  "
+                f"{self.gap[i]:10.3g}"
+            )
+            for i in at
+        ]
         return "\n".join(
             [
                 f"{self.verdict}: {meaning[self.verdict]}.",
                 f"{'step':>8}  {'loss':>12}  {'predicted':>12}  {'gap of f':>10}",
                 *table,
-                f"largest gap of f {np.max(self.gap):.3g} of the predicted motion, at step {self.ts[np.argmax(self.gap)]:.0f}",
-                f"moved by the last step, relative: kernel {self.kernel_drift:.3g}, features {self.feature_drift:.3g}, "
+                (
+                    f"largest gap of f {np.max(self.gap):.3g} of the predicted motion, at "
+                    f"step {self.ts[np.argmax(self.gap)]:.0f}"
+                ),
+                f"moved by the last step, relative: kernel {self.kernel_drift:.3g}, "
+                f"features {self.feature_drift:.3g}, "
                 f"weights {self.weight_drift:.3g}",
-                f"momentum for this spectrum: heavy ball with eta = {self.momentum.eta:.4g}, beta = {self.momentum.beta:.4g}, "
+                "momentum for this spectrum: heavy ball with eta = "
+                f"{self.momentum.eta:.4g}, beta = {self.momentum.beta:.4g}, "
                 f"friction b = {self.momentum.friction:.4g}",
                 str(self.advice),
             ]
@@ -132,13 +158,15 @@ def diagnose(
 ) -> Diagnosis:
     """Train a model briefly, beside its linearisation, and say how lazy it is.
 
-    model: any Equinox model of one input; optimizer: ours or optax's, gradient descent with eta = 1/lambda_max if None. steps: full-batch
-    steps, of which about `saves` are kept. The full kernel, (nk, nk) for n samples and k outputs, is formed twice: take a few hundred
-    samples.
-    Raises `InputError`.
+    model: any Equinox model of one input; optimizer: ours or optax's, gradient descent with eta =
+    1/lambda_max if None. steps: full-batch steps, of which about `saves` are kept. The full kernel,
+    (nk, nk) for n samples and k outputs, is formed twice: take a few hundred samples. Raises
+    `InputError`.
     """
     if not isinstance(steps, int | np.integer) or steps < 1 or saves < 1:
-        raise InputError(f"steps and saves must be positive whole numbers, got {steps} and {saves}.")
+        raise InputError(
+            f"steps and saves must be positive whole numbers, got {steps} and {saves}."
+        )
     problem, w = weight_problem(model, data, loss, trainable, where)
     f0, kernel, advice = _start(problem, w, target, config)
     if optimizer is None:
@@ -146,7 +174,12 @@ def diagnose(
     every = max(1, steps // saves)
     steps = every * (steps // every)
     linear = linearize(model, trainable=trainable, where=where)
-    options: dict[str, Any] = {"save_every": every, "loss": loss, "readouts": ["f", "loss"], "config": config}
+    options: dict[str, Any] = {
+        "save_every": every,
+        "loss": loss,
+        "readouts": ["f", "loss"],
+        "config": config,
+    }
     run = train(model, data, optimizer, steps, trainable=trainable, where=where, **options)
     predicted = train(linear, data, optimizer, steps, trainable=trained_part(linear), **options)
 
@@ -158,7 +191,16 @@ def diagnose(
         drifts = eqx.filter_jit(_drifts)(problem, w, end, kernel)
     losses = np.asarray(run.loss), np.asarray(predicted.loss)
     kernel_moved, features_moved, weights_moved = (float(drift) for drift in drifts)
-    return Diagnosis(np.asarray(run.ts), *losses, gap, kernel_moved, features_moved, weights_moved, advice, run.reason)
+    return Diagnosis(
+        np.asarray(run.ts),
+        *losses,
+        gap,
+        kernel_moved,
+        features_moved,
+        weights_moved,
+        advice,
+        run.reason,
+    )
 
 
 def recommend(
@@ -171,11 +213,14 @@ def recommend(
     target: float = 1e-3,
     config: Numerics = Numerics(),
 ) -> Advice:
-    """`advise` for a model's own kernel at its present weights, with the local quadratic model of any loss."""
+    """`advise` for a model's own kernel at its present weights, with the local quadratic model of
+    any loss."""
     return _start(*weight_problem(model, data, loss, trainable, where), target, config)[2]
 
 
-def _start(problem: WeightProblem, w: PyTree, target: float, config: Numerics) -> tuple[Array, Array, Advice]:
+def _start(
+    problem: WeightProblem, w: PyTree, target: float, config: Numerics
+) -> tuple[Array, Array, Advice]:
     with jax.default_matmul_precision(config.precision):
         f0, kernel = _outset(problem, w)
         return f0, kernel, advise(*_local(kernel, f0, problem), target=target)
@@ -187,7 +232,8 @@ def _outset(problem: WeightProblem, w: PyTree) -> tuple[Array, Array]:
 
 
 def _local(kernel: Array, f0: Array, problem: WeightProblem) -> tuple[Array, Array]:
-    """(kernel, error) of the quadratic model of L at f(0): C^{1/2} H C^{1/2} and C^{-1/2} grad_f L, with C the Hessian of L in f."""
+    """(kernel, error) of the quadratic model of L at f(0): C^{1/2} H C^{1/2} and C^{-1/2} grad_f L,
+    with C the Hessian of L in f."""
     gradient = output_gradient(problem.loss, f0, problem.y).reshape(-1)
     if problem.loss is squared:
         return kernel, gradient
@@ -195,7 +241,10 @@ def _local(kernel: Array, f0: Array, problem: WeightProblem) -> tuple[Array, Arr
     values, vectors = jnp.linalg.eigh(C)
     seen = values > values.size * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
     if not bool(jnp.any(seen)):
-        raise InputError("the loss has no positive curvature at f(0), so no step size can be recommended from its spectrum.")
+        raise InputError(
+            "the loss has no positive curvature at f(0), so no step size can be "
+            "recommended from its spectrum."
+        )
     root = jnp.sqrt(jnp.where(seen, values, 1.0))
     half = vectors * jnp.where(seen, root, 0.0)[None, :]
     H = half.T @ kernel @ half  # in C's eigenbasis
@@ -203,8 +252,11 @@ def _local(kernel: Array, f0: Array, problem: WeightProblem) -> tuple[Array, Arr
     return ((H + H.T) / 2)[np.ix_(kept, kept)], (vectors.T @ gradient / root)[kept]
 
 
-def _drifts(problem: WeightProblem, start: PyTree, end: PyTree, kernel: Array) -> tuple[Array, Array, Array]:
-    """(|H - H_0|/|H_0|, |J - J_0|/|J_0|, |w - w_0|/|w_0|); the features J row by row, by one backward pass each."""
+def _drifts(
+    problem: WeightProblem, start: PyTree, end: PyTree, kernel: Array
+) -> tuple[Array, Array, Array]:
+    """(|H - H_0|/|H_0|, |J - J_0|/|J_0|, |w - w_0|/|w_0|); the features J row by row, by one
+    backward pass each."""
     moved = jax.tree.map(jnp.subtract, end, start)
     f0, before = jax.vjp(problem.f, start)
     _, after = jax.vjp(problem.f, end)

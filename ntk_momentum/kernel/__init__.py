@@ -1,4 +1,5 @@
-"""Kernels: empirical for any Equinox model, structured for the two-layer net, closed forms at infinite width.
+"""Kernels: empirical for any Equinox model, structured for the two-layer net, closed forms at
+infinite width.
 
 Importing this needs neither lineax nor matfree; the operator asks for them when called.
 """

@@ -1,8 +1,10 @@
-"""The empirical neural tangent kernel of any Equinox model, K_ij = <df(x_i)/dtheta, df(x_j)/dtheta> over its trained leaves (2.6).
+"""The empirical neural tangent kernel of any Equinox model, K_ij = <df(x_i)/dtheta, df(x_j)/dtheta>
+over its trained leaves (2.6).
 
-Three methods agree to round-off. "jacobian" contracts per-sample Jacobians; "structured" contracts their factors instead
-(`factors`; `two_layer` for a `TwoLayerNet`); "ntk-vp" pushes each column's gradient through the model by jax.jvp. All stream through
-blocks of samples, and a kernel of one set of inputs is symmetric to the last bit.
+Three methods agree to round-off. "jacobian" contracts per-sample Jacobians; "structured" contracts
+their factors instead (`factors`; `two_layer` for a `TwoLayerNet`); "ntk-vp" pushes each column's
+gradient through the model by jax.jvp. All stream through blocks of samples, and a kernel of one set
+of inputs is symmetric to the last bit.
 """
 
 from __future__ import annotations
@@ -38,13 +40,13 @@ def empirical_ntk(
 ) -> Any:
     """The kernel of `model` between inputs x1 (n1, ...) and x2 (n2, ...); x2 = None means x1.
 
-    model: a function of one input, real-valued; k counts its outputs, flattened. A scalar model has a kernel (n1, n2). Otherwise
-    `output` picks the mean over outputs of the diagonal blocks ("trace-mean", the default), their sum ("trace-sum"), the blocks
-    ("diagonal", (n1, n2, k)) or everything ("full", (n1, k, n2, k)).
-    trainable, where: what is trained, as everywhere (`network.trainable_spec`).
-    method: "auto" takes the cheapest by the cost model of `plan_ntk`.
-    block_size: samples whose Jacobians are held at once; bounds the memory.
-    per_layer: a dictionary from the path of each trained leaf to its kernel instead; they sum to the whole.
+    model: a function of one input, real-valued; k counts its outputs, flattened. A scalar model has
+    a kernel (n1, n2). Otherwise `output` picks the mean over outputs of the diagonal blocks
+    ("trace-mean", the default), their sum ("trace-sum"), the blocks ("diagonal", (n1, n2, k)) or
+    everything ("full", (n1, k, n2, k)). trainable, where: what is trained, as everywhere
+    (`network.trainable_spec`). method: "auto" takes the cheapest by the cost model of `plan_ntk`.
+    block_size: samples whose Jacobians are held at once; bounds the memory. per_layer: a dictionary
+    from the path of each trained leaf to its kernel instead; they sum to the whole.
 
     Dropout and batch statistics must be in inference mode. Raises `InputError`.
     """
@@ -59,7 +61,10 @@ def empirical_ntk(
     for kernel in kernels.values():
         finite = concrete(jnp.isfinite(kernel).all())
         if finite is not None and not finite:
-            raise InputError("the kernel holds NaN or infinite values: a weight of the model is not finite, or its gradients overflow.")
+            raise InputError(
+                "the kernel holds NaN or infinite values: a weight of the model is not "
+                "finite, or its gradients overflow."
+            )
     return kernels if per_layer else kernels[""]
 
 
@@ -74,10 +79,11 @@ def plan_ntk(
     block_size: int | None = None,
     output: str = "trace-mean",
 ) -> KernelPlan:
-    """What `empirical_ntk` would do with these arguments: method, block size, flops and bytes (cost model in `kernel.plan`).
+    """What `empirical_ntk` would do with these arguments: method, block size, flops and bytes (cost
+    model in `kernel.plan`).
 
-    x1 and x2 may be `jax.ShapeDtypeStruct`: nothing is computed. The two-layer net's own structured form streams neurons too, and
-    needs less memory than stated here.
+    x1 and x2 may be `jax.ShapeDtypeStruct`: nothing is computed. The two-layer net's own structured
+    form streams neurons too, and needs less memory than stated here.
     """
     problem = prepare(model, x1, x2, trainable, where, method, block_size, output)
     special = structured_form(model, problem) if method == "auto" else None
@@ -109,22 +115,33 @@ def prepare(model, x1, x2, trainable, where, method, block_size, output) -> Prob
         raise unknown_name("method", str(method), ("auto", *get_args(Method)))
     if output not in get_args(Output):
         raise unknown_name("output", str(output), get_args(Output))
-    if block_size is not None and (isinstance(block_size, bool) or int(block_size) != block_size or block_size < 1):
+    if block_size is not None and (
+        isinstance(block_size, bool) or int(block_size) != block_size or block_size < 1
+    ):
         raise InputError(f"block_size must be a positive number of samples, got {block_size}.")
     x1 = _inputs("x1", x1)
     x2 = None if x2 is None else _inputs("x2", x2)
     if x2 is not None and x1.shape[1:] != x2.shape[1:]:
-        raise InputError(f"x1 and x2 must hold inputs of one shape, got {x1.shape[1:]} and {x2.shape[1:]}.")
+        raise InputError(
+            f"x1 and x2 must hold inputs of one shape, got {x1.shape[1:]} and {x2.shape[1:]}."
+        )
     check_inference(model)
     trained, frozen = eqx.partition(model, trainable_spec(model, trainable, where))
     try:
-        value = eqx.filter_eval_shape(lambda t, x: eqx.combine(t, frozen)(x), trained, jax.ShapeDtypeStruct(x1.shape[1:], x1.dtype))
+        value = eqx.filter_eval_shape(
+            lambda t, x: eqx.combine(t, frozen)(x),
+            trained,
+            jax.ShapeDtypeStruct(x1.shape[1:], x1.dtype),
+        )
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"the model cannot be evaluated at one input of shape {x1.shape[1:]} (inputs are (n, ...), one per row): {error}"
+            f"the model cannot be evaluated at one input of shape {x1.shape[1:]} "
+            f"(inputs are (n, ...), one per row): {error}"
         ) from error
     if not isinstance(value, jax.ShapeDtypeStruct) or not jnp.issubdtype(value.dtype, jnp.floating):
-        raise InputError(f"the model must return one real array, got {value}; wrap it in a function that does.")
+        raise InputError(
+            f"the model must return one real array, got {value}; wrap it in a function that does."
+        )
     return Problem(trained, frozen, x1, x2, output, value.shape == (), value.size)
 
 
@@ -139,28 +156,47 @@ def _inputs(name: str, x: Any) -> Any:
     except TypeError as error:
         raise not_an_array(name, x) from error
     if x.ndim == 0 or x.shape[0] == 0 or jnp.issubdtype(x.dtype, jnp.complexfloating):
-        raise InputError(f"{name} must hold n >= 1 real inputs, one per row, got shape {x.shape} and dtype {x.dtype}.")
+        raise InputError(
+            f"{name} must hold n >= 1 real inputs, one per row, got shape {x.shape} "
+            f"and dtype {x.dtype}."
+        )
     return x
 
 
 def check_inference(model: Any) -> None:
-    """Refuse a model with dropout or batch statistics in training mode: its kernel would be random or depend on the batch."""
-    training = lambda node: getattr(node, "inference", None) is False and getattr(node, "p", None) != 0
+    """Refuse a model with dropout or batch statistics in training mode: its kernel would be random
+    or depend on the batch."""
+    training = lambda node: (
+        getattr(node, "inference", None) is False and getattr(node, "p", None) != 0
+    )
     for node in jax.tree.leaves(model, is_leaf=training):
         if training(node):
-            raise InputError(f"a {type(node).__name__} of the model is in training mode; pass eqx.nn.inference_mode(model).")
+            raise InputError(
+                f"a {type(node).__name__} of the model is in training mode; pass "
+                "eqx.nn.inference_mode(model)."
+            )
 
 
 def _plan(problem: Problem, method: str, block_size: int | None) -> KernelPlan:
     shape = lambda tree: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
     arrays, rest = eqx.partition(problem.frozen, eqx.is_array)
     f = lambda trained, arrays, x: _outputs(trained, eqx.combine(arrays, rest), x)
-    return plan_kernel(f, shape(problem.trained), shape(arrays), problem.x1, problem.x2, method, block_size, problem.output)
+    return plan_kernel(
+        f,
+        shape(problem.trained),
+        shape(arrays),
+        problem.x1,
+        problem.x2,
+        method,
+        block_size,
+        problem.output,
+    )
 
 
 @functools.singledispatch
 def structured_form(model: Any, problem: Problem) -> Callable[[bool], dict[str, Array]] | None:
-    """A model's own structured kernel, as a function of `per_layer`; None for a general model. Register to add one."""
+    """A model's own structured kernel, as a function of `per_layer`; None for a general model.
+    Register to add one."""
     return None
 
 
@@ -174,7 +210,10 @@ def _(model: TwoLayerNet, problem):
 
     def kernels(per_layer):
         parts = layers if per_layer else [("", hidden, output)]
-        return {name: _two_layer(model, problem.x1, problem.x2, hidden, output) for name, hidden, output in parts}
+        return {
+            name: _two_layer(model, problem.x1, problem.x2, hidden, output)
+            for name, hidden, output in parts
+        }
 
     return kernels if problem.scalar else None
 
@@ -186,10 +225,13 @@ def _two_layer(model, x1, x2, hidden, output):
 
 @eqx.filter_jit
 def _stream(problem: Problem, how: KernelPlan, per_layer: bool) -> dict[str, Array]:
-    """Blocks of rows against blocks of columns; with one set of inputs only those on and below the diagonal, then mirrored."""
+    """Blocks of rows against blocks of columns; with one set of inputs only those on and below the
+    diagonal, then mirrored."""
     n1, n2 = problem.x1.shape[0], (problem.x1 if problem.x2 is None else problem.x2).shape[0]
     symmetric = problem.x2 is None
-    left, right, pair = (_push_forward if how.method == "ntk-vp" else _contraction)(problem, how, per_layer)
+    left, right, pair = (_push_forward if how.method == "ntk-vp" else _contraction)(
+        problem, how, per_layer
+    )
     blocks1 = blocks(problem.x1, how.block_size)
     blocks2 = blocks1 if symmetric else blocks(problem.x2, how.block_size)
 
@@ -212,7 +254,10 @@ def _stream(problem: Problem, how: KernelPlan, per_layer: bool) -> dict[str, Arr
     else:
         tiles = jax.lax.map(lambda args: row(*args), (jnp.arange(len(blocks1)), blocks1))
         kernels = jax.tree.map(lambda tile: _assemble(tile)[:n1, :n2], tiles)
-    return {name: _finish(_mirror(kernel) if symmetric else kernel, problem) for name, kernel in kernels.items()}
+    return {
+        name: _finish(_mirror(kernel) if symmetric else kernel, problem)
+        for name, kernel in kernels.items()
+    }
 
 
 def blocks(x: Array, block_size: int) -> Array:
@@ -251,7 +296,9 @@ def _names(trained: PyTree, per_layer: bool) -> list[str]:
     return paths if per_layer else [""] * len(paths)
 
 
-def _contraction(problem: Problem, how: KernelPlan, per_layer: bool) -> tuple[Callable, Callable, Callable]:
+def _contraction(
+    problem: Problem, how: KernelPlan, per_layer: bool
+) -> tuple[Callable, Callable, Callable]:
     """Factors of both blocks, and their contraction summed over leaves of one name."""
     features = jacobian(problem.f, problem.trained, dict(how.products))
     names = _names(problem.trained, per_layer)
@@ -279,23 +326,34 @@ def contract(u: Factor, v: Factor, output: Output) -> Array:
     return jnp.einsum(f"{kept}ts,ijts->{kept}", deltas, jnp.einsum("itc,jsc->ijts", u.h, v.h))
 
 
-def _push_forward(problem: Problem, how: KernelPlan, per_layer: bool) -> tuple[Callable, Callable, Callable]:
-    """Gradients of the columns by reverse mode, pushed through the rows by forward mode, leaf by leaf when asked."""
+def _push_forward(
+    problem: Problem, how: KernelPlan, per_layer: bool
+) -> tuple[Callable, Callable, Callable]:
+    """Gradients of the columns by reverse mode, pushed through the rows by forward mode, leaf by
+    leaf when asked."""
     features = jacobian(problem.f, problem.trained, {})
     leaves, tree = jax.tree.flatten(problem.trained)
-    groups = {name: [i] for i, name in enumerate(_names(problem.trained, True))} if per_layer else {"": list(range(len(leaves)))}
+    groups = (
+        {name: [i] for i, name in enumerate(_names(problem.trained, True))}
+        if per_layer
+        else {"": list(range(len(leaves)))}
+    )
 
     def pair(x: Array, gradients: list[Factor]) -> dict[str, Array]:
         n2, k = gradients[0].delta.shape[:2]
 
         def kernel(moved: list[int]) -> Array:
             def f(*some):
-                here = [some[moved.index(i)] if i in moved else leaf for i, leaf in enumerate(leaves)]
+                here = [
+                    some[moved.index(i)] if i in moved else leaf for i, leaf in enumerate(leaves)
+                ]
                 return jax.vmap(problem.f, in_axes=(None, 0))(jax.tree.unflatten(tree, here), x)
 
             primals = tuple(leaves[i] for i in moved)
             tangents = tuple(gradients[i].delta.reshape(n2 * k, *leaves[i].shape) for i in moved)
-            pushed = jax.vmap(lambda *v: jax.jvp(f, primals, v)[1])(*tangents).reshape(n2, k, x.shape[0], k)
+            pushed = jax.vmap(lambda *v: jax.jvp(f, primals, v)[1])(*tangents).reshape(
+                n2, k, x.shape[0], k
+            )
             spec = {"diagonal": "jaia->ija", "full": "jbia->ijab"}.get(problem.output, "jaia->ij")
             return jnp.einsum(spec, pushed)
 

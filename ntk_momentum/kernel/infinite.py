@@ -1,12 +1,14 @@
-"""The kernel H-infinity of the infinitely wide two-layer ReLU network (Facts 2.1, 2.2), for inputs of any norm.
+"""The kernel H-infinity of the infinitely wide two-layer ReLU network (Facts 2.1, 2.2), for inputs
+of any norm.
 
 With theta the angle between x and x', w ~ N(0, I), a = +-1 and f scaled by m^{-1/2}:
 
     hidden layer:  H = x . x' (pi - theta) / (2 pi)
-    output layer:  K = |x| |x'| (sin theta + (pi - theta) cos theta) / (2 pi)             (arc-cosine kernel of order 1)
+    output layer:  K = |x| |x'| (sin theta + (pi - theta) cos theta) / (2 pi)
 
-Both behave like sqrt(1 - cos theta) near theta = 0, so an angle from arccos of a rounded cosine loses half the digits. Here
-1 -+ cos theta come from differences of unit vectors and theta = 2 atan2(sqrt(1 - cos theta), sqrt(1 + cos theta)) (Kahan).
+The second is the arc-cosine kernel of order 1. Both behave like sqrt(1 - cos theta) near theta = 0,
+so an angle from arccos of a rounded cosine loses half the digits. Here 1 -+ cos theta come from
+differences of unit vectors and theta = 2 atan2(sqrt(1 - cos theta), sqrt(1 + cos theta)) (Kahan).
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from ..errors import InputError, concrete, not_an_array, unknown_name
 
 
 class Angles(NamedTuple):
-    """Norms of two sets of vectors and, pair by pair, near = 1 - cos theta and far = 1 + cos theta, each accurate when small."""
+    """Norms of two sets of vectors and, pair by pair, near = 1 - cos theta and far = 1 + cos theta,
+    each accurate when small."""
 
     norm1: Float[Array, " n1"]
     norm2: Float[Array, " n2"]
@@ -57,19 +60,26 @@ class Angles(NamedTuple):
 
 
 def safe_sqrt(x: Array) -> Array:
-    """sqrt with derivative 0 (not infinite) at 0, which keeps gradients finite at duplicates and antipodes."""
+    """sqrt with derivative 0 (not infinite) at 0, which keeps gradients finite at duplicates and
+    antipodes."""
     positive = x > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
 
 
 def angles(x1: Float[Array, "n1 p"], x2: Float[Array, "n2 p"]) -> Angles:
-    """Angles between all pairs. One pass of differences |u -+ v|^2 / 2, the sign chosen so that the small one is the accurate one."""
+    """Angles between all pairs. One pass of differences |u -+ v|^2 / 2, the sign chosen so that the
+    small one is the accurate one."""
     (norm1, u), (norm2, v) = _directions(x1), _directions(x2)
     sign = jnp.where(u @ v.T < 0, -1.0, 1.0).astype(u.dtype)
     # row by row: (n2, p) differences live at once, never (n1, n2, p)
-    small = jax.lax.map(lambda row: 0.5 * jnp.sum(jnp.square(row[0][None, :] - row[1][:, None] * v), axis=1), (u, sign))
+    small = jax.lax.map(
+        lambda row: 0.5 * jnp.sum(jnp.square(row[0][None, :] - row[1][:, None] * v), axis=1),
+        (u, sign),
+    )
     large = 2 - small
-    return Angles(norm1, norm2, jnp.where(sign > 0, small, large), jnp.where(sign > 0, large, small))
+    return Angles(
+        norm1, norm2, jnp.where(sign > 0, small, large), jnp.where(sign > 0, large, small)
+    )
 
 
 def _directions(x: Array) -> tuple[Array, Array]:
@@ -78,17 +88,21 @@ def _directions(x: Array) -> tuple[Array, Array]:
 
 
 def infinite_ntk(x1: Any, x2: Any = None, *, trainable: str | None = None) -> Float[Array, "n1 n2"]:
-    """H-infinity, (n1, n2), for trainable None or "hidden" (the paper's), "output" or "all" (their sum).
+    """H-infinity, (n1, n2), for trainable None or "hidden" (the paper's), "output" or "all" (their
+    sum).
 
-    Inputs (n, ...) of any norm; the diagonal is |x|^2 / 2 (hidden, output) or |x|^2 (all) to round-off. The absolute error is a
-    few eps times |x| |x'| at every angle. Symmetric to the last bit when x2 is None; gradients are finite at duplicates.
+    Inputs (n, ...) of any norm; the diagonal is |x|^2 / 2 (hidden, output) or |x|^2 (all) to
+    round-off. The absolute error is a few eps times |x| |x'| at every angle. Symmetric to the last
+    bit when x2 is None; gradients are finite at duplicates.
     """
     if trainable not in (None, "hidden", "output", "all"):
         raise unknown_name("trainable", str(trainable), ("hidden", "output", "all"))
     x1 = rows("x1", x1)
     x2 = None if x2 is None else rows("x2", x2)
     if x2 is not None and x1.shape[1] != x2.shape[1]:
-        raise InputError(f"x1 and x2 must hold inputs of one size, got {x1.shape[1]} and {x2.shape[1]} numbers.")
+        raise InputError(
+            f"x1 and x2 must hold inputs of one size, got {x1.shape[1]} and {x2.shape[1]} numbers."
+        )
     return _infinite_ntk(x1, x2, trainable or "hidden")
 
 
@@ -108,12 +122,18 @@ def rows(name: str, x: Any) -> Float[Array, "n p"]:
     """Inputs (n, ...) as real rows (n, p), checked."""
     values = concrete(x)
     if values is not None and (values.dtype.kind not in "biuf" or not np.all(np.isfinite(values))):
-        raise InputError(f"{name} must hold finite real numbers; drop or repair rows with NaN or infinite values.")
+        raise InputError(
+            f"{name} must hold finite real numbers; drop or repair rows with NaN or "
+            "infinite values."
+        )
     try:
         x = jnp.asarray(x)
     except TypeError as error:
         raise not_an_array(name, x) from error
     if x.ndim < 2 or x.size == 0:
-        raise InputError(f"{name} must have shape (n, p) or (n, ...) with n, p >= 1, got {x.shape}; one input per row.")
+        raise InputError(
+            f"{name} must have shape (n, p) or (n, ...) with n, p >= 1, got {x.shape}; "
+            "one input per row."
+        )
     x = jnp.reshape(x, (x.shape[0], -1))
     return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float)

@@ -1,8 +1,8 @@
 """Kernels that have no closed form, as means over random initialisations of any Equinox model.
 
-At infinite width the empirical kernel stops depending on the draw; at finite width its mean over draws has a bias of order 1/width and a
-standard error of order (width * samples)^{-1/2} (Novak et al. 2019 for the same idea). Each term is a Gram matrix, so the mean is
-positive semi-definite.
+At infinite width the empirical kernel stops depending on the draw; at finite width its mean over
+draws has a bias of order 1/width and a standard error of order (width * samples)^{-1/2} (Novak et
+al. 2019 for the same idea). Each term is a Gram matrix, so the mean is positive semi-definite.
 """
 
 from __future__ import annotations
@@ -27,17 +27,29 @@ class MonteCarlo(NamedTuple):
 
 
 def monte_carlo_ntk(
-    make: Callable, x1: Any, x2: Any = None, *, key: Key[Array, ""], samples: int = 32, **options: Any
+    make: Callable,
+    x1: Any,
+    x2: Any = None,
+    *,
+    key: Key[Array, ""],
+    samples: int = 32,
+    **options: Any,
 ) -> MonteCarlo:
-    """The mean of `empirical_ntk` over `samples` models make(key), compiled once and streamed one at a time.
+    """The mean of `empirical_ntk` over `samples` models make(key), compiled once and streamed one
+    at a time.
 
-    make: from a key to a model, traceable by jax (an Equinox constructor is). options: those of `empirical_ntk`, except per_layer.
-    Raises `InputError`.
+    make: from a key to a model, traceable by jax (an Equinox constructor is). options: those of
+    `empirical_ntk`, except per_layer. Raises `InputError`.
     """
     if isinstance(samples, bool) or int(samples) != samples or samples < 2:
-        raise InputError(f"samples must be a whole number of at least 2, so that the error can be estimated; got {samples}.")
+        raise InputError(
+            "samples must be a whole number of at least 2, so that the error can be "
+            f"estimated; got {samples}."
+        )
     if "per_layer" in options:
-        raise InputError("monte_carlo_ntk takes no per_layer=; pass where= for the kernel of one layer.")
+        raise InputError(
+            "monte_carlo_ntk takes no per_layer=; pass where= for the kernel of one layer."
+        )
 
     @eqx.filter_jit
     def run(keys: Array) -> MonteCarlo:

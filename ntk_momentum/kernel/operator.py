@@ -1,6 +1,8 @@
-"""The kernel as a linear operator: v -> H v = J (J^T v) by one reverse and one forward pass, without forming H.
+"""The kernel as a linear operator: v -> H v = J (J^T v) by one reverse and one forward pass,
+without forming H.
 
-Extreme eigenvalues follow by Lanczos iteration, so lambda_min and lambda_max of 20,000 samples need no 20,000 x 20,000 matrix.
+Extreme eigenvalues follow by Lanczos iteration, so lambda_min and lambda_max of 20,000 samples need
+no 20,000 x 20,000 matrix.
 """
 
 from __future__ import annotations
@@ -22,12 +24,19 @@ if TYPE_CHECKING:
 
 
 def ntk_operator(
-    model: Callable, x: Any, *, trainable: Any = None, where: Callable | None = None, block_size: int | None = None
+    model: Callable,
+    x: Any,
+    *,
+    trainable: Any = None,
+    where: Callable | None = None,
+    block_size: int | None = None,
 ) -> lineax.FunctionLinearOperator:
-    """H on inputs x (n, ...) as a lineax operator on arrays shaped like the outputs, (n,) or (n, k): `output="full"` of `empirical_ntk`.
+    """H on inputs x (n, ...) as a lineax operator on arrays shaped like the outputs, (n,) or (n,
+    k): `output="full"` of `empirical_ntk`.
 
-    block_size: samples linearised at once; the model is then evaluated again for every product. None linearises all of them once
-    and keeps what that needs. The operator is tagged symmetric and positive semi-definite, so conjugate gradients apply.
+    block_size: samples linearised at once; the model is then evaluated again for every product.
+    None linearises all of them once and keeps what that needs. The operator is tagged symmetric and
+    positive semi-definite, so conjugate gradients apply.
     """
     lineax = require("lineax", "ntk_operator")
     problem = prepare(model, x, None, trainable, where, "auto", block_size, "full")
@@ -42,28 +51,42 @@ def ntk_operator(
     else:
         inputs = blocks(x, block_size)
         count, size = inputs.shape[:2]
-        # copies of the last input fill the last block: they push no gradient back, and what they receive is cut off
-        padded = lambda v: jnp.pad(v.reshape(n, -1), ((0, count * size - n), (0, 0))).reshape(count, size, -1)
+        # copies of the last input fill the last block: they push no gradient back, and what they
+        # receive is cut off
+        padded = lambda v: jnp.pad(v.reshape(n, -1), ((0, count * size - n), (0, 0))).reshape(
+            count, size, -1
+        )
 
         def gather(gradient, block):
             here, v = block
-            return jax.tree.map(jnp.add, gradient, jax.vjp(lambda trained: f(trained, here), trained)[1](v)[0]), None
+            return jax.tree.map(
+                jnp.add, gradient, jax.vjp(lambda trained: f(trained, here), trained)[1](v)[0]
+            ), None
 
         def product(v):
-            gradient, _ = jax.lax.scan(gather, jax.tree.map(jnp.zeros_like, trained), (inputs, padded(v)))
-            pushed = jax.lax.map(lambda here: jax.jvp(lambda trained: f(trained, here), (trained,), (gradient,))[1], inputs)
+            gradient, _ = jax.lax.scan(
+                gather, jax.tree.map(jnp.zeros_like, trained), (inputs, padded(v))
+            )
+            pushed = jax.lax.map(
+                lambda here: jax.jvp(lambda trained: f(trained, here), (trained,), (gradient,))[1],
+                inputs,
+            )
             return pushed.reshape(count * size, -1)[:n].reshape(shape)
 
     structure = jax.eval_shape(lambda v: v.reshape(shape), jax.eval_shape(f, trained, x))
-    return lineax.FunctionLinearOperator(product, structure, {lineax.symmetric_tag, lineax.positive_semidefinite_tag})
+    return lineax.FunctionLinearOperator(
+        product, structure, {lineax.symmetric_tag, lineax.positive_semidefinite_tag}
+    )
 
 
 class Extremes(NamedTuple):
-    """Ritz values at both ends, which lie inside the spectrum; within `error_*` of each there is an eigenvalue.
+    """Ritz values at both ends, which lie inside the spectrum; within `error_*` of each there is an
+    eigenvalue.
 
-    So lambda_min is an upper bound of the smallest eigenvalue and lambda_max a lower bound of the largest, to round-off. converged:
-    whether error_min <= rtol lambda_min was reached; False also where no rtol was asked for. Even then the error does not exclude a
-    smaller eigenvalue that the start missed, which a random start does with vanishing probability once the crowd is resolved.
+    So lambda_min is an upper bound of the smallest eigenvalue and lambda_max a lower bound of the
+    largest, to round-off. converged: whether error_min <= rtol lambda_min was reached; False also
+    where no rtol was asked for. Even then the error does not exclude a smaller eigenvalue that the
+    start missed, which a random start does with vanishing probability once the crowd is resolved.
     """
 
     lambda_min: Float[Array, ""]
@@ -74,13 +97,22 @@ class Extremes(NamedTuple):
     converged: bool
 
 
-def extreme_eigenvalues(operator: Any, *, key: Key[Array, ""], order: int = 100, rtol: float | None = None, most: int = 1600) -> Extremes:
-    """The ends of the spectrum of a symmetric lineax operator by `order` Lanczos steps, fully reorthogonalised, from a random start.
+def extreme_eigenvalues(
+    operator: Any,
+    *,
+    key: Key[Array, ""],
+    order: int = 100,
+    rtol: float | None = None,
+    most: int = 1600,
+) -> Extremes:
+    """The ends of the spectrum of a symmetric lineax operator by `order` Lanczos steps, fully
+    reorthogonalised, from a random start.
 
-    The largest eigenvalue of a kernel converges in a few tens of steps; the smallest one slowly when it sits in a crowd: like
-    exp(-4 order/sqrt(kappa)), kappa without the few large eigenvalues. error_* is the residual |H v - theta v|: an eigenvalue lies that
-    near, and lambda_min is an upper bound. rtol: double the order, up to `most`, until error_min <= rtol lambda_min; see `converged`.
-    Memory: as many vectors as steps.
+    The largest eigenvalue of a kernel converges in a few tens of steps; the smallest one slowly
+    when it sits in a crowd: like exp(-4 order/sqrt(kappa)), kappa without the few large
+    eigenvalues. error_* is the residual |H v - theta v|: an eigenvalue lies that near, and
+    lambda_min is an upper bound. rtol: double the order, up to `most`, until error_min <= rtol
+    lambda_min; see `converged`. Memory: as many vectors as steps.
     """
     check_positive("order", order)
     if rtol is not None:
@@ -101,10 +133,14 @@ def extreme_eigenvalues(operator: Any, *, key: Key[Array, ""], order: int = 100,
 
 
 @eqx.filter_jit
-def _lanczos(decomp: Any, operator: Any, start: Array, order: int) -> tuple[Array, Array, Array, Array]:
+def _lanczos(
+    decomp: Any, operator: Any, start: Array, order: int
+) -> tuple[Array, Array, Array, Array]:
     shape = operator.in_structure().shape
     product = lambda v: operator.mv(v.reshape(shape)).reshape(-1)
-    _, tridiagonal, residual, _ = decomp.tridiag_sym(order, materialize=True, reortho="full", custom_vjp=False)(product, start)
+    _, tridiagonal, residual, _ = decomp.tridiag_sym(
+        order, materialize=True, reortho="full", custom_vjp=False
+    )(product, start)
     values, vectors = jnp.linalg.eigh(tridiagonal)
     errors = jnp.linalg.norm(residual) * jnp.abs(vectors[-1])
     return values[0], values[-1], errors[0], errors[-1]

@@ -1,12 +1,15 @@
-"""The Gram matrix of activation slopes, G_ij = sum_r a_r^2 sigma'(w_r . x_i) sigma'(w_r . x_j), as a count of activation patterns.
+"""The Gram matrix of activation slopes, G_ij = sum_r a_r^2 sigma'(w_r . x_i) sigma'(w_r . x_j), as
+a count of activation patterns.
 
-The slope of a piecewise linear activation with one kink at 0 (ReLU, leaky ReLU, absolute value) takes two values, so with b the 0/1
-pattern of the larger one, c the common a_r^2 of M neurons (others may be zero) and N_i = sum_r b_ri,
+The slope of a piecewise linear activation with one kink at 0 (ReLU, leaky ReLU, absolute value)
+takes two values, so with b the 0/1 pattern of the larger one, c the common a_r^2 of M neurons
+(others may be zero) and N_i = sum_r b_ri,
 
     G_ij / c = lo^2 M + lo (hi - lo)(N_i + N_j) + (hi - lo)^2 sum_r b_ri b_rj.
 
-The last sum is a population count of packed bits, exact, and on a CPU several times faster than the dense product. Anything else
-(another platform, unequal a_r^2, a preactivation at a kink whose derivative is neither slope) takes the dense product, at run time.
+The last sum is a population count of packed bits, exact, and on a CPU several times faster than the
+dense product. Anything else (another platform, unequal a_r^2, a preactivation at a kink whose
+derivative is neither slope) takes the dense product, at run time.
 """
 
 from __future__ import annotations
@@ -24,13 +27,20 @@ WORD = 32
 
 @functools.lru_cache(maxsize=64)
 def kink(activation: Callable, dtype: np.dtype) -> tuple[float, float, float] | None:
-    """(slope below 0, slope above 0, derivative by autodiff at 0) of an activation that is 0 at 0 and linear on each side; else None."""
+    """(slope below 0, slope above 0, derivative by autodiff at 0) of an activation that is 0 at 0
+    and linear on each side; else None."""
     t = np.array([1.0, 1e-3, 0.37, 2.9, 1e3])
     with jax.ensure_compile_time_eval():
-        up, down, zero = (np.asarray(activation(jnp.asarray(z, dtype)), float) for z in (t, -t, 0 * t))
+        up, down, zero = (
+            np.asarray(activation(jnp.asarray(z, dtype)), float) for z in (t, -t, 0 * t)
+        )
         at_zero = float(jax.jvp(activation, (jnp.zeros((), dtype),), (jnp.ones((), dtype),))[1])
     linear = all(np.allclose(side, t * side[0], rtol=1e-6, atol=0) for side in (up, down))
-    return (-float(down[0]), float(up[0]), at_zero) if linear and not zero.any() and (up[0] or down[0]) else None
+    return (
+        (-float(down[0]), float(up[0]), at_zero)
+        if linear and not zero.any() and (up[0] or down[0])
+        else None
+    )
 
 
 def slopes(activation: Callable, X: Array, W: Array) -> Array:
@@ -39,15 +49,20 @@ def slopes(activation: Callable, X: Array, W: Array) -> Array:
     return jax.jvp(activation, (z,), (jnp.ones_like(z),))[1]
 
 
-def dense_gram(activation: Callable, X1: Array, X2: Array | None, W: Array, a: Array) -> Float[Array, "n1 n2"]:
+def dense_gram(
+    activation: Callable, X1: Array, X2: Array | None, W: Array, a: Array
+) -> Float[Array, "n1 n2"]:
     """G by one matrix product."""
     left = slopes(activation, X1, W) * a[None, :]
     return left @ (left if X2 is None else slopes(activation, X2, W) * a[None, :]).T
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def slope_gram(activation: Callable, X1: Array, X2: Array | None, W: Array, a: Array) -> Float[Array, "n1 n2"]:
-    """G for inputs X1 (n1, p), X2 (n2, p) or None for X1, neurons W (m, p) and a (m,). Derivatives are those of `dense_gram`."""
+def slope_gram(
+    activation: Callable, X1: Array, X2: Array | None, W: Array, a: Array
+) -> Float[Array, "n1 n2"]:
+    """G for inputs X1 (n1, p), X2 (n2, p) or None for X1, neurons W (m, p) and a (m,). Derivatives
+    are those of `dense_gram`."""
     ends = kink(activation, a.dtype)
     if ends is None or ends[0] == ends[1]:
         return dense_gram(activation, X1, X2, W, a)
@@ -59,17 +74,29 @@ def slope_gram(activation: Callable, X1: Array, X2: Array | None, W: Array, a: A
     # everything n x m is made inside the branches: as operands they would be written out
     def counted(X1, X2, W, a):
         preactivations = [X @ W.T for X in ((X1,) if X2 is None else (X1, X2))]
-        words = [pack(((z >= 0) if at_zero == high else (z > 0)) & alive[None, :]) for z in preactivations]
+        words = [
+            pack(((z >= 0) if at_zero == high else (z > 0)) & alive[None, :])
+            for z in preactivations
+        ]
         total = (high - low) ** 2 * common_bits(words[0], words[-1]).astype(a.dtype)
         if low != 0:
-            each = [jnp.sum(jax.lax.population_count(w), axis=1).astype(a.dtype) for w in (words[0], words[-1])]
-            total = total + low * (high - low) * (each[0][:, None] + each[1][None, :]) + low**2 * jnp.sum(alive).astype(a.dtype)
+            each = [
+                jnp.sum(jax.lax.population_count(w), axis=1).astype(a.dtype)
+                for w in (words[0], words[-1])
+            ]
+            total = (
+                total
+                + low * (high - low) * (each[0][:, None] + each[1][None, :])
+                + low**2 * jnp.sum(alive).astype(a.dtype)
+            )
         if at_zero in (low, high):
             return common * total
         kinked = functools.reduce(jnp.logical_or, [jnp.any(z == 0) for z in preactivations])
         return jax.lax.cond(kinked, dense, lambda *_: common * total, X1, X2, W, a)
 
-    on_cpu = lambda *args: jax.lax.cond(jnp.all((squares == common) | ~alive), counted, dense, *args)
+    on_cpu = lambda *args: jax.lax.cond(
+        jnp.all((squares == common) | ~alive), counted, dense, *args
+    )
     return jax.lax.platform_dependent(X1, X2, W, a, cpu=on_cpu, default=dense)
 
 
@@ -78,8 +105,12 @@ def _(activation, primals, tangents):
     X1, X2, W, a = primals
     if X2 is None:
         moving = lambda X1, W, a: dense_gram(activation, X1, None, W, a)
-        return slope_gram(activation, *primals), jax.jvp(moving, (X1, W, a), (tangents[0], *tangents[2:]))[1]
-    return slope_gram(activation, *primals), jax.jvp(functools.partial(dense_gram, activation), primals, tangents)[1]
+        return slope_gram(activation, *primals), jax.jvp(
+            moving, (X1, W, a), (tangents[0], *tangents[2:])
+        )[1]
+    return slope_gram(activation, *primals), jax.jvp(
+        functools.partial(dense_gram, activation), primals, tangents
+    )[1]
 
 
 def common_bits(left: Array, right: Array) -> Array:
@@ -90,8 +121,13 @@ def common_bits(left: Array, right: Array) -> Array:
 
     def group(words):
         by_place = words.T
-        add = lambda k, total: total + jax.lax.population_count(by_place[k][:, None] & columns[k][None, :]).astype(jnp.int32)
-        return jax.lax.fori_loop(0, columns.shape[0], add, jnp.zeros((size, columns.shape[1]), jnp.int32))
+        add = lambda k, total: (
+            total
+            + jax.lax.population_count(by_place[k][:, None] & columns[k][None, :]).astype(jnp.int32)
+        )
+        return jax.lax.fori_loop(
+            0, columns.shape[0], add, jnp.zeros((size, columns.shape[1]), jnp.int32)
+        )
 
     return jax.lax.map(group, groups).reshape(-1, columns.shape[1])[:n]
 

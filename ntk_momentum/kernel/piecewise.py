@@ -1,13 +1,15 @@
-"""Moments E[phi(u) phi(v)] and E[phi'(u) phi'(v)] of continuous piecewise-linear activations with kinks anywhere, (u, v) ~ N(0, Sigma).
+"""Moments E[phi(u) phi(v)] and E[phi'(u) phi'(v)] of continuous piecewise-linear activations with
+kinks anywhere, (u, v) ~ N(0, Sigma).
 
-With phi(z) = c + s z + sum_k J_k (z - t_k)_+, standardised kinks h_k = t_k/|u|, h'_l = t_l/|v| and theta the angle of (u, v), Plackett's
-identity for the orthant probability P(u > t_k, v > t_l) gives
+With phi(z) = c + s z + sum_k J_k (z - t_k)_+, standardised kinks h_k = t_k/|u|, h'_l = t_l/|v| and
+theta the angle of (u, v), Plackett's identity for the orthant probability P(u > t_k, v > t_l) gives
 
     E[phi' phi'](theta) = E[phi' phi'](0) - (1/2 pi) int_0^theta g,
     g(psi) = sum_kl J_k J_l exp(-(h_k - h'_l)^2 / (2 sin^2 psi) - h_k h'_l / (1 + cos psi)),
 
-and d E[phi phi]/d theta = -|u||v| sin theta E[phi' phi']. So both are one integral of g, and one-dimensional moments at theta = 0. Beyond
-pi/2, v is replaced by -v and phi by its mirror image. (Plackett 1954; Drezner and Wesolowsky 1990.)
+and d E[phi phi]/d theta = -|u||v| sin theta E[phi' phi']. So both are one integral of g, and
+one-dimensional moments at theta = 0. Beyond pi/2, v is replaced by -v and phi by its mirror image.
+(Plackett 1954; Drezner and Wesolowsky 1990.)
 """
 
 from __future__ import annotations
@@ -26,7 +28,14 @@ from jaxtyping import Array, Float
 from .infinite import Angles, safe_sqrt
 
 _FAR = 40.0  # kinks further out, in standard deviations, are never reached
-_EDGES = (*range(13), 16, 24, 40)  # panels of y in psi = theta exp(-y): g may switch on at any psi near 0, where |u| and |v| almost agree
+_EDGES = (
+    *range(13),
+    16,
+    24,
+    40,
+    # panels of y in psi = theta exp(-y): g may switch on at any psi near 0, where |u| and |v|
+    # almost agree
+)
 
 
 class Pieces(NamedTuple):
@@ -40,12 +49,15 @@ class Pieces(NamedTuple):
     def mirror(self) -> Pieces:
         """z -> phi(-z)."""
         at_zero = self.intercept - sum(j * t for j, t in zip(self.jumps, self.kinks, strict=True))
-        return Pieces(at_zero, -self.slope - sum(self.jumps), tuple(-t for t in self.kinks), self.jumps)
+        return Pieces(
+            at_zero, -self.slope - sum(self.jumps), tuple(-t for t in self.kinks), self.jumps
+        )
 
 
 @functools.lru_cache(maxsize=64)
 def pieces(activation: Callable, dtype: np.dtype, most: int = 16) -> Pieces | None:
-    """The pieces of an activation that is continuous and piecewise linear with at most `most` kinks in (-30, 30); None for any other."""
+    """The pieces of an activation that is continuous and piecewise linear with at most `most` kinks
+    in (-30, 30); None for any other."""
     z = np.linspace(-32.0, 32.0, 2**12 + 1)
     with jax.ensure_compile_time_eval():
         value = np.asarray(activation(jnp.asarray(z, dtype)), float)
@@ -68,15 +80,24 @@ def pieces(activation: Callable, dtype: np.dtype, most: int = 16) -> Pieces | No
         kinks.append((d - c) / (s - t))
         jumps.append(t - s)
     # a round number is what was meant: the crossing of two fitted lines carries their round-off
-    kinks = [round(t, 4) + 0.0 if abs(t - round(t, 4)) < 256 * np.finfo(dtype).eps else t for t in kinks]
-    found = Pieces(float(lines[0][1]), float(lines[0][0]), tuple(map(float, kinks)), tuple(map(float, jumps)))
-    again = found.intercept + found.slope * z + sum(j * np.maximum(z - t, 0) for j, t in zip(jumps, kinks, strict=True))
+    kinks = [
+        round(t, 4) + 0.0 if abs(t - round(t, 4)) < 256 * np.finfo(dtype).eps else t for t in kinks
+    ]
+    found = Pieces(
+        float(lines[0][1]), float(lines[0][0]), tuple(map(float, kinks)), tuple(map(float, jumps))
+    )
+    again = (
+        found.intercept
+        + found.slope * z
+        + sum(j * np.maximum(z - t, 0) for j, t in zip(jumps, kinks, strict=True))
+    )
     good = kinks and len(kinks) <= most and np.abs(again - value).max() <= tolerance
     return found if good else None
 
 
 def piecewise_linear(left: Pieces) -> Callable[[Angles], tuple[Angles, Array]]:
-    """Maps the law of (u, v) to that of (phi(u), phi(v)) and to E[phi'(u) phi'(v)], by 150 evaluations of g for each pair."""
+    """Maps the law of (u, v) to that of (phi(u), phi(v)) and to E[phi'(u) phi'(v)], by 150
+    evaluations of g for each pair."""
     right = left.mirror()
 
     def dual(law: Angles) -> tuple[Angles, Array]:
@@ -85,7 +106,9 @@ def piecewise_linear(left: Pieces) -> Callable[[Angles], tuple[Angles, Array]]:
         angle, small = jnp.minimum(law.theta, law.opening), jnp.minimum(law.near, law.far)
         together, mirrored = _aligned(left, left, r1, r2), _aligned(left, right, r1, r2)
         cross, slopes = (jnp.where(flip, b, a) for a, b in zip(together, mirrored, strict=True))
-        whole, weighted = _integrals(left, r1, r2, jnp.where(flip, -1.0, 1.0).astype(r1.dtype), angle, small)
+        whole, weighted = _integrals(
+            left, r1, r2, jnp.where(flip, -1.0, 1.0).astype(r1.dtype), angle, small
+        )
         drop = law.norms * (small * slopes - weighted)
         slopes = slopes - whole
 
@@ -130,7 +153,9 @@ def _aligned(f: Pieces, g: Pieces, r: Array, q: Array) -> tuple[Array, Array]:
     return value, slope
 
 
-def _integrals(f: Pieces, r: Array, q: Array, sign: Array, angle: Array, small: Array) -> tuple[Array, Array]:
+def _integrals(
+    f: Pieces, r: Array, q: Array, sign: Array, angle: Array, small: Array
+) -> tuple[Array, Array]:
     """(1/2 pi) int_0^angle of g and of g (cos psi - cos angle); small = 1 - cos angle."""
     nodes, weights = np.polynomial.legendre.leggauss(10)
     low, wide = np.asarray(_EDGES[:-1], float)[:, None], np.diff(_EDGES)[:, None]
@@ -141,7 +166,9 @@ def _integrals(f: Pieces, r: Array, q: Array, sign: Array, angle: Array, small: 
     def add(total, node):
         share, weight = node
         below = jnp.square(jnp.sin(0.5 * angle * share))  # (1 - cos psi)/2
-        apart = -1 / jnp.maximum(8 * below * (1 - below), jnp.finfo(below.dtype).tiny)  # -1/(2 sin^2 psi)
+        apart = -1 / jnp.maximum(
+            8 * below * (1 - below), jnp.finfo(below.dtype).tiny
+        )  # -1/(2 sin^2 psi)
         joint = -0.5 / (1 - below)  # -1/(1 + cos psi)
         g = jnp.zeros_like(below)
         for t, J in zip(f.kinks, f.jumps, strict=True):
@@ -153,4 +180,6 @@ def _integrals(f: Pieces, r: Array, q: Array, sign: Array, angle: Array, small: 
         return (total[0] + g, total[1] + g * (small - 2 * below)), None
 
     zero = jnp.zeros_like(angle)
-    return jax.lax.scan(add, (zero, zero), (jnp.asarray(share, angle.dtype), jnp.asarray(weight, angle.dtype)))[0]
+    return jax.lax.scan(
+        add, (zero, zero), (jnp.asarray(share, angle.dtype), jnp.asarray(weight, angle.dtype))
+    )[0]

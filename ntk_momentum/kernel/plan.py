@@ -1,15 +1,18 @@
-"""Which method computes an empirical kernel, what it costs in flops and bytes, and in which blocks: before anything is allocated.
+"""Which method computes an empirical kernel, what it costs in flops and bytes, and in which blocks:
+before anything is allocated.
 
-The cost model, with F the flops of one forward pass, P trained numbers, k outputs, e = 2 for output="full" and 1 otherwise, and
-one backward pass taken as 2F:
+The cost model, with F the flops of one forward pass, P trained numbers, k outputs, e = 2 for
+output="full" and 1 otherwise, and one backward pass taken as 2F:
 
-    jacobian      n F (1 + 2k)                          + 2 n1 n2 k^e P                       bytes (b1 + b2) k P
-    structured    n F (1 + 2k)                          + 2 n1 n2 sum over leaves             bytes (b1 + b2) sum over leaves
-                    of t^2 (k^e o + i) for a weight in one product, k^e size otherwise          of k t o + t i, or k size
-    ntk-vp        n2 F (1 + 2k)                         + 2 n1 n2 k F                         bytes b k P + b^2 k A
+    method        flops                                      bytes
+    jacobian      n F (1 + 2k) + 2 n1 n2 k^e P               (b1 + b2) k P
+    structured    n F (1 + 2k) + 2 n1 n2 sum over leaves     (b1 + b2) sum over leaves
+    ntk-vp        n2 F (1 + 2k) + 2 n1 n2 k F                b k P + b^2 k A
 
-with A the numbers that one forward pass writes. n = n1 + n2 counts the Jacobians taken, recomputed once per block of rows; a symmetric
-kernel saves (half of) the blocks above its diagonal. "auto" takes the fewest flops: all three are matrix products.
+where a weight in one product adds t^2 (k^e o + i) flops and k t o + t i bytes, any other leaf k^e
+size and k size, with A the numbers that one forward pass writes. n = n1 + n2 counts the Jacobians
+taken, recomputed once per block of rows; a symmetric kernel saves (half of) the blocks above its
+diagonal. "auto" takes the fewest flops: all three are matrix products.
 """
 
 from __future__ import annotations
@@ -35,7 +38,8 @@ BUDGET = 2**28
 
 @dataclasses.dataclass(frozen=True)
 class KernelPlan:
-    """How a kernel will be computed: the method, its blocks, flops, peak bytes (the result included), and the methods not taken.
+    """How a kernel will be computed: the method, its blocks, flops, peak bytes (the result
+    included), and the methods not taken.
 
     products: the weights kept in factors, by leaf number ("structured" only).
     """
@@ -53,8 +57,10 @@ class KernelPlan:
         limit = memory_limit()
         if limit is not None and self.bytes > limit:
             raise InputError(
-                f"this kernel needs about {self.bytes / 2**30:.3g} GiB ({self.result_bytes / 2**30:.3g} GiB of it the result) and the "
-                f'device has {limit / 2**30:.3g}; take a smaller block_size, output="trace-mean", or ntk_operator, which never forms it.'
+                f"this kernel needs about {self.bytes / 2**30:.3g} GiB "
+                f"({self.result_bytes / 2**30:.3g} GiB of it the result) and the "
+                f"device has {limit / 2**30:.3g}; take a smaller block_size, "
+                'output="trace-mean", or ntk_operator, which never forms it.'
             )
 
 
@@ -84,7 +90,8 @@ class _Sizes:
     leaves: tuple[int, ...]
 
     def blocks(self, b: int) -> tuple[float | int, float | int, float]:
-        """(Jacobians taken for rows, for columns, share of the pairs computed) with blocks of b samples."""
+        """(Jacobians taken for rows, for columns, share of the pairs computed) with blocks of b
+        samples."""
         rows = math.ceil(self.n1 / b)
         if self.symmetric:
             return (self.n1 if rows > 1 else 0), self.n1 * (rows + 1) / 2, (rows + 1) / (2 * rows)
@@ -100,8 +107,18 @@ def written(closed: Any) -> int:
     return sum(var.aval.size for eqn in closed.jaxpr.eqns for var in eqn.outvars)
 
 
-def plan_kernel(f: Any, trained: PyTree, frozen: PyTree, x1: Any, x2: Any, method: str, block_size: int | None, output: Output) -> KernelPlan:
-    """The plan for f(trained, frozen, x) with values (k,), all given by shape. `method` is "auto" or one of the three."""
+def plan_kernel(
+    f: Any,
+    trained: PyTree,
+    frozen: PyTree,
+    x1: Any,
+    x2: Any,
+    method: str,
+    block_size: int | None,
+    output: Output,
+) -> KernelPlan:
+    """The plan for f(trained, frozen, x) with values (k,), all given by shape. `method` is "auto"
+    or one of the three."""
     x = jax.ShapeDtypeStruct(x1.shape[1:], x1.dtype)
     closed = jax.make_jaxpr(f)(trained, frozen, x)
     value = closed.out_avals[0]
@@ -116,10 +133,17 @@ def plan_kernel(f: Any, trained: PyTree, frozen: PyTree, x1: Any, x2: Any, metho
     found = factors.products(closed.jaxpr, len(leaves))
     contraction = k if output != "full" else k * k
     chosen = {
-        index: p for index, p in found.items() if p.repeats**2 * (contraction * p.free + p.contracted) < contraction * leaves[index].size
+        index: p
+        for index, p in found.items()
+        if p.repeats**2 * (contraction * p.free + p.contracted) < contraction * leaves[index].size
     }
     plans = [_jacobian(s, block_size, {}), _ntk_vp(s, block_size)]
-    plans.insert(0, _jacobian(s, block_size, chosen) if chosen else dataclasses.replace(plans[0], method="structured"))
+    plans.insert(
+        0,
+        _jacobian(s, block_size, chosen)
+        if chosen
+        else dataclasses.replace(plans[0], method="structured"),
+    )
     best = min(plans, key=lambda p: (p.flops, p.method != "jacobian"))
     taken = best if method == "auto" else next(p for p in plans if p.method == method)
     return dataclasses.replace(taken, others=tuple(p for p in plans if p.method != taken.method))
@@ -142,7 +166,9 @@ def _jacobian(s: _Sizes, block_size: int | None, chosen: dict[int, factors.Produ
     rows, columns, share = s.blocks(b)
     flops = (rows + columns) * s.forward * (1 + 2 * s.k) + 2 * share * s.n1 * s.n2 * pair_flops
     memory = 2 * result + (2 * b * per_sample + b * b * pair_numbers) * s.itemsize
-    return KernelPlan("structured" if chosen else "jacobian", b, flops, int(memory), result, tuple(chosen.items()))
+    return KernelPlan(
+        "structured" if chosen else "jacobian", b, flops, int(memory), result, tuple(chosen.items())
+    )
 
 
 def _ntk_vp(s: _Sizes, block_size: int | None) -> KernelPlan:
@@ -155,7 +181,8 @@ def _ntk_vp(s: _Sizes, block_size: int | None) -> KernelPlan:
 
 
 def _fit(s: _Sizes, block_size: int | None, use: Any) -> int:
-    """The given block size, or the largest power-of-two share of the samples whose working memory is within `BUDGET`."""
+    """The given block size, or the largest power-of-two share of the samples whose working memory
+    is within `BUDGET`."""
     n = max(s.n1, s.n2)
     b = n if block_size is None else min(block_size, n)
     while block_size is None and b > 1 and use(b) > BUDGET:

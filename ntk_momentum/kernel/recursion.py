@@ -1,11 +1,14 @@
-"""NNGP and NTK of infinitely wide fully connected networks of any depth, with weight and bias scales.
+"""NNGP and NTK of infinitely wide fully connected networks of any depth, with weight and bias
+scales.
 
-    h^0 = sigma_w p^{-1/2} W x + sigma_b b,    h^{l+1} = sigma_w m^{-1/2} W phi(h^l) + sigma_b b,    all W, b ~ N(0, 1)
-    Sigma^0 = sigma_w^2 x.x'/p + sigma_b^2,    Sigma^{l+1} = sigma_w^2 E[phi(u) phi(v)] + sigma_b^2,   (u, v) ~ N(0, Sigma^l)
-    Theta^0 = Sigma^0,                         Theta^{l+1} = Sigma^{l+1} + sigma_w^2 E[phi'(u) phi'(v)] Theta^l
+    h^0 = sigma_w p^{-1/2} W x + sigma_b b,   h^{l+1} = sigma_w m^{-1/2} W phi(h^l) + sigma_b b
+    Sigma^0 = sigma_w^2 x.x'/p + sigma_b^2,   Sigma^{l+1} = sigma_w^2 E[phi(u) phi(v)] + sigma_b^2
+    Theta^0 = Sigma^0,   Theta^{l+1} = Sigma^{l+1} + sigma_w^2 E[phi'(u) phi'(v)] Theta^l
 
-(Jacot, Gabriel and Hongler 2018; Lee et al. 2018). The paper's network with both layers trained is depth 1 with weight_std (sqrt p, 1).
-Kernels travel as variances and 1 -+ cos of the angle between (u, v), which keeps angles near 0 and pi to round-off at every depth.
+with all W, b ~ N(0, 1) and (u, v) ~ N(0, Sigma^l) (Jacot, Gabriel and Hongler 2018; Lee et al.
+2018). The paper's network with both layers trained is depth 1 with weight_std (sqrt p, 1). Kernels
+travel as variances and 1 -+ cos of the angle between (u, v), which keeps angles near 0 and pi to
+round-off at every depth.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ from .piecewise import pieces, piecewise_linear
 
 
 class WideKernels(NamedTuple):
-    """The kernels of the infinitely wide network: of its outputs at initialisation (nngp) and of its training (ntk)."""
+    """The kernels of the infinitely wide network: of its outputs at initialisation (nngp) and of
+    its training (ntk)."""
 
     nngp: Float[Array, "n1 n2"]
     ntk: Float[Array, "n1 n2"]
@@ -38,32 +42,42 @@ Dual = Callable[[Angles], Moments]
 
 
 class FullyConnected(eqx.Module):
-    """The infinitely wide fully connected network; call it on inputs x1, x2 for its `WideKernels`."""
+    """The infinitely wide fully connected network; call it on inputs x1, x2 for its
+    `WideKernels`."""
 
     weight_std: tuple[float, ...]
     bias_std: tuple[float, ...]
     dual: Dual = eqx.field(static=True)
 
     def __call__(self, x1: Any, x2: Any = None) -> WideKernels:
-        """Both kernels between x1 (n1, ...) and x2 (n2, ...); x2 = None means x1, and gives exactly symmetric kernels."""
+        """Both kernels between x1 (n1, ...) and x2 (n2, ...); x2 = None means x1, and gives exactly
+        symmetric kernels."""
         x1 = rows("x1", x1)
         x2 = None if x2 is None else rows("x2", x2)
         if x2 is not None and x1.shape[1] != x2.shape[1]:
-            raise InputError(f"x1 and x2 must hold inputs of one size, got {x1.shape[1]} and {x2.shape[1]} numbers.")
+            raise InputError(
+                f"x1 and x2 must hold inputs of one size, got {x1.shape[1]} and "
+                f"{x2.shape[1]} numbers."
+            )
         kernels = _kernels(self, x1, x2)
         return kernels if x2 is not None else _symmetrise(kernels)
 
 
 @jax.jit
 def _symmetrise(kernels: WideKernels) -> WideKernels:
-    """A program of its own: computed a second time for the transpose, an entry may come out one bit different."""
+    """A program of its own: computed a second time for the transpose, an entry may come out one bit
+    different."""
     return WideKernels(*(0.5 * (K + K.T) for K in kernels))
 
 
 @eqx.filter_jit
 def _kernels(network: FullyConnected, x1: Array, x2: Array | None) -> WideKernels:
     root = x1.shape[1] ** -0.5
-    law = _affine(angles(x1 * root, (x1 if x2 is None else x2) * root), network.weight_std[0], network.bias_std[0])
+    law = _affine(
+        angles(x1 * root, (x1 if x2 is None else x2) * root),
+        network.weight_std[0],
+        network.bias_std[0],
+    )
     ntk = law.norms * law.cos
     for weight_std, bias_std in zip(network.weight_std[1:], network.bias_std[1:], strict=True):
         activations, slopes = network.dual(law)
@@ -73,33 +87,46 @@ def _kernels(network: FullyConnected, x1: Array, x2: Array | None) -> WideKernel
 
 
 def _affine(law: Angles, weight_std: float, bias_std: float) -> Angles:
-    """Norms and angles after weights and biases: 1 -+ cos as sums of positive terms, so nothing cancels."""
+    """Norms and angles after weights and biases: 1 -+ cos as sums of positive terms, so nothing
+    cancels."""
     p, q, s = weight_std * law.norm1, weight_std * law.norm2, bias_std**2
     norm1, norm2 = safe_sqrt(jnp.square(p) + s), safe_sqrt(jnp.square(q) + s)
     product, before = norm1[:, None] * norm2[None, :], p[:, None] * q[None, :]
     square = lambda a, b: jnp.square(p)[:, None] * a + jnp.square(q)[None, :] * b
     divisor = jnp.where(product > 0, product, 1)
-    near = before * law.near + s * jnp.square(p[:, None] - q[None, :]) / jnp.where(product > 0, product + before + s, 1)
-    far = before * law.far + s + s * (square(1, 1) + s) / jnp.where(product > 0, product + before, 1)
+    near = before * law.near + s * jnp.square(p[:, None] - q[None, :]) / jnp.where(
+        product > 0, product + before + s, 1
+    )
+    far = (
+        before * law.far + s + s * (square(1, 1) + s) / jnp.where(product > 0, product + before, 1)
+    )
     zero = product == 0
-    return Angles(norm1, norm2, jnp.where(zero, 1, near / divisor), jnp.where(zero, 1, far / divisor))
+    return Angles(
+        norm1, norm2, jnp.where(zero, 1, near / divisor), jnp.where(zero, 1, far / divisor)
+    )
 
 
 def homogeneous(identity: float, absolute: float) -> Dual:
-    """phi(z) = identity z + absolute |z|: ReLU (1/2, 1/2), absolute value (0, 1), leaky ReLU, the identity. Closed forms.
+    """phi(z) = identity z + absolute |z|: ReLU (1/2, 1/2), absolute value (0, 1), leaky ReLU, the
+    identity. Closed forms.
 
-    E[|u||v|] = |u||v| g, g = (2/pi)(sin t + (pi/2 - t) cos t), and E[sgn u sgn v] = 1 - 2 t/pi; odd and even parts do not mix.
+    E[|u||v|] = |u||v| g, g = (2/pi)(sin t + (pi/2 - t) cos t), and E[sgn u sgn v] = 1 - 2 t/pi; odd
+    and even parts do not mix.
     """
     a, b = identity**2, absolute**2
 
     def dual(law: Angles) -> Moments:
         theta, opening = law.theta, law.opening
         t, small = jnp.minimum(theta, opening), jnp.minimum(law.near, law.far)
-        loss = small - (2 / jnp.pi) * (law.sin - t * (1 - small))  # 1 - g, the same at theta and pi - theta
+        loss = small - (2 / jnp.pi) * (
+            law.sin - t * (1 - small)
+        )  # 1 - g, the same at theta and pi - theta
         near = (a * law.near + b * loss) / (a + b)
         far = (a * law.far + b * (2 - loss)) / (a + b)
         root = (a + b) ** 0.5
-        return Angles(root * law.norm1, root * law.norm2, near, far), a + b * (opening - theta) / jnp.pi
+        return Angles(root * law.norm1, root * law.norm2, near, far), a + b * (
+            opening - theta
+        ) / jnp.pi
 
     return dual
 
@@ -118,33 +145,48 @@ def _erf(law: Angles) -> Moments:
     variance = lambda q: (2 / jnp.pi) * jnp.arcsin(2 * q / (1 + 2 * q))
     # (1 + 2 S11)(1 + 2 S22) - 4 S12^2, as 1 + 2 S11 + 2 S22 + 4 S11 S22 sin^2
     rest = 1 + 2 * q1[:, None] + 2 * q2[None, :] + 4 * jnp.square(law.norms) * law.near * law.far
-    return _from_moments(variance(q1), variance(q2), (2 / jnp.pi) * jnp.arcsin(2 * cross / jnp.sqrt(room)), (4 / jnp.pi) / jnp.sqrt(rest))
+    return _from_moments(
+        variance(q1),
+        variance(q2),
+        (2 / jnp.pi) * jnp.arcsin(2 * cross / jnp.sqrt(room)),
+        (4 / jnp.pi) / jnp.sqrt(rest),
+    )
 
 
 def _wave(sign: float) -> Dual:
-    """sin (sign = -1) and cos (+1): E = (exp(-|u - v|^2/2) + sign exp(-|u + v|^2/2)) / 2 with |u -+ v|^2 = S11 + S22 -+ 2 S12."""
+    """sin (sign = -1) and cos (+1): E = (exp(-|u - v|^2/2) + sign exp(-|u + v|^2/2)) / 2 with |u -+
+    v|^2 = S11 + S22 -+ 2 S12."""
 
     def dual(law: Angles) -> Moments:
         gap = jnp.square(law.norm1[:, None] - law.norm2[None, :])
         close, opposite = (jnp.exp(-0.5 * gap - law.norms * side) for side in (law.near, law.far))
         variance = lambda norm: 0.5 * (1 + sign * jnp.exp(-2 * jnp.square(norm)))
-        return _from_moments(variance(law.norm1), variance(law.norm2), 0.5 * (close + sign * opposite), 0.5 * (close - sign * opposite))
+        return _from_moments(
+            variance(law.norm1),
+            variance(law.norm2),
+            0.5 * (close + sign * opposite),
+            0.5 * (close - sign * opposite),
+        )
 
     return dual
 
 
 def gauss_hermite(activation: Callable, order: int = 80) -> Dual:
-    """Any activation by Mehler's formula, E[phi(u) phi(v)] = sum_k a_k(|u|) a_k(|v|) cos^k, a_k(r) = E[phi(r z) h_k(z)], h_k Hermite.
+    """Any activation by Mehler's formula, E[phi(u) phi(v)] = sum_k a_k(|u|) a_k(|v|) cos^k, a_k(r)
+    = E[phi(r z) h_k(z)], h_k Hermite.
 
-    The `order` coefficients come from Gauss-Hermite quadrature with as many nodes; every partial sum is positive semi-definite.
-    Converges geometrically for analytic activations; a kink away from 0 leaves an error of about 1/order in E[phi' phi'].
+    The `order` coefficients come from Gauss-Hermite quadrature with as many nodes; every partial
+    sum is positive semi-definite. Converges geometrically for analytic activations; a kink away
+    from 0 leaves an error of about 1/order in E[phi' phi'].
     """
     check_positive("order", order)
     nodes, weights = np.polynomial.hermite_e.hermegauss(order)
     table = np.zeros((order, order))
     table[0] = 1
     for k in range(1, order):
-        table[k] = (nodes * table[k - 1] - np.sqrt(k - 1) * table[max(k - 2, 0)] * (k > 1)) / np.sqrt(k)
+        table[k] = (
+            nodes * table[k - 1] - np.sqrt(k - 1) * table[max(k - 2, 0)] * (k > 1)
+        ) / np.sqrt(k)
     table *= weights / np.sqrt(2 * np.pi)
 
     def dual(law: Angles) -> Moments:
@@ -160,15 +202,22 @@ def gauss_hermite(activation: Callable, order: int = 80) -> Dual:
 
         (value1, slope1), (value2, slope2) = coefficients(law.norm1), coefficients(law.norm2)
         total = lambda a: jnp.sum(jnp.square(a), axis=0)
-        return _from_moments(total(value1), total(value2), series(value1, value2), series(slope1, slope2))
+        return _from_moments(
+            total(value1), total(value2), series(value1, value2), series(slope1, slope2)
+        )
 
     return dual
 
 
 def dual_of(activation: Callable, order: int = 80) -> Dual:
-    """The closed form where there is one (a z + b |z|, erf, sin, cos), one integral for other piecewise-linear activations
-    (`piecewise`), Gauss-Hermite quadrature elsewhere."""
-    closed = {jax.lax.erf: _erf, jax.scipy.special.erf: _erf, jnp.sin: _wave(-1.0), jnp.cos: _wave(1.0)}
+    """The closed form where there is one (a z + b |z|, erf, sin, cos), one integral for other
+    piecewise-linear activations (`piecewise`), Gauss-Hermite quadrature elsewhere."""
+    closed = {
+        jax.lax.erf: _erf,
+        jax.scipy.special.erf: _erf,
+        jnp.sin: _wave(-1.0),
+        jnp.cos: _wave(1.0),
+    }
     if activation in closed:
         return closed[activation]
     sides = kink(activation, jnp.zeros(()).dtype)
@@ -188,19 +237,25 @@ def fully_connected_ntk(
     bias_std: Any = 0.0,
     order: int = 80,
 ) -> FullyConnected:
-    """The kernels of a fully connected network with `depth` hidden layers of infinite width and one output, all layers trained.
+    """The kernels of a fully connected network with `depth` hidden layers of infinite width and one
+    output, all layers trained.
 
-    weight_std, bias_std: sigma_w and sigma_b, one number or one for each of the depth + 1 layers. order: of the quadrature, where the
-    activation has no closed form (`dual_of`). Raises `InputError`.
+    weight_std, bias_std: sigma_w and sigma_b, one number or one for each of the depth + 1 layers.
+    order: of the quadrature, where the activation has no closed form (`dual_of`). Raises
+    `InputError`.
     """
     if isinstance(depth, bool) or int(depth) != depth or depth < 1:
-        raise InputError(f"depth counts hidden layers and must be a positive whole number, got {depth}.")
+        raise InputError(
+            f"depth counts hidden layers and must be a positive whole number, got {depth}."
+        )
     stds = []
     for name, std, strict in (("weight_std", weight_std, True), ("bias_std", bias_std, False)):
         std = tuple(float(s) for s in np.atleast_1d(np.asarray(std, float)))
         std = std * (depth + 1) if len(std) == 1 else std
         if len(std) != depth + 1:
-            raise InputError(f"{name} must be one number or {depth + 1}, one per layer, got {len(std)}.")
+            raise InputError(
+                f"{name} must be one number or {depth + 1}, one per layer, got {len(std)}."
+            )
         check_positive(name, std, strict=strict)
         stds.append(std)
     return FullyConnected(stds[0], stds[1], dual_of(activation, order))

@@ -1,7 +1,8 @@
 """What a kernel's eigenvalues say about training: H = sum_k lambda_k u_k u_k^T.
 
-For a constant kernel the residual decouples, Delta(t) = sum_k phi(lambda_k, t) <u_k, Delta(0)> u_k (2.5, 3.5, 4.3), so the spectrum and
-the labels' share in each eigenvector fix every loss curve. lambda_0 = lambda_min of H-infinity is the constant of Theorems 1-3.
+For a constant kernel the residual decouples, Delta(t) = sum_k phi(lambda_k, t) <u_k, Delta(0)> u_k
+(2.5, 3.5, 4.3), so the spectrum and the labels' share in each eigenvector fix every loss curve.
+lambda_0 = lambda_min of H-infinity is the constant of Theorems 1-3.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from ..errors import InputError, check_interval, concrete, not_an_array
 
 
 class Spectrum(eqx.Module):
-    """Eigenvalues in ascending order, eigenvectors in columns, and shares_k = <u_k, y>^2 / |y|^2 of the labels (None without labels)."""
+    """Eigenvalues in ascending order, eigenvectors in columns, and shares_k = <u_k, y>^2 / |y|^2 of
+    the labels (None without labels)."""
 
     eigenvalues: Float[Array, " n"]
     eigenvectors: Float[Array, "n n"]
@@ -37,31 +39,50 @@ class Spectrum(eqx.Module):
     @property
     def kappa(self) -> Float[Array, ""]:
         """The condition number lambda_max / lambda_0; infinite when lambda_0 <= 0."""
-        return jnp.where(self.lambda0 > 0, self.lambda_max / jnp.where(self.lambda0 > 0, self.lambda0, 1), jnp.inf)
+        return jnp.where(
+            self.lambda0 > 0,
+            self.lambda_max / jnp.where(self.lambda0 > 0, self.lambda0, 1),
+            jnp.inf,
+        )
 
     @property
     def effective_rank(self) -> Float[Array, ""]:
-        """exp of the entropy of lambda / tr H (Roy and Vetterli 2007): n for a multiple of the identity, 1 for rank one."""
+        """exp of the entropy of lambda / tr H (Roy and Vetterli 2007): n for a multiple of the
+        identity, 1 for rank one."""
         share = jnp.maximum(self.eigenvalues, 0) / jnp.sum(jnp.maximum(self.eigenvalues, 0))
-        return jnp.exp(-jnp.sum(jnp.where(share > 0, share * jnp.log(jnp.where(share > 0, share, 1)), 0)))
+        return jnp.exp(
+            -jnp.sum(jnp.where(share > 0, share * jnp.log(jnp.where(share > 0, share, 1)), 0))
+        )
 
     @property
     def alignment(self) -> Float[Array, ""]:
-        """<H, y y^T> / (|H|_F |y|^2) (Cristianini et al. 2001): 1 when H = c y y^T, 1/sqrt(n) for the identity."""
+        """<H, y y^T> / (|H|_F |y|^2) (Cristianini et al. 2001): 1 when H = c y y^T, 1/sqrt(n) for
+        the identity."""
         return jnp.sum(self.eigenvalues * self._labels()) / jnp.linalg.norm(self.eigenvalues)
 
     def loss(self, flow: Any, ts: Any) -> Float[Array, " times"]:
-        """L(t) / L(0) from Delta(0) = -y, at rest; without labels, of the slowest mode. flow: any object with `mode(eigenvalue, t)`."""
-        eigenvalues, shares = (self.eigenvalues[:1], jnp.ones(1)) if self.shares is None else (self.eigenvalues, self.shares)
-        phi, _ = flow.mode(jnp.maximum(eigenvalues, 0)[None, :], jnp.asarray(ts, eigenvalues.dtype)[:, None])
+        """L(t) / L(0) from Delta(0) = -y, at rest; without labels, of the slowest mode. flow: any
+        object with `mode(eigenvalue, t)`."""
+        eigenvalues, shares = (
+            (self.eigenvalues[:1], jnp.ones(1))
+            if self.shares is None
+            else (self.eigenvalues, self.shares)
+        )
+        phi, _ = flow.mode(
+            jnp.maximum(eigenvalues, 0)[None, :], jnp.asarray(ts, eigenvalues.dtype)[:, None]
+        )
         return jnp.square(phi) @ shares.astype(phi.dtype)
 
     def time_to(self, epsilon: float, flow: Any) -> float:
-        """The first time at which L(t) <= epsilon L(0); infinite when a component that the kernel cannot see keeps L above.
+        """The first time at which L(t) <= epsilon L(0); infinite when a component that the kernel
+        cannot see keeps L above.
 
-        Found on a grid of ratio 1.006 and interpolated, so a shorter dip of an oscillating loss can be missed.
+        Found on a grid of ratio 1.006 and interpolated, so a shorter dip of an oscillating loss can
+        be missed.
         """
-        check_interval("epsilon", epsilon, 5e-324, 1.0, "It is the share of the initial loss that may remain.")
+        check_interval(
+            "epsilon", epsilon, 5e-324, 1.0, "It is the share of the initial loss that may remain."
+        )
         fastest = float(flow.fastest_rate(self.lambda_max))
         low = 1e-3 / fastest
         while low * fastest < 1e15:
@@ -70,7 +91,13 @@ class Spectrum(eqx.Module):
             below = np.flatnonzero(losses <= epsilon)
             if below.size:
                 hit = max(int(below[0]), 1)
-                return float(np.interp(-np.log(epsilon), -np.log(np.maximum(losses[hit - 1 : hit + 1], 1e-300)), ts[hit - 1 : hit + 1]))
+                return float(
+                    np.interp(
+                        -np.log(epsilon),
+                        -np.log(np.maximum(losses[hit - 1 : hit + 1], 1e-300)),
+                        ts[hit - 1 : hit + 1],
+                    )
+                )
             low = ts[-1]
         return float("inf")
 
@@ -81,9 +108,11 @@ class Spectrum(eqx.Module):
 
 
 def spectrum(kernel: Any, y: Any = None) -> Spectrum:
-    """The spectrum of a kernel (n, n), or (n, k, n, k) with labels (n, k), and the shares of labels y in its eigenvectors.
+    """The spectrum of a kernel (n, n), or (n, k, n, k) with labels (n, k), and the shares of labels
+    y in its eigenvectors.
 
-    Raises `InputError` unless the kernel is square, symmetric to round-off and finite, and y non-zero and of its shape.
+    Raises `InputError` unless the kernel is square, symmetric to round-off and finite, and y
+    non-zero and of its shape.
     """
     if concrete(kernel) is None and not isinstance(kernel, jax.Array):
         raise not_an_array("kernel", kernel)
@@ -95,15 +124,25 @@ def spectrum(kernel: Any, y: Any = None) -> Spectrum:
     values = concrete(H)
     if values is not None and not np.all(np.isfinite(values)):
         raise InputError("the kernel holds NaN or infinite values.")
-    if values is not None and np.abs(values - values.T).max() > 1e3 * np.finfo(values.dtype).eps * np.abs(values).max():
+    if (
+        values is not None
+        and np.abs(values - values.T).max()
+        > 1e3 * np.finfo(values.dtype).eps * np.abs(values).max()
+    ):
         raise InputError("the kernel is not symmetric; pass the kernel of one set of inputs.")
     eigenvalues, eigenvectors = jnp.linalg.eigh(H)
     if y is None:
         return Spectrum(eigenvalues, eigenvectors, None)
     y = jnp.asarray(y, H.dtype)
     if y.shape != half:
-        raise InputError(f"y must have the shape {half} of the kernel's samples and outputs, got {y.shape}.")
+        raise InputError(
+            f"y must have the shape {half} of the kernel's samples and outputs, got {y.shape}."
+        )
     norm = concrete(jnp.sum(jnp.square(y)))
     if norm is not None and not (np.isfinite(norm) and norm > 0):
         raise InputError("y must be finite and not all zero: it has no share in any eigenvector.")
-    return Spectrum(eigenvalues, eigenvectors, jnp.square(eigenvectors.T @ y.reshape(-1)) / jnp.sum(jnp.square(y)))
+    return Spectrum(
+        eigenvalues,
+        eigenvectors,
+        jnp.square(eigenvectors.T @ y.reshape(-1)) / jnp.sum(jnp.square(y)),
+    )

@@ -1,10 +1,11 @@
 """The kernel of the two-layer network in its structured form (2.8), for any elementwise activation.
 
-    hidden layer:  H_ij = s^2 (x_i . x_j) sum_r a_r^2 sigma'(w_r . x_i) sigma'(w_r . x_j),   s = m^{-1/2}
+    hidden layer:  H_ij = s^2 (x_i . x_j) sum_r a_r^2 sigma'(w_r . x_i) sigma'(w_r . x_j)
     output layer:  K_ij = s^2 sum_r sigma(w_r . x_i) sigma(w_r . x_j)
 
-(2.8) is the first with a_r^2 = 1 and ReLU, where sigma' is the 0/1 activation pattern and the sum a count (`patterns`). Neurons stream
-through in chunks, so memory is n^2 + n * chunk, never n * m.
+with s = m^{-1/2}. (2.8) is the first with a_r^2 = 1 and ReLU, where sigma' is the 0/1 activation
+pattern and the sum a count (`patterns`). Neurons stream through in chunks, so memory is
+n^2 + n * chunk, never n * m.
 """
 
 from __future__ import annotations
@@ -25,12 +26,19 @@ CHUNK_ENTRIES = 2**23
 
 
 def two_layer_ntk(
-    net: TwoLayerNet, X1: Any, X2: Any = None, *, hidden: bool = True, output: bool = False, chunk: int | None = None
+    net: TwoLayerNet,
+    X1: Any,
+    X2: Any = None,
+    *,
+    hidden: bool = True,
+    output: bool = False,
+    chunk: int | None = None,
 ) -> Float[Array, "n1 n2"]:
     """The kernel (2.8) of the trained layers, (n1, n2); symmetric to the last bit when X2 is None.
 
-    chunk: neurons held at once. The derivative of the activation is that of its autodiff, so ReLU's at 0 is 0. Neurons with
-    a_r = 0 add nothing to the hidden layer's kernel, and those with sigma(0) = 0 and w_r = 0 nothing to the output layer's.
+    chunk: neurons held at once. The derivative of the activation is that of its autodiff, so ReLU's
+    at 0 is 0. Neurons with a_r = 0 add nothing to the hidden layer's kernel, and those with
+    sigma(0) = 0 and w_r = 0 nothing to the output layer's.
     """
     if not (hidden or output):
         raise InputError("nothing is trained: set hidden=True, output=True or both.")
@@ -63,16 +71,26 @@ def two_layer_ntk(
 
 
 def _over_chunks(grams, net: TwoLayerNet, chunk: int) -> list[Array]:
-    """The sum of `grams` over chunks of neurons; the last chunk is filled up with neurons that do not count."""
+    """The sum of `grams` over chunks of neurons; the last chunk is filled up with neurons that do
+    not count."""
     counted = jnp.ones_like(net.output)
     if chunk >= net.width:
         return grams(net.hidden, net.output, counted)
     chunk = -(-net.width // equal_parts(net.width, -(-net.width // chunk)))
     missing = -net.width % chunk
     blocks = [
-        jnp.pad(array, ((0, missing),) + ((0, 0),) * (array.ndim - 1)).reshape(-1, chunk, *array.shape[1:])
+        jnp.pad(array, ((0, missing),) + ((0, 0),) * (array.ndim - 1)).reshape(
+            -1, chunk, *array.shape[1:]
+        )
         for array in (net.hidden, net.output, counted)
     ]
-    zero = jax.tree.map(lambda part: jnp.zeros(part.shape, part.dtype), jax.eval_shape(grams, *(block[0] for block in blocks)))
-    total, _ = jax.lax.scan(lambda carry, block: (jax.tree.map(jnp.add, carry, grams(*block)), None), zero, tuple(blocks))
+    zero = jax.tree.map(
+        lambda part: jnp.zeros(part.shape, part.dtype),
+        jax.eval_shape(grams, *(block[0] for block in blocks)),
+    )
+    total, _ = jax.lax.scan(
+        lambda carry, block: (jax.tree.map(jnp.add, carry, grams(*block)), None),
+        zero,
+        tuple(blocks),
+    )
     return total

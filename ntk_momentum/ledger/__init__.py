@@ -1,4 +1,5 @@
-"""Is the paper right? Every numbered statement, run as printed, corrected and sharp, with its drawing."""
+"""Is the paper right? Every numbered statement, run as printed, corrected and sharp, with its
+drawing."""
 
 from .ledger import Check as Check
 from .ledger import Claim as Claim

@@ -1,4 +1,5 @@
-"""A claim's figure as data: curves in panels, kept beside its evidence. Module `sketch` draws them; the mathematics needs no plotting."""
+"""A claim's figure as data: curves in panels, kept beside its evidence. Module `sketch` draws them;
+the mathematics needs no plotting."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """y against x: measured as a line or as points, theory as a dark dashed line. x: numbers, or names for categories."""
+    """y against x: measured as a line or as points, theory as a dark dashed line. x: numbers, or
+    names for categories."""
 
     x: Any
     y: Any
@@ -62,22 +64,37 @@ def drawing(caption: str, *panels: Panel) -> Drawing:
     return Drawing(" ".join(caption.split()), panels)
 
 
-def by_name(y: str, measured: Mapping[str, float], predicted: Mapping[str, float] | float | None = None, *, log: str = "") -> Panel:
+def by_name(
+    y: str,
+    measured: Mapping[str, float],
+    predicted: Mapping[str, float] | float | None = None,
+    *,
+    log: str = "",
+) -> Panel:
     """Values of named cases, with what is predicted or allowed for each, or for all of them."""
     names = list(measured)
     curves = [points(names, [float(measured[name]) for name in names], "measured")]
     if predicted is not None:
-        allowed = [float(predicted[name] if isinstance(predicted, Mapping) else predicted) for name in names]
-        curves.append(theory(names, allowed, "predicted" if isinstance(predicted, Mapping) else "limit"))
+        allowed = [
+            float(predicted[name] if isinstance(predicted, Mapping) else predicted)
+            for name in names
+        ]
+        curves.append(
+            theory(names, allowed, "predicted" if isinstance(predicted, Mapping) else "limit")
+        )
     return Panel("", y, tuple(curves), log)
 
 
 def against(x: str, y: str, cases: Mapping[str, tuple[Any, Any, float]]) -> Panel:
-    """Clouds of points on logarithmic axes, each with a line of its expected slope through its middle: name -> (x, y, slope)."""
+    """Clouds of points on logarithmic axes, each with a line of its expected slope through its
+    middle: name -> (x, y, slope)."""
     curves = []
     for name, (at, values, slope) in cases.items():
         at, values = np.asarray(at, float), np.asarray(values, float)
         ends = np.array([at.min(), at.max()])
         middle = np.exp(np.mean(np.log(values)) - slope * np.mean(np.log(at)))
-        curves += [points(at, values, name), theory(ends, middle * ends**slope, f"slope {slope:.2g}")]
+        curves += [
+            points(at, values, name),
+            theory(ends, middle * ends**slope, f"slope {slope:.2g}"),
+        ]
     return Panel(x, y, tuple(curves), "xy")

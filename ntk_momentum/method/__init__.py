@@ -1,4 +1,5 @@
-"""Optimization flows and their discrete twins: one method per file, the rule and its ODE side by side."""
+"""Optimization flows and their discrete twins: one method per file, the rule and its ODE side by
+side."""
 
 from .base import AbstractFlow as AbstractFlow
 from .base import AbstractMomentumFlow as AbstractMomentumFlow

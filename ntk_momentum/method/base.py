@@ -1,7 +1,8 @@
 """What a flow and an optimizer are. A flow knows nothing of networks: it receives a gradient.
 
-The same flow drives the weights, with the gradient of L at w (2.2, 3.2, 4.2), and the error, with the gradient
-H Delta of the pseudo-loss (2.5, 3.5, 4.3): the paper's whole argument, expressed as code reuse.
+The same flow drives the weights, with the gradient of L at w (2.2, 3.2, 4.2), and the error, with
+the gradient H Delta of the pseudo-loss (2.5, 3.5, 4.3): the paper's whole argument, expressed as
+code reuse.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from jaxtyping import Array, Float, PyTree
 
 
 class State(NamedTuple):
-    """Position w and momentum v of a flow (v is None for first-order flows). Also holds their time derivatives."""
+    """Position w and momentum v of a flow (v is None for first-order flows). Also holds their time
+    derivatives."""
 
     w: PyTree
     v: PyTree
@@ -25,8 +27,8 @@ class State(NamedTuple):
 class FrozenStep(NamedTuple):
     """A step of length h with the Jacobian J frozen, in the eigenbasis of H = J J^T.
 
-    w(t+h) = w + carry_w v - J^T U impulse_w and v(t+h) = carry_v v - J^T U impulse_v; residual and velocity are the
-    exact Delta and J v at t+h, in the eigenbasis, shape (n,).
+    w(t+h) = w + carry_w v - J^T U impulse_w and v(t+h) = carry_v v - J^T U impulse_v; residual and
+    velocity are the exact Delta and J v at t+h, in the eigenbasis, shape (n,).
     """
 
     residual: Float[Array, " n"]
@@ -38,7 +40,8 @@ class FrozenStep(NamedTuple):
 
 
 class AbstractFlow(eqx.Module):
-    """An optimization flow, first order in (w, v). Its parameters are leaves, so flows stack and vmap.
+    """An optimization flow, first order in (w, v). Its parameters are leaves, so flows stack and
+    vmap.
 
     inertial: whether the momentum is the velocity, v = dw/dt.
     """
@@ -48,11 +51,13 @@ class AbstractFlow(eqx.Module):
 
     @property
     def linear(self) -> bool:
-        """Whether the flow depends linearly on the gradient, so that eigenmodes of a constant kernel evolve apart."""
+        """Whether the flow depends linearly on the gradient, so that eigenmodes of a constant
+        kernel evolve apart."""
         return True
 
     def settled(self, eigenvalues: Any, start: Any, end: float) -> AbstractFlow:
-        """The linear flow that acts until `end` on a constant kernel, from errors `start` along its eigenvectors; itself where linear."""
+        """The linear flow that acts until `end` on a constant kernel, from errors `start` along its
+        eigenvectors; itself where linear."""
         return self
 
     @abc.abstractmethod
@@ -65,15 +70,21 @@ class AbstractFlow(eqx.Module):
 
     @abc.abstractmethod
     def mode(self, eigenvalue: Float[Array, ...], t: Float[Array, ...]) -> tuple[Array, Array]:
-        """(phi, dphi/dt) of one kernel eigenvalue: the closed-form solution with phi(0) = 1, started at rest. Broadcasts."""
+        """(phi, dphi/dt) of one kernel eigenvalue: the closed-form solution with phi(0) = 1,
+        started at rest. Broadcasts."""
 
     @abc.abstractmethod
     def discretize(self, h: float) -> tuple[AbstractOptimizer, Any]:
-        """(optimizer, offset): iterate k of the optimizer approximates the flow at t = k h + offset."""
+        """(optimizer, offset): iterate k of the optimizer approximates the flow at t = k h +
+        offset."""
 
     @abc.abstractmethod
     def lyapunov(
-        self, t: Float[Array, ""], residual: Float[Array, " n"], velocity: Float[Array, " n"], kernel: Float[Array, "n n"]
+        self,
+        t: Float[Array, ""],
+        residual: Float[Array, " n"],
+        velocity: Float[Array, " n"],
+        kernel: Float[Array, "n n"],
     ) -> Float[Array, ""]:
         """The paper's Lyapunov function of the error Delta and its velocity."""
 
@@ -85,11 +96,13 @@ class AbstractFlow(eqx.Module):
         residual: Float[Array, " n"],
         velocity: Float[Array, " n"],
     ) -> FrozenStep:
-        """Solve one step of the frozen dynamics mode by mode, from Delta and J v at t, for any flow linear in (w, v, gradient).
+        """Solve one step of the frozen dynamics mode by mode, from Delta and J v at t, for any flow
+        linear in (w, v, gradient).
 
-        The impulses obey the flow itself, driven by -Delta = -(Delta_0 + C J v_0 - lambda Q), and the carries obey it without
-        force. Fourth-order substeps of 1/20 of the fastest scale cost n numbers each, next to nothing beside a network's
-        evaluation, and leave relative errors of 1e-8.
+        The impulses obey the flow itself, driven by -Delta = -(Delta_0 + C J v_0 - lambda Q), and
+        the carries obey it without force. Fourth-order substeps of 1/20 of the fastest scale cost n
+        numbers each, next to nothing beside a network's evaluation, and leave relative errors of
+        1e-8.
         """
         fastest = jnp.maximum(self.fastest_rate(jnp.max(eigenvalues)), self._damping_rate(t, h))
         substeps = jnp.ceil(20.0 * h * fastest).astype(jnp.int32) + 1
@@ -98,7 +111,9 @@ class AbstractFlow(eqx.Module):
         def rate(s, pair):
             impulse, carry = pair
             now = residual + carry.w * velocity - eigenvalues * impulse.w
-            return self.vector_field(s, impulse, -now), self.vector_field(s, carry, jnp.zeros_like(h))
+            return self.vector_field(s, impulse, -now), self.vector_field(
+                s, carry, jnp.zeros_like(h)
+            )
 
         def add(pair, scale, slope):
             return jax.tree.map(lambda a, b: a + scale * b, pair, slope)
@@ -109,10 +124,14 @@ class AbstractFlow(eqx.Module):
             k2 = rate(s + dt / 2, add(pair, dt / 2, k1))
             k3 = rate(s + dt / 2, add(pair, dt / 2, k2))
             k4 = rate(s + dt, add(pair, dt, k3))
-            return jax.tree.map(lambda y, a, b, c, d: y + dt / 6 * (a + 2 * b + 2 * c + d), pair, k1, k2, k3, k4)
+            return jax.tree.map(
+                lambda y, a, b, c, d: y + dt / 6 * (a + 2 * b + 2 * c + d), pair, k1, k2, k3, k4
+            )
 
         zero, nothing = jnp.zeros_like(residual), jnp.zeros_like(h)
-        impulse, carry = jax.lax.fori_loop(0, substeps, substep, (State(zero, zero), State(nothing, nothing + 1)))
+        impulse, carry = jax.lax.fori_loop(
+            0, substeps, substep, (State(zero, zero), State(nothing, nothing + 1))
+        )
         return FrozenStep(
             residual + carry.w * velocity - eigenvalues * impulse.w,
             carry.v * velocity - eigenvalues * impulse.v,
@@ -128,7 +147,8 @@ class AbstractFlow(eqx.Module):
 
     @abc.abstractmethod
     def fastest_rate(self, lambda_max: Float[Array, ""]) -> Float[Array, ""]:
-        """The largest rate (1/time) at which a kernel with this largest eigenvalue makes the flow move: the scale of a first step."""
+        """The largest rate (1/time) at which a kernel with this largest eigenvalue makes the flow
+        move: the scale of a first step."""
 
 
 class AbstractMomentumFlow(AbstractFlow):
@@ -151,13 +171,15 @@ class AbstractMomentumFlow(AbstractFlow):
 
 
 class AbstractOptimizer(eqx.Module):
-    """A discrete method with optax's `init` and `update`, usable in `optax.chain`; updates are added to the weights."""
+    """A discrete method with optax's `init` and `update`, usable in `optax.chain`; updates are
+    added to the weights."""
 
     name: ClassVar[str]
 
     @property
     def linear(self) -> bool:
-        """Whether the steps depend linearly on the gradients, so that eigenmodes of a constant kernel evolve apart."""
+        """Whether the steps depend linearly on the gradients, so that eigenmodes of a constant
+        kernel evolve apart."""
         return True
 
     @abc.abstractmethod
@@ -165,7 +187,9 @@ class AbstractOptimizer(eqx.Module):
         """The state before the first step (a cold start: no momentum)."""
 
     @abc.abstractmethod
-    def update(self, updates: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
+    def update(
+        self, updates: PyTree, state: PyTree, params: PyTree | None = None
+    ) -> tuple[PyTree, PyTree]:
         """(w_{k+1} - w_k, new state) from the gradient at w_k."""
 
     @abc.abstractmethod

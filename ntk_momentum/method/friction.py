@@ -1,4 +1,5 @@
-"""Friction b(t) of any form: (3.2) and (4.2) are b(t) = b and b(t) = d/t. Its modes are solved numerically, to round-off."""
+"""Friction b(t) of any form: (3.2) and (4.2) are b(t) = b and b(t) = d/t. Its modes are solved
+numerically, to round-off."""
 
 from __future__ import annotations
 
@@ -15,10 +16,11 @@ from .base import AbstractMomentumFlow, AbstractOptimizer, State
 
 
 class Friction(AbstractMomentumFlow):
-    """w'' + b(t) w' + grad L(w) = 0, w'(0) = 0, for any function b(t) >= 0 that is finite at t = 0 (b = d/t is `Nesterov`).
+    """w'' + b(t) w' + grad L(w) = 0, w'(0) = 0, for any function b(t) >= 0 that is finite at t = 0
+    (b = d/t is `Nesterov`).
 
-    b: a function of an array t built from jax.numpy, or an Equinox module, whose parameters then stack and vmap.
-    Where b varies slowly against sqrt(lambda), L ~ exp(-int b).
+    b: a function of an array t built from jax.numpy, or an Equinox module, whose parameters then
+    stack and vmap. Where b varies slowly against sqrt(lambda), L ~ exp(-int b).
     """
 
     b: Callable = eqx.field(converter=lambda b: _as_module(b))
@@ -26,20 +28,32 @@ class Friction(AbstractMomentumFlow):
 
     def __check_init__(self):
         if not callable(self.b):
-            raise InputError(f"the friction b must be a function of time, got {type(self.b).__name__}; a constant is nm.HeavyBall(b).")
-        check_positive("the friction b(0)", self.b(jnp.zeros(())), strict=False, hint="For b = d/t take nm.Nesterov(d).")
+            raise InputError(
+                "the friction b must be a function of time, got "
+                f"{type(self.b).__name__}; a constant is nm.HeavyBall(b)."
+            )
+        check_positive(
+            "the friction b(0)",
+            self.b(jnp.zeros(())),
+            strict=False,
+            hint="For b = d/t take nm.Nesterov(d).",
+        )
 
     def friction(self, t):
         return jnp.asarray(self.b(t))
 
     def vector_field(self, t, state, gradient):
         b = self.friction(t)
-        return State(state.v, jax.tree.map(lambda v, g: (-b * v - g).astype(v.dtype), state.v, gradient))
+        return State(
+            state.v, jax.tree.map(lambda v, g: (-b * v - g).astype(v.dtype), state.v, gradient)
+        )
 
     def mode(self, eigenvalue, t):
-        """Solved numerically, once for all times and eigenvalues: sixth-order Magnus steps, which are exact while b is constant.
+        """Solved numerically, once for all times and eigenvalues: sixth-order Magnus steps, which
+        are exact while b is constant.
 
-        Relative accuracy about 1e-11 in float64, 1e-8 where b jumps. Differentiable in forward mode.
+        Relative accuracy about 1e-11 in float64, 1e-8 where b jumps. Differentiable in forward
+        mode.
         """
         dtype = jnp.result_type(eigenvalue, t, float)
         eigenvalue, t = jnp.asarray(eigenvalue, dtype), jnp.asarray(t, dtype)
@@ -51,7 +65,8 @@ class Friction(AbstractMomentumFlow):
         return path[row, 0, column], path[row, 1, column]
 
     def discretize(self, h):
-        """The heavy ball's central difference with b at t = (k + 1/2) h, where w_k is compared: order 2."""
+        """The heavy ball's central difference with b at t = (k + 1/2) h, where w_k is compared:
+        order 2."""
         check_positive("the step h", h)
         return FrictionMethod(h**2, self.b), h / 2
 
@@ -60,7 +75,9 @@ class Friction(AbstractMomentumFlow):
 
     def lyapunov(self, t, residual, velocity, kernel):
         """(A.6) with alpha = b(t)/2; its decay is proven for constant b only."""
-        return 0.5 * residual @ (kernel @ residual) + 0.5 * jnp.sum((0.5 * self.friction(t) * residual + velocity) ** 2)
+        return 0.5 * residual @ (kernel @ residual) + 0.5 * jnp.sum(
+            (0.5 * self.friction(t) * residual + velocity) ** 2
+        )
 
 
 class FrictionState(NamedTuple):
@@ -71,7 +88,8 @@ class FrictionState(NamedTuple):
 
 
 class FrictionMethod(AbstractOptimizer):
-    """w_{k+1} = w_k + ((1 - a_k)(w_k - w_{k-1}) - eta grad L(w_k))/(1 + a_k), a_k = b((k + 1/2) h) h/2, h = sqrt(eta), w_{-1} = w_0."""
+    """w_{k+1} = w_k + ((1 - a_k)(w_k - w_{k-1}) - eta grad L(w_k))/(1 + a_k), a_k = b((k + 1/2) h)
+    h/2, h = sqrt(eta), w_{-1} = w_0."""
 
     eta: Any
     b: Callable = eqx.field(converter=lambda b: _as_module(b))
@@ -86,7 +104,11 @@ class FrictionMethod(AbstractOptimizer):
     def update(self, updates, state, params=None):
         h = jnp.asarray(self.eta) ** 0.5
         a = self.b((state.steps + 0.5) * h) * h / 2
-        step = jax.tree.map(lambda g, u: (((1 - a) * u - self.eta * g) / (1 + a)).astype(g.dtype), updates, state.last)
+        step = jax.tree.map(
+            lambda g, u: (((1 - a) * u - self.eta * g) / (1 + a)).astype(g.dtype),
+            updates,
+            state.last,
+        )
         return step, FrictionState(state.steps + 1, step)
 
     def flow(self):
@@ -103,8 +125,6 @@ class _Function(eqx.Module):
         return self.function(t)
 
 
-
-
 def _as_module(b: Any) -> Any:
     if isinstance(b, eqx.Module):
         return b
@@ -112,8 +132,11 @@ def _as_module(b: Any) -> Any:
 
 
 @eqx.filter_jit
-def _propagate(friction: Callable, lam: Float[Array, " n"], ts: Float[Array, " T"]) -> Float[Array, "T 2 n"]:
-    """(x, x') of x'' + b(t) x' + lambda x = 0, x(0) = 1, x'(0) = 0, at increasing times; steps chosen by step doubling."""
+def _propagate(
+    friction: Callable, lam: Float[Array, " n"], ts: Float[Array, " T"]
+) -> Float[Array, "T 2 n"]:
+    """(x, x') of x'' + b(t) x' + lambda x = 0, x(0) = 1, x'(0) = 0, at increasing times; steps
+    chosen by step doubling."""
     info = jnp.finfo(lam.dtype)
     root = jnp.sqrt(jnp.maximum(jax.lax.stop_gradient(lam), 0.0))
     fastest = jnp.max(root)
@@ -129,8 +152,13 @@ def _propagate(friction: Callable, lam: Float[Array, " n"], ts: Float[Array, " T
             whole, fine = _apply(one, y), _apply(second, _apply(first, y))
             scale = h / (1 + h * root)
             size, gap = jnp.abs(fine), jnp.abs(fine - whole)
-            error = jnp.max((gap[0] + scale * gap[1]) / (size[0] + scale * size[1] + info.tiny)) + _unseen(friction, t, h) ** 1.5
-            scaled = error / (tol + 16 * info.eps * h * fastest)  # a long step's phase is no better than its round-off
+            error = (
+                jnp.max((gap[0] + scale * gap[1]) / (size[0] + scale * size[1] + info.tiny))
+                + _unseen(friction, t, h) ** 1.5
+            )
+            scaled = error / (
+                tol + 16 * info.eps * h * fastest
+            )  # a long step's phase is no better than its round-off
             accept = (scaled <= 1) | (h <= 4 * info.eps * end)
             factor = jnp.clip(0.9 * jnp.maximum(scaled, 1e-7) ** (-1 / 7), 0.2, 5.0)
             proposed = h * jnp.where(jnp.isfinite(factor), factor, 0.2)
@@ -144,20 +172,29 @@ def _propagate(friction: Callable, lam: Float[Array, " n"], ts: Float[Array, " T
 
     zero = jnp.zeros((), lam.dtype)
     start = jnp.stack([jnp.ones_like(lam), jnp.zeros_like(lam)])
-    first = (1 / (fastest + jnp.abs(jnp.asarray(friction(zero))) + 1 / jnp.maximum(ts[-1], info.tiny))).astype(lam.dtype)
+    first = (
+        1 / (fastest + jnp.abs(jnp.asarray(friction(zero))) + 1 / jnp.maximum(ts[-1], info.tiny))
+    ).astype(lam.dtype)
     return jax.lax.scan(segment, (zero, first, start), ts)[1]
 
 
 def _apply(matrix: Array, y: Array) -> Array:
-    return jnp.stack([matrix[0, 0] * y[0] + matrix[0, 1] * y[1], matrix[1, 0] * y[0] + matrix[1, 1] * y[1]])
+    return jnp.stack(
+        [matrix[0, 0] * y[0] + matrix[0, 1] * y[1], matrix[1, 0] * y[0] + matrix[1, 1] * y[1]]
+    )
 
 
 def _magnus(friction: Callable, lam: Array, t: Array, h: Array) -> Float[Array, "2 2 n"]:
-    """One step of the sixth-order Magnus method (Blanes, Casas, Ros 2000) for y' = [[0, 1], [-lambda, -b(t)]] y, at Gauss nodes.
+    """One step of the sixth-order Magnus method (Blanes, Casas, Ros 2000) for y' = [[0, 1],
+    [-lambda, -b(t)]] y, at Gauss nodes.
 
-    The trace of the exponent is the integral of -b; its traceless part (p, q; r, -p) is what the commutators act on.
+    The trace of the exponent is the integral of -b; its traceless part (p, q; r, -p) is what the
+    commutators act on.
     """
-    b1, b2, b3 = (jnp.asarray(friction(t + h * node), lam.dtype) for node in (0.5 - 15**0.5 / 10, 0.5, 0.5 + 15**0.5 / 10))
+    b1, b2, b3 = (
+        jnp.asarray(friction(t + h * node), lam.dtype)
+        for node in (0.5 - 15**0.5 / 10, 0.5, 0.5 + 15**0.5 / 10)
+    )
     slope, curve = 15**0.5 / 3 * h * (b3 - b1), 10 / 3 * h * (b3 - 2 * b2 + b1)
     zero = jnp.zeros_like(lam)
     A1 = zero + h * b2 / 2, zero + h, -h * lam
@@ -168,15 +205,26 @@ def _magnus(friction: Callable, lam: Array, t: Array, h: Array) -> Float[Array, 
     p, q, r = _add(A1, _scale(1 / 12, A3), _scale(1 / 240, last))
     half = (h * b2 + curve / 12) / 2
     cosh, sinch = _hyperbolic(p * p + q * r, half)
-    return jnp.stack([jnp.stack([cosh + sinch * p, sinch * q]), jnp.stack([sinch * r, cosh - sinch * p])])
+    return jnp.stack(
+        [jnp.stack([cosh + sinch * p, sinch * q]), jnp.stack([sinch * r, cosh - sinch * p])]
+    )
 
 
 def _unseen(friction: Callable, t: Array, h: Array) -> Array:
-    """h times what the Gauss nodes of the half steps fail to foretell of b at t and t + h: no node sees a jump so near an end."""
+    """h times what the Gauss nodes of the half steps fail to foretell of b at t and t + h: no node
+    sees a jump so near an end."""
 
     def defect(end, sign):
-        before, middle, after = (friction(end - sign * h / 2 * (0.5 + node)) for node in (-(15**0.5) / 10, 0.0, 15**0.5 / 10))
-        return friction(end) - middle - 15**0.5 / 6 * (before - after) - 5 / 6 * (before - 2 * middle + after)
+        before, middle, after = (
+            friction(end - sign * h / 2 * (0.5 + node))
+            for node in (-(15**0.5) / 10, 0.0, 15**0.5 / 10)
+        )
+        return (
+            friction(end)
+            - middle
+            - 15**0.5 / 6 * (before - after)
+            - 5 / 6 * (before - 2 * middle + after)
+        )
 
     return h * (jnp.abs(defect(t, -1.0)) + jnp.abs(defect(t + h, 1.0)))
 
@@ -195,7 +243,8 @@ def _scale(factor, X):
 
 
 def _hyperbolic(square: Array, damping: Array) -> tuple[Array, Array]:
-    """exp(-damping) (cosh s, sinh(s)/s) at s^2 = square of either sign, without overflow; analytic at 0."""
+    """exp(-damping) (cosh s, sinh(s)/s) at s^2 = square of either sign, without overflow; analytic
+    at 0."""
     near, over = jnp.abs(square) < 0.1, square > 0
     z = jnp.where(near, square, 0.0)
     cosh, sinch = jnp.ones_like(z), jnp.ones_like(z)

@@ -33,7 +33,8 @@ class GradientFlow(AbstractFlow):
         return GradientDescent(h), 0.0 * h
 
     def frozen_step(self, eigenvalues, t, h, residual, velocity):
-        """Delta decays as exp(-lambda h); its integral is (1 - exp(-lambda h)) / lambda, without cancellation."""
+        """Delta decays as exp(-lambda h); its integral is (1 - exp(-lambda h)) / lambda, without
+        cancellation."""
         x = eigenvalues * h
         safe = jnp.where(jnp.abs(x) > 1e-30, x, 1.0)
         integral = h * jnp.where(jnp.abs(x) > 1e-30, -jnp.expm1(-safe) / safe, 1.0) * residual

@@ -1,6 +1,8 @@
-"""Restarted Nesterov: (4.1), or its flow (4.2), from rest again and again, which turns its t^{-d} into an exponential.
+"""Restarted Nesterov: (4.1), or its flow (4.2), from rest again and again, which turns its t^{-d}
+into an exponential.
 
-Schemes: speed (Su, Boyd and Candes 2016), gradient and function (O'Donoghue and Candes 2015), and a fixed period.
+Schemes: speed (Su, Boyd and Candes 2016), gradient and function (O'Donoghue and Candes 2015), and a
+fixed period.
 """
 
 from __future__ import annotations
@@ -23,11 +25,14 @@ SCHEMES = ("speed", "gradient", "function")
 
 
 class RestartedNesterov(AbstractMomentumFlow):
-    """Nesterov's flow (4.2), put to rest again and again: at a restart v = 0, and the friction d/t starts anew at t = 0.
+    """Nesterov's flow (4.2), put to rest again and again: at a restart v = 0, and the friction d/t
+    starts anew at t = 0.
 
-    scheme: "speed", at a maximum of |dw/dt| (Su, Boyd and Candes 2016); "function" or "gradient", the same here, at a minimum of the loss,
-    where grad L . dw/dt = 0; or the period between restarts, a time. With a fixed period the flow is linear: an eigenvalue of a
-    constant kernel shrinks by Lambda_d(sqrt(lambda) period) each time. Adaptive restarts couple the eigenmodes through their times.
+    scheme: "speed", at a maximum of |dw/dt| (Su, Boyd and Candes 2016); "function" or "gradient",
+    the same here, at a minimum of the loss, where grad L . dw/dt = 0; or the period between
+    restarts, a time. With a fixed period the flow is linear: an eigenvalue of a constant kernel
+    shrinks by Lambda_d(sqrt(lambda) period) each time. Adaptive restarts couple the eigenmodes
+    through their times.
     """
 
     d: Any
@@ -62,56 +67,78 @@ class RestartedNesterov(AbstractMomentumFlow):
         return self.between.vector_field(t, state, gradient)
 
     def due(self, t: Array, state: State, gradient: PyTree, inner: Callable) -> Array:
-        """Positive until an adaptive restart is due: half the rate of |v|^2, or minus the loss's. inner: of two changes of the weights."""
+        """Positive until an adaptive restart is due: half the rate of |v|^2, or minus the loss's.
+        inner: of two changes of the weights."""
         if self.scheme == "speed":
             return inner(state.v, self.vector_field(t, state, gradient).v)
         return -inner(state.v, gradient)
 
     def mode(self, eigenvalue, t):
-        """`restarted_response`, for a fixed period. Raises InputError for adaptive restarts, which have no response of one eigenvalue."""
+        """`restarted_response`, for a fixed period. Raises InputError for adaptive restarts, which
+        have no response of one eigenvalue."""
         if not self.linear:
-            raise InputError(f'restarts by "{self.scheme}" depend on all eigenmodes together; take nm.predict or a fixed period.')
+            raise InputError(
+                f'restarts by "{self.scheme}" depend on all eigenmodes together; take '
+                "nm.predict or a fixed period."
+            )
         return restarted_response(eigenvalue, self.d, self.period, t)
 
     def settled(self, eigenvalues, start, end):
         """The same restarts at times given beforehand, those of `restart_times`."""
-        return self if self.linear else _RestartedAt(self.d, jnp.asarray(restart_times(eigenvalues, start, self, end)))
+        return (
+            self
+            if self.linear
+            else _RestartedAt(self.d, jnp.asarray(restart_times(eigenvalues, start, self, end)))
+        )
 
     def discretize(self, h):
-        """The restarted method with eta = h^2; w_k is compared at t = (k + d/2) h. A period becomes the nearest number of steps."""
+        """The restarted method with eta = h^2; w_k is compared at t = (k + d/2) h. A period becomes
+        the nearest number of steps."""
         check_positive("the step h", h)
         scheme = max(1, round(float(self.period / h))) if self.linear else self.scheme
         return RestartedNesterovMethod(h**2, self.d, scheme), self.d * h / 2
 
     def lyapunov(self, t, residual, velocity, kernel):
-        """The energy (Delta . H Delta + |dDelta/dt|^2)/2: for a constant kernel it falls along (4.3), and at every restart."""
+        """The energy (Delta . H Delta + |dDelta/dt|^2)/2: for a constant kernel it falls along
+        (4.3), and at every restart."""
         return 0.5 * residual @ (kernel @ residual) + 0.5 * jnp.sum(velocity**2)
 
 
 class _RestartedAt(Nesterov):
-    """Nesterov's flow on a constant kernel, put to rest at given times (R,): positive, ascending, filled up with infinity."""
+    """Nesterov's flow on a constant kernel, put to rest at given times (R,): positive, ascending,
+    filled up with infinity."""
 
     times: Float[Array, " R"]
 
     def mode(self, eigenvalue, t):
-        """The product of Lambda_d(sqrt(lambda) P_j) over the periods that are over at t, times the mode since."""
+        """The product of Lambda_d(sqrt(lambda) P_j) over the periods that are over at t, times the
+        mode since."""
         begins = jnp.concatenate([jnp.zeros(1, self.times.dtype), self.times])
 
         def turn(amplitude, ends):
-            whole = nesterov_oscillator(eigenvalue, self.d, jnp.where(jnp.isfinite(ends[1]), ends[1] - ends[0], 0.0))[0]
+            whole = nesterov_oscillator(
+                eigenvalue, self.d, jnp.where(jnp.isfinite(ends[1]), ends[1] - ends[0], 0.0)
+            )[0]
             return jnp.where(ends[1] <= t, amplitude * whole, amplitude), None
 
-        shape, dtype = jnp.broadcast_shapes(jnp.shape(eigenvalue), jnp.shape(t)), jnp.result_type(eigenvalue, t)
+        shape, dtype = (
+            jnp.broadcast_shapes(jnp.shape(eigenvalue), jnp.shape(t)),
+            jnp.result_type(eigenvalue, t),
+        )
         amplitude = jax.lax.scan(turn, jnp.ones(shape, dtype), (begins[:-1], begins[1:]))[0]
-        phi, slope = nesterov_oscillator(eigenvalue, self.d, t - begins[jnp.searchsorted(self.times, t, side="right")])
+        phi, slope = nesterov_oscillator(
+            eigenvalue, self.d, t - begins[jnp.searchsorted(self.times, t, side="right")]
+        )
         return amplitude * phi, amplitude * slope
 
 
 def restart_times(eigenvalues: Any, start: Any, flow: RestartedNesterov, end: float) -> np.ndarray:
-    """When `flow` restarts before `end` on a constant kernel with these eigenvalues (n,), from errors `start` (n,) along them.
+    """When `flow` restarts before `end` on a constant kernel with these eigenvalues (n,), from
+    errors `start` (n,) along them.
 
-    (R,), filled up with infinity to a power of two. With Delta_j = start_j phi_j the speed is |dw/dt|^2 = sum_j (dDelta_j/dt)^2/lambda_j
-    and the loss sum_j Delta_j^2/2. Each time is the first zero of a closed form, bracketed on a grid of a twelfth of the fastest period.
+    (R,), filled up with infinity to a power of two. With Delta_j = start_j phi_j the speed is
+    |dw/dt|^2 = sum_j (dDelta_j/dt)^2/lambda_j and the loss sum_j Delta_j^2/2. Each time is the
+    first zero of a closed form, bracketed on a grid of a twelfth of the fastest period.
     """
     from scipy import optimize
 
@@ -134,13 +161,19 @@ def restart_times(eigenvalues: Any, start: Any, flow: RestartedNesterov, end: fl
         if not crossed:
             break
         low = max(edge - cell, 1e-3 * cell)
-        since = edge if sign(low) < 0 else float(optimize.brentq(lambda t: sign(t)[0], low, edge, xtol=1e-14 * edge + 1e-300))
+        since = (
+            edge
+            if sign(low) < 0
+            else float(optimize.brentq(lambda t: sign(t)[0], low, edge, xtol=1e-14 * edge + 1e-300))
+        )
         if now + since >= end:
             break
         now += since
         found.append(now)
         amplitude = amplitude * np.asarray(nesterov_oscillator(lam, flow.d, since)[0])
-    return np.asarray(found + [np.inf] * (2 ** int(np.ceil(np.log2(max(len(found), 1)))) - len(found)), lam.dtype)
+    return np.asarray(
+        found + [np.inf] * (2 ** int(np.ceil(np.log2(max(len(found), 1)))) - len(found)), lam.dtype
+    )
 
 
 _GRID = 64
@@ -149,12 +182,15 @@ _GRID = 64
 
 @eqx.filter_jit
 def _due(lam: Any, amplitude: Any, flow: RestartedNesterov, ts: Any) -> Array:
-    """`RestartedNesterov.due` of the weights behind the modes: Delta_j = sqrt(lambda_j) z_j and grad L = sqrt(lambda_j) Delta_j, scaled."""
+    """`RestartedNesterov.due` of the weights behind the modes: Delta_j = sqrt(lambda_j) z_j and
+    grad L = sqrt(lambda_j) Delta_j, scaled."""
     root, size = jnp.sqrt(lam), amplitude / jnp.max(jnp.abs(amplitude))
 
     def at(t):
         phi, slope = nesterov_oscillator(lam, flow.d, t)
-        return flow.due(t, State(size * phi / root, size * slope / root), size * phi * root, jnp.dot)
+        return flow.due(
+            t, State(size * phi / root, size * slope / root), size * phi * root, jnp.dot
+        )
 
     return jax.vmap(at)(ts)
 
@@ -170,8 +206,9 @@ class RestartedState(NamedTuple):
 class RestartedNesterovMethod(AbstractOptimizer):
     """Nesterov's method (4.1) whose k goes back to 0 when a scheme says so.
 
-    scheme: "speed", when |R_{k+1} - R_k| falls; "gradient", when grad L(w_k) . (R_{k+1} - R_k) > 0; "function", when L(w_k) rises
-    (`update` then needs value=L(w_k), as optax hands it on); or a whole number, the fixed period in steps.
+    scheme: "speed", when |R_{k+1} - R_k| falls; "gradient", when grad L(w_k) . (R_{k+1} - R_k) > 0;
+    "function", when L(w_k) rises (`update` then needs value=L(w_k), as optax hands it on); or a
+    whole number, the fixed period in steps.
     """
 
     eta: Any
@@ -186,7 +223,9 @@ class RestartedNesterovMethod(AbstractOptimizer):
             if self.scheme not in SCHEMES:
                 raise unknown_name("restart scheme", self.scheme, SCHEMES)
         elif int(self.scheme) != self.scheme or self.scheme < 1:
-            raise InputError(f"the restart period must be a positive number of steps, got {self.scheme}.")
+            raise InputError(
+                f"the restart period must be a positive number of steps, got {self.scheme}."
+            )
 
     @property
     def linear(self) -> bool:
@@ -195,19 +234,28 @@ class RestartedNesterovMethod(AbstractOptimizer):
     def init(self, params: PyTree) -> RestartedState:
         dtype = jnp.result_type(*jax.tree.leaves(params))
         measure = jnp.asarray(jnp.inf if self.scheme == "function" else 0.0, dtype)
-        return RestartedState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params), measure)
+        return RestartedState(
+            jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params), measure
+        )
 
     def update(self, updates, state, params=None, *, value=None, **extra):
-        advance = jax.tree.map(lambda g, ahead: (ahead - self.eta * g).astype(g.dtype), updates, state.ahead)  # R_{k+1} - R_k
+        advance = jax.tree.map(
+            lambda g, ahead: (ahead - self.eta * g).astype(g.dtype), updates, state.ahead
+        )  # R_{k+1} - R_k
         if self.scheme == "speed":
             measure = _inner(advance, advance)
             restart = measure < state.measure
-            measure = jnp.where(restart, 0.0, measure)  # the step after a restart is short by itself
+            measure = jnp.where(
+                restart, 0.0, measure
+            )  # the step after a restart is short by itself
         elif self.scheme == "gradient":
             measure, restart = state.measure, _inner(updates, advance) > 0
         elif self.scheme == "function":
             if value is None:
-                raise InputError('the restart scheme "function" needs update(..., value=loss); "speed" and "gradient" do without.')
+                raise InputError(
+                    'the restart scheme "function" needs update(..., value=loss); '
+                    '"speed" and "gradient" do without.'
+                )
             measure, restart = value, value > state.measure
         else:
             measure, restart = state.measure, state.steps >= self.scheme
@@ -220,20 +268,28 @@ class RestartedNesterovMethod(AbstractOptimizer):
     def flow(self):
         """The restarted flow; time is t = (k + d/2) h for w_k with h = sqrt(eta)."""
         h = self.eta**0.5
-        return RestartedNesterov(self.d, self.scheme if isinstance(self.scheme, str) else self.scheme * h), h
+        return RestartedNesterov(
+            self.d, self.scheme if isinstance(self.scheme, str) else self.scheme * h
+        ), h
 
 
 def _inner(a: PyTree, b: PyTree) -> Array:
-    return jnp.sum(jnp.stack([jnp.sum(x * y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)]))
+    return jnp.sum(
+        jnp.stack(
+            [jnp.sum(x * y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)]
+        )
+    )
 
 
 def restarted_nesterov(eta: Any, d: Any, scheme: str | int = "gradient") -> RestartedNesterovMethod:
-    """Nesterov's method (4.1) with restarts, as an optax-style transformation. Not linear in w, unless the period is fixed."""
+    """Nesterov's method (4.1) with restarts, as an optax-style transformation. Not linear in w,
+    unless the period is fixed."""
     return RestartedNesterovMethod(eta, d, scheme)
 
 
 def restarted_response(eigenvalue: Any, d: Any, period: Any, t: Any) -> tuple[Array, Array]:
-    """(phi, dphi/dt) of the flow (4.3) put to rest at every multiple of `period`: Lambda_d(sqrt(lambda) period)^j times the mode."""
+    """(phi, dphi/dt) of the flow (4.3) put to rest at every multiple of `period`:
+    Lambda_d(sqrt(lambda) period)^j times the mode."""
     check_positive("the period", period)
     turns = jnp.floor(t / period)
     whole = nesterov_oscillator(eigenvalue, d, period)[0]
@@ -242,17 +298,20 @@ def restarted_response(eigenvalue: Any, d: Any, period: Any, t: Any) -> tuple[Ar
 
 
 class RestartPeriod(NamedTuple):
-    """period: time between restarts; exponent: the error decays as exp(-exponent t), the loss as exp(-2 exponent t)."""
+    """period: time between restarts; exponent: the error decays as exp(-exponent t), the loss as
+    exp(-2 exponent t)."""
 
     period: float
     exponent: float
 
 
 def best_restart_period(lam_min: float, d: float = 3.0) -> RestartPeriod:
-    """The fixed period that decays fastest for the worst spectrum in [lam_min, infinity): 0.612 sqrt(lam_min) at d = 3.
+    """The fixed period that decays fastest for the worst spectrum in [lam_min, infinity): 0.612
+    sqrt(lam_min) at d = 3.
 
-    Every eigenvalue shrinks by |Lambda_d(sqrt(lambda) P)| per period, at most by the height M of the first side lobe or by the
-    main lobe at lam_min. -log Lambda_d(s)/s rises along the main lobe, so the best P is where that lobe falls to M.
+    Every eigenvalue shrinks by |Lambda_d(sqrt(lambda) P)| per period, at most by the height M of
+    the first side lobe or by the main lobe at lam_min. -log Lambda_d(s)/s rises along the main
+    lobe, so the best P is where that lobe falls to M.
     """
     from scipy import optimize, special
 
@@ -264,7 +323,10 @@ def best_restart_period(lam_min: float, d: float = 3.0) -> RestartPeriod:
         return float(special.gamma(nu + 1) * (2 / s) ** nu * special.jv(nu, s))
 
     def first_zero(order: float) -> float:
-        grid = np.linspace(1e-6, order + 1.86 * max(order, 1.0) ** (1 / 3) + 4.0, 400) + max(order, 0.0) * 1e-3
+        grid = (
+            np.linspace(1e-6, order + 1.86 * max(order, 1.0) ** (1 / 3) + 4.0, 400)
+            + max(order, 0.0) * 1e-3
+        )
         at = int(np.argmax(special.jv(order, grid) < 0))
         return float(optimize.brentq(lambda s: special.jv(order, s), grid[at - 1], grid[at]))
 

@@ -1,8 +1,10 @@
-"""Special functions of the constant-kernel theory: the exact response of one kernel eigenvalue to a flow with momentum.
+"""Special functions of the constant-kernel theory: the exact response of one kernel eigenvalue to a
+flow with momentum.
 
-`damped_oscillator` solves the scalar form of (3.5), `nesterov_oscillator` that of (4.3), both started at rest at 1 and both
-analytic in the eigenvalue, so they differentiate through critical damping and through zero. `kappa` and `decay_constant` are
-the constants of the sharp t^{-d} law that stands behind Theorem 3.
+`damped_oscillator` solves the scalar form of (3.5), `nesterov_oscillator` that of (4.3), both
+started at rest at 1 and both analytic in the eigenvalue, so they differentiate through critical
+damping and through zero. `kappa` and `decay_constant` are the constants of the sharp t^{-d} law
+that stands behind Theorem 3.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ _HANKEL_TERMS = 24
 _SEED_RATIO = 1.5  # the seed series sees at most (s/2)^2 / order of this size: no cancellation
 _SEED_TERMS = 20
 _UNROLL = 4
-# pi/2 in parts, all but the last short enough that their products with a count of quarter turns are exact (Cody and Waite 1980)
+# pi/2 in parts, all but the last short enough that their products with a count of quarter turns are
+# exact (Cody and Waite 1980)
 _QUARTER_SINGLE = (1.5703125, 4.837512969970703125e-4, 7.54978995489188216e-8)
 _QUARTER_DOUBLE = (1.57079625129699707031, 7.54978941586159635335e-8, 5.39030285815811905290e-15)
 _STEPS = math.ceil((_LARGEST_SHIFT + 2.5) ** 2 / 4 / _SEED_RATIO - _LARGEST_SHIFT)
@@ -40,10 +43,11 @@ def _promote(*values: ArrayLike) -> list[Array]:
 def damped_oscillator(
     stiffness: Real[ArrayLike, "*#s"], friction: Real[ArrayLike, "*#s"], t: Real[ArrayLike, "*#s"]
 ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
-    """(phi, dphi/dt) of x'' + b x' + lambda x = 0, x(0) = 1, x'(0) = 0, in every regime; broadcasts.
+    """(phi, dphi/dt) of x'' + b x' + lambda x = 0, x(0) = 1, x'(0) = 0, in every regime;
+    broadcasts.
 
-    phi = exp(-at) (C + a t S), dphi/dt = -lambda t exp(-at) S with a = b/2, z = (lambda - a^2) t^2, C = cos sqrt z and
-    S = sin(sqrt z)/sqrt z. Assumes b, t >= 0 and lambda >= 0 up to round-off.
+    phi = exp(-at) (C + a t S), dphi/dt = -lambda t exp(-at) S with a = b/2, z = (lambda - a^2) t^2,
+    C = cos sqrt z and S = sin(sqrt z)/sqrt z. Assumes b, t >= 0 and lambda >= 0 up to round-off.
     """
     lam, b, t = _promote(stiffness, friction, t)
     rank = max(lam.ndim, b.ndim, t.ndim)
@@ -59,7 +63,9 @@ def _damped_oscillator(lam: Array, b: Array, t: Array) -> tuple[Array, Array]:
     low = a - high
     discriminant = ((lam - high * high) - 2 * high * low) - low * low
     s = jnp.sqrt(jnp.where(discriminant == 0, 1.0, jnp.abs(discriminant)))
-    slow = jnp.where(discriminant < 0, lam / (a + s), a)  # (a - s) = lambda/(a + s) keeps the slow rate exact
+    slow = jnp.where(
+        discriminant < 0, lam / (a + s), a
+    )  # (a - s) = lambda/(a + s) keeps the slow rate exact
 
     z = discriminant * t * t
     near, under = jnp.abs(z) < 1, z >= 1
@@ -71,7 +77,9 @@ def _damped_oscillator(lam: Array, b: Array, t: Array) -> tuple[Array, Array]:
     phase = st
     for part in _QUARTER_DOUBLE if double else _QUARTER_SINGLE:
         phase = phase - quarters * part
-    phase = jnp.clip(phase, -1.0, 1.0)  # a phase too large for its dtype carries no digit, but stays bounded
+    phase = jnp.clip(
+        phase, -1.0, 1.0
+    )  # a phase too large for its dtype carries no digit, but stays bounded
     argument = jnp.where(near, z, phase * phase)
     cos, sinc = jnp.ones_like(argument), jnp.ones_like(argument)
     for k in range(9 if double else 5, 0, -1):
@@ -91,15 +99,19 @@ def _damped_oscillator(lam: Array, b: Array, t: Array) -> tuple[Array, Array]:
 
 
 def nesterov_mode(d: Real[ArrayLike, "*#s"], s: Real[ArrayLike, "*#s"]) -> Float[Array, "*s"]:
-    """Lambda_d(s) = 0F1(; (d+1)/2; -s^2/4) = Gamma(nu+1) (2/s)^nu J_nu(s), nu = (d-1)/2; broadcasts. See `nesterov_modes`."""
+    """Lambda_d(s) = 0F1(; (d+1)/2; -s^2/4) = Gamma(nu+1) (2/s)^nu J_nu(s), nu = (d-1)/2;
+    broadcasts. See `nesterov_modes`."""
     return nesterov_modes(d, s)[0]
 
 
-def nesterov_modes(d: Real[ArrayLike, "*#s"], s: Real[ArrayLike, "*#s"]) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
-    """(Lambda_d(s), Lambda_{d+2}(s)) for the price of one: the solution of x'' + (d/s) x' + x = 0, and -(d+1) x'/s.
+def nesterov_modes(
+    d: Real[ArrayLike, "*#s"], s: Real[ArrayLike, "*#s"]
+) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+    """(Lambda_d(s), Lambda_{d+2}(s)) for the price of one: the solution of x'' + (d/s) x' + x = 0,
+    and -(d+1) x'/s.
 
-    Real 0 < d <= 64 and s >= 0; the error is of order round-off relative to the decaying envelope min(1, C_d s^{-d/2}).
-    Raises InputError outside that range of d; NaN when d is traced.
+    Real 0 < d <= 64 and s >= 0; the error is of order round-off relative to the decaying envelope
+    min(1, C_d s^{-d/2}). Raises InputError outside that range of d; NaN when d is traced.
     """
     d, s = _promote(d, s)
     return _checked_modes(d, s * s)
@@ -108,9 +120,11 @@ def nesterov_modes(d: Real[ArrayLike, "*#s"], s: Real[ArrayLike, "*#s"]) -> tupl
 def nesterov_oscillator(
     stiffness: Real[ArrayLike, "*#s"], d: Real[ArrayLike, "*#s"], t: Real[ArrayLike, "*#s"]
 ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
-    """(phi, dphi/dt) of x'' + (d/t) x' + lambda x = 0, x(0) = 1, x'(0) = 0 (4.3): Lambda_d(sqrt(lambda) t); broadcasts.
+    """(phi, dphi/dt) of x'' + (d/t) x' + lambda x = 0, x(0) = 1, x'(0) = 0 (4.3):
+    Lambda_d(sqrt(lambda) t); broadcasts.
 
-    dphi/dt = -lambda t Lambda_{d+2}/(d+1). Analytic in lambda, also at and just below zero. Range and errors: `nesterov_modes`.
+    dphi/dt = -lambda t Lambda_{d+2}/(d+1). Analytic in lambda, also at and just below zero. Range
+    and errors: `nesterov_modes`.
     """
     lam, d, t = _promote(stiffness, d, t)
     if d.ndim:
@@ -125,7 +139,9 @@ def _checked_modes(d: Array, q: Array) -> tuple[Array, Array]:
     check_positive("the Nesterov constant d", d)
     value = concrete(d)
     if value is not None and value.size and value.max() > LARGEST_D:
-        raise InputError(f"the Nesterov constant d must be at most {LARGEST_D:g}, got {value.max():g}.")
+        raise InputError(
+            f"the Nesterov constant d must be at most {LARGEST_D:g}, got {value.max():g}."
+        )
     if d.ndim:
         d, q = jnp.broadcast_arrays(d, q)
     outside = jnp.logical_not((d > 0) & (d <= LARGEST_D))
@@ -149,17 +165,22 @@ def _modes_jvp(primals, tangents):
         out, out_dot = jax.jvp(lambda d: _modes_by_recurrence(d, q), (d,), (d_dot,))
     if not isinstance(q_dot, SymbolicZero):
         slopes = _modes(d + 2, q)
-        out_dot = tuple(dot - slope / (2 * (d + k)) * q_dot for dot, slope, k in zip(out_dot, slopes, (1, 3), strict=True))
+        out_dot = tuple(
+            dot - slope / (2 * (d + k)) * q_dot
+            for dot, slope, k in zip(out_dot, slopes, (1, 3), strict=True)
+        )
     return out, out_dot
 
 
 @jax.jit
 def _modes_by_recurrence(d: Array, q: Array) -> tuple[Array, Array]:
-    """(Lambda_d, Lambda_{d+2}) at s^2 = q, from F_c = F_{c+1} - x F_{c+2}/(c(c+1)), F_c = 0F1(; c; -x), x = q/4, c = nu + 1.
+    """(Lambda_d, Lambda_{d+2}) at s^2 = q, from F_c = F_{c+1} - x F_{c+2}/(c(c+1)), F_c = 0F1(; c;
+    -x), x = q/4, c = nu + 1.
 
-    Small s: down from an order so high that F's power series does not cancel. There F is the minimal solution, and the
-    scaled form neither overflows nor needs a normalisation. Large s: Hankel's expansion at d - 2 floor(d/2) in [0, 2), and up
-    by the same relation, which is stable below the turning point nu = s.
+    Small s: down from an order so high that F's power series does not cancel. There F is the
+    minimal solution, and the scaled form neither overflows nor needs a normalisation. Large s:
+    Hankel's expansion at d - 2 floor(d/2) in [0, 2), and up by the same relation, which is stable
+    below the turning point nu = s.
     """
     nu = (d - 1) / 2
     edge = jax.lax.stop_gradient(jnp.maximum(_HANKEL_FROM, nu + 2)) ** 2
@@ -192,10 +213,11 @@ def _modes_by_recurrence(d: Array, q: Array) -> tuple[Array, Array]:
 
 
 def _hankel(d: Array, s: Array) -> tuple[Array, Array]:
-    """(Lambda_d, Lambda_{d+2}) for d in [0, 2), s >= 18, by Hankel's expansion; the phase s - d pi/4 is never rounded.
+    """(Lambda_d, Lambda_{d+2}) for d in [0, 2), s >= 18, by Hankel's expansion; the phase s - d
+    pi/4 is never rounded.
 
-    J_nu(s) = sqrt(2/(pi s)) (P cos chi - Q sin chi), chi = s - (2 nu + 1) pi/4, where P + iQ = 1 + i r_1/s (1 + i r_2/s (1 + ...))
-    and r_k = (4 nu^2 - (2k - 1)^2)/(8k).
+    J_nu(s) = sqrt(2/(pi s)) (P cos chi - Q sin chi), chi = s - (2 nu + 1) pi/4, where P + iQ = 1 +
+    i r_1/s (1 + i r_2/s (1 + ...)) and r_k = (4 nu^2 - (2k - 1)^2)/(8k).
     """
     y = 1 / s
 
@@ -210,27 +232,32 @@ def _hankel(d: Array, s: Array) -> tuple[Array, Array]:
     cos, sin = jnp.cos(s), jnp.sin(s)
     cos_d, sin_d = jnp.cos(d * (jnp.pi / 4)), jnp.sin(d * (jnp.pi / 4))
     cos, sin = cos * cos_d + sin * sin_d, sin * cos_d - cos * sin_d
-    amplitude = jnp.exp(gammaln((d + 1) / 2) + d / 2 * (math.log(2.0) - jnp.log(s)) - 0.5 * math.log(math.pi))
+    amplitude = jnp.exp(
+        gammaln((d + 1) / 2) + d / 2 * (math.log(2.0) - jnp.log(s)) - 0.5 * math.log(math.pi)
+    )
     return amplitude * (p * cos - q * sin), amplitude * (d + 1) * y * (p_up * sin + q_up * cos)
 
 
 def _fold(step, start: tuple[Array, ...], over: range) -> tuple[Array, ...]:
-    """A scan over whole numbers; unrolled enough to stay in registers, little enough to compile fast."""
+    """A scan over whole numbers; unrolled enough to stay in registers, little enough to compile
+    fast."""
     return jax.lax.scan(step, start, jnp.array(over, start[0].dtype), unroll=_UNROLL)[0]
 
 
 def kappa(d: Real[ArrayLike, "*s"]) -> Float[Array, "*s"]:
-    """kappa_d = 2^d Gamma((d+1)/2)^2/pi = limsup s^d Lambda_d(s)^2, the sharp amplitude of L ~ t^{-d}."""
+    """kappa_d = 2^d Gamma((d+1)/2)^2/pi = limsup s^d Lambda_d(s)^2, the sharp amplitude of L ~
+    t^{-d}."""
     check_positive("the Nesterov constant d", d)
     (d,) = _promote(d)
     return jnp.exp(d * math.log(2.0) + 2 * gammaln((d + 1) / 2)) / jnp.pi
 
 
 def decay_constant(d: Real[ArrayLike, "*s"]) -> Float[Array, "*s"]:
-    """K_d = sup_s s^d Lambda_d(s)^2, so that L(t) <= K_d (sqrt(lambda_min) t)^{-d} L(0) for a constant kernel.
+    """K_d = sup_s s^d Lambda_d(s)^2, so that L(t) <= K_d (sqrt(lambda_min) t)^{-d} L(0) for a
+    constant kernel.
 
-    s^{1/2} J_nu(s) has extrema that grow for |nu| <= 1/2 (d <= 2), so K_d = kappa_d there, and that fall for d > 2, where the
-    first is the largest (Watson, 15.83). Range of d: `nesterov_modes`.
+    s^{1/2} J_nu(s) has extrema that grow for |nu| <= 1/2 (d <= 2), so K_d = kappa_d there, and that
+    fall for d > 2, where the first is the largest (Watson, 15.83). Range of d: `nesterov_modes`.
     """
     check_positive("the Nesterov constant d", d)
     (d,) = _promote(d)

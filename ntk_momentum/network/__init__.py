@@ -1,1 +1,2 @@
-"""Networks: the paper's two-layer net, its sums over neurons, and models that users name as FILE.py:FUNCTION."""
+"""Networks: the paper's two-layer net, its sums over neurons, and models that users name as
+FILE.py:FUNCTION."""

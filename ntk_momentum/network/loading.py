@@ -12,13 +12,16 @@ from ..errors import InputError
 
 
 def load_function(text: str) -> Callable:
-    """The function that FILE.py:FUNCTION names. Runs that file. Raises `InputError` unless all goes well."""
+    """The function that FILE.py:FUNCTION names. Runs that file. Raises `InputError` unless all goes
+    well."""
     file, _, name = text.rpartition(":")
     path = Path(file)
     if not file or not name.isidentifier() or path.suffix != ".py":
         raise InputError(f"--model must be FILE.py:FUNCTION, e.g. mymodel.py:build, got {text!r}.")
     if not path.is_file():
-        raise InputError(f"no file {path} for --model {text}; give the path of a Python file, from {Path.cwd()}.")
+        raise InputError(
+            f"no file {path} for --model {text}; give the path of a Python file, from {Path.cwd()}."
+        )
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -29,20 +32,31 @@ def load_function(text: str) -> Callable:
         raise InputError(f"--model {text} failed: {type(error).__name__}, {error}.") from error
     finally:
         sys.path.pop(0)
-    functions = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
+    functions = [
+        n for n, value in vars(module).items() if callable(value) and not n.startswith("_")
+    ]
     if name not in functions:
-        raise InputError(f"{path} defines no {name!r}; it defines: {', '.join(functions) or 'nothing callable'}.")
+        raise InputError(
+            f"{path} defines no {name!r}; it defines: {', '.join(functions) or 'nothing callable'}."
+        )
     return getattr(module, name)
 
 
 def load_model(text: str, key: Any) -> Any:
-    """The model that FILE.py:FUNCTION makes from a key. Raises `InputError` unless all goes well."""
+    """The model that FILE.py:FUNCTION makes from a key. Raises `InputError` unless all goes
+    well."""
     try:
         model = load_function(text)(key)
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"--model {text} failed: {type(error).__name__}, {error}. It must return an Equinox model from a key.") from error
+        raise InputError(
+            f"--model {text} failed: {type(error).__name__}, {error}. It must return "
+            "an Equinox model from a key."
+        ) from error
     if not callable(model):
-        raise InputError(f"--model {text} returned a {type(model).__name__}, not a model that can be called with one input.")
+        raise InputError(
+            f"--model {text} returned a {type(model).__name__}, not a model that can "
+            "be called with one input."
+        )
     return model

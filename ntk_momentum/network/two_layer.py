@@ -1,9 +1,10 @@
-"""The paper's network, and how any Equinox model is evaluated and split into trained and frozen parts.
+"""The paper's network, and how any Equinox model is evaluated and split.
 
-    f(W, a, x) = m^{-1/2} sum_r a_r sigma(w_r . x)                                        (section 2)
+    f(W, a, x) = m^{-1/2} sum_r a_r sigma(w_r . x)                                       (section 2)
 
-with w_r ~ N(0, I), a_r = +-1 and only the hidden layer trained. `TwoLayerNet` is a plain Equinox module; everything
-downstream asks `outputs` and `split`, which have a fast method for it and a general one for any other model.
+with w_r ~ N(0, I), a_r = +-1 and only the hidden layer trained. `TwoLayerNet` is a plain Equinox
+module; everything downstream asks `outputs` and `split`, which have a fast method for it and a
+general one for any other model.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ DRAWN = 2**24
 class TwoLayerNet(eqx.Module):
     """f(x) = scale * sum_r a_r sigma(w_r . x).
 
-    hidden: (m, p), the rows w_r; output: (m,), the weights a_r. `scale` is m^{-1/2} unless given (1 for the standard
-    parametrisation, 1/m for mean field) and is never trained. A bias is a constant coordinate of x.
+    hidden: (m, p), the rows w_r; output: (m,), the weights a_r. `scale` is m^{-1/2} unless given (1
+    for the standard parametrisation, 1/m for mean field) and is never trained. A bias is a constant
+    coordinate of x.
     """
 
     hidden: Float[Array, "m p"]
@@ -36,14 +38,21 @@ class TwoLayerNet(eqx.Module):
     activation: Callable = eqx.field(static=True)
     scale: float | Float[Array, ""]
 
-    def __init__(self, hidden: Any, output: Any, activation: Callable = jax.nn.relu, *, scale: Any = None):
+    def __init__(
+        self, hidden: Any, output: Any, activation: Callable = jax.nn.relu, *, scale: Any = None
+    ):
         self.hidden = jnp.asarray(hidden)
         self.output = jnp.asarray(output)
         self.activation = activation
         if not callable(activation):
-            raise InputError(f"activation must be a function such as jax.nn.relu, got {activation!r}.")
+            raise InputError(
+                f"activation must be a function such as jax.nn.relu, got {activation!r}."
+            )
         if self.hidden.ndim != 2 or self.output.shape != self.hidden.shape[:1]:
-            raise InputError(f"hidden must be (m, p) and output (m,), got {self.hidden.shape} and {self.output.shape}.")
+            raise InputError(
+                f"hidden must be (m, p) and output (m,), got {self.hidden.shape} and "
+                f"{self.output.shape}."
+            )
         self.scale = self.hidden.shape[0] ** -0.5 if scale is None else scale
         check_positive("scale", self.scale)
 
@@ -68,16 +77,20 @@ def init_two_layer(
 ) -> TwoLayerNet:
     """The initialisation of Theorems 1-3: w_r ~ N(0, I_p), a_r uniform on {-1, +1}, independent.
 
-    antisymmetric: the second half of the neurons repeats the first with the opposite sign of a_r, so that f = 0 at the
-    start and the kernel's law is that of m/2 independent neurons; the width must then be even.
-    key: as from `jax.random.key`. The hidden layer is `normal(split(key)[0], (m, p))`, up to 2^24 weights.
+    antisymmetric: the second half of the neurons repeats the first with the opposite sign of a_r,
+    so that f = 0 at the start and the kernel's law is that of m/2 independent neurons; the width
+    must then be even. key: as from `jax.random.key`. The hidden layer is `normal(split(key)[0], (m,
+    p))`, up to 2^24 weights.
     """
     if isinstance(width, bool) or int(width) != width or width < 1:
         raise InputError(f"width must be a positive whole number, got {width}.")
     if int(input_size) != input_size or input_size < 1:
         raise InputError(f"input_size must be a positive whole number, got {input_size}.")
     if antisymmetric and width % 2:
-        raise InputError(f"an antisymmetric network pairs its neurons, so the width must be even, got {width}; try {width + 1}.")
+        raise InputError(
+            "an antisymmetric network pairs its neurons, so the width must be even, "
+            f"got {width}; try {width + 1}."
+        )
     dtype = jax.dtypes.canonicalize_dtype(jnp.float64) if dtype is None else jnp.dtype(dtype)
     drawn = width // 2 if antisymmetric else width
     hidden_key, output_key = jax.random.split(key)
@@ -89,10 +102,14 @@ def init_two_layer(
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def _normal(key: Key[Array, ""], rows: int, columns: int, dtype: Any) -> Float[Array, "rows columns"]:
-    """Standard normal numbers. More than `DRAWN` are drawn in parts, each with a key of its own: on a CPU, drawing holds four copies.
+def _normal(
+    key: Key[Array, ""], rows: int, columns: int, dtype: Any
+) -> Float[Array, "rows columns"]:
+    """Standard normal numbers. More than `DRAWN` are drawn in parts, each with a key of its own: on
+    a CPU, drawing holds four copies.
 
-    Where several devices may hold the rows between them, they draw the parts at once: the numbers are the same.
+    Where several devices may hold the rows between them, they draw the parts at once: the numbers
+    are the same.
     """
     parts = equal_parts(rows, -(-rows * columns // DRAWN))
     if parts == 1:
@@ -111,12 +128,16 @@ def outputs(model: Any, X: Float[Array, "n ..."]) -> Float[Array, n * k]:
 
 @outputs.register
 def _(model: TwoLayerNet, X):
-    return model.scale * values(model.activation, X.reshape(X.shape[0], -1), model.hidden, model.output)
+    return model.scale * values(
+        model.activation, X.reshape(X.shape[0], -1), model.hidden, model.output
+    )
 
 
 def cast(model: Any, dtype: Any) -> Any:
     """The model with its inexact arrays in one precision."""
-    return jax.tree.map(lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, model)
+    return jax.tree.map(
+        lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, model
+    )
 
 
 @functools.singledispatch
@@ -141,9 +162,10 @@ _LAYERS = {"hidden": (True, False), "output": (False, True), "all": (True, True)
 def trainable_spec(model: Any, trainable: Any = None, where: Callable | None = None) -> PyTree:
     """A tree of booleans shaped like `model`: True where a leaf is trained.
 
-    trainable: None (the hidden layer of a `TwoLayerNet`, every inexact array of another model), "hidden", "output" or
-    "all" for the two-layer net, or a filter spec as in `eqx.partition`. where: a function of the model that returns the
-    trained leaves or sub-modules, as in `eqx.tree_at`; it excludes `trainable`.
+    trainable: None (the hidden layer of a `TwoLayerNet`, every inexact array of another model),
+    "hidden", "output" or "all" for the two-layer net, or a filter spec as in `eqx.partition`.
+    where: a function of the model that returns the trained leaves or sub-modules, as in
+    `eqx.tree_at`; it excludes `trainable`.
     """
     if where is not None:
         if trainable is not None:
@@ -154,13 +176,17 @@ def trainable_spec(model: Any, trainable: Any = None, where: Callable | None = N
             marks = jax.tree.map(eqx.is_inexact_array, chosen)
             spec = eqx.tree_at(where, nothing, marks, is_leaf=lambda leaf: leaf is None)
         except (AttributeError, TypeError, ValueError, IndexError, KeyError) as error:
-            raise InputError(f"where= must return leaves or sub-modules of the model, as in eqx.tree_at ({error}).") from error
+            raise InputError(
+                "where= must return leaves or sub-modules of the model, as in "
+                f"eqx.tree_at ({error})."
+            ) from error
     elif trainable is None:
         spec = default_trainable(model)
     elif isinstance(trainable, str):
         if not isinstance(model, TwoLayerNet):
             raise InputError(
-                f"trainable={trainable!r} names layers of a TwoLayerNet, but the model is a {type(model).__name__}; "
+                f"trainable={trainable!r} names layers of a TwoLayerNet, but the model "
+                f"is a {type(model).__name__}; "
                 "pass a filter spec as in eqx.partition, or where=."
             )
         if trainable not in _LAYERS:
@@ -169,12 +195,15 @@ def trainable_spec(model: Any, trainable: Any = None, where: Callable | None = N
     else:
         spec = _spread(trainable, model)
     if not any(jax.tree.leaves(spec)):
-        raise InputError("nothing is trained: the trainable spec selects no inexact array of the model.")
+        raise InputError(
+            "nothing is trained: the trainable spec selects no inexact array of the model."
+        )
     return spec
 
 
 def _spread(filter_spec: Any, model: Any) -> PyTree:
-    """A filter spec (a predicate, or a prefix tree of booleans and predicates) spread over the inexact arrays of `model`."""
+    """A filter spec (a predicate, or a prefix tree of booleans and predicates) spread over the
+    inexact arrays of `model`."""
 
     def mark(choice, part):  # tree.map hands whole sub-trees to it where the spec is a prefix
         chosen = choice if callable(choice) else lambda _: bool(choice)
@@ -183,9 +212,13 @@ def _spread(filter_spec: Any, model: Any) -> PyTree:
     try:
         return jax.tree.map(mark, filter_spec, model)
     except ValueError as error:
-        raise InputError(f"trainable= must be a predicate or a tree of booleans shaped like the model ({error}).") from error
+        raise InputError(
+            f"trainable= must be a predicate or a tree of booleans shaped like the model ({error})."
+        ) from error
 
 
-def split(model: Any, trainable: Any = None, where: Callable | None = None) -> tuple[PyTree, PyTree]:
+def split(
+    model: Any, trainable: Any = None, where: Callable | None = None
+) -> tuple[PyTree, PyTree]:
     """(trained, frozen) parts of the model; `eqx.combine` puts them together again."""
     return eqx.partition(model, trainable_spec(model, trainable, where))

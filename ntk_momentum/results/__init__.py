@@ -1,1 +1,2 @@
-"""Results on disk: whole files with our mark, the work that makes them, and the way back to arrays."""
+"""Results on disk: whole files with our mark, the work that makes them, and the way back to
+arrays."""

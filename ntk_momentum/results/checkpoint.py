@@ -1,9 +1,10 @@
-"""Long single solves that survive their process: the state of the solver on disk, on a schedule that never changes.
+"""Long single solves that survive their process: the state of the solver on disk, on a schedule
+that never changes.
 
-A solve always proceeds from one saved time to the next by the same compiled programs, `every` saved times in each, whether
-it was interrupted or not; so a resumed run equals an uninterrupted one bit for bit. A checkpoint file is one line of JSON (what
-run this is, and how far), as NumPy arrays the decomposition of the inputs that gives the coordinates and the leaves of the state, and a
-checksum.
+A solve always proceeds from one saved time to the next by the same compiled programs, `every` saved
+times in each, whether it was interrupted or not; so a resumed run equals an uninterrupted one bit
+for bit. A checkpoint file is one line of JSON (what run this is, and how far), as NumPy arrays the
+decomposition of the inputs that gives the coordinates and the leaves of the state, and a checksum.
 """
 
 from __future__ import annotations
@@ -54,13 +55,15 @@ def simulate_checkpointed(
     config: Numerics = Numerics(),
     progress: Callable[[int, int], None] | None = None,
 ) -> Trajectory:
-    """`simulate`, with its state kept in the file `path` after every `every` saved times, from where the same call goes on.
+    """`simulate`, with its state kept in the file `path` after every `every` saved times, from
+    where the same call goes on.
 
-    A finished run is read from the file. progress: called as progress(saved times done, saved times). The rest is as in
-    `simulate`.
+    A finished run is read from the file. progress: called as progress(saved times done, saved
+    times). The rest is as in `simulate`.
 
-    A damaged file is set aside with a warning, and the run starts again; a full disk is a warning too. Raises `InputError` when
-    the folder cannot be written, or when the file belongs to another run: other weights, data, flow, times, options or code.
+    A damaged file is set aside with a warning, and the run starts again; a full disk is a warning
+    too. Raises `InputError` when the folder cannot be written, or when the file belongs to another
+    run: other weights, data, flow, times, options or code.
     """
     if not isinstance(flow, AbstractFlow):
         raise InputError(f"flow must be a flow such as nm.HeavyBall(b), got {type(flow).__name__}.")
@@ -70,12 +73,18 @@ def simulate_checkpointed(
     check_folder(path.parent)
     problem, w = simulation.weight_problem(model, data, loss, trainable, where)
     dtype = jnp.result_type(*jax.tree.leaves(w))
-    reference = simulation.default_reference(model, data, trainable, where) if reference is None else jnp.asarray(reference, dtype)
+    reference = (
+        simulation.default_reference(model, data, trainable, where)
+        if reference is None
+        else jnp.asarray(reference, dtype)
+    )
     chosen = simulation.chosen_readouts(readouts, model, reference)
     flow = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), flow)
     ts = check_times(ts).astype(dtype)
     integrator = simulation.as_integrator(solver, problem, w)
-    run = _Run(*simulation.tolerance_apart(config, dtype), problem, w, flow, integrator, chosen, reference)
+    run = _Run(
+        *simulation.tolerance_apart(config, dtype), problem, w, flow, integrator, chosen, reference
+    )
     identity = _identity(run, ts, every)
     inputs = decompose(problem.X) if why_not_in_span(problem, model, chosen) is None else None
 
@@ -96,9 +105,20 @@ def simulate_checkpointed(
             progress(done, ts.size)
     if int(state.verdict) != 0:
         reason = REASONS[int(state.verdict)]
-        warnings.warn(f"the solve failed and its read-outs are NaN from there on: {reason}", RuntimeWarning, stacklevel=2)
+        warnings.warn(
+            f"the solve failed and its read-outs are NaN from there on: {reason}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     model = run.problem.whole(state.state.w)
-    return Trajectory(ts, jax.tree.map(jnp.asarray, values[0]), model, state.verdict, state.accepted, state.rejected)
+    return Trajectory(
+        ts,
+        jax.tree.map(jnp.asarray, values[0]),
+        model,
+        state.verdict,
+        state.accepted,
+        state.rejected,
+    )
 
 
 class _Run(eqx.Module):
@@ -118,7 +138,9 @@ class _Run(eqx.Module):
         if inputs is None:
             return self
         whole = isinstance(self.integrator, RungeKutta)
-        problem, w = in_span(self.problem, self.w, self.readouts, preactivations=whole, inputs=inputs)
+        problem, w = in_span(
+            self.problem, self.w, self.readouts, preactivations=whole, inputs=inputs
+        )
         return dataclasses.replace(self, problem=problem, w=w)
 
     def numerics(self) -> Numerics:
@@ -127,23 +149,39 @@ class _Run(eqx.Module):
 
 @eqx.filter_jit
 def _begin(run: _Run, ts: Any) -> Progress:
-    return simulation.begin(run.problem, run.w, run.flow, run.integrator, run.readouts, run.numerics(), ts.dtype)
+    return simulation.begin(
+        run.problem, run.w, run.flow, run.integrator, run.readouts, run.numerics(), ts.dtype
+    )
 
 
 @eqx.filter_jit
 def _proceed(run: _Run, state: Progress, ts: Any) -> tuple[Progress, dict[str, Any]]:
-    return simulation.proceed(state, ts, run.problem, run.w, run.flow, run.integrator, run.readouts, run.reference, run.numerics())
+    return simulation.proceed(
+        state,
+        ts,
+        run.problem,
+        run.w,
+        run.flow,
+        run.integrator,
+        run.readouts,
+        run.reference,
+        run.numerics(),
+    )
 
 
 def _identity(run: _Run, ts: Any, every: int) -> str:
     """A hash of all arrays, of the structure that holds them, of the schedule and of the code."""
     leaves, structure = jax.tree.flatten((run, ts))
-    digest = hashlib.sha256(f"{every}|{source_digest(without=JUDGEMENT)}|{jax.__version__}|".encode())
+    digest = hashlib.sha256(
+        f"{every}|{source_digest(without=JUDGEMENT)}|{jax.__version__}|".encode()
+    )
     digest.update(re.sub(r" at 0x[0-9a-f]+", "", str(structure)).encode())
     for leaf in leaves:
         if eqx.is_array(leaf):
             array = np.asarray(leaf)
-            digest.update(f"|{array.dtype.str}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+            digest.update(
+                f"|{array.dtype.str}{array.shape}".encode() + np.ascontiguousarray(array).tobytes()
+            )
         else:
             digest.update(re.sub(r" at 0x[0-9a-f]+", "", f"|{leaf!r}").encode())
     return digest.hexdigest()
@@ -174,19 +212,25 @@ def _save(path: Path, header: dict[str, Any], tree: Any) -> None:
 def _load(
     path: Path, identity: str, run: _Run, inputs: Decomposition | None, ts: Any
 ) -> tuple[int, Decomposition | None, Progress, list[Any]] | None:
-    """(saved times done, decomposition of the inputs, state, read-outs), or None when there is nothing to go on from."""
+    """(saved times done, decomposition of the inputs, state, read-outs), or None when there is
+    nothing to go on from."""
     if not path.exists():
         return None
     try:
         with path.open("rb") as file:
             header = json.loads(file.readline(4096))
             if header["identity"] != identity:
-                raise InputError(f"{path} is the checkpoint of another run; give this one a file of its own, or remove that one.")
+                raise InputError(
+                    f"{path} is the checkpoint of another run; give this one a file of "
+                    "its own, or remove that one."
+                )
             _check_sum(file, path.stat().st_size)
             run = run.within(inputs)
             state = eqx.filter_eval_shape(_begin, run, ts[:1])
             like = eqx.filter_eval_shape(_proceed, run, state, ts[: header["done"]])
-            inputs, state, values = eqx.tree_deserialise_leaves(file, (inputs, like[0], [jax.tree.map(_blank, like[1])]))
+            inputs, state, values = eqx.tree_deserialise_leaves(
+                file, (inputs, like[0], [jax.tree.map(_blank, like[1])])
+            )
     except InputError:
         raise
     except Exception as error:  # truncated, altered or foreign: anything may be raised

@@ -11,7 +11,20 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).resolve().parents[1]
-RECORDED = ("jax", "jaxlib", "diffrax", "optax", "equinox", "numpy", "scipy", "scikit-learn", "matplotlib", "xarray", "h5netcdf", "jinja2")
+RECORDED = (
+    "jax",
+    "jaxlib",
+    "diffrax",
+    "optax",
+    "equinox",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "matplotlib",
+    "xarray",
+    "h5netcdf",
+    "jinja2",
+)
 # Rooms that no number depends on: the way results are kept and shown.
 SURFACE = ("cli", "study", "results", "experiments", "progress.py", "__main__.py")
 # Rooms that no simulation depends on either.
@@ -19,7 +32,8 @@ JUDGEMENT = ("judge", "ledger", "theory")
 
 
 def source_digest(*parts: str, without: tuple[str, ...] = ()) -> str:
-    """A hash of the package's sources that decide numbers, or of the named files and folders in it."""
+    """A hash of the package's sources that decide numbers, or of the named files and folders in
+    it."""
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py")):
         relative = path.relative_to(PACKAGE)
@@ -33,7 +47,12 @@ def git(*arguments: str) -> str | None:
     if not (PACKAGE.parent / ".git").exists():
         return None
     try:
-        done = subprocess.run(["git", "-C", str(PACKAGE.parent), *arguments], capture_output=True, text=True, timeout=10)
+        done = subprocess.run(
+            ["git", "-C", str(PACKAGE.parent), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
@@ -58,7 +77,8 @@ def dtype() -> str:
 
 
 def provenance(precision: str | None = None) -> dict[str, Any]:
-    """Plain values: commit, whether the tree differed from it, versions, device, dtype, precision of matrix products, time."""
+    """Plain values: commit, whether the tree differed from it, versions, device, dtype, precision
+    of matrix products, time."""
     import jax
 
     from .. import __version__

@@ -1,8 +1,10 @@
-"""A sweep over data sets, flows with their parameters, widths and seeds: from plain values to one stored file per unit of work.
+"""A sweep over data sets, flows with their parameters, widths and seeds: from plain values to one
+stored file per unit of work.
 
-A unit's file is named by the hash of all that decides its numbers: data, coordinates, settings, code. So a sweep that was
-killed goes on where it was, a larger one reuses what a smaller one left, and several processes share one folder. How
-runs share a device (`planning.STRATEGIES`) is decided once and kept beside the results, so that going on gives the same bits.
+A unit's file is named by the hash of all that decides its numbers: data, coordinates, settings,
+code. So a sweep that was killed goes on where it was, a larger one reuses what a smaller one left,
+and several processes share one folder. How runs share a device (`planning.STRATEGIES`) is decided
+once and kept beside the results, so that going on gives the same bits.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ FLOWS = ("gradient_flow", "heavy_ball", "nesterov")
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A data set by name: "digits", "sphere", an .npz file with arrays X and y, or a folder with MNIST's IDX files."""
+    """A data set by name: "digits", "sphere", an .npz file with arrays X and y, or a folder with
+    MNIST's IDX files."""
 
     name: str
     n: int = 50
@@ -75,11 +78,14 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """What is swept. Times: to `t_end`, or by default to 5/lambda_0 (gradient flow) and 10/sqrt(lambda_0) (momentum).
+    """What is swept. Times: to `t_end`, or by default to 5/lambda_0 (gradient flow) and
+    10/sqrt(lambda_0) (momentum).
 
-    data: names as in `Source`, drawn with n, p and data_seed. unit_runs: runs in a unit of work, at most. readouts: by name, by default
-    those of `simulate`. tol, precision: see `Numerics`. strategy, layout: how runs share devices, by default what `planning.plan` chooses.
-    model: FILE.py:FUNCTION, a function of (width, key) that makes the networks; by default they are two-layer ReLU networks.
+    data: names as in `Source`, drawn with n, p and data_seed. unit_runs: runs in a unit of work, at
+    most. readouts: by name, by default those of `simulate`. tol, precision: see `Numerics`.
+    strategy, layout: how runs share devices, by default what `planning.plan` chooses. model:
+    FILE.py:FUNCTION, a function of (width, key) that makes the networks; by default they are
+    two-layer ReLU networks.
     """
 
     data: tuple[str, ...]
@@ -104,22 +110,37 @@ class Grid:
         for name in ("n", "p", "seeds", "unit_runs"):
             check_positive(name, getattr(self, name))
         if self.seeds > 10**6:
-            raise InputError(f"seeds is how many networks are drawn per width, at most a million, got {self.seeds}.")
+            raise InputError(
+                "seeds is how many networks are drawn per width, at most a million, "
+                f"got {self.seeds}."
+            )
         if self.t_end is not None:
             check_positive("t_end", self.t_end)
         if self.times < 2:
             raise InputError(f"times must be at least 2, got {self.times}.")
         check_positive("widths", self.widths)
         if not self.data or not self.flows or not self.widths:
-            raise InputError("a sweep needs data, flows and widths, e.g. --data sphere --flows gradient_flow --widths 256.")
+            raise InputError(
+                "a sweep needs data, flows and widths, e.g. --data sphere --flows "
+                "gradient_flow --widths 256."
+            )
         if self.antisymmetric and self.model:
             raise InputError("antisymmetric is of the built-in network; with --model leave it out.")
         odd = [width for width in self.widths if width % 2]
         if self.antisymmetric and odd:
-            raise InputError(f"antisymmetric networks come in pairs of neurons, so widths must be even, got {odd}.")
-        for name, values in (("data", self.data), ("flows", [parse_flow(text) for text in self.flows]), ("widths", self.widths)):
+            raise InputError(
+                "antisymmetric networks come in pairs of neurons, so widths must be "
+                f"even, got {odd}."
+            )
+        for name, values in (
+            ("data", self.data),
+            ("flows", [parse_flow(text) for text in self.flows]),
+            ("widths", self.widths),
+        ):
             if len(set(values)) < len(values):
-                raise InputError(f"{name} holds the same value twice: {' '.join(map(str, getattr(self, name)))}.")
+                raise InputError(
+                    f"{name} holds the same value twice: {' '.join(map(str, getattr(self, name)))}."
+                )
 
         self.numerics()
 
@@ -133,7 +154,8 @@ class Grid:
 
 
 def parse_flow(text: str) -> tuple[str, float | None]:
-    """ "heavy_ball:0.25" -> ("heavy_ball", 0.25); the number may be left out (b = sqrt(2 lambda_0); d = 3)."""
+    """ "heavy_ball:0.25" -> ("heavy_ball", 0.25); the number may be left out (b = sqrt(2 lambda_0);
+    d = 3)."""
     name, colon, number = text.partition(":")
     if name not in FLOWS:
         raise unknown_name("flow", name, FLOWS)
@@ -144,10 +166,16 @@ def parse_flow(text: str) -> tuple[str, float | None]:
     try:
         value = float(number)
     except ValueError:
-        raise InputError(f"{text!r} is no flow: after the colon comes a number, e.g. heavy_ball:0.25 or nesterov:3.") from None
+        raise InputError(
+            f"{text!r} is no flow: after the colon comes a number, e.g. "
+            "heavy_ball:0.25 or nesterov:3."
+        ) from None
     meaning = "the friction b" if name == "heavy_ball" else "the Nesterov constant d"
     if not math.isfinite(value) or value < 0 or (value == 0 and name == "nesterov"):
-        raise InputError(f"{meaning} must be finite and {'>= 0' if name == 'heavy_ball' else '> 0'}, got {number} in {text!r}.")
+        raise InputError(
+            f"{meaning} must be finite and "
+            f"{'>= 0' if name == 'heavy_ball' else '> 0'}, got {number} in {text!r}."
+        )
     return name, value
 
 
@@ -158,7 +186,8 @@ def spell(text: str) -> str:
 
 
 def build_flow(text: str, lambda0: float) -> AbstractFlow:
-    """The flow of a command line; the heavy ball's friction defaults to the paper's sqrt(2 lambda_0)."""
+    """The flow of a command line; the heavy ball's friction defaults to the paper's sqrt(2
+    lambda_0)."""
     from ..method import GradientFlow, HeavyBall, Nesterov
 
     name, value = parse_flow(text)
@@ -171,7 +200,8 @@ def build_flow(text: str, lambda0: float) -> AbstractFlow:
 
 @dataclasses.dataclass(frozen=True)
 class Swept:
-    """What became of a sweep: how many units there are, what was done, and the failed runs in words."""
+    """What became of a sweep: how many units there are, what was done, and the failed runs in
+    words."""
 
     units: int
     runs: int
@@ -186,7 +216,8 @@ class Swept:
 
 
 def carry_out(grid: Grid, out: Path, process: tuple[int, int] = (0, 1)) -> Swept:
-    """Do the units of a sweep that are not done, in `out`/data. process: (this one, how many) of a job that divides the units.
+    """Do the units of a sweep that are not done, in `out`/data. process: (this one, how many) of a
+    job that divides the units.
 
     Processes that do not know of each other share the units as well, by locks. Raises `InputError`.
     """
@@ -197,7 +228,9 @@ def carry_out(grid: Grid, out: Path, process: tuple[int, int] = (0, 1)) -> Swept
     if process[1] > 1:
         from jax.experimental import multihost_utils
 
-        multihost_utils.sync_global_devices("sweep")  # the others' units are there when the first process counts them
+        multihost_utils.sync_global_devices(
+            "sweep"
+        )  # the others' units are there when the first process counts them
     there = [piece for piece in (pieces if process[0] == 0 else mine) if piece.path.exists()]
     failures, runs = [], 0
     for piece in there:
@@ -219,20 +252,41 @@ def _pieces(grid: Grid, folder: Path) -> list[work.Piece]:
     model = load_function(grid.model) if grid.model else None
     own, called = {}, {}
     if grid.model:
-        own = {"model": hashlib.sha256(Path(grid.model.rpartition(":")[0]).read_bytes()).hexdigest()}
+        own = {
+            "model": hashlib.sha256(Path(grid.model.rpartition(":")[0]).read_bytes()).hexdigest()
+        }
         called = {"model": f"{Path(grid.model).name} {own['model'][:8]}"}
     strategy = None
     pieces = []
     for source, data in sets:
-        digest = hashlib.sha256(np.asarray(data.X).tobytes() + np.asarray(data.y).tobytes()).hexdigest()
-        made = _plan(grid, data, model, folder, {"grid": grid, "data": digest, "code": code, "dtype": origin["dtype"], **own}, strategy)
+        digest = hashlib.sha256(
+            np.asarray(data.X).tobytes() + np.asarray(data.y).tobytes()
+        ).hexdigest()
+        made = _plan(
+            grid,
+            data,
+            model,
+            folder,
+            {"grid": grid, "data": digest, "code": code, "dtype": origin["dtype"], **own},
+            strategy,
+        )
         strategy = made.strategy
         texts = [spell(text) for text in grid.flows]
         for unit in made.units:
-            coordinates = {key: value for key, value in unit.coordinates.items() if key not in ("data", "data_name")}
+            coordinates = {
+                key: value
+                for key, value in unit.coordinates.items()
+                if key not in ("data", "data_name")
+            }
             labels = [texts[i] for i in unit.flows]
             widths, seeds = coordinates["widths"], coordinates["seeds"]
-            identity = {"data": digest, "coordinates": coordinates, "settings": made.settings, "code": code, **own}
+            identity = {
+                "data": digest,
+                "coordinates": coordinates,
+                "settings": made.settings,
+                "code": code,
+                **own,
+            }
             described = {
                 "experiment": "sweep",
                 "data": _label(source, data),
@@ -242,12 +296,25 @@ def _pieces(grid: Grid, folder: Path) -> list[work.Piece]:
                 "parameters": coordinates["flows"],
                 "widths": widths,
                 "seeds": seeds,
-                "settings": {**_settings(made), **called, "t_end": grid.t_end or "default", "times": grid.times},
-                "how": {"strategy": unit.strategy, "lanes": unit.lanes, "layout": unit.layout, "padded": unit.padded},
+                "settings": {
+                    **_settings(made),
+                    **called,
+                    "t_end": grid.t_end or "default",
+                    "times": grid.times,
+                },
+                "how": {
+                    "strategy": unit.strategy,
+                    "lanes": unit.lanes,
+                    "layout": unit.layout,
+                    "padded": unit.padded,
+                },
                 **origin,
                 "precision": grid.precision,
             }
-            title = f"{described['data']}, {' '.join(labels)}, width {_brief(widths)}, seed {_brief(seeds)}"
+            title = (
+                f"{described['data']}, {' '.join(labels)}, width {_brief(widths)}, seed "
+                f"{_brief(seeds)}"
+            )
             path = folder / f"unit-{store.fingerprint(identity)}.nc"
             pieces.append(work.Piece(path, title, _Compute(made, unit, labels, described)))
     return pieces
@@ -269,7 +336,11 @@ class _Compute:
         block = run_unit(self.plan, self.unit)
         dataset = block.to_xarray().assign_coords(flow=self.flows)
         now = datetime.now(UTC).isoformat(timespec="microseconds")
-        return dataset, {**self.described, "created": now, "seconds": round(time.perf_counter() - start, 3)}
+        return dataset, {
+            **self.described,
+            "created": now,
+            "seconds": round(time.perf_counter() - start, 3),
+        }
 
 
 def failed_runs(stored: store.Stored) -> list[str]:
@@ -277,15 +348,21 @@ def failed_runs(stored: store.Stored) -> list[str]:
     from ..dynamics.solver import REASONS
 
     verdict = stored.read("verdict")
-    flows, widths, seeds = (json.loads(stored.attributes[name]) for name in ("flows", "widths", "seeds"))
+    flows, widths, seeds = (
+        json.loads(stored.attributes[name]) for name in ("flows", "widths", "seeds")
+    )
     return [
-        f"{stored.attributes['data']}, {flows[i]}, width {widths[j]}, seed {seeds[k]}: {REASONS[int(verdict[i, j, k])]}"
+        (
+            f"{stored.attributes['data']}, {flows[i]}, width {widths[j]}, seed {seeds[k]}: "
+            f"{REASONS[int(verdict[i, j, k])]}"
+        )
         for i, j, k in np.argwhere(verdict)
     ]
 
 
 def _kernel(data: Dataset, model: Callable | None, width: int) -> Any:
-    """The kernel behind the defaults: H infinity of the built-in network, H(0) of the user's at one width and seed 0."""
+    """The kernel behind the defaults: H infinity of the built-in network, H(0) of the user's at one
+    width and seed 0."""
     import jax
 
     from ..kernel import empirical_ntk, infinite_ntk
@@ -296,19 +373,37 @@ def _kernel(data: Dataset, model: Callable | None, width: int) -> Any:
     return np.reshape(kernel, (data.y.size, data.y.size))
 
 
-def _plan(grid: Grid, data: Dataset, model: Callable | None, folder: Path, identity: dict[str, Any], strategy: str | None) -> Plan:
-    """The plan of a sweep on one data set, with the strategy that was chosen when the sweep began."""
+def _plan(
+    grid: Grid,
+    data: Dataset,
+    model: Callable | None,
+    folder: Path,
+    identity: dict[str, Any],
+    strategy: str | None,
+) -> Plan:
+    """The plan of a sweep on one data set, with the strategy that was chosen when the sweep
+    began."""
     from ..ensembles import planning
 
     lambda0 = math.nan
     if grid.t_end is None or "heavy_ball" in grid.flows:
         if model is not None:
-            planning.recipe_dtype(model, grid.widths)  # what is wrong with it is said before it is called
-        lambda0 = float(np.linalg.eigvalsh(np.asarray(_kernel(data, model, grid.widths[0]), np.float64))[0])
+            planning.recipe_dtype(
+                model, grid.widths
+            )  # what is wrong with it is said before it is called
+        lambda0 = float(
+            np.linalg.eigvalsh(np.asarray(_kernel(data, model, grid.widths[0]), np.float64))[0]
+        )
         if lambda0 <= 0:
-            raise InputError(f"the kernel of {data.name} is singular (lambda_0 = {lambda0:.2e}); drop near-duplicates or use float64.")
+            raise InputError(
+                f"the kernel of {data.name} is singular (lambda_0 = {lambda0:.2e}); "
+                "drop near-duplicates or use float64."
+            )
     flows = [build_flow(text, lambda0) for text in grid.flows]
-    ends = [grid.t_end or (5 / lambda0 if text.startswith("gradient_flow") else 10 / math.sqrt(lambda0)) for text in grid.flows]
+    ends = [
+        grid.t_end or (5 / lambda0 if text.startswith("gradient_flow") else 10 / math.sqrt(lambda0))
+        for text in grid.flows
+    ]
     ts = np.stack([np.linspace(0.0, end, grid.times) for end in ends])
     path = folder / f"sweep-{store.fingerprint(identity)}.json"
 
@@ -333,13 +428,20 @@ def _plan(grid: Grid, data: Dataset, model: Callable | None, folder: Path, ident
         kept = _chosen(path)
         made = make(kept or grid.strategy or strategy)
         if kept is None:
-            record = {"strategy": made.strategy, "units": len(made.units), "data": data.name, **identity, "lambda0": lambda0}
+            record = {
+                "strategy": made.strategy,
+                "units": len(made.units),
+                "data": data.name,
+                **identity,
+                "lambda0": lambda0,
+            }
             store.write_text(path, store.canonical(record) + "\n")
     return made
 
 
 def _chosen(path: Path) -> str | None:
-    """The strategy kept in a sweep's configuration file; None, with the file set aside, when it cannot be read."""
+    """The strategy kept in a sweep's configuration file; None, with the file set aside, when it
+    cannot be read."""
     if not path.exists():
         return None
     try:
@@ -350,8 +452,13 @@ def _chosen(path: Path) -> str | None:
 
 
 def _settings(made: Plan) -> dict[str, Any]:
-    """What distinguishes runs of the same coordinates, flat: all settings but how they share a device and what is read off."""
-    settings = {key: value for key, value in made.settings.items() if key not in ("strategy", "readouts", "config")}
+    """What distinguishes runs of the same coordinates, flat: all settings but how they share a
+    device and what is read off."""
+    settings = {
+        key: value
+        for key, value in made.settings.items()
+        if key not in ("strategy", "readouts", "config")
+    }
     return {**settings, **made.settings["config"]}
 
 

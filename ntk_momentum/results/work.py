@@ -1,8 +1,10 @@
-"""Work in pieces that survives anything: each piece a file, whole or absent, taken by one process at a time.
+"""Work in pieces that survives anything: each piece a file, whole or absent, taken by one process
+at a time.
 
-A process that works on a piece holds a lock on one byte of the folder's `.locks` file, at the offset that the piece's name
-hashes to. The kernel lets go of it when the process dies, however it dies, so nothing goes stale. On a file system
-without locks two processes may do the same piece; both write it whole, and the same.
+A process that works on a piece holds a lock on one byte of the folder's `.locks` file, at the
+offset that the piece's name hashes to. The kernel lets go of it when the process dies, however it
+dies, so nothing goes stale. On a file system without locks two processes may do the same piece;
+both write it whole, and the same.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ POLL = 0.2  # seconds between looks at the pieces that other processes hold
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """One file's worth of work. title: for people; compute: makes the xarray.Dataset and the attributes stored with it."""
+    """One file's worth of work. title: for people; compute: makes the xarray.Dataset and the
+    attributes stored with it."""
 
     path: Path
     title: str
@@ -33,7 +36,8 @@ class Piece:
 
 @dataclasses.dataclass
 class Done:
-    """What became of the pieces, by title. elsewhere: finished by another process meanwhile; broken: title -> what was raised."""
+    """What became of the pieces, by title. elsewhere: finished by another process meanwhile;
+    broken: title -> what was raised."""
 
     computed: list[str] = dataclasses.field(default_factory=list)
     kept: list[str] = dataclasses.field(default_factory=list)
@@ -43,7 +47,8 @@ class Done:
 
 
 class Locks:
-    """The locks of one folder. A name taken twice by one process is granted twice. work: whether the file system has locks."""
+    """The locks of one folder. A name taken twice by one process is granted twice. work: whether
+    the file system has locks."""
 
     def __init__(self, folder: Path):
         self._path = folder / ".locks"
@@ -54,7 +59,9 @@ class Locks:
         try:
             self._file = self._path.open("ab")
         except OSError as error:
-            raise InputError(f"cannot write into the folder {self._path.parent} ({error.strerror or error}).") from error
+            raise InputError(
+                f"cannot write into the folder {self._path.parent} ({error.strerror or error})."
+            ) from error
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -89,8 +96,9 @@ class Locks:
 def do(pieces: Sequence[Piece], bar: Bar) -> Done:
     """Do every piece that is not done, and wait for those that another process is doing.
 
-    A piece that raises is reported and left out, the others go on. A damaged file is set aside under the name
-    `*.damaged` and its piece done again. Raises `InputError` when the disk refuses, and `MissingPackage`.
+    A piece that raises is reported and left out, the others go on. A damaged file is set aside
+    under the name `*.damaged` and its piece done again. Raises `InputError` when the disk refuses,
+    and `MissingPackage`.
     """
     done, left, first = Done(), list(pieces), True
     if not pieces:
@@ -123,7 +131,9 @@ def _attempt(piece: Piece, locks: Locks, done: Done, bar: Bar, first: bool) -> b
             done.notes.append(store.set_aside(piece.path))
             bar.say(done.notes[-1])
         if locks.work:
-            for stale in piece.path.parent.glob(f".{piece.path.stem}-*"):  # left by a process that was killed while writing
+            for stale in piece.path.parent.glob(
+                f".{piece.path.stem}-*"
+            ):  # left by a process that was killed while writing
                 stale.unlink(missing_ok=True)
         bar.piece(piece.title)
         try:
@@ -131,7 +141,11 @@ def _attempt(piece: Piece, locks: Locks, done: Done, bar: Bar, first: bool) -> b
         except MissingPackage:
             raise
         except Exception as error:  # one broken piece must not stop the others
-            done.broken[piece.title] = f"{type(error).__name__}: {error}" if not isinstance(error, InputError) else str(error)
+            done.broken[piece.title] = (
+                f"{type(error).__name__}: {error}"
+                if not isinstance(error, InputError)
+                else str(error)
+            )
             if not isinstance(error, InputError):
                 bar.say(traceback.format_exc(), error=True)
         else:

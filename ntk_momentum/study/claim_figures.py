@@ -23,20 +23,43 @@ if TYPE_CHECKING:
 MOST = 300
 """Points of a line; more are not seen."""
 
-GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "eta": "η", "theta": "θ", "kappa": "κ", "lambda": "λ"}
+GREEK = {
+    "alpha": "α",
+    "beta": "β",
+    "gamma": "γ",
+    "delta": "δ",
+    "eta": "η",
+    "theta": "θ",
+    "kappa": "κ",
+    "lambda": "λ",
+}
 GREEK |= {"mu": "μ", "rho": "ρ", "sigma": "σ", "phi": "φ", "omega": "ω", "Delta": "Δ", "Sigma": "Σ"}
-_SIGNS = {"lambda0": "λ₀", "lambda_min": "λₘᵢₙ", "||": "‖", "<=": "≤", "->": "→", "H_inf": "H∞", "sqrt(": "√(", "int ": "∫ ", "L^": "L̂"}
+_SIGNS = {
+    "lambda0": "λ₀",
+    "lambda_min": "λₘᵢₙ",
+    "||": "‖",
+    "<=": "≤",
+    "->": "→",
+    "H_inf": "H∞",
+    "sqrt(": "√(",
+    "int ": "∫ ",
+    "L^": "L̂",
+}
 
 
 def shown(text: str) -> str:
-    """A label as written in docstrings, with its Greek letters and signs: lambda0, sqrt(mu), ||v||."""
+    """A label as written in docstrings, with its Greek letters and signs: lambda0, sqrt(mu),
+    ||v||."""
     for sign, character in _SIGNS.items():
         text = text.replace(sign, character)
-    return re.sub(rf"(?<![A-Za-z])({'|'.join(GREEK)})(?![a-z])", lambda match: GREEK[match[1]], text)
+    return re.sub(
+        rf"(?<![A-Za-z])({'|'.join(GREEK)})(?![a-z])", lambda match: GREEK[match[1]], text
+    )
 
 
 def write_figures(folder: Path, claims: Iterable[Claim]) -> None:
-    """One SVG file for every claim that has a figure, in `folder`, which is made; figures of earlier runs go."""
+    """One SVG file for every claim that has a figure, in `folder`, which is made; figures of
+    earlier runs go."""
     from ..results.store import write_text
 
     drawn = {f"{claim.id}.svg": claim.drawing for claim in claims if claim.drawing is not None}
@@ -60,14 +83,21 @@ def svg(drawing: Drawing) -> str:
         width, height = sum(margins) + (2.9 + 0.25) * len(margins), 2.6
         figure, at = figure_module.Figure(figsize=(width, height)), 0.0
         for panel, margin in zip(drawing.panels, margins, strict=True):
-            axes = figure.add_axes(((at + margin) / width, 0.5 / height, 2.9 / width, (height - 0.65) / height))
+            axes = figure.add_axes(
+                ((at + margin) / width, 0.5 / height, 2.9 / width, (height - 0.65) / height)
+            )
             _panel(axes, panel)
             at += margin + 2.9 + 0.25
         stream = io.StringIO()
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+        figure.savefig(
+            stream, format="svg", metadata={"Date": None, "Creator": None}, transparent=True
+        )
     text = stream.getvalue()
     head = text.index(">", text.index("<svg")) + 1
-    return f"{text[:head]}\n <title>{html.escape(shown(drawing.caption), quote=False)}</title>{text[head:]}"
+    return (
+        f"{text[:head]}\n "
+        f"<title>{html.escape(shown(drawing.caption), quote=False)}</title>{text[head:]}"
+    )
 
 
 def _named(panel: Panel) -> bool:
@@ -84,14 +114,22 @@ def _panel(axes: Any, panel: Panel) -> None:
     for curve in panel.curves:
         x, y, label = curve.x, np.asarray(curve.y, float), shown(curve.label) or None
         if _named(panel):  # cases from top to bottom, their values along x
-            mark = {"marker": "|", "color": THEORY, "markersize": 11} if curve.kind == "theory" else {"marker": "o", "color": next(colors)}
+            mark = (
+                {"marker": "|", "color": THEORY, "markersize": 11}
+                if curve.kind == "theory"
+                else {"marker": "o", "color": next(colors)}
+            )
             axes.plot(y, range(len(y)), linestyle="none", label=label, **mark)
             axes.set_yticks(range(len(y)), [shown(name) for name in x])
         elif curve.kind == "points":
             axes.plot(x, y, "o", color=next(colors), label=label, alpha=0.8, markersize=4)
         else:
             keep = np.unique(np.linspace(0, len(y) - 1, min(len(y), MOST)).astype(int))
-            style = {"color": THEORY, "linestyle": next(dashes), "linewidth": 1.1} if curve.kind == "theory" else {"color": next(colors)}
+            style = (
+                {"color": THEORY, "linestyle": next(dashes), "linewidth": 1.1}
+                if curve.kind == "theory"
+                else {"color": next(colors)}
+            )
             axes.plot(np.asarray(x, float)[keep], y[keep], label=label, **style)
     axes.set(xlabel=shown(panel.x), ylabel=shown(panel.y))
     if _named(panel):
@@ -101,8 +139,18 @@ def _panel(axes: Any, panel: Panel) -> None:
         getattr(axes, f"set_{name}scale")("log")
         axis, (low, high) = getattr(axes, f"{name}axis"), getattr(axes, f"get_{name}lim")()
         locator = require("matplotlib.ticker", "drawing figures")
-        axis.set_major_locator(locator.LogLocator(subs=(1.0, 2.0, 5.0) if high < 50 * low else (1.0,), numticks=6))
+        axis.set_major_locator(
+            locator.LogLocator(subs=(1.0, 2.0, 5.0) if high < 50 * low else (1.0,), numticks=6)
+        )
         axis.set_minor_locator(locator.NullLocator())
-        axis.set_major_formatter(lambda value, _: f"{value:,.0f}".replace(",", " ") if 10 <= value < 1e5 else f"{value:g}")
+        axis.set_major_formatter(
+            lambda value, _: (
+                f"{value:,.0f}".replace(",", " ") if 10 <= value < 1e5 else f"{value:g}"
+            )
+        )
     if any(curve.label for curve in panel.curves):
-        axes.legend(fontsize=7, loc="best" if sum(len(curve.y) for curve in panel.curves) < 4000 else "upper right", framealpha=0.6)
+        axes.legend(
+            fontsize=7,
+            loc="best" if sum(len(curve.y) for curve in panel.curves) < 4000 else "upper right",
+            framealpha=0.6,
+        )

@@ -1,4 +1,5 @@
-"""claims.json of a results folder, with its figures beside it: made again only when something that decides it has changed."""
+"""claims.json of a results folder, with its figures beside it: made again only when something that
+decides it has changed."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ def write_ledger(path: Path, claims: Any) -> None:
 
 
 class Claims:
-    """claims.json of a results folder, run again only when the code or the size changed or the file was touched."""
+    """claims.json of a results folder, run again only when the code or the size changed or the file
+    was touched."""
 
     def __init__(self, out: Path, size: str):
         self.path = out / "claims.json"
@@ -35,7 +37,10 @@ class Claims:
     def current(self) -> bool:
         """Whether claims.json can be kept."""
         try:
-            return self.path.exists() and json.loads(self.stamp.read_text(encoding="utf-8")) == self.identity()
+            return (
+                self.path.exists()
+                and json.loads(self.stamp.read_text(encoding="utf-8")) == self.identity()
+            )
         except (OSError, ValueError):
             return False
 
@@ -46,7 +51,10 @@ class Claims:
         from ..ledger import ledger
         from ..results.store import write_text
 
-        write_ledger(self.path, ledger.verify(size=self.size, progress=lambda id, done, total: progress(done, total)))
+        write_ledger(
+            self.path,
+            ledger.verify(size=self.size, progress=lambda id, done, total: progress(done, total)),
+        )
         write_text(self.stamp, json.dumps(self.identity(), indent=1) + "\n")
         return "computed"
 

@@ -1,7 +1,9 @@
-"""Running one experiment: from its file to a stored data set, a figure and a few numbers, skipping what is done.
+"""Running one experiment: from its file to a stored data set, a figure and a few numbers, skipping
+what is done.
 
-What determines a result is hashed into its file's name: the experiment's code and configuration, the package's numerical
-sources, the dtype. So a stored result is either current or ignored, and a second run computes nothing.
+What determines a result is hashed into its file's name: the experiment's code and configuration,
+the package's numerical sources, the dtype. So a stored result is either current or ignored, and a
+second run computes nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ OnProgress = Callable[[int, int], None]
 
 @dataclasses.dataclass
 class Outcome:
-    """What became of an experiment. "kept": found finished; "failed": `message` says why and `trace` where."""
+    """What became of an experiment. "kept": found finished; "failed": `message` says why and
+    `trace` where."""
 
     experiment: Experiment
     size: str
@@ -39,11 +42,14 @@ class Outcome:
 
 
 def recall(experiment: Experiment, size: str, out: Path) -> Outcome:
-    """The stored outcome of an experiment, computing nothing; status "absent" when there is none."""
+    """The stored outcome of an experiment, computing nothing; status "absent" when there is
+    none."""
     return _outcome(experiment, size, out, None, compute=False)
 
 
-def run_experiment(experiment: Experiment, size: str, out: Path, progress: OnProgress | None = None) -> Outcome:
+def run_experiment(
+    experiment: Experiment, size: str, out: Path, progress: OnProgress | None = None
+) -> Outcome:
     """Compute an experiment unless its result is stored, and draw its figure unless it is drawn.
 
     Anything that goes wrong inside becomes the outcome "failed"; only a missing package is raised.
@@ -51,7 +57,9 @@ def run_experiment(experiment: Experiment, size: str, out: Path, progress: OnPro
     return _outcome(experiment, size, out, progress, compute=True)
 
 
-def _outcome(experiment: Experiment, size: str, out: Path, progress: OnProgress | None, compute: bool) -> Outcome:
+def _outcome(
+    experiment: Experiment, size: str, out: Path, progress: OnProgress | None, compute: bool
+) -> Outcome:
     outcome = Outcome(experiment, size)
     start = time.perf_counter()
     try:
@@ -71,10 +79,17 @@ def _outcome(experiment: Experiment, size: str, out: Path, progress: OnProgress 
     return outcome
 
 
-def _data(outcome: Outcome, module: Any, out: Path, progress: OnProgress | None, compute: bool) -> Any | None:
+def _data(
+    outcome: Outcome, module: Any, out: Path, progress: OnProgress | None, compute: bool
+) -> Any | None:
     experiment, size = outcome.experiment, outcome.size
     config = experiment.config(module, size)
-    identity = {"source": experiment.source(), "config": config, "package": source_digest(), "dtype": dtype()}
+    identity = {
+        "source": experiment.source(),
+        "config": config,
+        "package": source_digest(),
+        "dtype": dtype(),
+    }
     path = out / "data" / f"{experiment.name}-{store.fingerprint(identity)}.nc"
     dataset = None
     if path.exists():
@@ -104,18 +119,30 @@ def _data(outcome: Outcome, module: Any, out: Path, progress: OnProgress | None,
 
 
 def draw(experiment: Experiment, module: Any, dataset: Any, out: Path) -> dict[str, Path]:
-    """figures/NAME.svg and .pdf, drawn again only when data or drawing code changed: the SVG carries the hash of both."""
+    """figures/NAME.svg and .pdf, drawn again only when data or drawing code changed: the SVG
+    carries the hash of both."""
     paths = {kind: out / "figures" / f"{experiment.name}.{kind}" for kind in ("svg", "pdf")}
     drawing = experiment.path.read_text(encoding="utf-8") + source_digest("study")
     key = store.fingerprint([dataset.attrs["checksum"], drawing])
-    if all(path.exists() for path in paths.values()) and f"ntk_momentum {key}" in paths["svg"].read_text(encoding="utf-8"):
+    if all(path.exists() for path in paths.values()) and f"ntk_momentum {key}" in paths[
+        "svg"
+    ].read_text(encoding="utf-8"):
         return paths
     matplotlib = require("matplotlib", "drawing figures")
     with matplotlib.rc_context({"svg.hashsalt": experiment.name}):
         figure = module.plot(dataset)
-        svg = {"Date": None, "Creator": None, "Title": experiment.title, "Source": f"ntk_momentum {key}"}
+        svg = {
+            "Date": None,
+            "Creator": None,
+            "Title": experiment.title,
+            "Source": f"ntk_momentum {key}",
+        }
         pdf = {"CreationDate": None, "Title": experiment.title, "Subject": f"ntk_momentum {key}"}
-        store.atomically(paths["svg"], lambda temporary: figure.savefig(temporary, format="svg", metadata=svg))
-        store.atomically(paths["pdf"], lambda temporary: figure.savefig(temporary, format="pdf", metadata=pdf))
+        store.atomically(
+            paths["svg"], lambda temporary: figure.savefig(temporary, format="svg", metadata=svg)
+        )
+        store.atomically(
+            paths["pdf"], lambda temporary: figure.savefig(temporary, format="pdf", metadata=pdf)
+        )
     require("matplotlib.pyplot", "drawing figures").close(figure)
     return paths

@@ -1,6 +1,8 @@
-"""House style of the figures: one colour per flow throughout, theory as lines, data as points or bands over seeds.
+"""House style of the figures: one colour per flow throughout, theory as lines, data as points or
+bands over seeds.
 
-Colours are those of Okabe and Ito, told apart by every kind of colour vision and, in their order, in grey.
+Colours are those of Okabe and Ito, told apart by every kind of colour vision and, in their order,
+in grey.
 """
 
 from __future__ import annotations
@@ -59,7 +61,8 @@ STYLE = {
 
 
 def house_style(plot: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorator of a function that returns a Figure: it is drawn, and laid out once, under `STYLE`; nothing global changes."""
+    """Decorator of a function that returns a Figure: it is drawn, and laid out once, under `STYLE`;
+    nothing global changes."""
 
     @functools.wraps(plot)
     def styled(*args: Any, **kwargs: Any) -> Any:
@@ -71,8 +74,11 @@ def house_style(plot: Callable[..., Any]) -> Callable[..., Any]:
     return styled
 
 
-def panels(rows: int, columns: int, *, height: float = 2.7, width: float = 7.4, **options: Any) -> tuple[Any, Any]:
-    """(figure, axes) of one row or more; `height` is that of a row, in inches. No pyplot: nothing to close."""
+def panels(
+    rows: int, columns: int, *, height: float = 2.7, width: float = 7.4, **options: Any
+) -> tuple[Any, Any]:
+    """(figure, axes) of one row or more; `height` is that of a row, in inches. No pyplot: nothing
+    to close."""
     figure_module = require("matplotlib.figure", "drawing figures")
     figure = figure_module.Figure(figsize=(width, height * rows), layout="constrained")
     return figure, figure.subplots(rows, columns, **options)
@@ -91,7 +97,9 @@ def flow_color(label: str) -> str:
 def flow_handles(labels: Iterable[str]) -> tuple[list[Any], list[str]]:
     """Handles and names for a legend of flows shared by several panels."""
     lines = require("matplotlib.lines", "drawing figures")
-    handles = [lines.Line2D([], [], color=flow_color(label), marker="o", linewidth=1) for label in labels]
+    handles = [
+        lines.Line2D([], [], color=flow_color(label), marker="o", linewidth=1) for label in labels
+    ]
     return handles, [FLOW_NAMES.get(flow_kind(label), label) for label in labels]
 
 
@@ -99,22 +107,46 @@ def shades(color: str, count: int) -> list[str]:
     """`count` tones of one colour, from light to full: smaller to larger widths."""
     colors = require("matplotlib.colors", "drawing figures")
     full = np.asarray(colors.to_rgb(color))
-    return [colors.to_hex(1 - weight * (1 - full)) for weight in np.linspace(0.35, 1.0, count)] if count > 1 else [color]
+    return (
+        [colors.to_hex(1 - weight * (1 - full)) for weight in np.linspace(0.35, 1.0, count)]
+        if count > 1
+        else [color]
+    )
 
 
-def band(axes: Any, x: Any, samples: Any, *, color: str, label: str | None = None, points: bool = False, **options: Any) -> None:
-    """Median over seeds with the range from smallest to largest shaded. samples: (seed, x). points: markers for a coarse x."""
+def band(
+    axes: Any,
+    x: Any,
+    samples: Any,
+    *,
+    color: str,
+    label: str | None = None,
+    points: bool = False,
+    **options: Any,
+) -> None:
+    """Median over seeds with the range from smallest to largest shaded. samples: (seed, x). points:
+    markers for a coarse x."""
     samples = np.asarray(samples, float)
     style = {"marker": "o", "linestyle": "none"} if points else {}
     axes.plot(x, np.median(samples, axis=0), color=color, label=label, **style, **options)
     if samples.shape[0] > 1:
-        axes.fill_between(x, samples.min(axis=0), samples.max(axis=0), color=color, alpha=0.22, linewidth=0)
+        axes.fill_between(
+            x, samples.min(axis=0), samples.max(axis=0), color=color, alpha=0.22, linewidth=0
+        )
 
 
 def with_errors(
-    axes: Any, trajectory: Any, name: str, *, color: str, label: str | None = None, points: bool = False, **options: Any
+    axes: Any,
+    trajectory: Any,
+    name: str,
+    *,
+    color: str,
+    label: str | None = None,
+    points: bool = False,
+    **options: Any,
 ) -> None:
-    """A scalar read-out against time, with its numerical error as a band where the run was refined. points: markers with bars."""
+    """A scalar read-out against time, with its numerical error as a band where the run was refined.
+    points: markers with bars."""
     ts, values = np.asarray(trajectory.ts, float), np.asarray(trajectory[name], float)
     error = None if trajectory.errors is None else np.asarray(trajectory.errors[name], float)
     if points:
@@ -126,15 +158,19 @@ def with_errors(
 
 
 def power_law(x: Any, samples: Any) -> tuple[float, float, float]:
-    """(slope, half width of its 95% interval, prefactor) of y = c x^slope, fitted on logarithms. samples: (seed, x).
+    """(slope, half width of its 95% interval, prefactor) of y = c x^slope, fitted on logarithms.
+    samples: (seed, x).
 
-    One slope per seed, then Student's interval over seeds: runs that share a seed across x may be dependent. NaN for one seed.
+    One slope per seed, then Student's interval over seeds: runs that share a seed across x may be
+    dependent. NaN for one seed.
     """
     stats = require("scipy.stats", "confidence intervals")
     logs, samples = np.log(np.asarray(x, float)), np.log(np.atleast_2d(np.asarray(samples, float)))
     slopes, offsets = np.polyfit(logs, samples.T, 1)
     count = slopes.size
-    half = stats.t.ppf(0.975, count - 1) * slopes.std(ddof=1) / np.sqrt(count) if count > 1 else np.nan
+    half = (
+        stats.t.ppf(0.975, count - 1) * slopes.std(ddof=1) / np.sqrt(count) if count > 1 else np.nan
+    )
     return float(slopes.mean()), float(half), float(np.exp(offsets.mean()))
 
 
@@ -144,20 +180,37 @@ def with_interval(value: float, half: float, digits: int = 2) -> str:
 
 
 def published_widths(ds: Any, limits: Iterable[float], color: str) -> Any:
-    """A data set of `published.against_width` in three panels; limits: of eta lambda_max, one for each algorithm, dashed.
+    """A data set of `published.against_width` in three panels; limits: of eta lambda_max, one for
+    each algorithm, dashed.
 
     Dotted: the width at which the median eta lambda_max meets that limit.
     """
     figure, (loss, top, paper) = panels(1, 3, height=3.2)
     stiffness = ds.stiffness.transpose("seed", "width")
     for name, limit, tone in zip(ds.algorithm.values, limits, CYCLE, strict=False):
-        band(loss, ds.width, ds.mse.sel(algorithm=name).transpose("seed", "width"), color=tone, label=name, marker="o")
+        band(
+            loss,
+            ds.width,
+            ds.mse.sel(algorithm=name).transpose("seed", "width"),
+            color=tone,
+            label=name,
+            marker="o",
+        )
         top.axhline(limit, color=tone, linestyle="--", linewidth=1)
-        loss.axvline(np.interp(limit, stiffness.median("seed"), ds.width, right=np.nan), color=tone, linestyle=":", linewidth=1)
+        loss.axvline(
+            np.interp(limit, stiffness.median("seed"), ds.width, right=np.nan),
+            color=tone,
+            linestyle=":",
+            linewidth=1,
+        )
     band(top, ds.width, stiffness, color=THEORY, marker="o")
     band(paper, ds.lazy_width, ds.ratio.transpose("seed", "lazy_width"), color=color, marker="o")
     paper.axhline(1, color=THEORY, linestyle="--", linewidth=1)
-    loss.set(yscale="log", title=f"authors' scaling, epoch {ds.attrs['epoch']}", ylabel="mean squared error")
+    loss.set(
+        yscale="log",
+        title=f"authors' scaling, epoch {ds.attrs['epoch']}",
+        ylabel="mean squared error",
+    )
     top.set(title="authors' scaling", ylabel=r"$2\eta\lambda_{\max}(H(0))/n$", yscale="log")
     paper.set(title=r"the paper's scaling, $m^{-1/2}$", ylabel="run / its kernel's prediction")
     for axes in (loss, top, paper):
@@ -165,42 +218,69 @@ def published_widths(ds: Any, limits: Iterable[float], color: str) -> Any:
         power_ticks(axes.xaxis, _few(ds.width.values))
     for axes in (loss, top):
         log_ticks(axes.yaxis)
-    figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=ds.sizes["algorithm"])
+    figure.legend(
+        *loss.get_legend_handles_labels(), loc="outside lower center", ncols=ds.sizes["algorithm"]
+    )
     return figure
 
 
 def _few(values: np.ndarray) -> np.ndarray:
-    """The first, the last and the value nearest to the middle of a logarithmic axis: ticks that do not overlap."""
+    """The first, the last and the value nearest to the middle of a logarithmic axis: ticks that do
+    not overlap."""
     middle = np.argmin(np.abs(np.log(values) - np.log(values[0] * values[-1]) / 2))
     return np.unique(values[np.array([0, middle, -1])])
 
 
-def published_epochs(ds: Any, colors: Iterable[str], local: Callable[[Any], tuple[Any, Any]]) -> Any:
-    """A data set of `published.against_epoch` in three panels: the loss in both parametrisations, and the local slope in the paper's.
+def published_epochs(
+    ds: Any, colors: Iterable[str], local: Callable[[Any], tuple[Any, Any]]
+) -> Any:
+    """A data set of `published.against_epoch` in three panels: the loss in both parametrisations,
+    and the local slope in the paper's.
 
-    local: from a curve to (steps, slope). Solid and shaded: runs; dashed: predictions. Returns (figure, axes).
+    local: from a curve to (steps, slope). Solid and shaded: runs; dashed: predictions. Returns
+    (figure, axes).
     """
     figure, row = panels(1, 3, height=3.3, width=8.4)
-    titles = ("authors' parametrisation", "the paper's, hidden layer trained", "local slope, the paper's")
+    titles = (
+        "authors' parametrisation",
+        "the paper's, hidden layer trained",
+        "local slope, the paper's",
+    )
     for name, color in zip(ds.algorithm.values, colors, strict=True):
         for axes, scaling in zip(row, ds.scaling.values, strict=False):
             one = ds.mse.sel(scaling=scaling, algorithm=name).isel(epoch=slice(1, None))
             band(axes, one.epoch, one.sel(curve="run"), color=color, label=name)
-            axes.plot(one.epoch, one.sel(curve="prediction").median("seed"), color=color, linestyle="--", linewidth=1)
+            axes.plot(
+                one.epoch,
+                one.sel(curve="prediction").median("seed"),
+                color=color,
+                linestyle="--",
+                linewidth=1,
+            )
         for curve, style in (("run", "-"), ("prediction", "--")):
             one = ds.mse.sel(scaling="paper", algorithm=name, curve=curve).median("seed")
-            row[2].plot(*local(one), color=color, linestyle=style, linewidth=1.4 if style == "-" else 1)
+            row[2].plot(
+                *local(one), color=color, linestyle=style, linewidth=1.4 if style == "-" else 1
+            )
     for axes, title in zip(row, titles, strict=True):
         axes.set(title=title, xlabel="epoch (step)")
     row[0].set_ylabel(f"mean squared error, {ds.attrs['data']}, m = {ds.attrs['width']}")
     for axes in row[:2]:
         axes.set_yscale("log")
-    figure.legend(*row[0].get_legend_handles_labels(), loc="outside lower center", ncols=ds.sizes["algorithm"])
+    figure.legend(
+        *row[0].get_legend_handles_labels(), loc="outside lower center", ncols=ds.sizes["algorithm"]
+    )
     return figure, row
 
 
-def published_decades(ds: Any, colors: Iterable[str], decades: Callable[[Any], tuple[Any, Any]], limits: Iterable[float]) -> Any:
-    """`published_epochs` with the slope in decades per 1000 steps; limits: what it tends to for each algorithm, dotted."""
+def published_decades(
+    ds: Any,
+    colors: Iterable[str],
+    decades: Callable[[Any], tuple[Any, Any]],
+    limits: Iterable[float],
+) -> Any:
+    """`published_epochs` with the slope in decades per 1000 steps; limits: what it tends to for
+    each algorithm, dotted."""
     colors, limits = list(colors), list(limits)
     figure, row = published_epochs(ds, colors, decades)
     for limit, color in zip(limits, colors, strict=True):
@@ -218,10 +298,13 @@ def power_ticks(axis: Any, values: Any) -> None:
 
 
 def log_ticks(axis: Any) -> None:
-    """Label a logarithmic axis at powers of ten, in full; where its data span less than two decades, at 2 and 5 times these too."""
+    """Label a logarithmic axis at powers of ten, in full; where its data span less than two
+    decades, at 2 and 5 times these too."""
     ticker = require("matplotlib.ticker", "drawing figures")
     low, high = axis.get_data_interval()
-    axis.set_major_locator(ticker.LogLocator(subs=(1.0,) if high > 100 * low > 0 else (1.0, 2.0, 5.0)))
+    axis.set_major_locator(
+        ticker.LogLocator(subs=(1.0,) if high > 100 * low > 0 else (1.0, 2.0, 5.0))
+    )
     axis.set_major_formatter(ticker.FuncFormatter(_in_full))
     axis.set_minor_locator(ticker.NullLocator())
 

@@ -1,9 +1,10 @@
 """The experiments: files of the folder `experiments/`, each of which states a claim and runs it.
 
-Such a file has a docstring (first line: the title; the rest: the claim), a frozen dataclass `Config` of plain values,
-`SIZES = {"smoke": Config(...), "default": ..., "full": ...}`, `run(config, progress) -> xarray.Dataset`, which calls
-`progress(done, total)`, and `plot(dataset) -> matplotlib Figure`. Optional: `CAPTION` (what to see in the figure),
-`headline(dataset) -> {quantity: value}` (what to remember), `ORDER` (an integer: its place in the report; from 100 on the
+Such a file has a docstring (first line: the title; the rest: the claim), a frozen dataclass
+`Config` of plain values, `SIZES = {"smoke": Config(...), "default": ..., "full": ...}`,
+`run(config, progress) -> xarray.Dataset`, which calls `progress(done, total)`, and `plot(dataset)
+-> matplotlib Figure`. Optional: `CAPTION` (what to see in the figure), `headline(dataset) ->
+{quantity: value}` (what to remember), `ORDER` (an integer: its place in the report; from 100 on the
 experiment has a time budget of its own and runs when it is named, or at full size).
 """
 
@@ -26,7 +27,8 @@ EXTRA = 100  # the ORDER from which an experiment waits to be named
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One file of the experiments folder, read but not imported. name: of the file, its results and its figure alike."""
+    """One file of the experiments folder, read but not imported. name: of the file, its results and
+    its figure alike."""
 
     name: str
     title: str
@@ -40,14 +42,19 @@ class Experiment:
         spec = importlib.util.spec_from_file_location(name, self.path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        package = ModuleType("ntk_momentum.experiments")  # what experiments share: files of their folder with an underscore
+        package = ModuleType(
+            "ntk_momentum.experiments"
+        )  # what experiments share: files of their folder with an underscore
         package.__path__ = [str(self.path.parent)]
         sys.modules[package.__name__] = package
         sys.modules[name] = module  # dataclasses look their module up
         spec.loader.exec_module(module)
         missing = [part for part in ("SIZES", "run", "plot") if not hasattr(module, part)]
         if missing:
-            raise InputError(f"experiment {self.path} lacks {', '.join(missing)}; see ntk_momentum.study.registry.")
+            raise InputError(
+                f"experiment {self.path} lacks {', '.join(missing)}; see "
+                "ntk_momentum.study.registry."
+            )
         return module
 
     def config(self, module: ModuleType, size: str) -> Any:
@@ -57,9 +64,14 @@ class Experiment:
         return module.SIZES[size]
 
     def source(self) -> str:
-        """The code that decides the numbers: without docstring, caption, headline and plot, so that mending a label keeps results."""
+        """The code that decides the numbers: without docstring, caption, headline and plot, so that
+        mending a label keeps results."""
         tree = ast.parse(self.path.read_text(encoding="utf-8"))
-        kept = [node for node in tree.body if not (_is_docstring(node) or _names(node) & {"CAPTION", "ORDER", "plot", "headline"})]
+        kept = [
+            node
+            for node in tree.body
+            if not (_is_docstring(node) or _names(node) & {"CAPTION", "ORDER", "plot", "headline"})
+        ]
         shared = [
             self.path.with_name(f"{alias.name}.py").read_text(encoding="utf-8")
             for node in kept
@@ -73,17 +85,25 @@ def folder() -> Path:
     """`experiments/` beside the package in a checkout, inside it in a wheel."""
     package = Path(__file__).resolve().parents[1]
     checkout = package.parent / "experiments"
-    return checkout if (package.parent / "pyproject.toml").is_file() and checkout.is_dir() else package / "experiments"
+    return (
+        checkout
+        if (package.parent / "pyproject.toml").is_file() and checkout.is_dir()
+        else package / "experiments"
+    )
 
 
 def experiments(where: Path | None = None) -> dict[str, Experiment]:
-    """All experiments by name, in the order of the report. Files that begin with an underscore are none."""
-    found = [_read(path) for path in (where or folder()).glob("*.py") if not path.name.startswith("_")]
+    """All experiments by name, in the order of the report. Files that begin with an underscore are
+    none."""
+    found = [
+        _read(path) for path in (where or folder()).glob("*.py") if not path.name.startswith("_")
+    ]
     return {e.name: e for e in sorted(found, key=lambda e: (e.order, e.name))}
 
 
 def find(names: tuple[str, ...] = (), where: Path | None = None) -> list[Experiment]:
-    """The named experiments (default: all), in the order of the report. Raises `InputError` on unknown names."""
+    """The named experiments (default: all), in the order of the report. Raises `InputError` on
+    unknown names."""
     known = experiments(where)
     for name in names:
         if name not in known:
@@ -92,7 +112,8 @@ def find(names: tuple[str, ...] = (), where: Path | None = None) -> list[Experim
 
 
 def due(names: tuple[str, ...], size: str, where: Path | None = None) -> list[Experiment]:
-    """What `reproduce` runs: the named experiments; without names all, at full size, or all but those with a budget of their own."""
+    """What `reproduce` runs: the named experiments; without names all, at full size, or all but
+    those with a budget of their own."""
     return [e for e in find(names, where) if names or size == "full" or e.order < EXTRA]
 
 
@@ -102,12 +123,29 @@ def _read(path: Path) -> Experiment:
     except (SyntaxError, UnicodeDecodeError) as error:
         raise InputError(f"experiment {path} is not valid Python ({error}).") from error
     title, _, claim = (ast.get_docstring(tree) or path.stem).partition("\n")
-    order = next((node.value for node in tree.body if isinstance(node, ast.Assign) and "ORDER" in _names(node)), None)
-    return Experiment(path.stem, title.strip(), claim.strip(), int(ast.literal_eval(order)) if order else EXTRA - 1, path)
+    order = next(
+        (
+            node.value
+            for node in tree.body
+            if isinstance(node, ast.Assign) and "ORDER" in _names(node)
+        ),
+        None,
+    )
+    return Experiment(
+        path.stem,
+        title.strip(),
+        claim.strip(),
+        int(ast.literal_eval(order)) if order else EXTRA - 1,
+        path,
+    )
 
 
 def _is_docstring(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
 
 
 def _names(node: ast.stmt) -> set[str]:

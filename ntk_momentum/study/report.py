@@ -1,4 +1,5 @@
-"""One page of what was run, on what, and what it showed: self-contained HTML with the figures inline."""
+"""One page of what was run, on what, and what it showed: self-contained HTML with the figures
+inline."""
 
 from __future__ import annotations
 
@@ -18,7 +19,16 @@ from .outcome import Outcome
 
 FORMS = ("printed", "corrected", "sharp")
 _SUBSCRIPT = r"min|max|\d+|[A-Za-z]\d*(?![A-Za-z])"
-_SIGNS = {"lambda0": "lambda_0", "sum_": "Σ_", "&lt;=": "≤", "&gt;=": "≥", "-&gt;": "→", "||": "‖", "sqrt(": "√(", "H infinity": "H_inf"}
+_SIGNS = {
+    "lambda0": "lambda_0",
+    "sum_": "Σ_",
+    "&lt;=": "≤",
+    "&gt;=": "≥",
+    "-&gt;": "→",
+    "||": "‖",
+    "sqrt(": "√(",
+    "H infinity": "H_inf",
+}
 _INNER = r"\{[^{}]*\}|\((?:[^()]|\([^()]*\))*\)"
 
 
@@ -36,13 +46,17 @@ def write_report(
     claims: the records of claims.json, whose figures lie in `out`; problem: why there are none.
     """
     jinja2 = require("jinja2", "the report")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
     markup = jinja2.utils.markupsafe.Markup
     environment.filters["number"] = number
     environment.filters["evidence"] = lambda value: markup(evidence(value))
     environment.filters["measure"] = words
     environment.filters["maths"] = lambda text: markup(typeset(str(text)))
-    template = environment.from_string(Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8"))
+    template = environment.from_string(
+        Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
+    )
     run, shown = provenance(), [o for o in outcomes if o.status != "absent"]
     drawn = {c["id"]: c for c in claims or [] if c["figure"] and (out / c["figure"]).is_file()}
     page = template.render(
@@ -52,13 +66,28 @@ def write_report(
         shown=shown,
         absent=[o.experiment.name for o in outcomes if o.status == "absent"],
         failed=[o.experiment.name for o in outcomes if o.status == "failed"],
-        figures={o.experiment.name: inline(o.figures["svg"], o.experiment.name) for o in outcomes if "svg" in o.figures},
-        configs={o.experiment.name: json.loads(o.attributes["config"]) for o in outcomes if "config" in o.attributes},
+        figures={
+            o.experiment.name: inline(o.figures["svg"], o.experiment.name)
+            for o in outcomes
+            if "svg" in o.figures
+        },
+        configs={
+            o.experiment.name: json.loads(o.attributes["config"])
+            for o in outcomes
+            if "config" in o.attributes
+        },
         claims=claims,
-        derivation={c["id"]: [formula(line) for line in derivations().get(c["id"], ())] for c in claims or []},
+        derivation={
+            c["id"]: [formula(line) for line in derivations().get(c["id"], ())]
+            for c in claims or []
+        },
         pictures={id: inline(out / c["figure"], id) for id, c in drawn.items()},
         captions={id: caption(out / c["figure"]) for id, c in drawn.items()},
-        more={id: entry.experiment for id, entry in entries().items() if entry.experiment in {o.experiment.name for o in shown}},
+        more={
+            id: entry.experiment
+            for id, entry in entries().items()
+            if entry.experiment in {o.experiment.name for o in shown}
+        },
         counts=tally(claims or []),
         problem=problem,
         refuted=refuted,
@@ -75,7 +104,11 @@ def verdict(form: dict[str, Any] | None) -> tuple[str, str]:
     """(class, words) of one form of a claim."""
     if form is None:
         return "none", ""
-    return {True: ("holds", "✓ holds"), False: ("refuted", "✗ refuted"), None: ("open", "? undefined")}[form["ok"]]
+    return {
+        True: ("holds", "✓ holds"),
+        False: ("refuted", "✗ refuted"),
+        None: ("open", "? undefined"),
+    }[form["ok"]]
 
 
 def gist(form: dict[str, Any]) -> str:
@@ -87,7 +120,11 @@ def gist(form: dict[str, Any]) -> str:
     if isinstance(measured.get("failures"), dict):
         worst = max(case["failures"] / case["draws"] for case in measured["failures"].values())
         return f"fails {worst:.0%}, allowed {measured['allowed']:.0%}"
-    numbers = [(name, value) for name, value in measured.items() if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    numbers = [
+        (name, value)
+        for name, value in measured.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    ]
     tried = [value for value in measured.values() if isinstance(value, bool)]
     if numbers and not tried:
         return f"{words(numbers[0][0])} {number(numbers[0][1])}"
@@ -104,16 +141,24 @@ def tally(claims: Sequence[dict[str, Any]]) -> list[tuple[str, int, int, int]]:
 
 
 def inline(path: Path, prefix: str) -> str:
-    """A matplotlib SVG as part of a page: its ids made unique by `prefix`, greys left to the page's colours."""
+    """A matplotlib SVG as part of a page: its ids made unique by `prefix`, greys left to the page's
+    colours."""
     text = path.read_text(encoding="utf-8")
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'<svg([^>]*?viewBox="\S+ \S+ (\S+) \S+")', r'<svg style="--width: \2pt"\1', text, count=1)
+    text = re.sub(
+        r'<svg([^>]*?viewBox="\S+ \S+ (\S+) \S+")', r'<svg style="--width: \2pt"\1', text, count=1
+    )
     text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', text)
     text = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', text)
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", text)
     text = re.sub(r"#([0-9a-f]{2})\1\1\b", lambda match: grey(int(match[1], 16)), text)
-    return re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1), count=1)
+    return re.sub(
+        r'(<svg[^>]*?) width="[^"]*"',
+        r"\1",
+        re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1),
+        count=1,
+    )
 
 
 def caption(path: Path) -> str:
@@ -123,13 +168,20 @@ def caption(path: Path) -> str:
 
 
 def typeset(text: str) -> str:
-    """HTML of plain text whose formulas are written as in docstrings: lambda_0, H_inf, m^(-1/2), sqrt(x), ||v||, <=."""
+    """HTML of plain text whose formulas are written as in docstrings: lambda_0, H_inf, m^(-1/2),
+    sqrt(x), ||v||, <=."""
     text = html.escape(text)
     for sign, shown in _SIGNS.items():
         text = text.replace(sign, shown)
-    text = re.sub(rf"(?<![A-Za-z])({'|'.join(GREEK)})(?![a-z])", lambda match: GREEK[match[1]], text)
+    text = re.sub(
+        rf"(?<![A-Za-z])({'|'.join(GREEK)})(?![a-z])", lambda match: GREEK[match[1]], text
+    )
     text = re.sub(r"\b(\w)_inf(ty)?\b", r"\1<sup>∞</sup>", text)
-    text = re.sub(rf"(?<![A-Za-z]{{2}})([\w‖])_({_INNER}|{_SUBSCRIPT})", lambda match: f"{match[1]}<sub>{_bare(match[2])}</sub>", text)
+    text = re.sub(
+        rf"(?<![A-Za-z]{{2}})([\w‖])_({_INNER}|{_SUBSCRIPT})",
+        lambda match: f"{match[1]}<sub>{_bare(match[2])}</sub>",
+        text,
+    )
     return re.sub(rf"\^({_INNER}|-?\w+)", lambda match: f"<sup>{_bare(match[1])}</sup>", text)
 
 
@@ -138,8 +190,17 @@ def _bare(text: str) -> str:
 
 
 def grey(level: int) -> str:
-    """The page's colour that plays the part of a grey level on white, 0 to 255: ink, quiet ink, hairline or paper."""
-    return "currentColor" if level < 0x50 else "var(--soft)" if level < 0xA0 else "var(--line)" if level < 0xF0 else "var(--paper)"
+    """The page's colour that plays the part of a grey level on white, 0 to 255: ink, quiet ink,
+    hairline or paper."""
+    return (
+        "currentColor"
+        if level < 0x50
+        else "var(--soft)"
+        if level < 0xA0
+        else "var(--line)"
+        if level < 0xF0
+        else "var(--paper)"
+    )
 
 
 def formula(tex: str) -> str:
@@ -160,14 +221,22 @@ def evidence(value: Any) -> str:
     """HTML of what was measured: nested records as tables, long lists folded, nothing left out."""
     if isinstance(value, dict):
         rows = list(value.values())
-        if rows and all(isinstance(row, dict) for row in rows) and all(row.keys() == rows[0].keys() for row in rows):
+        if (
+            rows
+            and all(isinstance(row, dict) for row in rows)
+            and all(row.keys() == rows[0].keys() for row in rows)
+        ):
             head = "".join(f'<th scope="col">{typeset(words(key))}</th>' for key in ("", *rows[0]))
-            return _table((f"<tr>{head}</tr>", *(_row(name, row.values()) for name, row in value.items())))
+            return _table(
+                (f"<tr>{head}</tr>", *(_row(name, row.values()) for name, row in value.items()))
+            )
         if rows and all(isinstance(row, list) and 1 < len(row) <= 4 for row in rows):
             return _table(_row(name, row) for name, row in value.items())
         return _table(_row(name, [row]) for name, row in value.items())
     if isinstance(value, list) and any(isinstance(item, (list, dict)) for item in value):
-        return _table(_row(str(k), item if isinstance(item, list) else [item]) for k, item in enumerate(value))
+        return _table(
+            _row(str(k), item if isinstance(item, list) else [item]) for k, item in enumerate(value)
+        )
     if isinstance(value, list) and len(value) > 12:
         head = f"{len(value)} values, {number(value[0])} to {number(value[-1])}"
         return f"<details><summary>{head}</summary>{typeset(number(value))}</details>"
@@ -184,4 +253,5 @@ def _table(rows: Iterable[str]) -> str:
 
 
 def _row(name: str, cells: Iterable[Any]) -> str:
-    return f'<tr><th scope="row">{typeset(words(name))}</th>{"".join(f"<td>{evidence(cell)}</td>" for cell in cells)}</tr>'
+    columns = "".join(f"<td>{evidence(cell)}</td>" for cell in cells)
+    return f'<tr><th scope="row">{typeset(words(name))}</th>{columns}</tr>'

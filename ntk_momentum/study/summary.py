@@ -1,4 +1,5 @@
-"""The commands `table`, `plot` and `export`: any results folder, of sweeps or of experiments, on the screen or in other formats."""
+"""The commands `table`, `plot` and `export`: any results folder, of sweeps or of experiments, on
+the screen or in other formats."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from .registry import Experiment, experiments
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
-    """A stored result of an experiment; experiment is None when there is no such experiment any more."""
+    """A stored result of an experiment; experiment is None when there is no such experiment any
+    more."""
 
     path: Path
     attributes: dict[str, Any]
@@ -26,9 +28,12 @@ class Kept:
 
 
 def stored_experiments(folder: Path) -> tuple[list[Kept], list[str]]:
-    """The results of experiments below a folder, the newest of each name and size, and why some could not be read."""
+    """The results of experiments below a folder, the newest of each name and size, and why some
+    could not be read."""
     if not folder.is_dir():
-        raise InputError(f"no results folder {folder}; make one with: ntk-momentum reproduce --out {folder}.")
+        raise InputError(
+            f"no results folder {folder}; make one with: ntk-momentum reproduce --out {folder}."
+        )
     known, damaged = experiments(), []
     newest: dict[Any, Kept] = {}
     for path in sorted(folder.rglob("*-*.nc")):
@@ -41,9 +46,14 @@ def stored_experiments(folder: Path) -> tuple[list[Kept], list[str]]:
             continue
         name = str(attributes.get("experiment", path.stem))
         place = name, attributes.get("size")
-        if place not in newest or str(newest[place].attributes.get("created")) <= str(attributes.get("created")):
+        if place not in newest or str(newest[place].attributes.get("created")) <= str(
+            attributes.get("created")
+        ):
             newest[place] = Kept(path, attributes, known.get(name))
-    return sorted(newest.values(), key=lambda kept: (kept.experiment.order if kept.experiment else 10**6, kept.path.name)), damaged
+    return sorted(
+        newest.values(),
+        key=lambda kept: (kept.experiment.order if kept.experiment else 10**6, kept.path.name),
+    ), damaged
 
 
 def has_units(folder: Path) -> bool:
@@ -52,24 +62,33 @@ def has_units(folder: Path) -> bool:
 
 
 def table(folder: Path, names: Sequence[str]) -> list[str]:
-    """Lines: what is in the folder, experiments by their headlines, sweeps by the median over seeds at the last time."""
+    """Lines: what is in the folder, experiments by their headlines, sweeps by the median over seeds
+    at the last time."""
     kept, lines = stored_experiments(folder)
     rows: list[dict[str, Any]] = []
     for one in kept:
         headline = _headline(one)
-        about = {"experiment": one.path.name.rsplit("-", 1)[0]} | {key: one.attributes.get(key, "") for key in ("size", "seconds")}
-        rows += [{**about, "quantity": key, "value": _short(value)} for key, value in headline.items()] or [about]
+        about = {"experiment": one.path.name.rsplit("-", 1)[0]} | {
+            key: one.attributes.get(key, "") for key in ("size", "seconds")
+        }
+        rows += [
+            {**about, "quantity": key, "value": _short(value)} for key, value in headline.items()
+        ] or [about]
     if rows:
         lines += _aligned(rows)
     if has_units(folder):
         lines += [""] * bool(lines) + _aligned(summary(folder, names))
     if not lines:
-        raise InputError(f"{folder} holds no results; make some with ntk-momentum sweep or reproduce, and --out {folder}.")
+        raise InputError(
+            f"{folder} holds no results; make some with ntk-momentum sweep or "
+            f"reproduce, and --out {folder}."
+        )
     return lines
 
 
 def summary(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
-    """One row for each data set, flow and width of a folder's sweeps: runs, failures, steps, and read-outs at the last time."""
+    """One row for each data set, flow and width of a folder's sweeps: runs, failures, steps, and
+    read-outs at the last time."""
     from ..results.reading import check_readouts, open_results
 
     dataset = open_results(folder)
@@ -82,19 +101,30 @@ def summary(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
         if not pick(there).any():
             continue
         good = pick(there) & ~pick(failed)
-        row: dict[str, Any] = {dim: dataset[dim].values[at] for dim, at in place.items() if dim in dataset.coords}
-        row |= {name: dataset[name].values[place["variant"]] for name in _differing(dataset)} if "variant" in place else {}
+        row: dict[str, Any] = {
+            dim: dataset[dim].values[at] for dim, at in place.items() if dim in dataset.coords
+        }
+        row |= (
+            {name: dataset[name].values[place["variant"]] for name in _differing(dataset)}
+            if "variant" in place
+            else {}
+        )
         row |= {"runs": int(pick(there).sum()), "failed": int(pick(failed).sum())}
         row["steps"] = round(np.median(pick(dataset.accepted)[good])) if good.any() else ""
         for name, array in values.items():
             found = pick(array)[good]
-            row[name] = f"{np.median(found):.4g} ({found.min():.4g} to {found.max():.4g})" if good.any() else ""
+            row[name] = (
+                f"{np.median(found):.4g} ({found.min():.4g} to {found.max():.4g})"
+                if good.any()
+                else ""
+            )
         rows.append(row)
     return rows
 
 
 def plot(folder: Path, names: Sequence[str], to: Path | None) -> list[Path]:
-    """Draw what is in the folder: the figures of experiments again, and one figure for each read-out of its sweeps."""
+    """Draw what is in the folder: the figures of experiments again, and one figure for each
+    read-out of its sweeps."""
     from ..results.reading import check_readouts, open_results
     from .outcome import draw
 
@@ -103,45 +133,93 @@ def plot(folder: Path, names: Sequence[str], to: Path | None) -> list[Path]:
     kept, made = stored_experiments(folder)[0], []
     for one in kept if to is None else ():
         if one.experiment is not None:
-            made += list(draw(one.experiment, one.experiment.load(), store.read_dataset(one.path), folder).values())
+            made += list(
+                draw(
+                    one.experiment, one.experiment.load(), store.read_dataset(one.path), folder
+                ).values()
+            )
     if has_units(folder):
         dataset = open_results(folder)
         check_readouts(names, dataset)
         for name in names:
             path = to or folder / "figures" / f"sweep-{name}.svg"
-            if path.suffix.lstrip(".") not in require("matplotlib.figure", "drawing figures").Figure().canvas.get_supported_filetypes():
-                raise InputError(f"no figure can be written as {path.name}; try {path.with_suffix('.svg').name}, .pdf or .png.")
+            if (
+                path.suffix.lstrip(".")
+                not in require("matplotlib.figure", "drawing figures")
+                .Figure()
+                .canvas.get_supported_filetypes()
+            ):
+                raise InputError(
+                    f"no figure can be written as {path.name}; try "
+                    f"{path.with_suffix('.svg').name}, .pdf or .png."
+                )
             store.atomically(path, draw_sweep(dataset, name).savefig)
             made.append(path)
     if not made:
-        raise InputError(f"{folder} holds nothing to plot; make results with ntk-momentum sweep or reproduce, and --out {folder}.")
+        raise InputError(
+            f"{folder} holds nothing to plot; make results with ntk-momentum sweep or "
+            f"reproduce, and --out {folder}."
+        )
     return made
 
 
 def draw_sweep(dataset: Any, name: str) -> Any:
-    """A read-out against time: a panel for each data set and flow, a band over seeds for each width."""
+    """A read-out against time: a panel for each data set and flow, a band over seeds for each
+    width."""
     from .plotting import TIME_LABELS, band, flow_color, house_style, panels, shades
 
     @house_style
     def figure() -> Any:
-        cells = [place for place in _places(dataset, ("flow",)) if np.isfinite(dataset.time.isel(place).values).any()]
-        columns = min(len(cells), max(2, dataset.sizes["flow"]) if dataset.sizes["flow"] <= 4 else 3)
-        sheet, grid = panels(-(-len(cells) // columns), columns, height=2.6, squeeze=False, sharey="row")
+        cells = [
+            place
+            for place in _places(dataset, ("flow",))
+            if np.isfinite(dataset.time.isel(place).values).any()
+        ]
+        columns = min(
+            len(cells), max(2, dataset.sizes["flow"]) if dataset.sizes["flow"] <= 4 else 3
+        )
+        sheet, grid = panels(
+            -(-len(cells) // columns), columns, height=2.6, squeeze=False, sharey="row"
+        )
         for axes, place in itertools.zip_longest(grid.flat, cells):
             if place is None:
                 axes.set_visible(False)
                 continue
-            flow, kind = str(dataset.flow.values[place["flow"]]), str(dataset.kind.values[place["flow"]])
-            part, time = dataset[name].isel(place).transpose("width", "seed", "step").values, dataset.time.isel(place).values
-            for width, samples, color in zip(dataset.width.values, part, shades(flow_color(kind), len(part)), strict=True):
+            flow, kind = (
+                str(dataset.flow.values[place["flow"]]),
+                str(dataset.kind.values[place["flow"]]),
+            )
+            part, time = (
+                dataset[name].isel(place).transpose("width", "seed", "step").values,
+                dataset.time.isel(place).values,
+            )
+            for width, samples, color in zip(
+                dataset.width.values, part, shades(flow_color(kind), len(part)), strict=True
+            ):
                 samples = samples[np.isfinite(samples).any(axis=1)]
                 if samples.size:
                     band(axes, time, samples, color=color, label=f"width {width}")
             shown = part[np.isfinite(part)]
-            where = [str(dataset[dim].values[at]) for dim, at in place.items() if dim == "data" and dataset.sizes["data"] > 1]
-            where += [f"{key} {dataset[key].values[place['variant']]}" for key in _differing(dataset)] if "variant" in place else []
-            axes.set(title=", ".join([*where, flow]), xlabel=TIME_LABELS.get(kind, "time $t$"), ylabel=name.replace("_", " "))
-            axes.set_yscale("log" if shown.size and (shown > 0).all() and shown.max() > 10 * shown.min() else "linear")
+            where = [
+                str(dataset[dim].values[at])
+                for dim, at in place.items()
+                if dim == "data" and dataset.sizes["data"] > 1
+            ]
+            where += (
+                [f"{key} {dataset[key].values[place['variant']]}" for key in _differing(dataset)]
+                if "variant" in place
+                else []
+            )
+            axes.set(
+                title=", ".join([*where, flow]),
+                xlabel=TIME_LABELS.get(kind, "time $t$"),
+                ylabel=name.replace("_", " "),
+            )
+            axes.set_yscale(
+                "log"
+                if shown.size and (shown > 0).all() and shown.max() > 10 * shown.min()
+                else "linear"
+            )
             axes.legend()
         return sheet
 
@@ -149,16 +227,21 @@ def draw_sweep(dataset: Any, name: str) -> Any:
 
 
 def export(folder: Path, to: Path) -> int:
-    """Write a folder's sweeps as one parquet file, a row for each run and saved time; how many rows.
+    """Write a folder's sweeps as one parquet file, a row for each run and saved time; how many
+    rows.
 
     Read-outs per sample become lists. One flow on one data set is in memory at a time.
     """
     from ..results.reading import open_results
 
     if to.suffix != ".parquet":
-        raise InputError(f"the format is parquet, so the file's name must end in .parquet, got {to}.")
+        raise InputError(
+            f"the format is parquet, so the file's name must end in .parquet, got {to}."
+        )
     dataset = open_results(folder)
-    arrow, parquet = (require(module, "writing parquet", "pyarrow") for module in ("pyarrow", "pyarrow.parquet"))
+    arrow, parquet = (
+        require(module, "writing parquet", "pyarrow") for module in ("pyarrow", "pyarrow.parquet")
+    )
     store.check_folder(to.parent)
     rows = 0
 
@@ -168,7 +251,9 @@ def export(folder: Path, to: Path) -> int:
         for place in _places(dataset, ("flow",)):
             frame = _frame(dataset.isel(place))
             if len(frame):
-                cell = arrow.Table.from_pandas(frame, schema=writer.schema if writer else None, preserve_index=False)
+                cell = arrow.Table.from_pandas(
+                    frame, schema=writer.schema if writer else None, preserve_index=False
+                )
                 writer = writer or parquet.ParquetWriter(temporary, cell.schema)
                 writer.write_table(cell)
                 rows += len(frame)
@@ -207,12 +292,17 @@ def _differing(dataset: Any) -> list[str]:
 
 
 def _headline(kept: Kept) -> dict[str, Any]:
-    """What an experiment's result is remembered by; empty when the experiment is gone, or cannot read its older result."""
+    """What an experiment's result is remembered by; empty when the experiment is gone, or cannot
+    read its older result."""
     if kept.experiment is None:
         return {}
     module = kept.experiment.load()
     try:
-        return dict(module.headline(store.read_dataset(kept.path))) if hasattr(module, "headline") else {}
+        return (
+            dict(module.headline(store.read_dataset(kept.path)))
+            if hasattr(module, "headline")
+            else {}
+        )
     except (KeyError, AttributeError, ValueError, InputError) as error:
         return {"no headline": f"{type(error).__name__}: {error}"}
 
@@ -222,10 +312,12 @@ def _short(value: Any) -> str:
 
 
 def _aligned(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Rows as lines of columns; text to the left, numbers to the right. """
+    """Rows as lines of columns; text to the left, numbers to the right."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     cells = [[_short(row.get(name, "")) for name in names] for row in rows]
     widths = [max(len(line[i]) for line in [names, *cells]) for i in range(len(names))]
-    right = [all(isinstance(row.get(name, 0), (int, float, np.number)) for row in rows) for name in names]
+    right = [
+        all(isinstance(row.get(name, 0), (int, float, np.number)) for row in rows) for name in names
+    ]
     pad = lambda text, width, number: text.rjust(width) if number else text.ljust(width)
     return ["  ".join(map(pad, line, widths, right)).rstrip() for line in [names, *cells]]

@@ -1,4 +1,5 @@
-"""The paper's theory, mathematics alone: bounds, Lyapunov functions, switching laws, exact kink-to-kink solutions."""
+"""The paper's theory, mathematics alone: bounds, Lyapunov functions, switching laws, exact
+kink-to-kink solutions."""
 
 from . import bounds as bounds
 from . import lyapunov as lyapunov

@@ -1,7 +1,9 @@
-"""Every bound, rate and width of the paper as a function: as printed, as corrected, and as sharp as it can be made.
+"""Every bound, rate and width of the paper as a function: as printed, as corrected, and as sharp as
+it can be made.
 
-Notation: lam0 = lambda_min(H_infinity), alpha = b/2, loss0 = L(0), pseudo0 = Delta(0) . H Delta(0) / 2 (the pseudo-loss at 0).
-Functions take numbers or numpy arrays and broadcast; curves take the time first. The derivations are the notes of the claims.
+Notation: lam0 = lambda_min(H_infinity), alpha = b/2, loss0 = L(0), pseudo0 = Delta(0) . H Delta(0)
+/ 2 (the pseudo-loss at 0). Functions take numbers or numpy arrays and broadcast; curves take the
+time first. The derivations are the notes of the claims.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ def gradient_flow_rate(lam_min: Value) -> Value:
 
 
 def heavy_ball_rate(b: Value, lam_min: Value) -> Value:
-    """r(b) = b for b <= 2 sqrt(lambda_min), else b - sqrt(b^2 - 4 lambda_min): the exponent of L under (3.5)."""
+    """r(b) = b for b <= 2 sqrt(lambda_min), else b - sqrt(b^2 - 4 lambda_min): the exponent of L
+    under (3.5)."""
     return b - np.sqrt(np.maximum(b**2 - 4 * lam_min, 0.0))
 
 
@@ -37,9 +40,11 @@ def paper_friction(lam0: Value) -> Value:
 
 
 def moving_kernel_rate(mu: Value, ceiling: Value) -> Value:
-    """2 sqrt(mu) - sqrt((ceiling - 1) mu / 2): certified at b = 2 sqrt(mu) for every H(t) between mu and ceiling mu, however it moves.
+    """2 sqrt(mu) - sqrt((ceiling - 1) mu / 2): certified at b = 2 sqrt(mu) for every H(t) between
+    mu and ceiling mu, however it moves.
 
-    By V = Delta.(H_mid - mu) Delta/2 + |sqrt(mu) Delta + Delta'|^2/2, H_mid = (1 + ceiling) mu/2; positive for ceiling < 9.
+    By V = Delta.(H_mid - mu) Delta/2 + |sqrt(mu) Delta + Delta'|^2/2, H_mid = (1 + ceiling) mu/2;
+    positive for ceiling < 9.
     """
     return 2 * np.sqrt(mu) - np.sqrt((ceiling - 1) * mu / 2)
 
@@ -57,13 +62,20 @@ def gradient_flow_sharp(t: Value, lam_min: Value, loss0: Value) -> Value:
     return np.exp(-gradient_flow_rate(lam_min) * t) * loss0
 
 
-def theorem_2_printed(t: Value, lam0: Value, pseudo0: Value, reading: Literal["quadratic form", "pseudo-loss"] = "pseudo-loss") -> Value:
-    """(3.4) as printed: e^{-sqrt(lambda_0/2) t} times Delta . H Delta, or times half of it; the paper calls the two equal."""
+def theorem_2_printed(
+    t: Value,
+    lam0: Value,
+    pseudo0: Value,
+    reading: Literal["quadratic form", "pseudo-loss"] = "pseudo-loss",
+) -> Value:
+    """(3.4) as printed: e^{-sqrt(lambda_0/2) t} times Delta . H Delta, or times half of it; the
+    paper calls the two equal."""
     return np.exp(-np.sqrt(lam0 / 2) * t) * pseudo0 * (2.0 if reading == "quadratic form" else 1.0)
 
 
 def theorem_2_corrected(t: Value, lam0: Value, pseudo0: Value) -> Value:
-    """(4/lambda_0) e^{-sqrt(lambda_0/2) t} pseudo0, when H >= lambda_0/2 is constant and b = sqrt(2 lambda_0)."""
+    """(4/lambda_0) e^{-sqrt(lambda_0/2) t} pseudo0, when H >= lambda_0/2 is constant and b = sqrt(2
+    lambda_0)."""
     return 4 / lam0 * np.exp(-np.sqrt(lam0 / 2) * t) * pseudo0
 
 
@@ -73,7 +85,8 @@ def theorem_2_best(t: Value, lam0: Value, pseudo0: Value) -> Value:
 
 
 def heavy_ball_critical(t: Value, alpha: Value, loss0: Value) -> Value:
-    """(1 + alpha t)^2 e^{-2 alpha t} L(0), when H >= alpha^2 is constant and b = 2 alpha; equality for H = alpha^2."""
+    """(1 + alpha t)^2 e^{-2 alpha t} L(0), when H >= alpha^2 is constant and b = 2 alpha; equality
+    for H = alpha^2."""
     return (1 + alpha * t) ** 2 * np.exp(-2 * alpha * t) * loss0
 
 
@@ -98,7 +111,8 @@ def pseudo_loss_corrected(t: Value, alpha: Value, pseudo0: Value) -> Value:
 
 
 def repaired(t: Value, lam0: Value, pseudo0: Value) -> Value:
-    """(3/(2 lambda_0)) e^{-sqrt(lambda_0/2) t} pseudo0 for any H(t) within `repaired_drift` of H_infinity, impulses apart.
+    """(3/(2 lambda_0)) e^{-sqrt(lambda_0/2) t} pseudo0 for any H(t) within `repaired_drift` of
+    H_infinity, impulses apart.
 
     Here pseudo0 = Delta(0) . H_infinity Delta(0) / 2.
     """
@@ -106,7 +120,8 @@ def repaired(t: Value, lam0: Value, pseudo0: Value) -> Value:
 
 
 def repaired_drift(lam0: Value) -> Value:
-    """(sqrt 2 - 1) lambda_0 / 2: the sup of ||H(t) - H_infinity||_2 that `repaired` allows at b = sqrt(2 lambda_0)."""
+    """(sqrt 2 - 1) lambda_0 / 2: the sup of ||H(t) - H_infinity||_2 that `repaired` allows at b =
+    sqrt(2 lambda_0)."""
     return (np.sqrt(2) - 1) / 2 * lam0
 
 
@@ -115,23 +130,29 @@ def nesterov_printed(t: Value, d: Value, constant: Value, pseudo0: Value) -> Val
     return constant * t ** (-2 * d / 3) * pseudo0
 
 
-def nesterov_sharp(t: Value, d: Value, lam_min: Value, loss0: Value, decay_constant: Value) -> Value:
-    """K_d (sqrt(lambda_min) t)^{-d} L(0), constant kernel, any d > 0; K_d = sup_s s^d Lambda_d(s)^2."""
+def nesterov_sharp(
+    t: Value, d: Value, lam_min: Value, loss0: Value, decay_constant: Value
+) -> Value:
+    """K_d (sqrt(lambda_min) t)^{-d} L(0), constant kernel, any d > 0; K_d = sup_s s^d
+    Lambda_d(s)^2."""
     return decay_constant * (np.sqrt(lam_min) * t) ** (-d) * loss0
 
 
 def nesterov_limsup(d: Value, eigenvalues: Value, coefficients: Value, kappa: Value) -> Value:
-    """limsup t^d L(t) = kappa_d sum_k c_k^2 lambda_k^{-d/2} / 2, for rationally independent sqrt(lambda_k)."""
+    """limsup t^d L(t) = kappa_d sum_k c_k^2 lambda_k^{-d/2} / 2, for rationally independent
+    sqrt(lambda_k)."""
     return kappa * np.sum(0.5 * np.square(coefficients) * eigenvalues ** (-d / 2))
 
 
 def lemma_8_printed(t: Value, a: Value, lam0: Value, pseudo0: Value, constant: Value) -> Value:
-    """Lemma 8 as printed: 4 C / (lambda_0 t^a (lambda_0/2)^{(a-2)/2}) pseudo0. It bounds the pseudo-loss."""
+    """Lemma 8 as printed: 4 C / (lambda_0 t^a (lambda_0/2)^{(a-2)/2}) pseudo0. It bounds the
+    pseudo-loss."""
     return 4 * constant / (lam0 * t**a * (lam0 / 2) ** ((a - 2) / 2)) * pseudo0
 
 
 def lemma_8_corrected(t: Value, a: Value, lam0: Value, pseudo0: Value, constant: Value) -> Value:
-    """(2/lambda_0) C (sqrt(lambda_0/2) t)^{-a} pseudo0 with C = sup_s s^a Lambda_d(s)^2, constant H >= lambda_0/2, a <= d."""
+    """(2/lambda_0) C (sqrt(lambda_0/2) t)^{-a} pseudo0 with C = sup_s s^a Lambda_d(s)^2, constant H
+    >= lambda_0/2, a <= d."""
     return 2 / lam0 * constant * (np.sqrt(lam0 / 2) * t) ** (-a) * pseudo0
 
 
@@ -144,7 +165,8 @@ def displacement_printed(alpha: Value, n: Value, width: Value, pseudo0: Value) -
 
 
 def displacement_corrected(alpha: Value, n: Value, width: Value, pseudo0: Value) -> Value:
-    """(2/alpha^3) sqrt(n pseudo0 / m), from `theorem_2_corrected` and the kernel (1 - e^{-bs})/b <= 1/(2 alpha)."""
+    """(2/alpha^3) sqrt(n pseudo0 / m), from `theorem_2_corrected` and the kernel (1 - e^{-bs})/b <=
+    1/(2 alpha)."""
     return 2 / alpha**3 * np.sqrt(n * pseudo0 / width)
 
 
@@ -166,7 +188,9 @@ def width_corrected(n: Value, delta: Value, lam0: Value, constant: Value = 1.0) 
     return constant * n**6 / (delta**3 * lam0**4)
 
 
-def width_theorem_2_printed(n: Value, delta: Value, lam0: Value, b: Value, constant: Value = 1.0) -> Value:
+def width_theorem_2_printed(
+    n: Value, delta: Value, lam0: Value, b: Value, constant: Value = 1.0
+) -> Value:
     """n^5 / (delta^2 lambda_0^{2.5} b^2)."""
     return constant * n**5 / (delta**2 * lam0**2.5 * b**2)
 
@@ -177,22 +201,26 @@ def width_theorem_3_printed(n: Value, delta: Value, lam0: Value, constant: Value
 
 
 def width_from_displacement(n: Value, delta: Value, lam0: Value, residual0: Value) -> Value:
-    """The width at which `displacement_constant` meets `lemma_5_radius`: 4 n^5 |Delta(0)|^2 / (c^2 delta^2 lambda_0^4)."""
+    """The width at which `displacement_constant` meets `lemma_5_radius`: 4 n^5 |Delta(0)|^2 / (c^2
+    delta^2 lambda_0^4)."""
     return (2 * np.sqrt(n) * residual0 / (lam0 * lemma_5_radius(n, delta, lam0))) ** 2
 
 
 def lemma_4_width(n: Value, delta: Value, lam0: Value) -> Value:
-    """(8 n^2 / lambda_0^2) log(2 n^2 / delta): Hoeffding entry by entry gives ||H(0) - H_infinity||_2 <= lambda_0/4."""
+    """(8 n^2 / lambda_0^2) log(2 n^2 / delta): Hoeffding entry by entry gives ||H(0) -
+    H_infinity||_2 <= lambda_0/4."""
     return 8 * n**2 / lam0**2 * np.log(2 * n**2 / delta)
 
 
 def chernoff_width(n: Value, delta: Value, lam0: Value, gram_norm: Value) -> Value:
-    """32 (||X||_2^2 / lambda_0) log(n / delta): matrix Chernoff gives lambda_min(H(0)) >= 3 lambda_0 / 4."""
+    """32 (||X||_2^2 / lambda_0) log(n / delta): matrix Chernoff gives lambda_min(H(0)) >= 3
+    lambda_0 / 4."""
     return 32 * gram_norm / lam0 * np.log(n / delta)
 
 
 def lemma_5_radius(n: Value, delta: Value, lam0: Value) -> Value:
-    """R = c delta lambda_0 / n^2 with c = sqrt(2 pi) / 16 (Markov on the expected number of flips)."""
+    """R = c delta lambda_0 / n^2 with c = sqrt(2 pi) / 16 (Markov on the expected number of
+    flips)."""
     return np.sqrt(2 * np.pi) / 16 * delta * lam0 / n**2
 
 
@@ -200,11 +228,13 @@ def lemma_5_radius(n: Value, delta: Value, lam0: Value) -> Value:
 
 
 def heavy_ball_switching_factor(h: Value) -> Value:
-    """Growth of the amplitude per half cycle when b = 2 sqrt(mu) and H is mu while moving out, h mu while moving in."""
+    """Growth of the amplitude per half cycle when b = 2 sqrt(mu) and H is mu while moving out, h mu
+    while moving in."""
     omega = np.sqrt(h - 1)
     return np.sqrt(h) * np.exp(-(np.pi - np.arctan(omega)) / omega - 1)
 
 
 def nesterov_switching_rate(h: Value) -> Value:
-    """Exponent of L when H is 1 while moving out and h while moving in, and the friction d/t has died away."""
+    """Exponent of L when H is 1 while moving out and h while moving in, and the friction d/t has
+    died away."""
     return np.log(h) / (np.pi / 2 * (1 + 1 / np.sqrt(h)))

@@ -1,7 +1,8 @@
-"""Kernels that switch: lambda_min(H(t)) >= mu with a piecewise-constant H does not imply decay (counterexamples to Lemmas 6 and 8).
+"""Kernels that switch: lambda_min(H(t)) >= mu with a piecewise-constant H does not imply decay
+(counterexamples to Lemmas 6 and 8).
 
-One sample, n = 1: H is `low` while |Delta| grows and `high` while it shrinks. The spring is soft on the way out and stiff on the way
-back, so every half cycle pumps energy in, as on a swing.
+One sample, n = 1: H is `low` while |Delta| grows and `high` while it shrinks. The spring is soft on
+the way out and stiff on the way back, so every half cycle pumps energy in, as on a swing.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import scipy.integrate
 def switched_peaks(
     friction: Callable[[float], float], low: float, high: float, peaks: int, start: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(times, |Delta|) of the first `peaks` turning points, from Delta = 1 at rest at time `start`; events located to round-off.
+    """(times, |Delta|) of the first `peaks` turning points, from Delta = 1 at rest at time `start`;
+    events located to round-off.
 
-    friction: b(t) >= 0. Each half cycle is solved afresh from a unit amplitude, so that growth over many decades stays exact.
+    friction: b(t) >= 0. Each half cycle is solved afresh from a unit amplitude, so that growth over
+    many decades stays exact.
     """
     t, amplitude, times, sizes = start, 1.0, [start], [1.0]
     for _ in range(peaks):
@@ -29,8 +32,11 @@ def switched_peaks(
     return np.array(times), np.array(sizes)
 
 
-def _until(friction, stiffness: float, t: float, state: list[float], component: int) -> tuple[float, list[float]]:
-    """Solve Delta'' + b(t) Delta' + stiffness Delta = 0 until the component (0: Delta, 1: Delta') vanishes."""
+def _until(
+    friction, stiffness: float, t: float, state: list[float], component: int
+) -> tuple[float, list[float]]:
+    """Solve Delta'' + b(t) Delta' + stiffness Delta = 0 until the component (0: Delta, 1: Delta')
+    vanishes."""
 
     def event(s, u):
         return u[component]

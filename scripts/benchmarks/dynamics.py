@@ -1,4 +1,5 @@
-"""Solvers and right sides: evaluations and seconds to one per cent of the loss, lazy against Runge-Kutta."""
+"""Solvers and right sides: evaluations and seconds to one per cent of the loss, lazy against
+Runge-Kutta."""
 
 from __future__ import annotations
 
@@ -25,29 +26,49 @@ KNOWN = 0.005  # a saved time counts where the reference, refined fivefold, chan
 
 
 def rows(size: str) -> Iterator[dict]:
-    """All rows, one at a time. smoke: seconds; default: 50 digits; full: the issue's 200 and 500 digits at m = 2048."""
-    sizes = {"smoke": [(20, 256)], "default": [(50, 1024)], "full": [(200, 2048), (500, 2048)]}[size]
+    """All rows, one at a time. smoke: seconds; default: 50 digits; full: the issue's 200 and 500
+    digits at m = 2048."""
+    sizes = {"smoke": [(20, 256)], "default": [(50, 1024)], "full": [(200, 2048), (500, 2048)]}[
+        size
+    ]
     for n, width in sizes:
         for flow in ("gradient_flow", "heavy_ball", "nesterov"):
             if flow == "gradient_flow" or n <= 200:
                 yield solvers(flow, n, width)
-    shapes = [(100, 4096, 10)] if size == "smoke" else [(100, 65536, 10), (1000, 65536, 10), (50, 4096, 784)]
+    shapes = (
+        [(100, 4096, 10)]
+        if size == "smoke"
+        else [(100, 65536, 10), (1000, 65536, 10), (50, 4096, 784)]
+    )
     for shape in shapes:
         yield right_side(*shape)
 
 
 def solvers(name: str, n: int, width: int) -> dict:
-    """Loosest tolerance of each solver that reaches the target against a refined reference, with its cost."""
+    """Loosest tolerance of each solver that reaches the target against a refined reference, with
+    its cost."""
     data = load_digits(n, key=jax.random.key(0))
     lam0 = float(np.linalg.eigvalsh(infinite_ntk(data.X))[0])
     b = float(np.sqrt(2 * lam0))
-    cases = {"gradient_flow": (GradientFlow(), 4 / lam0), "heavy_ball": (HeavyBall(b), 10 / b), "nesterov": (Nesterov(3.0), 10 / b)}
+    cases = {
+        "gradient_flow": (GradientFlow(), 4 / lam0),
+        "heavy_ball": (HeavyBall(b), 10 / b),
+        "nesterov": (Nesterov(3.0), 10 / b),
+    }
     flow, end = cases[name]
     net = init_two_layer(width, data.input_size, key=jax.random.key(1))
     ts = end * PARTS
 
     def run(solver, tol):
-        return simulate(net, data, flow, ts, readouts=["loss"], solver=solver, config=Numerics(tol=tol, max_steps=10**7))
+        return simulate(
+            net,
+            data,
+            flow,
+            ts,
+            readouts=["loss"],
+            solver=solver,
+            config=Numerics(tol=tol, max_steps=10**7),
+        )
 
     finest = {"gradient_flow": 2e-5, "heavy_ball": 1e-7, "nesterov": 1e-6}[name]
     reference, coarser = run(LazyExponential(), finest), run(LazyExponential(), 5 * finest)
@@ -72,13 +93,21 @@ def solvers(name: str, n: int, width: int) -> dict:
             if error(result) <= TARGET:
                 break
         steps = int(result.accepted + result.rejected)
-        row[f"{label}_reached"] = error(result) <= TARGET  # where not, the ratios are for the tightest tolerance tried
-        row |= {f"{label}_tol": tol, f"{label}_error": error(result), f"{label}_evaluations": solver.evaluations(flow) * steps}
+        row[f"{label}_reached"] = (
+            error(result) <= TARGET
+        )  # where not, the ratios are for the tightest tolerance tried
+        row |= {
+            f"{label}_tol": tol,
+            f"{label}_error": error(result),
+            f"{label}_evaluations": solver.evaluations(flow) * steps,
+        }
         row[f"{label}_seconds"] = median_seconds(partial(run, solver, tol), 1 if n > 100 else 3)
     row["evaluations_ratio"] = row["tsit5_evaluations"] / row["lazy_evaluations"]
     row["seconds_ratio"] = row["tsit5_seconds"] / row["lazy_seconds"]
     readouts = {"loss": READOUTS["loss"]}
-    problem, w = in_span(*weight_problem(net, data, squared, None, None), readouts, preactivations=True)  # as the solve has it
+    problem, w = in_span(
+        *weight_problem(net, data, squared, None, None), readouts, preactivations=True
+    )  # as the solve has it
     gradient = jax.jit(lambda w: problem.gradient(w))
     one = median_seconds(lambda: gradient(w))
     row["tsit5_solve_over_evaluations"] = row["tsit5_seconds"] / (one * row["tsit5_evaluations"])

@@ -1,4 +1,5 @@
-"""Kernels against their obvious rivals: the dense structured Gram, contracted Jacobians, and the eigendecomposition behind `predict`."""
+"""Kernels against their obvious rivals: the dense structured Gram, contracted Jacobians, and the
+eigendecomposition behind `predict`."""
 
 from __future__ import annotations
 
@@ -31,10 +32,17 @@ WIDE = [(50, 10_000, 100), (500, 10_000, 100), (2000, 10_000, 100)]
 TWO_LAYER = {
     "smoke": [(50, 1000, 10), (200, 2000, 20)],
     "default": [*((n, 1000, p) for n in (50, 100, 500) for p in (10, 100)), (200, 1000, 10), *WIDE],
-    "full": [*((n, m, p) for n in (50, 100, 200, 500, 2000) for m in (1000, 10_000) for p in (10, 100)), (500, 100_000, 100)],
+    "full": [
+        *((n, m, p) for n in (50, 100, 200, 500, 2000) for m in (1000, 10_000) for p in (10, 100)),
+        (500, 100_000, 100),
+    ],
 }
 CONTRACTION = {"smoke": (20, 200, 10), "default": (500, 10_000, 100), "full": (500, 10_000, 100)}
-GENERAL = {"smoke": (20, 32, 3, 20, 3), "default": (200, 512, 3, 100, 10), "full": (200, 512, 3, 100, 10)}
+GENERAL = {
+    "smoke": (20, 32, 3, 20, 3),
+    "default": (200, 512, 3, 100, 10),
+    "full": (200, 512, 3, 100, 10),
+}
 PREDICT = {"smoke": (100, 100), "default": (1000, 1000), "full": (1000, 1000)}
 LANCZOS = {"smoke": (500, 256, 20), "default": (2000, 1024, 50), "full": (20_000, 1024, 50)}
 
@@ -52,7 +60,9 @@ def rows(size: str) -> Iterator[dict]:
 
 def setting(n: int, m: int, p: int) -> tuple[TwoLayerNet, jax.Array]:
     """A two-layer net and unit inputs in float32."""
-    return init_two_layer(m, p, key=jax.random.key(1), dtype=jnp.float32), sphere(n, p, key=jax.random.key(0)).X.astype(jnp.float32)
+    return init_two_layer(m, p, key=jax.random.key(1), dtype=jnp.float32), sphere(
+        n, p, key=jax.random.key(0)
+    ).X.astype(jnp.float32)
 
 
 @jax.jit
@@ -63,12 +73,15 @@ def dense(hidden, output, X):
 
 
 def two_layer(n: int, m: int, p: int) -> dict:
-    """The package's two-layer kernel against `dense`. TFLOP/s count the dense form's flops, whichever way they are saved."""
+    """The package's two-layer kernel against `dense`. TFLOP/s count the dense form's flops,
+    whichever way they are saved."""
     net, X = setting(n, m, p)
     ours = jax.jit(lambda net, X: empirical_ntk(net, X))
     flops = 2.0 * n * m * p + 2.0 * n * n * m
     repeats = int(np.clip(1e11 / flops, 5, 301))  # the small ones are noisy, and cheap
-    mine, baseline = compare(lambda: ours(net, X), lambda: dense(net.hidden, net.output, X), repeats)
+    mine, baseline = compare(
+        lambda: ours(net, X), lambda: dense(net.hidden, net.output, X), repeats
+    )
     gap = float(jnp.max(jnp.abs(ours(net, X) - dense(net.hidden, net.output, X))))
     return {
         "case": f"two-layer kernel against the dense Gram, n = {n}, m = {m}, p = {p}, float32",
@@ -82,8 +95,13 @@ def two_layer(n: int, m: int, p: int) -> dict:
 
 
 def peak(seconds: float, flops: float) -> dict:
-    """The share of the device's measured float32 matrix product rate; measured once, left out on a CPU, where bits are counted instead."""
-    return {} if jax.default_backend() == "cpu" else {"share_of_matmul_peak": flops / seconds / matmul_rate()}
+    """The share of the device's measured float32 matrix product rate; measured once, left out on a
+    CPU, where bits are counted instead."""
+    return (
+        {}
+        if jax.default_backend() == "cpu"
+        else {"share_of_matmul_peak": flops / seconds / matmul_rate()}
+    )
 
 
 @functools.cache
@@ -111,10 +129,14 @@ def contraction(n: int, m: int, p: int) -> dict:
     net, X = setting(n, m, p)
     ours = jax.jit(lambda net, X: empirical_ntk(net, X))
     rival = contracted_jacobian(net, X)
-    mine = median_seconds(lambda: ours(net, X), 15)  # not in turn: gigabytes given back between calls would slow the small one
+    mine = median_seconds(
+        lambda: ours(net, X), 15
+    )  # not in turn: gigabytes given back between calls would slow the small one
     baseline = median_seconds(rival, 3)
     return {
-        "case": f"two-layer kernel against the contracted Jacobian, n = {n}, m = {m}, p = {p}, float32",
+        "case": (
+            f"two-layer kernel against the contracted Jacobian, n = {n}, m = {m}, p = {p}, float32"
+        ),
         "seconds": mine,
         "baseline_seconds": baseline,
         "ratio": baseline / mine,
@@ -124,7 +146,8 @@ def contraction(n: int, m: int, p: int) -> dict:
 
 
 def general(n: int, width: int, depth: int, p: int, k: int) -> dict:
-    """An Equinox MLP with the full kernel of its outputs: `auto` against the Jacobian contraction, in seconds and compiled bytes."""
+    """An Equinox MLP with the full kernel of its outputs: `auto` against the Jacobian contraction,
+    in seconds and compiled bytes."""
     model = eqx.nn.MLP(p, k, width, depth, key=jax.random.key(1), dtype=jnp.float32)
     X = sphere(n, p, key=jax.random.key(0)).X.astype(jnp.float32)
     arrays, static = eqx.partition(model, eqx.is_array)
@@ -140,14 +163,21 @@ def general(n: int, width: int, depth: int, p: int, k: int) -> dict:
     programs = [jax.jit(f).lower(arrays, X).compile() for f in (auto, jacobian)]
     mine = median_seconds(lambda: programs[0](arrays, X))
     begin = clock()
-    second = np.asarray(programs[1](arrays, X))  # once: it is compiled, and every call fills its gigabytes anew
+    second = np.asarray(
+        programs[1](arrays, X)
+    )  # once: it is compiled, and every call fills its gigabytes anew
     baseline = clock() - begin
     memory = [p.memory_analysis() for p in programs]
-    used = [int(m.temp_size_in_bytes + m.output_size_in_bytes) if m is not None else -1 for m in memory]
+    used = [
+        int(m.temp_size_in_bytes + m.output_size_in_bytes) if m is not None else -1 for m in memory
+    ]
     plan = plan_ntk(model, X, output="full")
     first = np.asarray(programs[0](arrays, X))
     return {
-        "case": f"MLP {depth} x {width}, {p} inputs, n = {n}, {k} outputs, full kernel, float32, method {plan.method}",
+        "case": (
+            f"MLP {depth} x {width}, {p} inputs, n = {n}, {k} outputs, full kernel, "
+            f"float32, method {plan.method}"
+        ),
         "seconds": mine,
         "baseline_seconds": baseline,
         "ratio": baseline / mine,
@@ -165,7 +195,9 @@ def prediction(flow: Any, n: int, times: int) -> dict:
     kernel, start = infinite_ntk(data.X).astype(jnp.float32), -data.y.astype(jnp.float32)
     ts = jnp.linspace(0.0, 100.0, times, dtype=jnp.float32)
     decompose = jax.jit(jnp.linalg.eigh)
-    mine, baseline = compare(lambda: predict(kernel, start, flow, ts), lambda: decompose(kernel), 15)
+    mine, baseline = compare(
+        lambda: predict(kernel, start, flow, ts), lambda: decompose(kernel), 15
+    )
     return {
         "case": f"predict, {flow.name}, n = {n}, {times} times, {kernel.dtype}",
         "seconds": mine,
@@ -175,14 +207,21 @@ def prediction(flow: Any, n: int, times: int) -> dict:
 
 
 def ends(n: int, m: int, p: int) -> dict:
-    """Both ends of the spectrum by Lanczos, without the matrix, whose bytes are given beside; the smallest to a tenth of itself."""
+    """Both ends of the spectrum by Lanczos, without the matrix, whose bytes are given beside; the
+    smallest to a tenth of itself."""
     net, X = setting(n, m, p)
     begin = clock()
     result = extreme_eigenvalues(ntk_operator(net, X), key=jax.random.key(2), order=100, rtol=0.1)
-    values = {name: float(value) for name, value in result._asdict().items() if name not in ("steps", "converged")}
+    values = {
+        name: float(value)
+        for name, value in result._asdict().items()
+        if name not in ("steps", "converged")
+    }
     seconds = clock() - begin
     return {
-        "case": f"extreme eigenvalues, n = {n}, m = {m}, p = {p}, float32, {result.steps} Lanczos steps",
+        "case": (
+            f"extreme eigenvalues, n = {n}, m = {m}, p = {p}, float32, {result.steps} Lanczos steps"
+        ),
         "seconds": seconds,
         **values,
         "converged": result.converged,

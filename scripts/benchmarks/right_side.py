@@ -1,4 +1,5 @@
-"""The cost of one gradient and of one training step, against plain autodiff and against the core's largest product."""
+"""The cost of one gradient and of one training step, against plain autodiff and against the core's
+largest product."""
 
 from __future__ import annotations
 
@@ -26,9 +27,11 @@ STEPS = 8
 
 
 def right_side(n: int, width: int, p: int, repeats: int = 9) -> dict:
-    """One gradient in float32: jax.grad through vmap(net), the package's, that in the span of the data, and a step of `train`.
+    """One gradient in float32: jax.grad through vmap(net), the package's, that in the span of the
+    data, and a step of `train`.
 
-    All are called in turn, with the square of a 1024 x 1024 matrix for the core's peak; the ratios are of medians.
+    All are called in turn, with the square of a 1024 x 1024 matrix for the core's peak; the ratios
+    are of medians.
     """
     data = sphere(n, p, key=jax.random.key(0))
     net = init_two_layer(width, p, key=jax.random.key(1), dtype=jnp.float32)
@@ -38,7 +41,9 @@ def right_side(n: int, width: int, p: int, repeats: int = 9) -> dict:
     readouts, optimizer = {"loss": READOUTS["loss"]}, gradient_descent(jnp.float32(1e-3))
 
     def steps(count):
-        return _descend(*small, optimizer, jnp.int32(1), jnp.int32(count), 1, readouts, None, Numerics())
+        return _descend(
+            *small, optimizer, jnp.int32(1), jnp.int32(count), 1, readouts, None, Numerics()
+        )
 
     seconds = in_turn(
         {
@@ -64,12 +69,15 @@ def right_side(n: int, width: int, p: int, repeats: int = 9) -> dict:
         "vmap_grad_seconds": seconds["plain"],
         "ratio": seconds["plain"] / seconds["ours"],
         "ratio_all_columns": seconds["plain"] / seconds["whole"],
-        "train_step_over_right_side": (seconds["long"] - seconds["short"]) / STEPS / seconds["ours"],
+        "train_step_over_right_side": (seconds["long"] - seconds["short"])
+        / STEPS
+        / seconds["ours"],
     }
 
 
 def in_turn(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median processor seconds of calls made in turn, each right after an untimed one of the same, as in a solve.
+    """Median processor seconds of calls made in turn, each right after an untimed one of the same,
+    as in a solve.
 
     On one core they are the wall time less what other processes took of it.
     """
@@ -84,15 +92,20 @@ def in_turn(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, floa
 
 
 def _compiled(f: Callable[..., Any], *args: Any) -> Callable[[], Any]:
-    """f(*args) as a call of a jitted function of plain arrays, since taking modules apart costs as much as a small right side."""
+    """f(*args) as a call of a jitted function of plain arrays, since taking modules apart costs as
+    much as a small right side."""
     arrays, static = eqx.partition(args, eqx.is_array)
     leaves, structure = jax.tree.flatten(arrays)
-    program = jax.jit(lambda *leaves: f(*eqx.combine(jax.tree.unflatten(structure, leaves), static)))
+    program = jax.jit(
+        lambda *leaves: f(*eqx.combine(jax.tree.unflatten(structure, leaves), static))
+    )
     return partial(program, *leaves)
 
 
 def _plain(net: TwoLayerNet, X: Any, y: Any) -> Any:
-    return jax.grad(lambda hidden: squared(jax.vmap(eqx.tree_at(lambda net: net.hidden, net, hidden))(X), y))(net.hidden)
+    return jax.grad(
+        lambda hidden: squared(jax.vmap(eqx.tree_at(lambda net: net.hidden, net, hidden))(X), y)
+    )(net.hidden)
 
 
 def _gradient(problem: Any, w: Any) -> Any:

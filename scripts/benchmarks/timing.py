@@ -1,4 +1,5 @@
-"""Benchmarks: one pinned process on one core, medians, always as ratios against a named baseline measured in the same run."""
+"""Benchmarks: one pinned process on one core, medians, always as ratios against a named baseline
+measured in the same run."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from typing import Any
 
 
 def pin() -> int:
-    """Keep this process on one core, before jax starts its threads; the core's number (-1 where the system cannot)."""
+    """Keep this process on one core, before jax starts its threads; the core's number (-1 where the
+    system cannot)."""
     if not hasattr(os, "sched_setaffinity"):
         return -1
     core = max(os.sched_getaffinity(0))
@@ -21,7 +23,8 @@ def pin() -> int:
 
 
 def clock() -> float:
-    """Processor seconds of this process on a CPU, which other programs on a busy machine do not lengthen; wall seconds elsewhere."""
+    """Processor seconds of this process on a CPU, which other programs on a busy machine do not
+    lengthen; wall seconds elsewhere."""
     import jax
 
     return time.process_time() if jax.default_backend() == "cpu" else time.perf_counter()
@@ -40,8 +43,11 @@ def median_seconds(call: Callable[[], Any], repeats: int = 5) -> float:
     return statistics.median(times)
 
 
-def compare(mine: Callable[[], Any], baseline: Callable[[], Any], repeats: int = 5) -> tuple[float, float]:
-    """Median seconds of two calls made in turn, so that a busy machine slows both alike; after one warm-up of each."""
+def compare(
+    mine: Callable[[], Any], baseline: Callable[[], Any], repeats: int = 5
+) -> tuple[float, float]:
+    """Median seconds of two calls made in turn, so that a busy machine slows both alike; after one
+    warm-up of each."""
     import jax
 
     times: tuple[list[float], list[float]] = [], []
@@ -58,6 +64,8 @@ def processor() -> str:
     """The CPU's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()

@@ -1,4 +1,5 @@
-"""The command line: help at once, exit codes that tell, one clear line for bad input, and no half-written result."""
+"""The command line: help at once, exit codes that tell, one clear line for bad input, and no
+half-written result."""
 
 import json
 import os
@@ -31,8 +32,13 @@ def house(tmp_path, monkeypatch):
 
 
 def claim(id: str, printed: bool, corrected: bool = True) -> ledger.Claim:
-    forms = [ledger.Check(f"{id} {ok}", ok, {"error": 1e-12, "nested": {"slope": -0.5}}, "sphere", 1e-10) for ok in (printed, corrected)]
-    return ledger.Claim(id, "2", "identity", forms[0], forms[1], None, "Because <b> & c.", None, 0.1)
+    forms = [
+        ledger.Check(f"{id} {ok}", ok, {"error": 1e-12, "nested": {"slope": -0.5}}, "sphere", 1e-10)
+        for ok in (printed, corrected)
+    ]
+    return ledger.Claim(
+        id, "2", "identity", forms[0], forms[1], None, "Because <b> & c.", None, 0.1
+    )
 
 
 def run(*words) -> int:
@@ -42,16 +48,25 @@ def run(*words) -> int:
 def test_help_takes_less_than_a_second_and_imports_neither_jax_nor_numpy():
     for words in (["--help"], ["reproduce", "--help"], ["sweep", "--help"], ["list"]):
         code = (
-            f"import sys; sys.argv = ['ntk-momentum', *{words}]\nfrom ntk_momentum.__main__ import main\n"
+            f"import sys; sys.argv = ['ntk-momentum', *{words}]\nfrom "
+            "ntk_momentum.__main__ import main\n"
             "try: main()\nexcept SystemExit as left: assert not left.code\n"
-            "heavy = {'jax', 'numpy', 'xarray', 'matplotlib'} & set(sys.modules); assert not heavy, heavy"
+            "heavy = {'jax', 'numpy', 'xarray', 'matplotlib'} & set(sys.modules); "
+            "assert not heavy, heavy"
         )
         times = []
         for _ in range(2):
             before = os.times()
-            done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+            done = subprocess.run(
+                [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+            )
             after = os.times()  # processor time of the child: a busy machine must not fail the test
-            times.append(after.children_user + after.children_system - before.children_user - before.children_system)
+            times.append(
+                after.children_user
+                + after.children_system
+                - before.children_user
+                - before.children_system
+            )
             assert done.returncode == 0, done.stderr
         assert min(times) < 1.0, (words, times)
 
@@ -105,7 +120,11 @@ def test_bad_input_is_one_line_and_code_2(house, capsys, monkeypatch, words, sai
     monkeypatch.chdir(house[0])
     assert run(*words) == 2
     captured = capsys.readouterr()
-    assert said in captured.err and captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    assert (
+        said in captured.err
+        and captured.err.startswith("error: ")
+        and captured.err.count("\n") == 1
+    )
     assert not list(house[0].rglob("*.nc")) and "Traceback" not in captured.err
 
 
@@ -123,7 +142,9 @@ def test_a_folder_that_cannot_be_written_is_refused_before_computing(house, caps
     assert "cannot write into the folder" in capsys.readouterr().err and house[1] == []
 
 
-@pytest.mark.parametrize("contents", ["nan", "duplicate", "object", "complex", "empty", "truncated", "zero", "shape"])
+@pytest.mark.parametrize(
+    "contents", ["nan", "duplicate", "object", "complex", "empty", "truncated", "zero", "shape"]
+)
 def test_bad_data_files_have_code_2(tmp_path, capsys, contents):
     path = tmp_path / "data.npz"
     X, y = np.eye(3), np.ones(3)
@@ -153,12 +174,22 @@ def test_reproduce_leaves_everything_and_a_second_run_skips_it(house, capsys):
     out = house[0] / "results"
     assert run("reproduce", "--size", "smoke", "--only", "decay", "claims", "--out", out) == 0
     assert "decay: computed" in capsys.readouterr().out
-    made = {path.relative_to(out).as_posix(): path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    made = {
+        path.relative_to(out).as_posix(): path.stat().st_mtime_ns
+        for path in out.rglob("*")
+        if path.is_file()
+    }
     assert {"report.html", "claims.json", "figures/decay.svg", "figures/decay.pdf"} <= set(made)
-    assert sum(name.endswith(".nc") for name in made) == 1 and not [name for name in made if Path(name).name.startswith(".")]
+    assert sum(name.endswith(".nc") for name in made) == 1 and not [
+        name for name in made if Path(name).name.startswith(".")
+    ]
     assert run("reproduce", "--size", "smoke", "--only", "decay", "claims", "--out", out) == 0
     assert "decay: kept" in capsys.readouterr().out and house[1] == ["smoke"]
-    again = {path.relative_to(out).as_posix(): path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    again = {
+        path.relative_to(out).as_posix(): path.stat().st_mtime_ns
+        for path in out.rglob("*")
+        if path.is_file()
+    }
     assert {name for name in made if made[name] != again[name]} == {"report.html"}
 
 
@@ -167,7 +198,10 @@ def test_one_failed_experiment_does_not_stop_the_others(house, capsys):
     assert run("reproduce", "--size", "smoke", "--out", out) == 1
     said = capsys.readouterr()
     assert "decay: computed" in said.out and "broken: failed" in said.out and "no luck" in said.err
-    assert "no luck" in (out / "report.html").read_text() and json.loads((out / "claims.json").read_text())[0]["id"] == "eq-2.5"
+    assert (
+        "no luck" in (out / "report.html").read_text()
+        and json.loads((out / "claims.json").read_text())[0]["id"] == "eq-2.5"
+    )
 
 
 def test_a_touched_claims_file_is_made_again(house):
@@ -176,13 +210,20 @@ def test_a_touched_claims_file_is_made_again(house):
     assert run(*words) == 0
     (out / "claims.json").write_text("[]")
     assert run(*words) == 0
-    assert house[1] == ["smoke", "smoke"] and len(json.loads((out / "claims.json").read_text())) == 2
+    assert (
+        house[1] == ["smoke", "smoke"] and len(json.loads((out / "claims.json").read_text())) == 2
+    )
 
 
-def test_verify_fails_when_a_corrected_claim_is_refuted_and_not_when_the_print_is(house, capsys, monkeypatch):
+def test_verify_fails_when_a_corrected_claim_is_refuted_and_not_when_the_print_is(
+    house, capsys, monkeypatch
+):
     path = house[0] / "claims.json"
     assert run("verify", "--json", path) == 0
-    assert "thm-2   refuted   holds" in capsys.readouterr().out and len(json.loads(path.read_text())) == 2
+    assert (
+        "thm-2   refuted   holds" in capsys.readouterr().out
+        and len(json.loads(path.read_text())) == 2
+    )
     monkeypatch.setattr(ledger, "verify", lambda *args, **kwargs: [claim("eq-2.5", True, False)])
     assert run("verify") == 1
     assert "eq-2.5" in capsys.readouterr().err
@@ -215,7 +256,10 @@ def test_a_missing_package_is_named_with_code_2(house, capsys, monkeypatch):
 
 
 def test_a_missing_parser_is_named_with_code_2():
-    code = "import sys; sys.modules['tyro'] = None\nfrom ntk_momentum.__main__ import main\nsys.exit(main())"
+    code = (
+        "import sys; sys.modules['tyro'] = None\nfrom ntk_momentum.__main__ import "
+        "main\nsys.exit(main())"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "'tyro'" in done.stderr and "Traceback" not in done.stderr
 

@@ -1,4 +1,5 @@
-"""Any model, any trained part, any differentiable loss: the same dynamics, f' = -H dL/df, and the same constant-kernel prediction."""
+"""Any model, any trained part, any differentiable loss: the same dynamics, f' = -H dL/df, and the
+same constant-kernel prediction."""
 
 import equinox as eqx
 import jax
@@ -48,8 +49,18 @@ def two_layer(activation=jax.nn.relu, **options):
 
 
 CASES = {
-    "ReLU, antisymmetric, hidden layer, Huber": (two_layer(antisymmetric=True), SCALAR, nm.huber(0.3), {}),
-    "leaky ReLU, both layers, squared": (two_layer(jax.nn.leaky_relu), SCALAR, nm.squared, {"trainable": "all"}),
+    "ReLU, antisymmetric, hidden layer, Huber": (
+        two_layer(antisymmetric=True),
+        SCALAR,
+        nm.huber(0.3),
+        {},
+    ),
+    "leaky ReLU, both layers, squared": (
+        two_layer(jax.nn.leaky_relu),
+        SCALAR,
+        nm.squared,
+        {"trainable": "all"},
+    ),
     "GELU, mean field, user's loss": (two_layer(jax.nn.gelu, scale=1 / 6), SCALAR, log_cosh, {}),
     "softplus, standard scale, output layer, logistic": (
         two_layer(jax.nn.softplus, scale=1.0),
@@ -69,27 +80,47 @@ CASES = {
         nm.logistic,
         {"where": lambda m: m.convolution},
     ),
-    "perceptron of depth 3, two outputs, softmax": (eqx.nn.MLP(9, 2, 5, 3, jnp.tanh, key=KEY), PAIRS, nm.softmax_cross_entropy, {}),
+    "perceptron of depth 3, two outputs, softmax": (
+        eqx.nn.MLP(9, 2, 5, 3, jnp.tanh, key=KEY),
+        PAIRS,
+        nm.softmax_cross_entropy,
+        {},
+    ),
 }
 QUICK = ("maxout, pieces only, squared",)
 cases = pytest.mark.parametrize(
     "model, data, loss, part",
-    [pytest.param(*case, id=name, marks=[] if name in QUICK else pytest.mark.slow) for name, case in CASES.items()],
+    [
+        pytest.param(*case, id=name, marks=[] if name in QUICK else pytest.mark.slow)
+        for name, case in CASES.items()
+    ],
 )
 
 
 @cases
-def test_the_output_moves_by_kernel_times_output_gradient_in_simulate_and_train(model, data, loss, part):
+def test_the_output_moves_by_kernel_times_output_gradient_in_simulate_and_train(
+    model, data, loss, part
+):
     spec = trainable_spec(model, part.get("trainable"), part.get("where"))
     w, frozen = eqx.partition(model, spec)
     f = lambda w: jax.vmap(eqx.combine(w, frozen))(data.X)
     gradient = jax.grad(lambda w: loss(f(w), data.y))(w)
 
-    found = nm.simulate(model, data, nm.GradientFlow(), [0.0, 0.05], loss=loss, readouts=("velocity", "residual", "kernel", "loss"), **part)
+    found = nm.simulate(
+        model,
+        data,
+        nm.GradientFlow(),
+        [0.0, 0.05],
+        loss=loss,
+        readouts=("velocity", "residual", "kernel", "loss"),
+        **part,
+    )
     assert found.ok and found.loss[1] < found.loss[0]
     pushed = -(found.kernel[0] @ found.residual[0].reshape(-1)).reshape(data.y.shape)
     np.testing.assert_allclose(found.velocity[0], pushed, atol=1e-10)
-    np.testing.assert_allclose(found.velocity[0], jax.jvp(f, (w,), (jax.tree.map(jnp.negative, gradient),))[1], atol=1e-10)
+    np.testing.assert_allclose(
+        found.velocity[0], jax.jvp(f, (w,), (jax.tree.map(jnp.negative, gradient),))[1], atol=1e-10
+    )
 
     run = nm.train(model, data, nm.heavy_ball(0.01, 0.9), 1, loss=loss, readouts=("f",), **part)
     after = jax.tree.map(lambda leaf, slope: leaf - 0.01 * slope, w, gradient)
@@ -98,30 +129,58 @@ def test_the_output_moves_by_kernel_times_output_gradient_in_simulate_and_train(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["GELU, mean field, user's loss", "perceptron of depth 3, two outputs, softmax"])
+@pytest.mark.parametrize(
+    "name", ["GELU, mean field, user's loss", "perceptron of depth 3, two outputs, softmax"]
+)
 def test_a_linearised_model_follows_function_space_under_momentum(name):
     model, data, loss, part = CASES[name]
     kernel = nm.empirical_ntk(model, data.X, output="full", **part)
     f0, ts, linear = jax.vmap(model)(data.X), [0.5, 1.5], linearize(model, **part)
     flow, tight = nm.HeavyBall(0.7), nm.Numerics(tol=1e-8)
-    weights = nm.simulate(linear, data, flow, ts, loss=loss, trainable=trained_part(linear), readouts=("f",), config=tight).f
-    outputs = nm.simulate_function(kernel, f0, data.y, flow, ts, loss=loss, readouts=("f",), config=tight).f
+    weights = nm.simulate(
+        linear,
+        data,
+        flow,
+        ts,
+        loss=loss,
+        trainable=trained_part(linear),
+        readouts=("f",),
+        config=tight,
+    ).f
+    outputs = nm.simulate_function(
+        kernel, f0, data.y, flow, ts, loss=loss, readouts=("f",), config=tight
+    ).f
     np.testing.assert_allclose(weights, outputs, atol=1e-6)
 
 
 def test_several_outputs_are_predicted_by_the_full_kernel():
     model, data, _, part = CASES["perceptron of depth 3, two outputs, softmax"]
-    optimizer, kernel = nm.nesterov(0.05, 3.0), nm.empirical_ntk(model, data.X, output="full", **part)
+    optimizer, kernel = (
+        nm.nesterov(0.05, 3.0),
+        nm.empirical_ntk(model, data.X, output="full", **part),
+    )
     linear = linearize(model)
-    run = nm.train(linear, data, optimizer, 12, save_every=6, trainable=trained_part(linear), readouts=("residual",))
+    run = nm.train(
+        linear,
+        data,
+        optimizer,
+        12,
+        save_every=6,
+        trainable=trained_part(linear),
+        readouts=("residual",),
+    )
     start = jax.vmap(model)(data.X) - data.y
-    np.testing.assert_allclose(run.residual, nm.predict(kernel, start, optimizer, [0, 6, 12]).residual, atol=1e-10)
+    np.testing.assert_allclose(
+        run.residual, nm.predict(kernel, start, optimizer, [0, 6, 12]).residual, atol=1e-10
+    )
 
 
 @pytest.mark.slow
 def test_an_ensemble_of_smooth_networks_with_both_layers_under_any_loss():
     options = {"loss": log_cosh, "trainable": "all", "readouts": ("f", "loss")}
-    runs = nm.ensemble(SCALAR, nm.HeavyBall(1.0), [4], [3], [0.5, 1.0], activation=jnp.tanh, **options).to_xarray()
+    runs = nm.ensemble(
+        SCALAR, nm.HeavyBall(1.0), [4], [3], [0.5, 1.0], activation=jnp.tanh, **options
+    ).to_xarray()
     net = nm.init_two_layer(4, 9, key=jax.random.key(3), activation=jnp.tanh)
     alone = nm.simulate(net, SCALAR, nm.HeavyBall(1.0), [0.5, 1.0], **options)
     np.testing.assert_allclose(runs.loss.values.reshape(-1), alone.loss, rtol=1e-6)
@@ -132,9 +191,14 @@ def perceptron(width, key):
     return eqx.nn.MLP(9, "scalar", width, 2, activation=jnp.tanh, key=key)
 
 
-@pytest.mark.parametrize("options", [{}, {"where": lambda model: model.layers[-1]}], ids=["whole", "last layer"])
+@pytest.mark.parametrize(
+    "options", [{}, {"where": lambda model: model.layers[-1]}], ids=["whole", "last layer"]
+)
 def test_an_ensemble_takes_any_model_and_every_run_is_the_run_alone(options):
-    flows, options = [nm.HeavyBall(0.7), nm.HeavyBall(1.5)], {"loss": log_cosh, "readouts": ("f", "kernel_drift"), **options}
+    flows, options = (
+        [nm.HeavyBall(0.7), nm.HeavyBall(1.5)],
+        {"loss": log_cosh, "readouts": ("f", "kernel_drift"), **options},
+    )
     runs = nm.ensemble(SCALAR, flows, [4, 6], 2, [0.5, 1.0], model=perceptron, **options)
     alone = nm.simulate(perceptron(6, jax.random.key(1)), SCALAR, flows[1], [0.5, 1.0], **options)
     assert int(runs.accepted[1, 1, 1]) == int(alone.accepted)
@@ -148,19 +212,27 @@ def test_a_two_layer_net_that_the_user_makes_takes_the_fast_path():
     made = plan(SCALAR, flow, 16, 2, [0.0, 1.0], model=make, **options)
     (unit,) = made.units
     batch = made.batch(unit)
-    *_, w, integrator, _, _ = program._parts(batch, batch.flow[0], batch.width[0], batch.seed[0], None)
+    *_, w, integrator, _, _ = program._parts(
+        batch, batch.flow[0], batch.width[0], batch.seed[0], None
+    )
     assert isinstance(integrator, nm.LazyExponential) and w.hidden.shape == (16, min(SCALAR.n, 9))
     runs = nm.ensemble(SCALAR, flow, 16, 2, [0.0, 1.0], model=make, **options)
     alone = nm.simulate(make(16, key=jax.random.key(1)), SCALAR, flow, [0.0, 1.0], **options)
     assert int(runs.accepted[0, 0, 1]) == int(alone.accepted)
     np.testing.assert_allclose(runs.f[0, 0, 1], alone.f, rtol=1e-10)
-    assert default_reference(make(16, KEY), SCALAR, None, None) is None  # H infinity is another parametrisation's limit
+    assert (
+        default_reference(make(16, KEY), SCALAR, None, None) is None
+    )  # H infinity is another parametrisation's limit
 
 
 def test_an_ensemble_of_any_model_is_trained_too():
     optimizers = [nm.heavy_ball(0.05, 0.5), nm.heavy_ball(0.05, 0.9)]
-    runs = nm.train_ensemble(SCALAR, optimizers, [4, 6], 2, 6, save_every=3, model=perceptron, readouts=["f"])
-    alone = nm.train(perceptron(6, jax.random.key(1)), SCALAR, optimizers[1], 6, save_every=3, readouts=["f"])
+    runs = nm.train_ensemble(
+        SCALAR, optimizers, [4, 6], 2, 6, save_every=3, model=perceptron, readouts=["f"]
+    )
+    alone = nm.train(
+        perceptron(6, jax.random.key(1)), SCALAR, optimizers[1], 6, save_every=3, readouts=["f"]
+    )
     np.testing.assert_allclose(runs.f[1, 1, 1], alone.f, rtol=1e-10)
 
 
@@ -173,7 +245,10 @@ def test_an_ensemble_of_any_model_is_trained_too():
         ({"activation": jnp.tanh}, "with model= choose them in your function"),
         ({"layout": "neurons"}, "leave layout= out"),
         ({"trainable": "hidden"}, "or where="),
-        ({"model": lambda width, key: eqx.nn.MLP(8, "scalar", width, 2, key=key)}, "does not take inputs of shape"),
+        (
+            {"model": lambda width, key: eqx.nn.MLP(8, "scalar", width, 2, key=key)},
+            "does not take inputs of shape",
+        ),
         ({"memory_limit": 1e3}, "fewer neurons, float32.$"),
     ],
 )
@@ -192,13 +267,24 @@ class Pair(eqx.Module):
 
 
 def test_the_commonest_mistakes_are_told_their_remedy():
-    data, net = nm.sphere(6, 4, key=jax.random.key(1)), nm.init_two_layer(8, 4, key=jax.random.key(0))
+    data, net = (
+        nm.sphere(6, 4, key=jax.random.key(1)),
+        nm.init_two_layer(8, 4, key=jax.random.key(0)),
+    )
     column = eqx.nn.MLP(4, 1, 8, 1, key=jax.random.key(0), dtype=data.X.dtype)
     for call, remedy in (
         (lambda: nm.train(column, data, nm.gradient_descent(0.1), 2), 'out_size="scalar"'),
-        (lambda: nm.simulate(net, nm.Dataset(data.X, 0.5 * data.y), nm.GradientFlow(), [1.0], loss=nm.logistic), r"y\[0\] is"),
+        (
+            lambda: nm.simulate(
+                net, nm.Dataset(data.X, 0.5 * data.y), nm.GradientFlow(), [1.0], loss=nm.logistic
+            ),
+            r"y\[0\] is",
+        ),
         (lambda: nm.simulate(net, data, nm.GradientFlow, [1.0]), "the class GradientFlow; call it"),
-        (lambda: nm.simulate(Pair(net), data, nm.GradientFlow(), [1.0]), "must return one array for one input, got a tuple"),
+        (
+            lambda: nm.simulate(Pair(net), data, nm.GradientFlow(), [1.0]),
+            "must return one array for one input, got a tuple",
+        ),
         (lambda: nm.train_ensemble(data, nm.GradientFlow(), 8, 1, 2), "must be optimizers such as"),
     ):
         with pytest.raises(nm.InputError, match=remedy):

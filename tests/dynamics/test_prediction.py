@@ -1,4 +1,5 @@
-"""The constant-kernel prediction against matrix exponentials, an ODE solver and recursions written out in numpy."""
+"""The constant-kernel prediction against matrix exponentials, an ODE solver and recursions written
+out in numpy."""
 
 import equinox as eqx
 import jax
@@ -40,15 +41,26 @@ def reference(flow, kernel, start, t):
         value = expm(-kernel * t) @ start
         return value, -kernel @ value
     if isinstance(flow, HeavyBall):
-        both = expm(np.block([[zero, one], [-kernel, -flow.b * one]]) * t) @ np.concatenate([start, 0 * start])
+        both = expm(np.block([[zero, one], [-kernel, -flow.b * one]]) * t) @ np.concatenate(
+            [start, 0 * start]
+        )
         return both[:N], both[N:]
     if t == 0.0:
         return start, 0 * start
     early = 1e-3  # two terms of the series, then the solver
-    first = start - early**2 / (2 * (1 + flow.d)) * kernel @ start + early**4 / (8 * (1 + flow.d) * (3 + flow.d)) * kernel @ kernel @ start
-    slope = -early / (1 + flow.d) * kernel @ start + early**3 / (2 * (1 + flow.d) * (3 + flow.d)) * kernel @ kernel @ start
+    first = (
+        start
+        - early**2 / (2 * (1 + flow.d)) * kernel @ start
+        + early**4 / (8 * (1 + flow.d) * (3 + flow.d)) * kernel @ kernel @ start
+    )
+    slope = (
+        -early / (1 + flow.d) * kernel @ start
+        + early**3 / (2 * (1 + flow.d) * (3 + flow.d)) * kernel @ kernel @ start
+    )
     field = lambda t, z: np.concatenate([z[N:], -flow.d / t * z[N:] - kernel @ z[:N]])
-    z = solve_ivp(field, (early, t), np.concatenate([first, slope]), rtol=1e-12, atol=1e-13, method="DOP853").y[:, -1]
+    z = solve_ivp(
+        field, (early, t), np.concatenate([first, slope]), rtol=1e-12, atol=1e-13, method="DOP853"
+    ).y[:, -1]
     return z[:N], z[N:]
 
 
@@ -62,7 +74,9 @@ def test_prediction_solves_the_error_equation(flow):
         np.testing.assert_allclose(out.residual[i], residual, rtol=0, atol=tol)
         np.testing.assert_allclose(out.velocity[i], velocity, rtol=0, atol=tol)
         np.testing.assert_allclose(out.loss[i], 0.5 * residual @ residual, rtol=tol, atol=tol)
-        np.testing.assert_allclose(out.pseudo_loss[i], 0.5 * residual @ kernel @ residual, rtol=tol, atol=tol)
+        np.testing.assert_allclose(
+            out.pseudo_loss[i], 0.5 * residual @ kernel @ residual, rtol=tol, atol=tol
+        )
     assert out.test is None
 
 
@@ -72,7 +86,9 @@ def test_training_points_seen_as_test_points_agree(method):
     ts = np.array([0, 1, 2, 7, 40])
     f0 = np.random.default_rng(1).normal(size=start.shape)
     out = predict(kernel, start, method, ts, test_kernel=kernel, test0=f0)
-    np.testing.assert_allclose(out.test, f0 + (np.asarray(out.residual) - start), rtol=0, atol=2e-13)
+    np.testing.assert_allclose(
+        out.test, f0 + (np.asarray(out.residual) - start), rtol=0, atol=2e-13
+    )
 
 
 @pytest.mark.parametrize("method", (*FLOWS, *OPTIMIZERS), ids=name)
@@ -84,14 +100,22 @@ def test_a_singular_kernel_leaves_its_null_space_alone(method):
     out = predict(kernel, start, method, ts, test_kernel=rows)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(out))
     null, residual = np.linalg.svd(kernel)[0][:, 2:], np.asarray(out.residual)
-    np.testing.assert_allclose(residual @ null, np.broadcast_to(start @ null, (5, 3)), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        residual @ null, np.broadcast_to(start @ null, (5, 3)), rtol=0, atol=1e-12
+    )
     # rows = A K, so f* moves by A (Delta - Delta_0): no inverse needed.
-    np.testing.assert_allclose(out.test, (residual - start) @ np.linalg.solve(kernel + null @ null.T, rows.T), rtol=0, atol=1e-11)
+    np.testing.assert_allclose(
+        out.test,
+        (residual - start) @ np.linalg.solve(kernel + null @ null.T, rows.T),
+        rtol=0,
+        atol=1e-11,
+    )
 
 
 @pytest.mark.parametrize("flow", FLOWS, ids=name)
 def test_the_response_deficit_is_well_conditioned(flow):
-    """(1 - phi)/lambda against mpmath, read off as the prediction at a test point with kernel row one."""
+    """(1 - phi)/lambda against mpmath, read off as the prediction at a test point with kernel row
+    one."""
     eigenvalues = np.concatenate([[0.0], np.logspace(-18, 2, 21)])
     ts = np.array([0.1, 1.0, 30.0])
     exact = np.empty((len(ts), len(eigenvalues)))
@@ -108,7 +132,13 @@ def test_the_response_deficit_is_well_conditioned(flow):
                 else:
                     phi = mp.hyp0f1((mp.mpf(flow.d) + 1) / 2, -lam * t * t / 4)
                 exact[i, j] = (1 - phi) / lam
-    out = predict(np.diag(eigenvalues), np.ones(len(eigenvalues)), flow, ts, test_kernel=np.eye(len(eigenvalues)))
+    out = predict(
+        np.diag(eigenvalues),
+        np.ones(len(eigenvalues)),
+        flow,
+        ts,
+        test_kernel=np.eye(len(eigenvalues)),
+    )
     np.testing.assert_allclose(-out.test, exact, rtol=5e-13)
 
 
@@ -119,11 +149,16 @@ def test_a_full_kernel_of_the_outputs_contains_the_shared_one():
     full_rows = np.einsum("ij,ab->iajb", rows, np.eye(2))
     f0 = np.ones((4, 2))
     shared = predict(kernel, start, FLOWS[1], TS, test_kernel=rows, test0=f0)
-    for square, wide in ((full, full_rows), (full.reshape(2 * N, 2 * N), full_rows.reshape(8, 2 * N))):
+    for square, wide in (
+        (full, full_rows),
+        (full.reshape(2 * N, 2 * N), full_rows.reshape(8, 2 * N)),
+    ):
         whole = predict(square, start, FLOWS[1], TS, test_kernel=wide, test0=f0)
         assert whole.residual.shape == (5, N, 2) and whole.test.shape == (5, 4, 2)
         for field in ("residual", "velocity", "loss", "pseudo_loss", "test"):
-            np.testing.assert_allclose(getattr(shared, field), getattr(whole, field), rtol=0, atol=1e-12)
+            np.testing.assert_allclose(
+                getattr(shared, field), getattr(whole, field), rtol=0, atol=1e-12
+            )
     single = predict(kernel, start[:, 0], FLOWS[1], TS)
     np.testing.assert_allclose(shared.residual[:, :, 0], single.residual, rtol=0, atol=1e-13)
 
@@ -144,7 +179,9 @@ def test_discrete_predictions_match_recursions_in_numpy():
         steps_back = np.diff(iterates, axis=0, prepend=start[None])
         for ts in ([0, 1, 2, 7, 120], [0], range(121)):
             out = predict(kernel, start, optimizer, np.asarray(ts))
-            np.testing.assert_allclose(out.residual, np.array(iterates)[list(ts)], rtol=0, atol=1e-13)
+            np.testing.assert_allclose(
+                out.residual, np.array(iterates)[list(ts)], rtol=0, atol=1e-13
+            )
             np.testing.assert_allclose(out.velocity, steps_back[list(ts)], rtol=0, atol=1e-13)
 
 
@@ -156,7 +193,8 @@ def test_the_optimizer_follows_its_flow_to_the_order_of_the_map():
             optimizer, offset = flow.discretize(h)
             steps = np.array([0, 1, 2, 60, 120])
             discrete, continuous = (
-                np.asarray(predict(kernel, start, method, ts).residual) for method, ts in ((optimizer, steps), (flow, steps * h + offset))
+                np.asarray(predict(kernel, start, method, ts).residual)
+                for method, ts in ((optimizer, steps), (flow, steps * h + offset))
             )
             errors.append(np.max(np.abs(discrete - continuous)[at]))
         assert np.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.15)
@@ -195,7 +233,9 @@ def test_prediction_differentiates_in_the_nesterov_constant():
     kernel, start = problem()
     rate = lambda d: predict(kernel, start, Nesterov(d), TS).loss[2]
     eps = 1e-6
-    assert float(jax.jit(jax.grad(rate))(3.0)) == pytest.approx(float(rate(3 + eps) - rate(3 - eps)) / (2 * eps), rel=1e-7)
+    assert float(jax.jit(jax.grad(rate))(3.0)) == pytest.approx(
+        float(rate(3 + eps) - rate(3 - eps)) / (2 * eps), rel=1e-7
+    )
 
 
 @pytest.mark.parametrize("method", (HeavyBall(0.8), Nesterov(3.0), nesterov(0.1, 3.0)), ids=name)
@@ -213,7 +253,9 @@ def test_single_precision_stays_single(method):
 
 def bad(change, start=None, ts=TS, **more):
     kernel, residual = problem()
-    return lambda: predict(change(kernel), residual if start is None else start, FLOWS[0], ts, **more)
+    return lambda: predict(
+        change(kernel), residual if start is None else start, FLOWS[0], ts, **more
+    )
 
 
 @pytest.mark.parametrize(
@@ -245,7 +287,9 @@ def test_bad_input_is_named(call, message):
 
 
 def test_plain_lists_are_arrays():
-    assert float(predict([[0.5]], [1.0], GradientFlow(), [0.0, 1.0]).residual[1, 0]) == pytest.approx(np.exp(-0.5))
+    assert float(
+        predict([[0.5]], [1.0], GradientFlow(), [0.0, 1.0]).residual[1, 0]
+    ) == pytest.approx(np.exp(-0.5))
 
 
 def test_check_times_leaves_tracers_alone():

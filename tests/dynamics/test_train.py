@@ -50,7 +50,15 @@ def test_optax_transformations_train_too():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "flow", [nm.HeavyBall(0.6), *(pytest.param(flow, marks=pytest.mark.slow) for flow in (nm.Nesterov(3.0), nm.GradientFlow()))], ids=str
+    "flow",
+    [
+        nm.HeavyBall(0.6),
+        *(
+            pytest.param(flow, marks=pytest.mark.slow)
+            for flow in (nm.Nesterov(3.0), nm.GradientFlow())
+        ),
+    ],
+    ids=str,
 )
 def test_training_follows_the_flow_as_the_step_shrinks(flow):
     gaps = []
@@ -58,7 +66,14 @@ def test_training_follows_the_flow_as_the_step_shrinks(flow):
         optimizer, offset = flow.discretize(h)
         steps = round(4 / h)
         run = nm.train(NET, DATA, optimizer, steps, readouts=["loss"])
-        solved = nm.simulate(NET, DATA, flow, h * np.arange(1, steps + 1) + offset, readouts=["loss"], config=nm.Numerics(tol=1e-6))
+        solved = nm.simulate(
+            NET,
+            DATA,
+            flow,
+            h * np.arange(1, steps + 1) + offset,
+            readouts=["loss"],
+            config=nm.Numerics(tol=1e-6),
+        )
         gaps.append(np.max(np.abs(run.loss[1:] - solved.loss)))
     assert gaps[1] < 0.5 * gaps[0]
 
@@ -84,10 +99,14 @@ def test_what_is_no_optimizer_is_refused():
 
 def test_optimizers_that_ask_for_the_loss_get_it():
     plain = nm.train(NET, DATA, nm.nesterov(0.3, 3.0), 200, save_every=200)
-    restarted = nm.train(NET, DATA, nm.restarted_nesterov(0.3, 3.0, "function"), 200, save_every=200)
+    restarted = nm.train(
+        NET, DATA, nm.restarted_nesterov(0.3, 3.0, "function"), 200, save_every=200
+    )
     assert restarted.loss[-1] < plain.loss[-1]
     with pytest.raises(nm.InputError, match="not linear"):
-        nm.predict(nm.empirical_ntk(NET, DATA.X), -DATA.y, nm.restarted_nesterov(0.3, 3.0, "speed"), [1, 2])
+        nm.predict(
+            nm.empirical_ntk(NET, DATA.X), -DATA.y, nm.restarted_nesterov(0.3, 3.0, "speed"), [1, 2]
+        )
 
 
 def test_other_numbers_of_steps_and_hyperparameters_need_no_new_program():
@@ -115,14 +134,17 @@ METHODS = (
 
 def test_every_linear_method_of_the_package_is_listed():
     made = {type(method) for method in METHODS}
-    assert made == {kind for kind in vars(nm.method).values() if isinstance(kind, type) and issubclass(kind, AbstractOptimizer)} - {
-        AbstractOptimizer
-    }
+    assert made == {
+        kind
+        for kind in vars(nm.method).values()
+        if isinstance(kind, type) and issubclass(kind, AbstractOptimizer)
+    } - {AbstractOptimizer}
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
 def test_the_discrete_prediction_is_the_methods_steps_on_the_error(method):
-    """The prediction runs mode by mode; here the whole error takes the method's steps, Delta_{k+1} - Delta_k from H Delta_k."""
+    """The prediction runs mode by mode; here the whole error takes the method's steps, Delta_{k+1}
+    - Delta_k from H Delta_k."""
     kernel = np.asarray(nm.empirical_ntk(NET, DATA.X))
     error = start = -np.asarray(DATA.y)
     memory, errors = method.init(error), [start]
@@ -130,17 +152,23 @@ def test_the_discrete_prediction_is_the_methods_steps_on_the_error(method):
         change, memory = method.update(kernel @ error, memory, error)
         error = error + np.asarray(change)
         errors.append(error)
-    np.testing.assert_allclose(nm.predict(kernel, start, method, range(13)).residual, errors, rtol=1e-11, atol=1e-13)
+    np.testing.assert_allclose(
+        nm.predict(kernel, start, method, range(13)).residual, errors, rtol=1e-11, atol=1e-13
+    )
 
 
 def test_an_ensemble_of_trainings_is_each_alone():
     optimizers = [nm.heavy_ball(0.1, 0.8), nm.gradient_descent(0.2), nm.heavy_ball(0.05, 0.5)]
-    runs = nm.train_ensemble(DATA, optimizers, [8, 16], [3, 5], 12, save_every=4, readouts=["loss", "f", "flips"])
+    runs = nm.train_ensemble(
+        DATA, optimizers, [8, 16], [3, 5], 12, save_every=4, readouts=["loss", "f", "flips"]
+    )
     assert runs.ok and runs.loss.shape == (3, 2, 2, 4) and runs.f.shape == (3, 2, 2, 4, 6)
     np.testing.assert_array_equal(runs.ts[0], [0, 4, 8, 12])
     for i, j, k in ((0, 0, 1), (1, 1, 0), (2, 1, 1)):
         net = nm.init_two_layer(runs.widths[j], 4, key=jax.random.key(runs.seeds[k]))
-        alone = nm.train(net, DATA, optimizers[i], 12, save_every=4, readouts=["loss", "f", "flips"])
+        alone = nm.train(
+            net, DATA, optimizers[i], 12, save_every=4, readouts=["loss", "f", "flips"]
+        )
         for name in alone.readouts:
             np.testing.assert_allclose(runs[name][i, j, k], alone[name], rtol=1e-10, atol=1e-12)
     with pytest.raises(nm.InputError, match="optimizers such as"):
@@ -151,7 +179,14 @@ def test_training_in_the_span_of_few_inputs_ends_at_the_same_weights():
     few = nm.sphere(3, 8, key=jax.random.key(4))
     net = nm.init_two_layer(16, 8, key=KEY)
     reduced = nm.train(net, few, nm.nesterov(0.2, 3.0), 20, trainable="all")
-    whole = nm.train(net, few, nm.nesterov(0.2, 3.0), 20, trainable="all", readouts={"mine": lambda s: s.residual, "loss": "loss"})
+    whole = nm.train(
+        net,
+        few,
+        nm.nesterov(0.2, 3.0),
+        20,
+        trainable="all",
+        readouts={"mine": lambda s: s.residual, "loss": "loss"},
+    )
     np.testing.assert_allclose(reduced.loss, whole.loss, rtol=1e-11)
     np.testing.assert_allclose(reduced.model.hidden, whole.model.hidden, rtol=1e-11, atol=1e-13)
 
@@ -160,5 +195,9 @@ def test_optimizers_that_scale_coordinates_keep_theirs():
     few = nm.sphere(3, 8, key=jax.random.key(4))
     net = nm.init_two_layer(16, 8, key=KEY)
     run = nm.train(net, few, optax.adam(0.1), 1, readouts=["loss"])
-    gradient = jax.grad(lambda W: nm.squared(outputs(nm.TwoLayerNet(W, net.output), few.X), few.y))(net.hidden)
-    np.testing.assert_allclose(run.model.hidden, net.hidden - 0.1 * np.sign(gradient), rtol=1e-5, atol=1e-6)
+    gradient = jax.grad(lambda W: nm.squared(outputs(nm.TwoLayerNet(W, net.output), few.X), few.y))(
+        net.hidden
+    )
+    np.testing.assert_allclose(
+        run.model.hidden, net.hidden - 0.1 * np.sign(gradient), rtol=1e-5, atol=1e-6
+    )

@@ -1,4 +1,5 @@
-"""What `test_devices` runs in processes of its own: `python on_devices.py CASE [coordinator processes process]`, printing one JSON line."""
+"""What `test_devices` runs in processes of its own: `python on_devices.py CASE [coordinator
+processes process]`, printing one JSON line."""
 
 import json
 import re
@@ -25,12 +26,19 @@ def data():
 
 
 def numbers(runs):
-    return {"loss": np.asarray(runs.loss).tolist(), "steps": np.asarray(runs.accepted + runs.rejected).tolist(), "ok": bool(runs.ok)}
+    return {
+        "loss": np.asarray(runs.loss).tolist(),
+        "steps": np.asarray(runs.accepted + runs.rejected).tolist(),
+        "ok": bool(runs.ok),
+    }
 
 
 def spread(solver=None):
-    """Five runs on one device, on all of them, and with their neurons on all of them; kernels by rows."""
-    case = lambda **more: numbers(ensemble(data(), FLOWS[:1], [30], 5, TIMES, readouts=["loss"], solver=solver, **more))
+    """Five runs on one device, on all of them, and with their neurons on all of them; kernels by
+    rows."""
+    case = lambda **more: numbers(
+        ensemble(data(), FLOWS[:1], [30], 5, TIMES, readouts=["loss"], solver=solver, **more)
+    )
     net = nm.init_two_layer(32, 4, key=jax.random.key(0))
     kernel = devices.ntk_by_rows(net, data().X)
     return {
@@ -47,40 +55,77 @@ def by_hand():
     net = nm.init_two_layer(32, 4, key=jax.random.key(0))
     found = {}
     for name, solver in (("lazy", None), ("tsit5", RungeKutta())):
-        run = lambda net, solver=solver: nm.simulate(net, data(), FLOWS[0], TIMES, readouts=["loss"], solver=solver)
+        run = lambda net, solver=solver: nm.simulate(
+            net, data(), FLOWS[0], TIMES, readouts=["loss"], solver=solver
+        )
         alone, wide = run(net), run(devices.shard_neurons(net))
         difference = float(np.max(np.abs(wide.loss / alone.loss - 1)))
-        found[name] = [difference, int(wide.accepted - alone.accepted), len(wide.model.hidden.sharding.device_set)]
+        found[name] = [
+            difference,
+            int(wide.accepted - alone.accepted),
+            len(wide.model.hidden.sharding.device_set),
+        ]
     return found
 
 
 def collectives():
-    """What one run with its neurons on all devices sends: the operation, its place, the numbers in it."""
+    """What one run with its neurons on all devices sends: the operation, its place, the numbers in
+    it."""
     found = []
     for solver in (None, RungeKutta()):
-        made = plan(data(), FLOWS[:1], [32], 1, TIMES, readouts=["loss"], layout="neurons", solver=solver)
+        made = plan(
+            data(), FLOWS[:1], [32], 1, TIMES, readouts=["loss"], layout="neurons", solver=solver
+        )
         (unit,) = made.units
         how = program.How(unit.strategy, unit.lanes, unit.layout, made.over)
-        program = program.ensemble_program.lower(jax.numpy.asarray(1e-5), made.batch(unit), how).compile().compiled.as_text()
+        compiled = (
+            program.ensemble_program.lower(jax.numpy.asarray(1e-5), made.batch(unit), how)
+            .compile()
+            .compiled.as_text()
+        )
         names = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
-        for result, name, place in re.findall(rf"= (\S.*?) ({names})(?:-start)?\(.*?op_name=\"([^\"]*)\"", program):
-            sizes = [int(np.prod([int(s) for s in shape.split(",") if s])) for shape in re.findall(r"\[([\d,]*)\]", result)]
+        for result, name, place in re.findall(
+            rf"= (\S.*?) ({names})(?:-start)?\(.*?op_name=\"([^\"]*)\"", compiled
+        ):
+            sizes = [
+                int(np.prod([int(s) for s in shape.split(",") if s]))
+                for shape in re.findall(r"\[([\d,]*)\]", result)
+            ]
             label = "lazy" if solver is None else "tsit5"
-            found.append({"solver": label, "name": name, "depth": place.count("while/body"), "sizes": sizes})
+            found.append(
+                {"solver": label, "name": name, "depth": place.count("while/body"), "sizes": sizes}
+            )
     return found
 
 
 def processes():
-    """An ensemble over the devices of all processes, runs and neurons; and its units shared out among processes."""
+    """An ensemble over the devices of all processes, runs and neurons; and its units shared out
+    among processes."""
     everyone = devices.mesh(tuple(jax.devices()))
-    outcome = {"process": jax.process_index(), "processes": jax.process_count(), "devices": len(jax.devices())}
+    outcome = {
+        "process": jax.process_index(),
+        "processes": jax.process_count(),
+        "devices": len(jax.devices()),
+    }
     for layout in ("runs", "neurons"):
-        outcome[layout] = numbers(ensemble(data(), FLOWS, [30], 2, TIMES, readouts=["loss"], over=everyone, layout=layout))
+        outcome[layout] = numbers(
+            ensemble(data(), FLOWS, [30], 2, TIMES, readouts=["loss"], over=everyone, layout=layout)
+        )
     made = plan(data(), FLOWS, [16, 30], 2, TIMES, readouts=["loss"])
-    outcome["mine"] = {unit.index: numbers(run_unit(made, unit)) for unit in devices.share(made.units)}
+    outcome["mine"] = {
+        unit.index: numbers(run_unit(made, unit)) for unit in devices.share(made.units)
+    }
     if jax.process_index() == 0:
         outcome["all"] = [numbers(block) for block in (run_unit(made, unit) for unit in made.units)]
-        one = plan(data(), FLOWS, [30], 2, TIMES, readouts=["loss"], over=devices.mesh((jax.local_devices()[0],)))
+        one = plan(
+            data(),
+            FLOWS,
+            [30],
+            2,
+            TIMES,
+            readouts=["loss"],
+            over=devices.mesh((jax.local_devices()[0],)),
+        )
         outcome["one"] = numbers(assemble(one, [run_unit(one, unit) for unit in one.units]))
     return outcome
 
@@ -89,4 +134,13 @@ if __name__ == "__main__":
     case, *job = sys.argv[1:]
     if job:
         devices.initialize(job[0], int(job[1]), int(job[2]))
-    print(json.dumps({"spread": spread, "by_hand": by_hand, "collectives": collectives, "processes": processes}[case]()))
+    print(
+        json.dumps(
+            {
+                "spread": spread,
+                "by_hand": by_hand,
+                "collectives": collectives,
+                "processes": processes,
+            }[case]()
+        )
+    )

@@ -1,4 +1,5 @@
-"""Several devices give the numbers of one, and send no more than they must. Virtual CPU devices, in processes of their own."""
+"""Several devices give the numbers of one, and send no more than they must. Virtual CPU devices, in
+processes of their own."""
 
 import json
 import os
@@ -18,9 +19,16 @@ ROOT = SCRIPT.parents[2]
 
 
 def start(case, count, *job):
-    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(count), "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    environment = {
+        **os.environ,
+        "JAX_NUM_CPU_DEVICES": str(count),
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(ROOT),
+    }
     command = [sys.executable, str(SCRIPT), case, *map(str, job)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def finish(process):
@@ -52,14 +60,17 @@ def test_a_network_spread_by_hand_takes_the_same_steps():
 
 @pytest.mark.slow
 def test_spread_neurons_send_one_all_reduce_of_n_numbers_per_evaluation():
-    """Tsit5: one in its loop over stages, one more per step for the error. The lazy solver adds its n x n kernel."""
+    """Tsit5: one in its loop over stages, one more per step for the error. The lazy solver adds its
+    n x n kernel."""
     found = finish(start("collectives", 8))
     n = 6
     assert {one["name"] for one in found} == {"all-reduce"}
     explicit = [one for one in found if one["solver"] == "tsit5"]
     deepest = max(one["depth"] for one in explicit)
     assert [one["sizes"] for one in explicit if one["depth"] == deepest] == [[n]]
-    assert all(size <= n for one in explicit if one["depth"] > 1 for size in one["sizes"])  # at the start of a run H may be formed once
+    assert all(
+        size <= n for one in explicit if one["depth"] > 1 for size in one["sizes"]
+    )  # at the start of a run H may be formed once
     assert all(size <= n * n for one in found for size in one["sizes"])
 
 
@@ -70,12 +81,22 @@ def test_two_processes_give_the_numbers_of_one():
         address = f"127.0.0.1:{free.getsockname()[1]}"
     running = [start("processes", 2, address, 2, rank) for rank in range(2)]
     first, second = [finish(process) for process in running]
-    assert (first["process"], second["process"], first["processes"], first["devices"]) == (0, 1, 2, 4)
+    assert (first["process"], second["process"], first["processes"], first["devices"]) == (
+        0,
+        1,
+        2,
+        4,
+    )
     for layout in ("runs", "neurons"):
         assert first[layout] == second[layout]
         agree(first[layout], first["one"], 1e-10)
-    shared = {int(index): block for part in (first, second) for index, block in part["mine"].items()}
-    assert len(first["mine"]) == len(second["mine"]) and [shared[i] for i in range(len(shared))] == first["all"]
+    shared = {
+        int(index): block for part in (first, second) for index, block in part["mine"].items()
+    }
+    assert (
+        len(first["mine"]) == len(second["mine"])
+        and [shared[i] for i in range(len(shared))] == first["all"]
+    )
 
 
 @pytest.mark.parametrize(

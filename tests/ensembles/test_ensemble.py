@@ -26,26 +26,47 @@ def test_every_run_equals_the_same_run_alone():
     for i, j, k in ((0, 0, 0), (1, 1, 2), (2, 0, 1)):
         net = nm.init_two_layer([16, 32][j], 4, key=jax.random.key(k))
         alone = nm.simulate(net, DATA, FLOWS[i], TS)
-        assert (int(alone.accepted), int(alone.rejected)) == (int(MANY.accepted[i, j, k]), int(MANY.rejected[i, j, k]))
+        assert (int(alone.accepted), int(alone.rejected)) == (
+            int(MANY.accepted[i, j, k]),
+            int(MANY.rejected[i, j, k]),
+        )
         for name in alone.readouts:
             np.testing.assert_allclose(MANY[name][i, j, k], alone[name], rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("solver", "shape"), [(None, (48, 5)), (RungeKutta(), (48, 6))], ids=["span", "preactivations"])
+@pytest.mark.parametrize(
+    ("solver", "shape"), [(None, (48, 5)), (RungeKutta(), (48, 6))], ids=["span", "preactivations"]
+)
 def test_high_dimensional_inputs_take_the_coordinates_of_a_run_alone(solver, shape):
     data, flow = nm.sphere(6, 40, key=jax.random.key(2)), nm.HeavyBall(0.3)
     if solver is None:
-        data = nm.Dataset(data.X.at[5].set((data.X[0] + data.X[1]) / jnp.linalg.norm(data.X[0] + data.X[1])), data.y)
+        data = nm.Dataset(
+            data.X.at[5].set((data.X[0] + data.X[1]) / jnp.linalg.norm(data.X[0] + data.X[1])),
+            data.y,
+        )
     made = plan(data, flow, [41, 48], 2, TS, readouts=["loss"], solver=solver)
     (unit,) = made.units
     batch = made.batch(unit)
-    weights = jax.eval_shape(lambda seed: program._parts(batch, batch.flow[0], batch.width[0], seed, None)[3].hidden, batch.seed[0])
+    weights = jax.eval_shape(
+        lambda seed: program._parts(batch, batch.flow[0], batch.width[0], seed, None)[3].hidden,
+        batch.seed[0],
+    )
     assert weights.shape == shape
     many = nm.ensemble(data, flow, [41, 48], 2, TS, readouts=["loss"], solver=solver)
     for j, width in enumerate((41, 48)):
-        alone = nm.simulate(nm.init_two_layer(width, 40, key=jax.random.key(1)), data, flow, TS, readouts=["loss"], solver=solver)
-        assert (int(alone.accepted), int(alone.rejected)) == (int(many.accepted[0, j, 1]), int(many.rejected[0, j, 1]))
+        alone = nm.simulate(
+            nm.init_two_layer(width, 40, key=jax.random.key(1)),
+            data,
+            flow,
+            TS,
+            readouts=["loss"],
+            solver=solver,
+        )
+        assert (int(alone.accepted), int(alone.rejected)) == (
+            int(many.accepted[0, j, 1]),
+            int(many.rejected[0, j, 1]),
+        )
         np.testing.assert_allclose(many.loss[0, j, 1], alone.loss, rtol=1e-10)
 
 
@@ -56,7 +77,10 @@ def test_padding_changes_neither_the_draw_nor_the_steps_nor_the_numbers():
     assert unit.padded == 32
     for j, width in enumerate((25, 30)):
         alone = nm.simulate(nm.init_two_layer(width, 4, key=jax.random.key(1)), DATA, FLOWS[1], TS)
-        assert (int(alone.accepted), int(alone.rejected)) == (int(run.accepted[0, j, 1]), int(run.rejected[0, j, 1]))
+        assert (int(alone.accepted), int(alone.rejected)) == (
+            int(run.accepted[0, j, 1]),
+            int(run.rejected[0, j, 1]),
+        )
         for name in alone.readouts:
             np.testing.assert_allclose(run[name][0, j, 1], alone[name], rtol=1e-10, atol=1e-12)
 
@@ -69,16 +93,29 @@ def test_lock_step_changes_no_run():
 
 def test_in_lock_step_the_neurons_of_all_runs_are_packed_into_one_product():
     W, X = jnp.ones((3, 16, 4)), DATA.X
-    (product,) = [e for e in jax.make_jaxpr(jax.vmap(lambda w: X @ w.T))(W).eqns if e.primitive.name == "dot_general"]
+    (product,) = [
+        e
+        for e in jax.make_jaxpr(jax.vmap(lambda w: X @ w.T))(W).eqns
+        if e.primitive.name == "dot_general"
+    ]
     assert product.params["dimension_numbers"][1] == ((), ())  # no batch dimension
 
 
 def test_several_data_sets_are_an_axis():
     other = nm.sphere(6, 4, key=jax.random.key(5))
     run = nm.ensemble([DATA, other], FLOWS[:1], [16], 2, TS, readouts=["loss", "f"])
-    assert dict(run.to_xarray().sizes) == {"data": 2, "flow": 1, "width": 1, "seed": 2, "step": 5, "sample": 6}
+    assert dict(run.to_xarray().sizes) == {
+        "data": 2,
+        "flow": 1,
+        "width": 1,
+        "seed": 2,
+        "step": 5,
+        "sample": 6,
+    }
     np.testing.assert_allclose(run.loss[0, 0], MANY.loss[0, :1, :2], rtol=1e-12)
-    alone = nm.simulate(nm.init_two_layer(16, 4, key=jax.random.key(1)), other, FLOWS[0], TS, readouts=["loss"])
+    alone = nm.simulate(
+        nm.init_two_layer(16, 4, key=jax.random.key(1)), other, FLOWS[0], TS, readouts=["loss"]
+    )
     np.testing.assert_allclose(run.loss[1, 0, 0, 1], alone.loss, rtol=1e-10)
     with pytest.raises(nm.InputError, match="same shapes"):
         nm.ensemble([DATA, nm.sphere(5, 4, key=jax.random.key(5))], FLOWS[:1], [16], 2, TS)
@@ -88,7 +125,11 @@ def test_several_data_sets_are_an_axis():
 def test_one_program_per_bucket_of_widths_whatever_the_units(caplog):
     with jax.log_compiles(), caplog.at_level("WARNING"):
         run = nm.ensemble(DATA, FLOWS[1:], [11, 12, 24], 3, TS[:3], readouts=["f"], unit_runs=4)
-    programs = [record for record in caplog.messages if record.startswith("Finished XLA compilation of jit(ensemble_program)")]
+    programs = [
+        record
+        for record in caplog.messages
+        if record.startswith("Finished XLA compilation of jit(ensemble_program)")
+    ]
     assert len(programs) == 2 and run.ok
 
 
@@ -105,12 +146,20 @@ def test_seeds_beyond_32_bits_draw_the_same_networks():
     seeds = [2**40 + 3, 2**32 - 1]
     run = nm.ensemble(DATA, FLOWS[0], [16], seeds, TS[:1], readouts=["f"])
     for k, seed in enumerate(seeds):
-        np.testing.assert_allclose(run.f[0, 0, k, 0], outputs(nm.init_two_layer(16, 4, key=jax.random.key(seed)), DATA.X), rtol=1e-12)
+        np.testing.assert_allclose(
+            run.f[0, 0, k, 0],
+            outputs(nm.init_two_layer(16, 4, key=jax.random.key(seed)), DATA.X),
+            rtol=1e-12,
+        )
 
 
 def test_a_unit_says_in_plain_values_what_it_is():
     made = plan(DATA, FLOWS, [16, 32], 3, TS, unit_runs=2)
-    assert len({json.dumps(unit.coordinates, sort_keys=True) for unit in made.units}) == len(made.units) == 10
+    assert (
+        len({json.dumps(unit.coordinates, sort_keys=True) for unit in made.units})
+        == len(made.units)
+        == 10
+    )
     assert {len(unit.flows) * len(unit.widths) * len(unit.seeds) for unit in made.units} <= {1, 2}
     json.dumps(made.settings)
 
@@ -129,19 +178,40 @@ def test_each_flow_may_have_times_of_its_own():
     rows = np.stack([TS, 2 * TS, 3 * TS])
     run = nm.ensemble(DATA, FLOWS, 16, [1], rows, readouts=["loss"])
     np.testing.assert_allclose(run.loss[0, 0, 0], MANY.loss[0, 0, 1], rtol=1e-10)
-    alone = nm.simulate(nm.init_two_layer(16, 4, key=jax.random.key(1)), DATA, FLOWS[2], 3 * TS, readouts=["loss"])
+    alone = nm.simulate(
+        nm.init_two_layer(16, 4, key=jax.random.key(1)), DATA, FLOWS[2], 3 * TS, readouts=["loss"]
+    )
     np.testing.assert_allclose(run.loss[2, 0, 0], alone.loss, rtol=1e-10)
 
 
 def test_failed_runs_keep_their_place():
-    run = nm.ensemble(DATA, FLOWS[:2], [16], 2, TS, config=nm.Numerics(max_steps=1), readouts=["loss"], solver=RungeKutta())
+    run = nm.ensemble(
+        DATA,
+        FLOWS[:2],
+        [16],
+        2,
+        TS,
+        config=nm.Numerics(max_steps=1),
+        readouts=["loss"],
+        solver=RungeKutta(),
+    )
     assert not run.ok and len(run.failures()) == 4
-    assert run.failures()[0].startswith("gradient_flow, width 16, seed 0: the maximum number of steps")
+    assert run.failures()[0].startswith(
+        "gradient_flow, width 16, seed 0: the maximum number of steps"
+    )
 
 
 def test_progress_is_reported_per_unit():
     seen = []
-    nm.ensemble(DATA, FLOWS, [16], 1, TS, readouts=["loss"], progress=lambda done, total: seen.append((done, total)))
+    nm.ensemble(
+        DATA,
+        FLOWS,
+        [16],
+        1,
+        TS,
+        readouts=["loss"],
+        progress=lambda done, total: seen.append((done, total)),
+    )
     assert seen == [(1, 2), (2, 2)]
 
 
@@ -168,4 +238,6 @@ def test_bad_ensembles_are_refused(change, message):
 @pytest.mark.slow
 def test_a_strategy_may_be_measured_and_is_kept_in_the_plan():
     made = plan(DATA, FLOWS[0], [16], 2, TS, readouts=["loss"], strategy="measure")
-    assert made.strategy in ("map", "vmap") and {unit.strategy for unit in made.units} == {made.strategy} == {made.settings["strategy"]}
+    assert made.strategy in ("map", "vmap") and {unit.strategy for unit in made.units} == {
+        made.strategy
+    } == {made.settings["strategy"]}

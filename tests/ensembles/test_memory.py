@@ -1,4 +1,5 @@
-"""Memory is known before anything is compiled: chunked when too large, refused with numbers when impossible."""
+"""Memory is known before anything is compiled: chunked when too large, refused with numbers when
+impossible."""
 
 import equinox as eqx
 import jax
@@ -19,7 +20,11 @@ TS = np.linspace(0, 1, 3)
 def reserved(made, unit):
     """Bytes that the compiler reserves for a unit."""
     how = program.How(unit.strategy, unit.lanes, unit.layout, made.over)
-    found = program.ensemble_program.lower(jnp.asarray(1e-5), made.batch(unit), how).compile().compiled.memory_analysis()
+    found = (
+        program.ensemble_program.lower(jnp.asarray(1e-5), made.batch(unit), how)
+        .compile()
+        .compiled.memory_analysis()
+    )
     return found.temp_size_in_bytes + found.output_size_in_bytes + found.argument_size_in_bytes
 
 
@@ -28,7 +33,16 @@ def reserved(made, unit):
 @pytest.mark.parametrize(("n", "m", "p"), [(8, 20_000, 64), (128, 10_000, 4), (300, 64, 4)])
 def test_the_estimate_holds_what_the_compiler_reserves(n, m, p, solver):
     data = nm.sphere(n, p, key=jax.random.key(1))
-    made = plan(data, nm.HeavyBall(0.3), m, 1, TS, readouts=["loss", "kernel_drift", "flips"], solver=solver, strategy="map")
+    made = plan(
+        data,
+        nm.HeavyBall(0.3),
+        m,
+        1,
+        TS,
+        readouts=["loss", "kernel_drift", "flips"],
+        solver=solver,
+        strategy="map",
+    )
     (unit,) = made.units
     assert 0.9 * reserved(made, unit) < unit.bytes < 4 * reserved(made, unit)
 
@@ -39,7 +53,9 @@ class Convolutional(eqx.Module):
     def __init__(self, width, key):
         first, second, third = jax.random.split(key, 3)
         sizes = ((1, first), (width, second))
-        self.layers = [eqx.nn.Conv2d(channels, width, 3, padding=1, key=key) for channels, key in sizes]
+        self.layers = [
+            eqx.nn.Conv2d(channels, width, 3, padding=1, key=key) for channels, key in sizes
+        ]
         self.layers.append(eqx.nn.Linear(width, "scalar", key=third))
 
     def __call__(self, x):
@@ -50,37 +66,80 @@ class Convolutional(eqx.Module):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("readouts", [["loss"], ["loss", "kernel_drift"]], ids=["no kernel", "kernel"])
+@pytest.mark.parametrize(
+    "readouts", [["loss"], ["loss", "kernel_drift"]], ids=["no kernel", "kernel"]
+)
 @pytest.mark.parametrize("model", ["convolutional", "perceptron"])
 def test_the_estimate_holds_for_models_of_the_users(model, readouts):
     make = {
         "convolutional": lambda width, key: Convolutional(width, key),
         "perceptron": lambda width, key: eqx.nn.MLP(64, "scalar", 8 * width, 3, key=key),
     }[model]
-    made = plan(nm.sphere(40, 64, key=jax.random.key(1)), nm.HeavyBall(0.3), 16, 1, TS, model=make, readouts=readouts, strategy="map")
+    made = plan(
+        nm.sphere(40, 64, key=jax.random.key(1)),
+        nm.HeavyBall(0.3),
+        16,
+        1,
+        TS,
+        model=make,
+        readouts=readouts,
+        strategy="map",
+    )
     (unit,) = made.units
     assert 0.9 * reserved(made, unit) < unit.bytes < 4 * reserved(made, unit)
 
 
 def test_lanes_are_as_many_as_fit():
-    whole = plan(DATA, nm.GradientFlow(), 512, 16, TS, readouts=["loss"], strategy="vmap", memory_limit=1e9).units[0]
-    tight = plan(DATA, nm.GradientFlow(), 512, 16, TS, readouts=["loss"], strategy="vmap", memory_limit=whole.bytes / 2).units[0]
+    whole = plan(
+        DATA, nm.GradientFlow(), 512, 16, TS, readouts=["loss"], strategy="vmap", memory_limit=1e9
+    ).units[0]
+    tight = plan(
+        DATA,
+        nm.GradientFlow(),
+        512,
+        16,
+        TS,
+        readouts=["loss"],
+        strategy="vmap",
+        memory_limit=whole.bytes / 2,
+    ).units[0]
     assert whole.lanes == 16 and 1 < tight.lanes <= 8 and tight.bytes <= whole.bytes / 2
 
 
 def test_units_shrink_when_their_read_outs_do_not_fit():
     limit = 2e6
-    made = plan(DATA, nm.GradientFlow(), 64, 32, np.linspace(0, 1, 20), readouts=["kernel"], memory_limit=limit)
+    made = plan(
+        DATA,
+        nm.GradientFlow(),
+        64,
+        32,
+        np.linspace(0, 1, 20),
+        readouts=["kernel"],
+        memory_limit=limit,
+    )
     assert len(made.units) > 1 and made.bytes <= limit
     assert sum(len(unit.seeds) for unit in made.units) == 32
 
 
 @pytest.mark.parametrize(
-    ("width", "readouts", "remedy"), [(10**9, ["loss"], "fewer neurons"), (8, ["kernel"], "save fewer times")], ids=["width", "read-outs"]
+    ("width", "readouts", "remedy"),
+    [(10**9, ["loss"], "fewer neurons"), (8, ["kernel"], "save fewer times")],
+    ids=["width", "read-outs"],
 )
 def test_what_cannot_fit_is_refused_with_numbers_and_a_remedy(width, readouts, remedy):
-    with pytest.raises(nm.InputError, match=rf"neurons on 20 samples needs about .* (KiB|MiB|GiB|TiB).* may be used .*{remedy}"):
-        plan(DATA, nm.HeavyBall(0.3), width, 1, np.linspace(0, 1, 2000), readouts=readouts, memory_limit=1e6)
+    with pytest.raises(
+        nm.InputError,
+        match=rf"neurons on 20 samples needs about .* (KiB|MiB|GiB|TiB).* may be used .*{remedy}",
+    ):
+        plan(
+            DATA,
+            nm.HeavyBall(0.3),
+            width,
+            1,
+            np.linspace(0, 1, 2000),
+            readouts=readouts,
+            memory_limit=1e6,
+        )
 
 
 def test_neurons_are_spread_when_only_that_fits():

@@ -23,7 +23,14 @@ SIZES = {"smoke": Config(), "default": Config(9), "full": Config(17)}
 def run(config, progress):
     t = np.linspace(0, 1, config.points)
     progress(1, 1)
-    return xr.Dataset({"phi": ("time", np.exp(-t)), "late": ("time", t > 0.5), "label": ("time", [f"{x:.1f}" for x in t])}, {"time": t})
+    return xr.Dataset(
+        {
+            "phi": ("time", np.exp(-t)),
+            "late": ("time", t > 0.5),
+            "label": ("time", [f"{x:.1f}" for x in t]),
+        },
+        {"time": t},
+    )
 
 
 def headline(dataset):

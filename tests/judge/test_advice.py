@@ -44,7 +44,12 @@ def test_the_best_heavy_ball_is_the_best_of_all():
     etas, betas = np.array(grid).T
     lam = np.geomspace(0.01, 1.0, 12)[:, None]
     half = (1 + betas - etas * lam) / 2
-    radius = np.max(np.abs(np.stack([half + np.sqrt(half**2 - betas + 0j), half - np.sqrt(half**2 - betas + 0j)])), axis=(0, 1))
+    radius = np.max(
+        np.abs(
+            np.stack([half + np.sqrt(half**2 - betas + 0j), half - np.sqrt(half**2 - betas + 0j)])
+        ),
+        axis=(0, 1),
+    )
     best = int(np.argmin(radius))
     assert r.rate <= radius[best] + 1e-12
     assert abs(r.eta - etas[best]) < 0.2 and abs(r.beta - betas[best]) < 0.1
@@ -73,7 +78,11 @@ def test_a_wide_network_takes_the_predicted_number_of_steps():
     residual = jax.vmap(net)(DATA.X) - DATA.y
     advice = advise(nm.empirical_ntk(net, DATA.X), residual, target=1e-6)
     advice = type(advice)(
-        advice.lambda_min, advice.lambda_max, 1e-6, 0.1, {name: advice[name] for name in ("gradient_descent", "heavy_ball", "nesterov")}
+        advice.lambda_min,
+        advice.lambda_max,
+        1e-6,
+        0.1,
+        {name: advice[name] for name in ("gradient_descent", "heavy_ball", "nesterov")},
     )
     for name, (predicted, actual) in check_advice(advice, net, DATA).items():
         assert abs(actual - predicted) <= 1 + 0.1 * predicted, name
@@ -87,7 +96,10 @@ def test_nothing_is_unstable_within_the_margin():
 
 def test_restarts_by_the_gradient_are_counted_in_the_weights_inner_product():
     eigenvalues, size = modes_of(HARD, EVEN)
-    counts = [steps_to(m, eigenvalues, size, 1e-8) for m in (nesterov(1.0, 3.0), restarted_nesterov(1.0, 3.0), heavy_ball(1.0, 0.7))]
+    counts = [
+        steps_to(m, eigenvalues, size, 1e-8)
+        for m in (nesterov(1.0, 3.0), restarted_nesterov(1.0, 3.0), heavy_ball(1.0, 0.7))
+    ]
     assert counts[1] < counts[0] and all(math.isfinite(c) for c in counts)
     assert steps_to(heavy_ball(1.0, 0.7), eigenvalues, size, 1e-8, max_steps=3) == math.inf
 
@@ -111,7 +123,10 @@ def test_what_cannot_be_reached_is_said():
 
 
 def test_the_command_prints_advice_and_fact(capsys):
-    assert cli.main(["advise", "--data", "sphere", "--n", "6", "--width", "64", "--objective", "rate"]) == 0
+    assert (
+        cli.main(["advise", "--data", "sphere", "--n", "6", "--width", "64", "--objective", "rate"])
+        == 0
+    )
     assert "heavy_ball" in capsys.readouterr().out
     assert cli.main(["advise", "--data", "sphere", "--n", "0"]) == 2
     assert "n must be finite and > 0" in capsys.readouterr().err
@@ -120,13 +135,30 @@ def test_the_command_prints_advice_and_fact(capsys):
 @pytest.mark.slow
 def test_the_command_takes_a_users_model(tmp_path, capsys):
     file = tmp_path / "mine.py"
-    lines = ["import equinox as eqx", "build = lambda key: eqx.nn.MLP(20, 'scalar', 256, 1, use_bias=False, key=key)"]
+    lines = [
+        "import equinox as eqx",
+        "build = lambda key: eqx.nn.MLP(20, 'scalar', 256, 1, use_bias=False, key=key)",
+    ]
     file.write_text("\n".join([*lines, "pair = eqx.nn.Identity"]))
-    words = ["advise", "--data", "sphere", "--n", "4", "--target", "0.1", "--objective", "rate", "--check", "--model"]
+    words = [
+        "advise",
+        "--data",
+        "sphere",
+        "--n",
+        "4",
+        "--target",
+        "0.1",
+        "--objective",
+        "rate",
+        "--check",
+        "--model",
+    ]
     assert cli.main([*words, f"{file}:build"]) == 0
     printed = capsys.readouterr().out
     rows = [line.split() for line in printed.splitlines() if "actual" in line]
     assert {row[0] for row in rows} == set(METHODS)
-    assert all(abs(float(row[2]) - float(row[4])) <= 2 + 0.3 * float(row[2]) for row in rows), printed
+    assert all(abs(float(row[2]) - float(row[4])) <= 2 + 0.3 * float(row[2]) for row in rows), (
+        printed
+    )
     assert cli.main([*words, f"{file}:pair"]) == 2
     assert "must agree" in capsys.readouterr().err

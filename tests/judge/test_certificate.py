@@ -1,4 +1,5 @@
-"""The certificate: issued where the kernel moves little, refused with a reason where it does not, never below the true loss."""
+"""The certificate: issued where the kernel moves little, refused with a reason where it does not,
+never below the true loss."""
 
 import dataclasses
 
@@ -34,7 +35,18 @@ def run(data, width, factor, steps=33, seed=1, until=10.0):
     lam0 = float(jnp.linalg.eigvalsh(infinite_ntk(data.X))[0])
     b = factor * lam0**0.5
     net = init_two_layer(width, data.input_size, key=jax.random.key(seed), antisymmetric=True)
-    return net, b, lam0, simulate(net, data, HeavyBall(b), jnp.linspace(0, until / b, steps), readouts=CERTIFICATE_READOUTS)
+    return (
+        net,
+        b,
+        lam0,
+        simulate(
+            net,
+            data,
+            HeavyBall(b),
+            jnp.linspace(0, until / b, steps),
+            readouts=CERTIFICATE_READOUTS,
+        ),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +64,9 @@ def test_a_wide_network_is_certified_and_obeys_its_bound(wide, reference):
     _, b, _, trajectory = wide
     certificate = certify(trajectory, reference)
     assert certificate.issued and certificate.form == "quadratic"
-    assert b / 2 * 0.9 < certificate.rate < b  # better than the paper's alpha, below the exact exponent
+    assert (
+        b / 2 * 0.9 < certificate.rate < b
+    )  # better than the paper's alpha, below the exact exponent
     assert np.all(certificate.bound >= np.asarray(trajectory.loss) * (1 - 1e-9))
     assert certificate.bound[-1] < 0.1 * float(trajectory.loss[0])
     assert "certified" in str(certificate)
@@ -100,15 +114,24 @@ class LeftOver(ImpulseBound):
 def test_what_is_left_over_of_the_error_dynamics_are_the_impulses(data):
     net, b, _, _ = run(data, 64, 2**0.5, steps=2)
     both, config = {"counted": ImpulseBound(), "left": LeftOver()}, Numerics(tol=1e-7)
-    observed = simulate(net, data, HeavyBall(b), [10 / b], readouts=both, solver=RungeKutta(), config=config)
+    observed = simulate(
+        net, data, HeavyBall(b), [10 / b], readouts=both, solver=RungeKutta(), config=config
+    )
     assert abs(float(observed["left"][-1] / observed["counted"][-1]) - 1) < 0.01
 
 
 def test_a_gradient_flow_is_certified_with_the_kernel_on_the_slide(data):
     net, _, lam0, _ = run(data, 256, 1.0, steps=2)
-    trajectory = simulate(net, data, GradientFlow(), jnp.linspace(0, 4 / lam0, 21), readouts=CERTIFICATE_READOUTS)
+    trajectory = simulate(
+        net, data, GradientFlow(), jnp.linspace(0, 4 / lam0, 21), readouts=CERTIFICATE_READOUTS
+    )
     certificate = certify(trajectory)
-    assert certificate.issued and certificate.form == "spectral" and certificate.impulses == 0 and certificate.shares["spectral"] > 1
+    assert (
+        certificate.issued
+        and certificate.form == "spectral"
+        and certificate.impulses == 0
+        and certificate.shares["spectral"] > 1
+    )
     assert np.all(certificate.bound >= np.asarray(trajectory.loss) * (1 - 1e-9))
     assert certificate.bound[-1] < 0.1 * trajectory.loss[0]
     kernels = np.linalg.eigvalsh(np.asarray(trajectory["kernel"]))[:, 0]
@@ -118,9 +141,15 @@ def test_a_gradient_flow_is_certified_with_the_kernel_on_the_slide(data):
 def test_a_linear_model_is_certified_at_the_rate_of_its_constant_kernel(data):
     net = eqx.nn.Linear(5, "scalar", key=jax.random.key(0))
     lam0 = float(jnp.linalg.eigvalsh(empirical_ntk(net, data.X))[0])
-    trajectory = simulate(net, data, GradientFlow(), [0.0, 0.5 / lam0, 1 / lam0], readouts=CERTIFICATE_READOUTS)
+    trajectory = simulate(
+        net, data, GradientFlow(), [0.0, 0.5 / lam0, 1 / lam0], readouts=CERTIFICATE_READOUTS
+    )
     certificate = certify(trajectory, "initial")
-    assert certificate.issued and certificate.drift == 0 and certificate.rate == pytest.approx(2 * lam0)
+    assert (
+        certificate.issued
+        and certificate.drift == 0
+        and certificate.rate == pytest.approx(2 * lam0)
+    )
     assert certificate.impulses < 1e-3 * float(trajectory.loss[0]) ** 0.5
 
 
@@ -131,24 +160,36 @@ def test_both_layers_of_a_smooth_network_are_certified_under_the_heavy_ball(data
     b = float((2 * jnp.linalg.eigvalsh(kernel)[0]) ** 0.5)
     found = []
     for tol in (1e-5, 1e-7):
-        options = {"trainable": "all", "readouts": CERTIFICATE_READOUTS, "config": Numerics(tol=tol)}
+        options = {
+            "trainable": "all",
+            "readouts": CERTIFICATE_READOUTS,
+            "config": Numerics(tol=tol),
+        }
         trajectory = simulate(net, data, HeavyBall(b), jnp.linspace(0, 8 / b, 33), **options)
         certificate = certify(trajectory, "initial")
-        assert certificate.issued and np.all(certificate.bound >= np.asarray(trajectory.loss) * (1 - 1e-9))
+        assert certificate.issued and np.all(
+            certificate.bound >= np.asarray(trajectory.loss) * (1 - 1e-9)
+        )
         found.append(certificate)
     assert found[1].rate > 0.8 * b and found[1].rate == pytest.approx(found[0].rate, rel=0.02)
-    assert found[1].impulses == pytest.approx(found[0].impulses, rel=0.1)  # J' w', which no solver makes smaller
+    assert found[1].impulses == pytest.approx(
+        found[0].impulses, rel=0.1
+    )  # J' w', which no solver makes smaller
 
 
 @pytest.mark.slow
 def test_a_deep_network_is_certified_under_the_gradient_flow(data):
     net = eqx.nn.MLP(5, "scalar", 256, 2, activation=jnp.tanh, key=jax.random.key(0))
     lam0 = float(jnp.linalg.eigvalsh(empirical_ntk(net, data.X))[0])
-    trajectory = simulate(net, data, GradientFlow(), jnp.linspace(0, 1 / lam0, 21), readouts=CERTIFICATE_READOUTS)
+    trajectory = simulate(
+        net, data, GradientFlow(), jnp.linspace(0, 1 / lam0, 21), readouts=CERTIFICATE_READOUTS
+    )
     certificate = certify(trajectory, "initial")
     assert certificate.issued and certificate.widths == {} and certificate.rate > lam0
     assert np.all(certificate.bound >= np.asarray(trajectory.loss) * (1 - 1e-9))
-    refused = certify(simulate(net, data, HeavyBall(1.0), [0.0, 5.0], readouts=CERTIFICATE_READOUTS), "initial")
+    refused = certify(
+        simulate(net, data, HeavyBall(1.0), [0.0, 5.0], readouts=CERTIFICATE_READOUTS), "initial"
+    )
     assert not refused.issued and "by these shares" in refused.missing
 
 
@@ -157,7 +198,14 @@ def test_runs_that_no_certificate_knows_are_refused_when_they_start(data):
     with pytest.raises(InputError, match="for the gradient flow and the heavy ball, not for"):
         simulate(net, data, MultiStepMomentum(1.0, 0.5), [1.0], readouts=CERTIFICATE_READOUTS)
     with pytest.raises(InputError, match="for the squared loss, got logistic"):
-        simulate(net, Dataset(data.X, jnp.sign(data.y)), HeavyBall(1.0), [1.0], loss=logistic, readouts=CERTIFICATE_READOUTS)
+        simulate(
+            net,
+            Dataset(data.X, jnp.sign(data.y)),
+            HeavyBall(1.0),
+            [1.0],
+            loss=logistic,
+            readouts=CERTIFICATE_READOUTS,
+        )
 
 
 @pytest.mark.slow
@@ -170,18 +218,33 @@ def test_sphere_points_at_width_16384_are_certified_in_every_form(factor):
 
 @pytest.mark.slow
 def test_fifty_digits_are_certified_at_a_width_this_machine_can_run():
-    _, _, lam0, trajectory = run(load_digits(50, key=jax.random.key(0)), 8192, 2.0, steps=241, until=12.0)
+    _, _, lam0, trajectory = run(
+        load_digits(50, key=jax.random.key(0)), 8192, 2.0, steps=241, until=12.0
+    )
     for reference, rate in (("initial", 0.8), ("mean", 1.0)):
         certificate = certify(trajectory, reference)
-        assert certificate.issued and certificate.rate > rate * lam0**0.5 and certificate.widths["quadratic"] < 8192
+        assert (
+            certificate.issued
+            and certificate.rate > rate * lam0**0.5
+            and certificate.widths["quadratic"] < 8192
+        )
         assert np.all(certificate.bound >= np.asarray(trajectory.loss))
     refused = certify(trajectory, "infinite")
-    assert not refused.issued and 8192 < refused.widths["quadratic"] < refused.widths["relative"] < refused.widths["simple"] < np.inf
+    assert (
+        not refused.issued
+        and 8192
+        < refused.widths["quadratic"]
+        < refused.widths["relative"]
+        < refused.widths["simple"]
+        < np.inf
+    )
 
 
 def test_digits_on_a_narrow_network_report_the_width_each_form_needs():
     certificate = certify(run(load_digits(10, key=jax.random.key(0)), 64, 2**0.5)[3], "infinite")
-    assert not certificate.issued and all(64 < certificate.widths[form] < np.inf for form in ("simple", "relative", "quadratic"))
+    assert not certificate.issued and all(
+        64 < certificate.widths[form] < np.inf for form in ("simple", "relative", "quadratic")
+    )
     assert all(f"{form}: " in certificate.missing for form in certificate.widths)
 
 
@@ -195,18 +258,29 @@ def test_between_saves_the_kernel_stays_within_the_path_it_is_given(data):
     exact = heavy_ball_crossings(net.hidden, net.output, data.X, data.y, b, 10 / b)
     assert 0.9 * exact.drift.max() <= np.linalg.norm(path[-1], 2)
     certificate = certify(dense, "initial")
-    assert 0.99 * exact.drift.max() <= certificate.drift  # the supremum over all times, kink to kink
+    assert (
+        0.99 * exact.drift.max() <= certificate.drift
+    )  # the supremum over all times, kink to kink
 
 
 def test_a_form_found_by_the_search_bounds_the_loss_of_a_network_whose_kernel_moves(wide):
-    pytest.importorskip("cvxpy", reason="the search for Lyapunov functions needs cvxpy, an optional extra", exc_type=ImportError)
+    pytest.importorskip(
+        "cvxpy",
+        reason="the search for Lyapunov functions needs cvxpy, an optional extra",
+        exc_type=ImportError,
+    )
     _, b, _, trajectory = wide
-    ts, (D, V, H, impulses) = np.asarray(trajectory.ts), (np.asarray(trajectory[k]) for k in ("residual", "velocity", "kernel", "impulses"))
+    ts, (D, V, H, impulses) = (
+        np.asarray(trajectory.ts),
+        (np.asarray(trajectory[k]) for k in ("residual", "velocity", "kernel", "impulses")),
+    )
     values = np.linalg.eigvalsh(H)
     mu, ceiling = values.min(), values.max() / values.min()
     form = best_form(b, mu, "moving", ceiling=ceiling)
     energy = form.energy(D, V, 0.0)
     kicks = np.diff(impulses, prepend=0.0)
-    decay = np.tril(np.exp(-form.rate / 2 * (ts[:, None] - ts[None])))  # as if every impulse fell at the end of its interval
+    decay = np.tril(
+        np.exp(-form.rate / 2 * (ts[:, None] - ts[None]))
+    )  # as if every impulse fell at the end of its interval
     allowed = np.exp(-form.rate * ts / 2) * np.sqrt(energy[0]) + decay @ kicks / np.sqrt(2)
     assert form.rate > 0 and np.all(np.sqrt(energy) <= allowed * (1 + 1e-3))

@@ -1,4 +1,5 @@
-"""Is it lazy: the linearised model is the constant kernel, wide networks are lazy and scaled-down ones are not."""
+"""Is it lazy: the linearised model is the constant kernel, wide networks are lazy and scaled-down
+ones are not."""
 
 import equinox as eqx
 import jax
@@ -22,16 +23,22 @@ def test_the_linearised_model_is_the_prediction_of_its_kernel():
     model = eqx.nn.MLP(10, "scalar", 8, 2, key=jax.random.key(1))
     linear = linearize(model)
     optimizer = nm.heavy_ball(0.05, 0.8)
-    run = nm.train(linear, DATA, optimizer, 40, save_every=10, trainable=trained_part(linear), readouts=["f"])
+    run = nm.train(
+        linear, DATA, optimizer, 40, save_every=10, trainable=trained_part(linear), readouts=["f"]
+    )
     f0 = jax.vmap(model)(DATA.X)
-    exact = nm.predict(nm.empirical_ntk(model, DATA.X), f0 - DATA.y, optimizer, np.arange(0, 41, 10))
+    exact = nm.predict(
+        nm.empirical_ntk(model, DATA.X), f0 - DATA.y, optimizer, np.arange(0, 41, 10)
+    )
     np.testing.assert_allclose(run.f - DATA.y[None, :], exact.residual, atol=1e-10)
 
 
 def test_a_wide_network_is_lazy_and_a_small_scale_does_not():
     verdicts = []
     for scale in (2048**-0.5, 2048**-0.5 / 100):
-        net = nm.init_two_layer(2048, 10, key=jax.random.key(1), antisymmetric=True, scale=jnp.asarray(scale))
+        net = nm.init_two_layer(
+            2048, 10, key=jax.random.key(1), antisymmetric=True, scale=jnp.asarray(scale)
+        )
         found = diagnose(net, DATA, steps=24, saves=24)
         verdicts.append(found.verdict)
         assert found.ts[-1] == 24 and len(found.gap) == 25 and found.gap[0] < 1e-12
@@ -56,10 +63,15 @@ def test_drifts_are_frobenius_distances():
     end = jax.tree.map(lambda leaf: 1.1 * leaf, w)
     kernel = problem.kernel(w)
     drifts = _drifts(problem, w, end, kernel)
-    flat = lambda w: np.concatenate([np.asarray(leaf).reshape(6, -1) for leaf in jax.tree.leaves(jax.jacrev(problem.f)(w))], axis=1)
+    flat = lambda w: np.concatenate(
+        [np.asarray(leaf).reshape(6, -1) for leaf in jax.tree.leaves(jax.jacrev(problem.f)(w))],
+        axis=1,
+    )
     J, later = flat(w), flat(end)
     np.testing.assert_allclose(drifts[1], np.linalg.norm(later - J) / np.linalg.norm(J), rtol=1e-8)
-    np.testing.assert_allclose(drifts[0], np.linalg.norm(later @ later.T - J @ J.T) / np.linalg.norm(J @ J.T), rtol=1e-8)
+    np.testing.assert_allclose(
+        drifts[0], np.linalg.norm(later @ later.T - J @ J.T) / np.linalg.norm(J @ J.T), rtol=1e-8
+    )
     np.testing.assert_allclose(drifts[2], 0.1, rtol=1e-8)
     # the quadratic model of the logistic loss at f = 0: curvature 1/4 everywhere
     H, error = _local(kernel, 0 * DATA.y, problem)
@@ -77,9 +89,17 @@ def test_wrong_input_is_refused():
 
 def test_a_users_model_is_loaded_and_what_is_wrong_with_it_said(tmp_path):
     file = tmp_path / "mine.py"
-    file.write_text("import equinox as eqx\ndef build(key): return eqx.nn.Linear(10, 'scalar', key=key)\ndef broken(key): return 1 / 0\n")
+    file.write_text(
+        "import equinox as eqx\ndef build(key): return eqx.nn.Linear(10, 'scalar', "
+        "key=key)\ndef broken(key): return 1 / 0\n"
+    )
     assert load_model(f"{file}:build", jax.random.key(0))(jnp.ones(10)).shape == ()
-    wrong = {"build": "FILE.py:FUNCTION", "no.py:build": "no file", f"{file}:bild": "defines: build", f"{file}:broken": "ZeroDivision"}
+    wrong = {
+        "build": "FILE.py:FUNCTION",
+        "no.py:build": "no file",
+        f"{file}:bild": "defines: build",
+        f"{file}:broken": "ZeroDivision",
+    }
     for text, said in wrong.items():
         with pytest.raises(nm.InputError, match=said):
             load_model(text, jax.random.key(0))
@@ -88,5 +108,8 @@ def test_a_users_model_is_loaded_and_what_is_wrong_with_it_said(tmp_path):
 
 @pytest.mark.slow
 def test_the_command_says_how_lazy(capsys):
-    assert cli.main(["diagnose", "--data", "sphere", "--n", "6", "--width", "32", "--steps", "10"]) == 0
+    assert (
+        cli.main(["diagnose", "--data", "sphere", "--n", "6", "--width", "32", "--steps", "10"])
+        == 0
+    )
     assert "largest gap of f" in capsys.readouterr().out

@@ -1,4 +1,5 @@
-"""Kernels: every route agrees to round-off, the closed forms agree with mpmath and Monte Carlo, and symmetries hold."""
+"""Kernels: every route agrees to round-off, the closed forms agree with mpmath and Monte Carlo, and
+symmetries hold."""
 
 import functools
 
@@ -47,7 +48,8 @@ class Attention(eqx.Module):
 
 
 class Tied(eqx.Module):
-    """A weight used twice, one used as x W and inside jit, one that scales, and one that is not used."""
+    """A weight used twice, one used as x W and inside jit, one that scales, and one that is not
+    used."""
 
     w: jax.Array
     v: jax.Array
@@ -63,7 +65,9 @@ class Recurrent(eqx.Module):
     cell: eqx.nn.GRUCell
 
     def __call__(self, x):
-        return jax.lax.scan(lambda h, token: (self.cell(token, h), None), jnp.zeros(self.cell.hidden_size), x)[0]
+        return jax.lax.scan(
+            lambda h, token: (self.cell(token, h), None), jnp.zeros(self.cell.hidden_size), x
+        )[0]
 
 
 class Tokens(eqx.Module):
@@ -76,18 +80,39 @@ class Tokens(eqx.Module):
 
 def convolutional():
     linear = eqx.nn.Linear(3 * 16, 2, key=KEY)
-    return eqx.nn.Sequential([eqx.nn.Conv2d(1, 3, 3, key=KEY), eqx.nn.Lambda(jax.nn.gelu), eqx.nn.Lambda(jnp.ravel), linear])
+    return eqx.nn.Sequential(
+        [
+            eqx.nn.Conv2d(1, 3, 3, key=KEY),
+            eqx.nn.Lambda(jax.nn.gelu),
+            eqx.nn.Lambda(jnp.ravel),
+            linear,
+        ]
+    )
 
 
 MODELS = {
-    "scalar MLP": lambda: (eqx.nn.MLP(4, "scalar", 8, 2, key=KEY), inputs(5, 4), inputs(3, 4, seed=2)),
+    "scalar MLP": lambda: (
+        eqx.nn.MLP(4, "scalar", 8, 2, key=KEY),
+        inputs(5, 4),
+        inputs(3, 4, seed=2),
+    ),
     "vector MLP": lambda: (eqx.nn.MLP(4, 3, 8, 1, key=KEY), inputs(5, 4), inputs(3, 4, seed=2)),
     "convolution": lambda: (convolutional(), inputs(5, 1, 6, 6), inputs(3, 1, 6, 6, seed=2)),
     "attention": lambda: (
-        Attention(eqx.nn.MultiheadAttention(2, 16, key=KEY), eqx.nn.Linear(16, 3, key=KEY)), inputs(5, 2, 16), inputs(3, 2, 16, seed=2)
+        Attention(eqx.nn.MultiheadAttention(2, 16, key=KEY), eqx.nn.Linear(16, 3, key=KEY)),
+        inputs(5, 2, 16),
+        inputs(3, 2, 16, seed=2),
     ),
-    "tied": lambda: (Tied(*map(jnp.asarray, (inputs(6, 6), inputs(6, 2), inputs(6), inputs(2)))), inputs(5, 6), inputs(3, 6, seed=2)),
-    "recurrent": lambda: (Recurrent(eqx.nn.GRUCell(3, 4, key=KEY)), inputs(5, 6, 3), inputs(3, 6, 3, seed=2)),
+    "tied": lambda: (
+        Tied(*map(jnp.asarray, (inputs(6, 6), inputs(6, 2), inputs(6), inputs(2)))),
+        inputs(5, 6),
+        inputs(3, 6, seed=2),
+    ),
+    "recurrent": lambda: (
+        Recurrent(eqx.nn.GRUCell(3, 4, key=KEY)),
+        inputs(5, 6, 3),
+        inputs(3, 6, 3, seed=2),
+    ),
     "tokens": lambda: (
         Tokens(eqx.nn.Embedding(7, 3, key=KEY), eqx.nn.Linear(12, 2, key=KEY)),
         np.arange(20).reshape(5, 4) % 7,
@@ -99,7 +124,10 @@ MODELS = {
 QUICK = ("vector MLP", "convolution", "tied")
 
 
-@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in MODELS])
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in MODELS],
+)
 def test_every_method_equals_the_definition(name):
     model, x1, x2 = MODELS[name]()
     reference = dense_kernel(model, x1, x2)
@@ -125,7 +153,9 @@ def test_one_set_of_inputs_gives_a_symmetric_positive_semidefinite_kernel(method
     model, x, _ = MODELS["vector MLP"]()
     reference = dense_kernel(model, x, x).reshape(15, 15)
     for block_size in (None, 2):
-        full = np.asarray(empirical_ntk(model, x, method=method, output="full", block_size=block_size)).reshape(15, 15)
+        full = np.asarray(
+            empirical_ntk(model, x, method=method, output="full", block_size=block_size)
+        ).reshape(15, 15)
         assert (full == full.T).all()
         np.testing.assert_allclose(full, reference, rtol=1e-13, atol=1e-13)
         assert np.linalg.eigvalsh(full).min() > -1e-13 * np.trace(full)
@@ -135,8 +165,12 @@ def test_one_set_of_inputs_gives_a_symmetric_positive_semidefinite_kernel(method
 def test_kernels_of_the_layers_sum_to_the_whole(method):
     model, x1, x2 = MODELS["attention"]()
     parts = empirical_ntk(model, x1, x2, method=method, output="full", per_layer=True)
-    assert set(parts) == {f".attention.{p}_proj.weight" for p in ("query", "key", "value", "output")} | {".head.weight", ".head.bias"}
-    np.testing.assert_allclose(sum(parts.values()), dense_kernel(model, x1, x2), rtol=1e-12, atol=1e-13)
+    assert set(parts) == {
+        f".attention.{p}_proj.weight" for p in ("query", "key", "value", "output")
+    } | {".head.weight", ".head.bias"}
+    np.testing.assert_allclose(
+        sum(parts.values()), dense_kernel(model, x1, x2), rtol=1e-12, atol=1e-13
+    )
     head = empirical_ntk(model, x1, x2, where=lambda m: m.head.weight, output="full")
     np.testing.assert_allclose(parts[".head.weight"], head, rtol=1e-13, atol=1e-14)
 
@@ -146,8 +180,12 @@ def test_a_frozen_layer_leaves_the_kernel():
     kernel = empirical_ntk(model, x1, x2, where=lambda m: m.layers[3], output="full")
     features = jax.vmap(eqx.nn.Sequential(model.layers[:3]))
     inner = features(x1) @ features(x2).T + 1
-    np.testing.assert_allclose(kernel, jnp.einsum("ij,ab->iajb", inner, jnp.eye(2)), rtol=1e-13, atol=1e-13)
-    by_spec = empirical_ntk(model, x1, x2, trainable=jax.tree.map(lambda _: True, model), output="full")
+    np.testing.assert_allclose(
+        kernel, jnp.einsum("ij,ab->iajb", inner, jnp.eye(2)), rtol=1e-13, atol=1e-13
+    )
+    by_spec = empirical_ntk(
+        model, x1, x2, trainable=jax.tree.map(lambda _: True, model), output="full"
+    )
     np.testing.assert_allclose(by_spec, dense_kernel(model, x1, x2), rtol=1e-13, atol=1e-13)
 
 
@@ -164,12 +202,16 @@ def test_kernel_times_vector_is_a_finite_difference_along_the_gradient():
     np.testing.assert_allclose(empirical_ntk(model, x) @ v, difference, rtol=1e-6)
 
 
-@pytest.mark.parametrize("activation", [jax.nn.relu, pytest.param(jnp.abs, marks=pytest.mark.slow), jnp.cos])
+@pytest.mark.parametrize(
+    "activation", [jax.nn.relu, pytest.param(jnp.abs, marks=pytest.mark.slow), jnp.cos]
+)
 def test_the_structured_two_layer_form_equals_autodiff(activation):
     net = init_two_layer(21, 4, key=KEY, activation=activation)
     net = eqx.tree_at(lambda net: net.output, net, net.output * np.linspace(0.5, 2, 21))
     x1, x2 = inputs(5, 4), inputs(3, 4, seed=2)
-    layers = {name: dense_kernel(net, x1, x2, trainable=name)[:, 0, :, 0] for name in ("hidden", "output")}
+    layers = {
+        name: dense_kernel(net, x1, x2, trainable=name)[:, 0, :, 0] for name in ("hidden", "output")
+    }
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-14)
     for name, reference in layers.items():
         close(empirical_ntk(net, x1, x2, trainable=name), reference)
@@ -182,8 +224,14 @@ def test_the_structured_two_layer_form_equals_autodiff(activation):
 
 @pytest.mark.parametrize("chunk", [1, 8, 100])
 def test_chunks_of_neurons_do_not_change_the_kernel(chunk):
-    net, x1, x2 = init_two_layer(21, 4, key=KEY, activation=jnp.cos), inputs(5, 4), inputs(3, 4, seed=2)
-    kernel = jax.jit(lambda x1, x2, chunk: two_layer_ntk(net, x1, x2, output=True, chunk=chunk), static_argnums=2)
+    net, x1, x2 = (
+        init_two_layer(21, 4, key=KEY, activation=jnp.cos),
+        inputs(5, 4),
+        inputs(3, 4, seed=2),
+    )
+    kernel = jax.jit(
+        lambda x1, x2, chunk: two_layer_ntk(net, x1, x2, output=True, chunk=chunk), static_argnums=2
+    )
     np.testing.assert_allclose(kernel(x1, x2, chunk), kernel(x1, x2, None), rtol=1e-13, atol=1e-14)
     symmetric = kernel(x1, None, chunk)
     assert (symmetric == symmetric.T).all()
@@ -197,24 +245,41 @@ def test_relu_at_its_kink_has_the_derivative_of_autodiff():
 
 def test_padding_neurons_and_a_traced_scale_leave_the_kernel():
     net, x = init_two_layer(9, 4, key=KEY), inputs(5, 4)
-    padded = TwoLayerNet(jnp.pad(net.hidden, ((0, 7), (0, 0)), constant_values=0.3), jnp.pad(net.output, (0, 7)), scale=net.scale)
-    kernel = jax.jit(lambda scale: two_layer_ntk(eqx.tree_at(lambda n: n.scale, padded, scale), x))(jnp.asarray(net.scale))
+    padded = TwoLayerNet(
+        jnp.pad(net.hidden, ((0, 7), (0, 0)), constant_values=0.3),
+        jnp.pad(net.output, (0, 7)),
+        scale=net.scale,
+    )
+    kernel = jax.jit(lambda scale: two_layer_ntk(eqx.tree_at(lambda n: n.scale, padded, scale), x))(
+        jnp.asarray(net.scale)
+    )
     np.testing.assert_allclose(kernel, two_layer_ntk(net, x), rtol=1e-14, atol=1e-15)
-    both = jax.vmap(lambda key: empirical_ntk(init_two_layer(9, 4, key=key), x, trainable="all"))(jax.random.split(KEY, 2))
-    alone = [empirical_ntk(init_two_layer(9, 4, key=key), x, trainable="all") for key in jax.random.split(KEY, 2)]
+    both = jax.vmap(lambda key: empirical_ntk(init_two_layer(9, 4, key=key), x, trainable="all"))(
+        jax.random.split(KEY, 2)
+    )
+    alone = [
+        empirical_ntk(init_two_layer(9, 4, key=key), x, trainable="all")
+        for key in jax.random.split(KEY, 2)
+    ]
     np.testing.assert_allclose(both, jnp.stack(alone), rtol=1e-13)
 
 
 @functools.cache
 def changes(dtype):
-    """x, a rotation, an order and a factor -> for both kernels: K, its symmetry, and three ways of computing it that must agree."""
+    """x, a rotation, an order and a factor -> for both kernels: K, its symmetry, and three ways of
+    computing it that must agree."""
     net = init_two_layer(12, 4, key=KEY, dtype=dtype)
 
     @jax.jit
     def run(x, rotation, order, factor):
         turned = eqx.tree_at(lambda n: n.hidden, net, net.hidden @ rotation)
         return [
-            (kernel(x), kernel_turned(x @ rotation), kernel(x[order]), kernel(factor * x) / factor**2)
+            (
+                kernel(x),
+                kernel_turned(x @ rotation),
+                kernel(x[order]),
+                kernel(factor * x) / factor**2,
+            )
             for kernel, kernel_turned in (
                 (infinite_ntk, infinite_ntk),
                 (lambda x: two_layer_ntk(net, x), lambda x: two_layer_ntk(turned, x)),
@@ -226,7 +291,9 @@ def changes(dtype):
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**31 - 1), st.floats(0.1, 10), st.sampled_from([np.float32, np.float64]))
-def test_the_relu_kernel_is_invariant_under_rotation_and_permutation_and_homogeneous(seed, factor, dtype):
+def test_the_relu_kernel_is_invariant_under_rotation_and_permutation_and_homogeneous(
+    seed, factor, dtype
+):
     x = inputs(6, 4, seed=seed).astype(dtype)
     rotation = np.linalg.qr(inputs(4, 4, seed=seed + 1))[0].astype(dtype)
     order = np.random.default_rng(seed).permutation(6)
@@ -250,13 +317,19 @@ def reference_infinite(x, y, layers):
         plus = mpmath.sqrt(sum((a / nx + b / ny) ** 2 for a, b in zip(x, y, strict=True)))
         theta = 2 * mpmath.atan2(minus, plus)
         hidden = nx * ny * mpmath.cos(theta) * (mpmath.pi - theta) / (2 * mpmath.pi)
-        output = nx * ny * (mpmath.sin(theta) + (mpmath.pi - theta) * mpmath.cos(theta)) / (2 * mpmath.pi)
+        output = (
+            nx
+            * ny
+            * (mpmath.sin(theta) + (mpmath.pi - theta) * mpmath.cos(theta))
+            / (2 * mpmath.pi)
+        )
         return {"hidden": hidden, "output": output, "all": hidden + output}[layers]
 
 
 @pytest.mark.parametrize("layers", ["hidden", "output", "all"])
 def test_infinite_kernel_is_accurate_at_every_angle(layers):
-    """Angles down to 1e-14 from 0 and pi: arccos of the rounded cosine would be wrong by 1e-8 there."""
+    """Angles down to 1e-14 from 0 and pi: arccos of the rounded cosine would be wrong by 1e-8
+    there."""
     offsets = np.array([0.0, 1e-14, 1e-11, 1e-8, 1e-6, 1e-4, 1e-2, 0.7, np.pi / 2])
     theta = 0.3 + np.concatenate([offsets, np.pi - offsets])
     x = np.array([[np.cos(0.3), np.sin(0.3), 0.0]])
@@ -266,7 +339,8 @@ def test_infinite_kernel_is_accurate_at_every_angle(layers):
 
 
 def test_the_named_sets_have_their_known_smallest_eigenvalue():
-    """Fact 2.2 and its sharp form: antipodes are harmless, dependent axes of antipodal pairs and duplicates are not."""
+    """Fact 2.2 and its sharp form: antipodes are harmless, dependent axes of antipodal pairs and
+    duplicates are not."""
     lambda0 = lambda x: float(np.linalg.eigvalsh(infinite_ntk(x))[0])
     eye = np.eye(4)
     hexagon = np.stack([np.cos(np.arange(6) * np.pi / 3), np.sin(np.arange(6) * np.pi / 3)], axis=1)
@@ -283,7 +357,9 @@ def test_the_named_sets_have_their_known_smallest_eigenvalue():
 def test_gradients_of_the_infinite_kernel_are_finite_at_duplicates_and_zero():
     x = jnp.array([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]])
     for layers in ("hidden", "output", "all"):
-        gradient = jax.jit(jax.grad(lambda x, layers=layers: infinite_ntk(x, trainable=layers).sum()))(x)
+        gradient = jax.jit(
+            jax.grad(lambda x, layers=layers: infinite_ntk(x, trainable=layers).sum())
+        )(x)
         assert np.isfinite(gradient).all()
     np.testing.assert_array_equal(infinite_ntk(x)[3], 0.0)
 
@@ -294,7 +370,9 @@ def test_infinite_kernel_is_the_mean_over_neurons(layers):
     x, m = inputs(4, 3), 2**18
     net = init_two_layer(m, 3, key=KEY)
     kernel = empirical_ntk(net, x, trainable=layers)
-    np.testing.assert_allclose(kernel, infinite_ntk(x, trainable=layers), atol=5 * 2 * float((x**2).sum(1).max()) * m**-0.5)
+    np.testing.assert_allclose(
+        kernel, infinite_ntk(x, trainable=layers), atol=5 * 2 * float((x**2).sum(1).max()) * m**-0.5
+    )
 
 
 @pytest.mark.slow
@@ -304,8 +382,14 @@ def test_the_kernel_concentrates_like_one_over_the_root_of_the_width():
     H, widths = infinite_ntk(x), (2**7, 2**10, 2**13)
 
     def distance(m):
-        kernels = jax.jit(lambda keys: jax.lax.map(lambda key: two_layer_ntk(init_two_layer(m, 6, key=key), x), keys))
-        return np.mean([np.linalg.norm(K - H, ord=2) for K in np.asarray(kernels(jax.random.split(KEY, 20)))])
+        kernels = jax.jit(
+            lambda keys: jax.lax.map(
+                lambda key: two_layer_ntk(init_two_layer(m, 6, key=key), x), keys
+            )
+        )
+        return np.mean(
+            [np.linalg.norm(K - H, ord=2) for K in np.asarray(kernels(jax.random.split(KEY, 20)))]
+        )
 
     slope = np.polyfit(np.log(widths), np.log([distance(m) for m in widths]), 1)[0]
     assert slope == pytest.approx(-0.5, abs=0.05)
@@ -313,7 +397,9 @@ def test_the_kernel_concentrates_like_one_over_the_root_of_the_width():
 
 def test_the_plan_counts_flops_and_respects_the_block_size():
     mlp = eqx.nn.MLP(100, 10, 128, 2, key=KEY)
-    plan = lambda **options: plan_ntk(mlp, jax.ShapeDtypeStruct((200, 100), jnp.float64), output="full", **options)
+    plan = lambda **options: plan_ntk(
+        mlp, jax.ShapeDtypeStruct((200, 100), jnp.float64), output="full", **options
+    )
     jacobian = plan(method="jacobian", block_size=1)
     trained = sum(leaf.size for leaf in jax.tree.leaves(mlp) if eqx.is_array(leaf))
     contraction = 2 * 200 * 201 / 2 * 100 * trained
@@ -326,35 +412,67 @@ def test_the_plan_counts_flops_and_respects_the_block_size():
 
 
 def test_a_kernel_larger_than_memory_is_refused_before_it_is_allocated():
-    plan = plan_ntk(eqx.nn.MLP(4, 10, 8, 1, key=KEY), jax.ShapeDtypeStruct((10**6, 4), jnp.float32), output="full")
+    plan = plan_ntk(
+        eqx.nn.MLP(4, 10, 8, 1, key=KEY),
+        jax.ShapeDtypeStruct((10**6, 4), jnp.float32),
+        output="full",
+    )
     with pytest.raises(InputError, match="GiB"):
         plan.check_memory()
 
 
 MLP = eqx.nn.MLP(4, 2, 8, 1, key=KEY)
 BAD = {
-    "unknown method": (lambda: empirical_ntk(MLP, inputs(3, 4), method="jacobain"), "Did you mean 'jacobian'"),
+    "unknown method": (
+        lambda: empirical_ntk(MLP, inputs(3, 4), method="jacobain"),
+        "Did you mean 'jacobian'",
+    ),
     "unknown output": (lambda: empirical_ntk(MLP, inputs(3, 4), output="trace"), "trace-mean"),
     "block size": (lambda: empirical_ntk(MLP, inputs(3, 4), block_size=0), "block_size"),
     "shapes differ": (lambda: empirical_ntk(MLP, inputs(3, 4), inputs(3, 5)), "one shape"),
     "wrong input size": (lambda: empirical_ntk(MLP, inputs(3, 5)), "input of shape"),
     "NaN input": (lambda: empirical_ntk(MLP, inputs(3, 4) * np.nan), "NaN"),
-    "NaN weight": (lambda: empirical_ntk(jax.tree.map(lambda a: a * jnp.nan if eqx.is_array(a) else a, MLP), inputs(3, 4)), "weight"),
+    "NaN weight": (
+        lambda: empirical_ntk(
+            jax.tree.map(lambda a: a * jnp.nan if eqx.is_array(a) else a, MLP), inputs(3, 4)
+        ),
+        "weight",
+    ),
     "complex input": (lambda: empirical_ntk(MLP, inputs(3, 4) * 1j), "real"),
     "no input": (lambda: empirical_ntk(MLP, jnp.zeros((0, 4))), "n >= 1"),
     "a data set": (lambda: empirical_ntk(MLP, sphere(3, 4, key=KEY)), "data.X"),
     "a data set at infinite width": (lambda: infinite_ntk(sphere(3, 4, key=KEY)), "data.X"),
     "objects": (lambda: empirical_ntk(MLP, np.array([["a"]], object)), "real numbers"),
-    "several values": (lambda: empirical_ntk(eqx.nn.Sequential([MLP, eqx.nn.Lambda(lambda x: (x, x))]), inputs(3, 4)), "one real array"),
-    "trainable names": (lambda: empirical_ntk(MLP, inputs(3, 4), trainable="hidden"), "TwoLayerNet"),
-    "dropout": (lambda: empirical_ntk(eqx.nn.Sequential([MLP, eqx.nn.Dropout()]), inputs(3, 4)), "inference_mode"),
-    "infinite: layers": (lambda: infinite_ntk(inputs(3, 4), trainable="hiden"), "Did you mean 'hidden'"),
+    "several values": (
+        lambda: empirical_ntk(
+            eqx.nn.Sequential([MLP, eqx.nn.Lambda(lambda x: (x, x))]), inputs(3, 4)
+        ),
+        "one real array",
+    ),
+    "trainable names": (
+        lambda: empirical_ntk(MLP, inputs(3, 4), trainable="hidden"),
+        "TwoLayerNet",
+    ),
+    "dropout": (
+        lambda: empirical_ntk(eqx.nn.Sequential([MLP, eqx.nn.Dropout()]), inputs(3, 4)),
+        "inference_mode",
+    ),
+    "infinite: layers": (
+        lambda: infinite_ntk(inputs(3, 4), trainable="hiden"),
+        "Did you mean 'hidden'",
+    ),
     "infinite: sizes": (lambda: infinite_ntk(inputs(3, 4), inputs(3, 5)), "one size"),
     "infinite: NaN": (lambda: infinite_ntk(inputs(3, 4) * jnp.nan), "finite"),
     "infinite: empty": (lambda: infinite_ntk(jnp.zeros((0, 4))), "n, p >= 1"),
     "infinite: text": (lambda: infinite_ntk(np.array([["a"]], object)), "numbers"),
-    "two layers: nothing": (lambda: two_layer_ntk(init_two_layer(3, 4, key=KEY), inputs(3, 4), hidden=False), "nothing is trained"),
-    "two layers: chunk": (lambda: two_layer_ntk(init_two_layer(3, 4, key=KEY), inputs(3, 4), chunk=0), "chunk"),
+    "two layers: nothing": (
+        lambda: two_layer_ntk(init_two_layer(3, 4, key=KEY), inputs(3, 4), hidden=False),
+        "nothing is trained",
+    ),
+    "two layers: chunk": (
+        lambda: two_layer_ntk(init_two_layer(3, 4, key=KEY), inputs(3, 4), chunk=0),
+        "chunk",
+    ),
 }
 
 
@@ -367,4 +485,6 @@ def test_bad_input_is_refused_with_its_remedy(case):
 
 def test_dropout_in_inference_mode_is_welcome():
     model = eqx.nn.inference_mode(eqx.nn.Sequential([MLP, eqx.nn.Dropout()]))
-    np.testing.assert_array_equal(empirical_ntk(model, inputs(3, 4)), empirical_ntk(MLP, inputs(3, 4)))
+    np.testing.assert_array_equal(
+        empirical_ntk(model, inputs(3, 4)), empirical_ntk(MLP, inputs(3, 4))
+    )

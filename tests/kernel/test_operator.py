@@ -1,4 +1,5 @@
-"""The kernel as an operator equals the kernel as a matrix, and Lanczos finds the ends of its spectrum."""
+"""The kernel as an operator equals the kernel as a matrix, and Lanczos finds the ends of its
+spectrum."""
 
 import equinox as eqx
 import jax
@@ -22,10 +23,14 @@ def test_the_operator_is_the_matrix(options, block_size):
     operator = ntk_operator(model, X, block_size=block_size, **options)
     shape = H.shape[: H.ndim // 2]
     v = np.random.default_rng(1).standard_normal(shape)
-    np.testing.assert_allclose(operator.mv(v), np.tensordot(H, v, axes=v.ndim), rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(
+        operator.mv(v), np.tensordot(H, v, axes=v.ndim), rtol=1e-12, atol=1e-13
+    )
     assert lineax.is_symmetric(operator)
     assert lineax.is_positive_semidefinite(operator)
-    solution = lineax.linear_solve(operator, v, lineax.CG(rtol=1e-12, atol=1e-12, max_steps=1000)).value
+    solution = lineax.linear_solve(
+        operator, v, lineax.CG(rtol=1e-12, atol=1e-12, max_steps=1000)
+    ).value
     np.testing.assert_allclose(np.tensordot(H, solution, axes=v.ndim), v, atol=1e-9)
 
 

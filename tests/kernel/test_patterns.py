@@ -1,4 +1,5 @@
-"""Counting activation patterns gives the dense Gram matrix of slopes exactly, whenever it is used and whenever it is not."""
+"""Counting activation patterns gives the dense Gram matrix of slopes exactly, whenever it is used
+and whenever it is not."""
 
 import jax
 import jax.numpy as jnp
@@ -22,14 +23,26 @@ def test_packed_words_count_common_bits():
     bits = np.random.default_rng(0).integers(0, 2, (6, 75)).astype(bool)
     words = pack(jnp.asarray(bits))
     assert words.shape == (6, 3)
-    np.testing.assert_array_equal(common_bits(words, words[:4]), bits.astype(int) @ bits[:4].T.astype(int))
+    np.testing.assert_array_equal(
+        common_bits(words, words[:4]), bits.astype(int) @ bits[:4].T.astype(int)
+    )
 
 
 CASES = [(jax.nn.relu, True), (leaky, True), (hinge, True), (hinge, False)]
-MORE = [(jax.nn.relu, False), (leaky, False), (jnp.abs, True), (jnp.abs, False), (jnp.tanh, True), (lambda z: z, True)]
+MORE = [
+    (jax.nn.relu, False),
+    (leaky, False),
+    (jnp.abs, True),
+    (jnp.abs, False),
+    (jnp.tanh, True),
+    (lambda z: z, True),
+]
 
 
-@pytest.mark.parametrize(("activation", "integers"), [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE)])
+@pytest.mark.parametrize(
+    ("activation", "integers"),
+    [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE)],
+)
 def test_counting_equals_the_dense_product(activation, integers):
     signs = jnp.asarray(np.random.default_rng(1).integers(-1, 2, 75), float) * 0.5
     count = jax.jit(lambda *args: (slope_gram(activation, *args), dense_gram(activation, *args)))
@@ -46,12 +59,18 @@ def test_counting_equals_the_dense_product(activation, integers):
 def test_counting_vmaps_and_differentiates_like_the_dense_product():
     X1, X2, W = problem(40, False, np.float64)
     a = jnp.asarray(np.random.default_rng(1).choice([-1.0, 1.0], (3, 40)))
-    batched = jax.jit(jax.vmap(lambda a: slope_gram(jax.nn.relu, X1, X2, W, a)))(a * jnp.array([1.0, 2.0, 3.0])[:, None])
+    batched = jax.jit(jax.vmap(lambda a: slope_gram(jax.nn.relu, X1, X2, W, a)))(
+        a * jnp.array([1.0, 2.0, 3.0])[:, None]
+    )
     np.testing.assert_array_equal(batched[2], 9 * dense_gram(jax.nn.relu, X1, X2, W, a[2]))
-    loss = lambda gram: jax.jit(jax.grad(lambda a, W: jnp.sum(gram(jnp.abs, X1, X2, W, a) ** 2), (0, 1)))(a[0], W)
+    loss = lambda gram: jax.jit(
+        jax.grad(lambda a, W: jnp.sum(gram(jnp.abs, X1, X2, W, a) ** 2), (0, 1))
+    )(a[0], W)
     for fast, slow in zip(loss(slope_gram), loss(dense_gram), strict=True):
         np.testing.assert_allclose(fast, slow, rtol=1e-13)
-    own = lambda gram: jax.jit(jax.grad(lambda a: jnp.sum(gram(jax.nn.relu, X1, None, W, a) ** 2)))(a[0])
+    own = lambda gram: jax.jit(jax.grad(lambda a: jnp.sum(gram(jax.nn.relu, X1, None, W, a) ** 2)))(
+        a[0]
+    )
     np.testing.assert_allclose(own(slope_gram), own(dense_gram), rtol=1e-13)
 
 

@@ -45,7 +45,9 @@ def test_time_to_epsilon_of_one_mode_is_its_closed_form(epsilon):
     assert one.time_to(epsilon, GradientFlow()) == pytest.approx(-np.log(epsilon) / 0.5, rel=1e-6)
     critical = one.time_to(epsilon, HeavyBall(1.0))  # b = 2 sqrt(lambda): phi = (1 + t/2) exp(-t/2)
     assert ((1 + critical / 2) * np.exp(-critical / 2)) ** 2 == pytest.approx(epsilon, rel=1e-3)
-    if epsilon > 1e-3:  # phi = cos(t/2) dips below a smaller epsilon for less than the grid's resolution
+    if (
+        epsilon > 1e-3
+    ):  # phi = cos(t/2) dips below a smaller epsilon for less than the grid's resolution
         free = one.time_to(epsilon, HeavyBall(0.0))
         assert free == pytest.approx(2 * np.arccos(np.sqrt(epsilon)), rel=1e-3)
 

@@ -1,4 +1,5 @@
-"""The ledger: one entry per statement, the schema of claims.json, verdicts that follow from measurements."""
+"""The ledger: one entry per statement, the schema of claims.json, verdicts that follow from
+measurements."""
 
 import json
 import math
@@ -14,29 +15,32 @@ from ntk_momentum.study import registry
 from ntk_momentum.theory import bounds, entries, refuted, verify, write_claims
 
 IDS = [
-    "eq-2.1", "eq-2.2", "eq-2.3", "eq-2.4", "eq-2.5", "eq-2.6", "remark-lazy-training", "pseudo-loss", "fact-2.1",
-    "thm-1", "eq-2.7", "eq-2.8", "fact-2.2", "width-thm-1", "remark-discrete", "eq-3.1", "eq-3.2", "eq-3.3",
-    "remark-friction-choice", "remark-lipschitz", "remark-zero-velocity", "footnote-2-fastest", "thm-2", "eq-3.4",
-    "eq-3.5", "remark-rate-comparison", "remark-lambda0-half", "remark-oscillation", "eq-4.1", "eq-4.2", "eq-4.3",
-    "thm-3", "eq-4.4", "remark-rate-exponents", "remark-only-sublinear", "footnote-1-both-layers",
-    "remark-piecewise-linear", "remark-other-losses", "eq-a.1", "eq-a.2", "eq-a.3", "eq-a.4", "eq-a.5", "eq-a.6",
-    "eq-a.7", "eq-a.8", "remark-hdot-zero", "lemma-4", "lemma-5", "lemma-6", "lemma-7", "width-thm-2", "eq-b.1",
-    "eq-b.2", "eq-b.3", "eq-b.4", "lemma-8", "lemma-9", "width-thm-3",
+    "eq-2.1", "eq-2.2", "eq-2.3", "eq-2.4", "eq-2.5", "eq-2.6", "remark-lazy-training",
+    "pseudo-loss", "fact-2.1", "thm-1", "eq-2.7", "eq-2.8", "fact-2.2", "width-thm-1",
+    "remark-discrete", "eq-3.1", "eq-3.2", "eq-3.3", "remark-friction-choice", "remark-lipschitz",
+    "remark-zero-velocity", "footnote-2-fastest", "thm-2", "eq-3.4", "eq-3.5",
+    "remark-rate-comparison", "remark-lambda0-half", "remark-oscillation", "eq-4.1", "eq-4.2",
+    "eq-4.3", "thm-3", "eq-4.4", "remark-rate-exponents", "remark-only-sublinear",
+    "footnote-1-both-layers", "remark-piecewise-linear", "remark-other-losses", "eq-a.1", "eq-a.2",
+    "eq-a.3", "eq-a.4", "eq-a.5", "eq-a.6", "eq-a.7", "eq-a.8", "remark-hdot-zero", "lemma-4",
+    "lemma-5", "lemma-6", "lemma-7", "width-thm-2", "eq-b.1", "eq-b.2", "eq-b.3", "eq-b.4",
+    "lemma-8", "lemma-9", "width-thm-3",
 ]  # fmt: skip
 
 # Statements that fail as printed, each on a counterexample.
 BROKEN = {
-    "eq-2.3", "eq-2.4", "eq-2.5", "pseudo-loss", "thm-1", "width-thm-1", "eq-3.1", "remark-friction-choice",
-    "remark-zero-velocity", "footnote-2-fastest", "thm-2", "eq-3.4", "eq-3.5", "remark-rate-comparison",
-    "remark-lambda0-half", "eq-4.1", "eq-4.3", "thm-3", "eq-4.4", "remark-only-sublinear",
-    "remark-piecewise-linear", "remark-other-losses", "eq-a.1", "eq-a.2", "eq-a.3", "eq-a.4", "eq-a.5", "eq-a.6",
-    "eq-a.8", "remark-hdot-zero", "lemma-6", "width-thm-2", "eq-b.4", "lemma-8", "lemma-9", "width-thm-3",
+    "eq-2.3", "eq-2.4", "eq-2.5", "pseudo-loss", "thm-1", "width-thm-1", "eq-3.1",
+    "remark-friction-choice", "remark-zero-velocity", "footnote-2-fastest", "thm-2", "eq-3.4",
+    "eq-3.5", "remark-rate-comparison", "remark-lambda0-half", "eq-4.1", "eq-4.3", "thm-3",
+    "eq-4.4", "remark-only-sublinear", "remark-piecewise-linear", "remark-other-losses", "eq-a.1",
+    "eq-a.2", "eq-a.3", "eq-a.4", "eq-a.5", "eq-a.6", "eq-a.8", "remark-hdot-zero", "lemma-6",
+    "width-thm-2", "eq-b.4", "lemma-8", "lemma-9", "width-thm-3",
 }  # fmt: skip
 UNDEFINED = {"eq-3.3", "lemma-7"}
 SMOKE = setting_module.EFFORTS["smoke"]
 QUICK = [
-    "thm-1", "width-thm-3", "remark-friction-choice", "remark-zero-velocity", "footnote-2-fastest", "eq-3.4", "eq-a.8",
-    "eq-4.4", "remark-discrete", "fact-2.2", "remark-lambda0-half", "eq-a.7",
+    "thm-1", "width-thm-3", "remark-friction-choice", "remark-zero-velocity", "footnote-2-fastest",
+    "eq-3.4", "eq-a.8", "eq-4.4", "remark-discrete", "fact-2.2", "remark-lambda0-half", "eq-a.7",
 ]  # fmt: skip
 
 
@@ -57,13 +61,29 @@ def test_every_statement_has_exactly_one_entry_in_the_paper_s_order():
     assert list(entries()) == IDS == list(ledger.PAPER_ORDER)
     assert all(entry.note for entry in entries().values())
     assert set(ledger.derivations()) == set(IDS)
-    assert {entry.experiment for entry in entries().values()} - {None} <= set(registry.experiments())
+    assert {entry.experiment for entry in entries().values()} - {None} <= set(
+        registry.experiments()
+    )
 
 
 def check_schema(record):
-    assert list(record) == ["id", "section", "kind", "printed", "corrected", "sharp", "note", "figure", "seconds"]
+    assert list(record) == [
+        "id",
+        "section",
+        "kind",
+        "printed",
+        "corrected",
+        "sharp",
+        "note",
+        "figure",
+        "seconds",
+    ]
     assert record["kind"] in ("identity", "bound", "rate", "probability", "width", "definition")
-    assert {"statement", "ok", "measured", "instance"} <= set(record["printed"]) <= {"statement", "ok", "measured", "instance", "reason"}
+    assert (
+        {"statement", "ok", "measured", "instance"}
+        <= set(record["printed"])
+        <= {"statement", "ok", "measured", "instance", "reason"}
+    )
     for form in ("corrected", "sharp"):
         if record[form] is not None:
             assert set(record[form]) == {"statement", "ok", "measured", "tolerance", "instance"}
@@ -79,7 +99,10 @@ def test_counterexamples_break_the_printed_forms_and_the_corrections_hold(verifi
 
 def test_claims_json_has_the_schema_and_is_strict_json(verified, tmp_path):
     write_claims(tmp_path / "new" / "claims.json", verified.values())
-    records = json.loads((tmp_path / "new" / "claims.json").read_text(encoding="utf-8"), parse_constant=lambda c: pytest.fail(c))
+    records = json.loads(
+        (tmp_path / "new" / "claims.json").read_text(encoding="utf-8"),
+        parse_constant=lambda c: pytest.fail(c),
+    )
     assert [r["id"] for r in records] == [id for id in IDS if id in QUICK]
     for record in records:
         check_schema(record)
@@ -114,7 +137,12 @@ def test_unknown_claims_and_unsuitable_data_are_refused():
         pytest.param("lemma_8_corrected", "lemma-8", 0.98, marks=pytest.mark.slow),
         ("heavy_ball_rate", "footnote-2-fastest", 1.1),
         ("width_corrected", "thm-1", lambda n, delta, lam0: 2.0),
-        pytest.param("width_corrected", "width-thm-2", lambda n, delta, lam0: n**6 / (delta**3 * lam0**3.9), marks=pytest.mark.slow),
+        pytest.param(
+            "width_corrected",
+            "width-thm-2",
+            lambda n, delta, lam0: n**6 / (delta**3 * lam0**3.9),
+            marks=pytest.mark.slow,
+        ),
         pytest.param("nesterov_switching_rate", "lemma-8", 1.1, marks=pytest.mark.slow),
     ],
 )
@@ -129,12 +157,19 @@ def test_the_counterexamples_are_those_of_a_hand_calculation(verified):
     by_id = verified | {c.id: c for c in verify(["eq-3.5", "lemma-6"])}
     ratio = by_id["eq-3.4"].printed.measured["largest_ratio"]["quadratic form"]
     assert ratio == pytest.approx(1.6 * math.exp(-math.asin(0.6) / 2), rel=1e-6)
-    # w'' + w' + w + 1 = 0 from 1 at rest: the error starts at 2 and reaches 1 with velocity w' = -impulse
+    # w'' + w' + w + 1 = 0 from 1 at rest: the error starts at 2 and reaches 1 with velocity w' =
+    # -impulse
     crossing = by_id["eq-3.5"].printed.measured
     t, omega = crossing["moment"], math.sqrt(0.75)
-    assert 2 * math.exp(-t / 2) * (math.cos(omega * t) + math.sin(omega * t) / (2 * omega)) == pytest.approx(1.0, abs=1e-9)
-    assert 2 * math.exp(-t / 2) * math.sin(omega * t) / omega == pytest.approx(crossing["impulse"], abs=1e-9)
-    assert by_id["lemma-6"].printed.measured["growth_per_half_cycle"] == pytest.approx(bounds.heavy_ball_switching_factor(25.0), rel=1e-6)
+    assert 2 * math.exp(-t / 2) * (
+        math.cos(omega * t) + math.sin(omega * t) / (2 * omega)
+    ) == pytest.approx(1.0, abs=1e-9)
+    assert 2 * math.exp(-t / 2) * math.sin(omega * t) / omega == pytest.approx(
+        crossing["impulse"], abs=1e-9
+    )
+    assert by_id["lemma-6"].printed.measured["growth_per_half_cycle"] == pytest.approx(
+        bounds.heavy_ball_switching_factor(25.0), rel=1e-6
+    )
 
 
 def test_claims_run_on_the_user_s_own_data():
@@ -147,14 +182,37 @@ def test_claims_run_on_the_user_s_own_data():
 def test_the_command_line_verifies_a_claim_on_a_file(tmp_path, capsys):
     X = np.eye(3)[:, [0, 1, 2, 0]] * [0.8, 1, 1, 0.6]
     np.savez(tmp_path / "mine.npz", X=X.astype(np.float32), y=np.float32([1, -1, 1]))
-    assert cli.main(["verify", "--claims", "lemma-6", "--data", str(tmp_path / "mine.npz"), "--json", str(tmp_path / "claims.json")]) == 0
+    assert (
+        cli.main(
+            [
+                "verify",
+                "--claims",
+                "lemma-6",
+                "--data",
+                str(tmp_path / "mine.npz"),
+                "--json",
+                str(tmp_path / "claims.json"),
+            ]
+        )
+        == 0
+    )
     said = capsys.readouterr().out
     assert "lemma-6  refuted   holds       holds" in said and "growth_per_half_cycle: 1.28" in said
-    assert (tmp_path / "claims_figures" / "lemma-6.svg").is_file() and "<math" in (tmp_path / "claims.html").read_text(encoding="utf-8")
-    assert "mine" in json.loads((tmp_path / "claims.json").read_text(encoding="utf-8"))[0]["printed"]["instance"]
+    assert (tmp_path / "claims_figures" / "lemma-6.svg").is_file() and "<math" in (
+        tmp_path / "claims.html"
+    ).read_text(encoding="utf-8")
+    assert (
+        "mine"
+        in json.loads((tmp_path / "claims.json").read_text(encoding="utf-8"))[0]["printed"][
+            "instance"
+        ]
+    )
 
 
-@pytest.mark.parametrize(("X", "said"), [(2 * np.eye(3), "unit norm"), (np.ones((3, 1)), "identical"), (np.eye(2), "rows")])
+@pytest.mark.parametrize(
+    ("X", "said"),
+    [(2 * np.eye(3), "unit norm"), (np.ones((3, 1)), "identical"), (np.eye(2), "rows")],
+)
 def test_the_command_line_refuses_unsuitable_files_in_one_line(tmp_path, capsys, X, said):
     np.savez(tmp_path / "mine.npz", X=X, y=np.ones(3))
     assert cli.main(["verify", "--claims", "lemma-6", "--data", str(tmp_path / "mine.npz")]) == 2
@@ -164,7 +222,10 @@ def test_the_command_line_refuses_unsuitable_files_in_one_line(tmp_path, capsys,
 
 def test_progress_names_every_claim_before_it_runs():
     seen = []
-    verify(["remark-friction-choice", "eq-a.8"], progress=lambda id, done, total: seen.append((id, done, total)))
+    verify(
+        ["remark-friction-choice", "eq-a.8"],
+        progress=lambda id, done, total: seen.append((id, done, total)),
+    )
     assert seen == [("remark-friction-choice", 0, 2), ("eq-a.8", 1, 2)]
 
 
@@ -178,7 +239,13 @@ def test_the_whole_ledger_holds(data, monkeypatch):
     assert {c.id for c in result if c.printed.ok is None} == UNDEFINED
     if data is None:
         assert {c.id for c in result if c.printed.ok is False} == BROKEN
-        widths = [s["95% half width"] for c in result for f in (c.corrected, c.sharp) if f for s in f.measured.get("slopes", {}).values()]
+        widths = [
+            s["95% half width"]
+            for c in result
+            for f in (c.corrected, c.sharp)
+            if f
+            for s in f.measured.get("slopes", {}).values()
+        ]
         assert len(widths) > 6 and max(widths) < 0.2  # narrow enough to tell one half from one
     for c in result:
         check_schema(json.loads(json.dumps(c.to_json(), allow_nan=False)))

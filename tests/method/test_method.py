@@ -52,8 +52,12 @@ def test_nesterov_is_4_1_with_the_papers_index(d):
 
 def test_optimizers_chain_with_optax():
     chained = optax.chain(optax.clip_by_global_norm(1e9), nm.heavy_ball(0.1, 0.7))
-    np.testing.assert_allclose(iterate(chained, 10), iterate(nm.heavy_ball(0.1, 0.7), 10), rtol=1e-13)
-    np.testing.assert_allclose(iterate(optax.sgd(0.1, momentum=0.7), 10), iterate(nm.heavy_ball(0.1, 0.7), 10), rtol=1e-12)
+    np.testing.assert_allclose(
+        iterate(chained, 10), iterate(nm.heavy_ball(0.1, 0.7), 10), rtol=1e-13
+    )
+    np.testing.assert_allclose(
+        iterate(optax.sgd(0.1, momentum=0.7), 10), iterate(nm.heavy_ball(0.1, 0.7), 10), rtol=1e-12
+    )
 
 
 def test_maps_between_flow_and_optimizer_invert_each_other():
@@ -68,7 +72,8 @@ def test_maps_between_flow_and_optimizer_invert_each_other():
 
 
 def _order(flow, T, steps):
-    """Order in h of the gap between iterates and closed form at t = k h + offset, the worst over the second half."""
+    """Order in h of the gap between iterates and closed form at t = k h + offset, the worst over
+    the second half."""
     gaps = []
     for k in steps:
         h = T / k
@@ -81,7 +86,9 @@ def _order(flow, T, steps):
 
 
 @pytest.mark.parametrize(
-    ("flow", "order"), [(nm.GradientFlow(), 1), (nm.HeavyBall(0.8), 2), (nm.HeavyBall(7.0), 2), (nm.Nesterov(3.0), 1)], ids=str
+    ("flow", "order"),
+    [(nm.GradientFlow(), 1), (nm.HeavyBall(0.8), 2), (nm.HeavyBall(7.0), 2), (nm.Nesterov(3.0), 1)],
+    ids=str,
 )
 def test_discrete_iterates_converge_to_their_flow_with_the_stated_order(flow, order):
     assert abs(_order(flow, 4.0, (64, 128, 256)) - order) < 0.2
@@ -90,7 +97,9 @@ def test_discrete_iterates_converge_to_their_flow_with_the_stated_order(flow, or
 def test_nesterov_vector_field_starts_at_the_regular_acceleration():
     state = State(jnp.asarray(W0), jnp.zeros(3))
     gradient = jnp.asarray(A @ W0)
-    np.testing.assert_allclose(nm.Nesterov(3.0).vector_field(jnp.zeros(()), state, gradient).v, -gradient / 4, rtol=1e-15)
+    np.testing.assert_allclose(
+        nm.Nesterov(3.0).vector_field(jnp.zeros(()), state, gradient).v, -gradient / 4, rtol=1e-15
+    )
 
 
 def test_lyapunov_functions_start_where_the_paper_says():
@@ -100,7 +109,9 @@ def test_lyapunov_functions_start_where_the_paper_says():
     np.testing.assert_allclose(nm.GradientFlow().lyapunov(zero, D, 0 * D, H), 0.5 * D @ D)
     np.testing.assert_allclose(nm.HeavyBall(2.0).lyapunov(zero, D, 0 * D, H), pseudo + 0.5 * D @ D)
     # (B.1) with alpha = 2: (2d - 2)^2 |Delta|^2 / 8 at t = 0
-    np.testing.assert_allclose(nm.Nesterov(3.0).lyapunov(zero, D, 0 * D, H), (2 * 3 - 2) ** 2 * (D @ D) / 8)
+    np.testing.assert_allclose(
+        nm.Nesterov(3.0).lyapunov(zero, D, 0 * D, H), (2 * 3 - 2) ** 2 * (D @ D) / 8
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,5 +135,7 @@ def test_flows_are_pytrees_that_vmap_over_their_parameters():
     bs = jnp.linspace(0.0, 2.0, 5)
     phi = eqx.filter_vmap(lambda b: nm.HeavyBall(b).mode(jnp.asarray(1.0), jnp.asarray(3.0))[0])(bs)
     for b, value in zip(bs, phi, strict=True):
-        np.testing.assert_allclose(value, nm.HeavyBall(b).mode(jnp.asarray(1.0), jnp.asarray(3.0))[0], rtol=1e-12)
+        np.testing.assert_allclose(
+            value, nm.HeavyBall(b).mode(jnp.asarray(1.0), jnp.asarray(3.0))[0], rtol=1e-12
+        )
     assert len(jax.tree.leaves(nm.Nesterov(3.0))) == 1

@@ -1,4 +1,5 @@
-"""Every further method in one list: closed form, frozen step, discrete twin, order, inverse map, decay. A new flow adds one entry."""
+"""Every further method in one list: closed form, frozen step, discrete twin, order, inverse map,
+decay. A new flow adds one entry."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -33,7 +34,8 @@ class Fading(eqx.Module):
 
 
 class Case(NamedTuple):
-    """order: of the iterates' convergence to the flow; envelope: log of the amplitude's predicted decay, from (lambda, t)."""
+    """order: of the iterates' convergence to the flow; envelope: log of the amplitude's predicted
+    decay, from (lambda, t)."""
 
     flow: m.AbstractFlow
     order: int
@@ -49,8 +51,14 @@ CASES = [
     Case(m.MultiStepMomentum(0.8, 0.3), 1, lambda lam, t: damped(lam / 1.3, 0.8 / 1.3) * t),
     Case(m.MultiStepMomentum(0.8, -0.3), 1, lambda lam, t: damped(lam / 0.7, 0.8 / 0.7) * t),
     Case(m.MultiStepMomentum(0.8, 0.0), 2, lambda lam, t: damped(lam, 0.8) * t),
-    Case(m.Friction(Fading(0.4, 5.0)), 2, lambda lam, t: -0.4 * 5.0 / 2 * np.log1p(t / 5.0) + 0 * lam),
-    Case(m.Friction(lambda t: 0.3 + 0.1 * jnp.cos(t)), 2, lambda lam, t: -(0.3 * t + 0.1 * np.sin(t)) / 2 + 0 * lam),
+    Case(
+        m.Friction(Fading(0.4, 5.0)), 2, lambda lam, t: -0.4 * 5.0 / 2 * np.log1p(t / 5.0) + 0 * lam
+    ),
+    Case(
+        m.Friction(lambda t: 0.3 + 0.1 * jnp.cos(t)),
+        2,
+        lambda lam, t: -(0.3 * t + 0.1 * np.sin(t)) / 2 + 0 * lam,
+    ),
     Case(m.NesterovStronglyConvex(0.4), 1, lambda lam, t: -np.sqrt(0.4) * t + 0 * lam),
     Case(m.HessianDamped(0.8, 0.1), 1, lambda lam, t: damped(lam, 0.8 + 0.1 * lam) * t),
     Case(m.HessianDamped(3.0, 0.0, 1.2), 2, lambda lam, t: damped(1.2 * lam, 3.0) * t),
@@ -60,7 +68,10 @@ CASES = [
 FURTHER = (1, 4, 7, 9)  # more parameters of flows that are in the list already
 each = pytest.mark.parametrize(
     "case",
-    [pytest.param(case, marks=pytest.mark.slow) if i in FURTHER else case for i, case in enumerate(CASES)],
+    [
+        pytest.param(case, marks=pytest.mark.slow) if i in FURTHER else case
+        for i, case in enumerate(CASES)
+    ],
     ids=lambda case: str(case.flow)[:60],
 )
 
@@ -68,8 +79,14 @@ each = pytest.mark.parametrize(
 def modes(flow, ts, lams=LAMS):
     """(phi, slope), shape (times, lams); padded to one shape, so that little is compiled twice."""
     shape = len(ts), len(lams)
-    ts, lams = (np.pad(values, (0, max(size - len(values), 0)), mode="edge") for values, size in ((ts, 5), (lams, 3)))
-    return tuple(np.asarray(part)[: shape[0], : shape[1]] for part in flow.mode(jnp.asarray(lams)[None, :], jnp.asarray(ts)[:, None]))
+    ts, lams = (
+        np.pad(values, (0, max(size - len(values), 0)), mode="edge")
+        for values, size in ((ts, 5), (lams, 3))
+    )
+    return tuple(
+        np.asarray(part)[: shape[0], : shape[1]]
+        for part in flow.mode(jnp.asarray(lams)[None, :], jnp.asarray(ts)[:, None])
+    )
 
 
 def iterates(optimizer, steps, lams=LAMS):
@@ -90,12 +107,15 @@ def _iterates(optimizer, lams, steps):
 
 
 def measured_order(pair, T=4.0, steps=(128, 256, 512)):
-    """Order in h of the gap between iterates and flow, over five late steps; pair(h) is (optimizer, flow, offset)."""
+    """Order in h of the gap between iterates and flow, over five late steps; pair(h) is (optimizer,
+    flow, offset)."""
     gaps = []
     for k in steps:
         h, at = T / k, k * np.array([8, 10, 12, 14, 16]) // 16
         optimizer, flow, offset = pair(h)
-        gaps.append(np.max(np.abs(iterates(optimizer, k)[at] - modes(flow, h * at + float(offset))[0])))
+        gaps.append(
+            np.max(np.abs(iterates(optimizer, k)[at] - modes(flow, h * at + float(offset))[0]))
+        )
     return np.polyfit(np.log(1 / np.asarray(steps)), np.log(gaps), 1)[0]
 
 
@@ -110,10 +130,20 @@ def test_modes_solve_the_vector_field(case):
         return jnp.concatenate([rate.w, rate.v])
 
     start = np.concatenate([np.ones(n), np.asarray(case.flow.init(jnp.ones(n)).v)])
-    z = solve_ivp(lambda t, z: np.asarray(field(t, z)), (0, ts[-1]), start, t_eval=ts, rtol=1e-12, atol=1e-13, method="DOP853").y.T
+    z = solve_ivp(
+        lambda t, z: np.asarray(field(t, z)),
+        (0, ts[-1]),
+        start,
+        t_eval=ts,
+        rtol=1e-12,
+        atol=1e-13,
+        method="DOP853",
+    ).y.T
     phi, slope = modes(case.flow, ts)
     np.testing.assert_allclose(z[:, :n], phi, rtol=0, atol=1e-11)
-    np.testing.assert_allclose([field(t, row)[:n] for t, row in zip(ts, z, strict=True)], slope, rtol=0, atol=3e-11)
+    np.testing.assert_allclose(
+        [field(t, row)[:n] for t, row in zip(ts, z, strict=True)], slope, rtol=0, atol=3e-11
+    )
 
 
 @each
@@ -122,12 +152,24 @@ def test_two_frozen_steps_reach_the_mode(case):
     step = jax.jit(case.flow.frozen_step)
     first = step(lams, jnp.asarray(0.0), h, jnp.ones(LAMS.size), zero)
     second = step(lams, h, h, first.residual, first.velocity)
-    np.testing.assert_allclose(second.residual, modes(case.flow, [1.0])[0][0], atol=1e-5 if "nesterov" in case.flow.name else 2e-7)
+    np.testing.assert_allclose(
+        second.residual,
+        modes(case.flow, [1.0])[0][0],
+        atol=1e-5 if "nesterov" in case.flow.name else 2e-7,
+    )
 
 
 @each
 def test_iterates_converge_to_the_flow_with_the_stated_order(case):
-    assert abs(measured_order(lambda h: (*case.flow.discretize(h)[:1], case.flow, case.flow.discretize(h)[1])) - case.order) < 0.15
+    assert (
+        abs(
+            measured_order(
+                lambda h: (*case.flow.discretize(h)[:1], case.flow, case.flow.discretize(h)[1])
+            )
+            - case.order
+        )
+        < 0.15
+    )
 
 
 @each
@@ -145,7 +187,9 @@ def test_the_amplitude_decays_as_predicted(case):
     phi, slope = modes(case.flow, ts)
     amplitude = 0.5 * np.log(phi**2 + slope**2 / LAMS)
     t = ts[:, None]
-    np.testing.assert_allclose(amplitude[1] - amplitude[0], np.diff(case.envelope(LAMS, t), axis=0)[0], rtol=0.06)
+    np.testing.assert_allclose(
+        amplitude[1] - amplitude[0], np.diff(case.envelope(LAMS, t), axis=0)[0], rtol=0.06
+    )
 
 
 @each
@@ -157,7 +201,9 @@ def test_flows_keep_single_precision_and_a_zero_eigenvalue_stays(case):
     assert {leaf.dtype for leaf in (rate.w, rate.v, phi, slope)} == {jnp.dtype("float32")}
     np.testing.assert_allclose((phi[0], slope[0]), (1, 0), rtol=1e-6)
     np.testing.assert_allclose(phi[1:], modes(case.flow, [3.0], [0.5, 7.0])[0][0], atol=2e-5)
-    step, _ = single.discretize(jnp.float32(0.05))[0].update(w, single.discretize(jnp.float32(0.05))[0].init(w))
+    step, _ = single.discretize(jnp.float32(0.05))[0].update(
+        w, single.discretize(jnp.float32(0.05))[0].init(w)
+    )
     assert step.dtype == jnp.float32
     assert np.isfinite(single.lyapunov(jnp.float32(1), w, w, jnp.eye(3, dtype=jnp.float32)))
 
@@ -166,7 +212,11 @@ def test_flows_keep_single_precision_and_a_zero_eigenvalue_stays(case):
 def test_multi_step_momentum_is_its_recursion(beta1, beta2):
     w, before, past = np.ones(3), np.ones(3), np.ones(3)
     for row in iterates(m.multi_step_momentum(0.1, beta1, beta2), 20)[1:]:
-        w, before, past = w + beta1 * (w - before) + beta2 * (before - past) - 0.1 * LAMS * w, w, before
+        w, before, past = (
+            w + beta1 * (w - before) + beta2 * (before - past) - 0.1 * LAMS * w,
+            w,
+            before,
+        )
         np.testing.assert_allclose(row, w, rtol=1e-11, atol=1e-13)
 
 
@@ -182,12 +232,17 @@ def test_what_multi_step_momentum_adds_to_its_limit_is_hessian_damping():
 def test_constant_friction_is_the_damped_oscillator_and_shifted_friction_a_bessel_function():
     ts = np.array([0.0, 1.0, 30.0, 1000.0])
     for b in (0.0, 0.8, 6.0):
-        exact, found = modes(nm.HeavyBall(b), ts), modes(m.Friction(Fading(jnp.asarray(b), jnp.asarray(jnp.inf))), ts)
+        exact, found = (
+            modes(nm.HeavyBall(b), ts),
+            modes(m.Friction(Fading(jnp.asarray(b), jnp.asarray(jnp.inf))), ts),
+        )
         scale = np.hypot(exact[0], exact[1] / LAMS**0.5) + 1e-200
         np.testing.assert_allclose(found / scale, exact / scale, rtol=0, atol=1e-10)
     # x'' + 2/(t + 1) x' + x = 0: x = (cos t + sin t)/(t + 1)
     flow = m.Friction(lambda t: 2 / (1 + t))
-    np.testing.assert_allclose(modes(flow, ts, [1.0])[0][:, 0], (np.cos(ts) + np.sin(ts)) / (1 + ts), rtol=0, atol=1e-11)
+    np.testing.assert_allclose(
+        modes(flow, ts, [1.0])[0][:, 0], (np.cos(ts) + np.sin(ts)) / (1 + ts), rtol=0, atol=1e-11
+    )
 
 
 def test_friction_that_jumps_is_a_product_of_exponentials():
@@ -196,7 +251,9 @@ def test_friction_that_jumps_is_a_product_of_exponentials():
 
     flow = m.Friction(lambda t: jnp.where(t < 1.3, 0.2, 3.0))
     exact = power(3.0, 1.7) @ power(0.2, 1.3) @ [1.0, 0.0]
-    np.testing.assert_allclose(np.array(modes(flow, [3.0], [2.0]))[:, 0, 0], exact, rtol=0, atol=1e-8)
+    np.testing.assert_allclose(
+        np.array(modes(flow, [3.0], [2.0]))[:, 0, 0], exact, rtol=0, atol=1e-8
+    )
 
 
 @pytest.mark.slow
@@ -204,13 +261,17 @@ def test_friction_stacks_over_the_parameters_of_its_function():
     flows = m.Friction(Fading(jnp.array([0.3, 2.0]), jnp.array([4.0, 1.0])))
     phi = eqx.filter_vmap(lambda flow: flow.mode(jnp.asarray(2.0), jnp.asarray(3.0))[0])(flows)
     for i, (b0, T) in enumerate([(0.3, 4.0), (2.0, 1.0)]):
-        np.testing.assert_allclose(phi[i], modes(m.Friction(Fading(b0, T)), [3.0], [2.0])[0][0, 0], rtol=1e-11)
+        np.testing.assert_allclose(
+            phi[i], modes(m.Friction(Fading(b0, T)), [3.0], [2.0])[0][0, 0], rtol=1e-11
+        )
 
 
 @pytest.mark.slow
 def test_friction_serves_test_points():
     kernel = np.diag([1e-9, 0.5, 3.0])
-    out = nm.predict(kernel, np.ones(3), m.Friction(Fading(0.4, 5.0)), [0.0, 2.0, 9.0], test_kernel=kernel)
+    out = nm.predict(
+        kernel, np.ones(3), m.Friction(Fading(0.4, 5.0)), [0.0, 2.0, 9.0], test_kernel=kernel
+    )
     np.testing.assert_allclose(out.test, np.asarray(out.residual) - 1, atol=1e-11)
 
 
@@ -229,7 +290,10 @@ def test_hessian_damped_nesterov_at_gamma_h_is_nesterovs_method_and_its_limit_of
     h = 0.05
     twin, _ = m.HessianDampedNesterov(3.0, h).discretize(h)
     np.testing.assert_allclose(iterates(twin, 60), iterates(nm.nesterov(h**2, 3.0), 60), atol=1e-14)
-    order = measured_order(lambda h: (nm.nesterov(h**2, 3.0), m.HessianDampedNesterov(3.0, h), 1.5 * h), steps=(256, 512, 1024))
+    order = measured_order(
+        lambda h: (nm.nesterov(h**2, 3.0), m.HessianDampedNesterov(3.0, h), 1.5 * h),
+        steps=(256, 512, 1024),
+    )
     assert abs(order - 2) < 0.15
 
 
@@ -243,7 +307,9 @@ def shifted_start(flow, kick, t):
 
 
 @pytest.mark.parametrize("name", ["heavy_ball", "nesterov"])
-def test_high_resolution_equations_fit_their_methods_to_order_2_and_the_published_start_to_order_1(name):
+def test_high_resolution_equations_fit_their_methods_to_order_2_and_the_published_start_to_order_1(
+    name,
+):
     mu = 0.4
 
     def method(h):
@@ -251,7 +317,13 @@ def test_high_resolution_equations_fit_their_methods_to_order_2_and_the_publishe
         return nag if name == "nesterov" else nm.heavy_ball(h**2, nag.beta)
 
     equation = m.high_resolution_nesterov if name == "nesterov" else m.high_resolution_heavy_ball
-    assert abs(measured_order(lambda h: (method(h), equation(h**2, mu), h / 2), steps=(256, 512, 1024)) - 2) < 0.15
+    assert (
+        abs(
+            measured_order(lambda h: (method(h), equation(h**2, mu), h / 2), steps=(256, 512, 1024))
+            - 2
+        )
+        < 0.15
+    )
 
     def published(h):  # the first difference quotient, of the method's own first step, as w'(0)
         return 2 * h / (1 + h * mu**0.5) if name == "nesterov" else h
@@ -263,7 +335,14 @@ def test_high_resolution_equations_fit_their_methods_to_order_2_and_the_publishe
         gaps = []
         for k in (256, 512, 1024):
             h, at = 4 / k, k * np.array([8, 12, 16]) // 16
-            gaps.append(np.max(np.abs(iterates(method(h), k)[at] - shifted_start(equation(h**2, mu), kick(h), h * at))))
+            gaps.append(
+                np.max(
+                    np.abs(
+                        iterates(method(h), k)[at]
+                        - shifted_start(equation(h**2, mu), kick(h), h * at)
+                    )
+                )
+            )
         assert abs(np.log2(gaps[1] / gaps[2]) - order) < 0.2
 
 
@@ -271,7 +350,10 @@ def test_hessian_damping_keeps_its_energy_falling():
     flow, kernel = m.HessianDamped(1.2, 0.6, 1.1), jnp.diag(jnp.asarray(LAMS))
     ts = np.linspace(0, 6, 60)
     phi, slope = modes(flow, ts)
-    energy = [flow.lyapunov(jnp.asarray(0.0), jnp.asarray(D), jnp.asarray(V), kernel) for D, V in zip(phi, slope, strict=True)]
+    energy = [
+        flow.lyapunov(jnp.asarray(0.0), jnp.asarray(D), jnp.asarray(V), kernel)
+        for D, V in zip(phi, slope, strict=True)
+    ]
     assert np.all(np.diff(energy) < 0)
 
 
@@ -293,7 +375,9 @@ def test_triple_momentum_is_its_recursion_and_its_flow_the_stated_limit():
         np.testing.assert_allclose(row, w, rtol=1e-12, atol=1e-14)
         xi, last = (1 + beta) * xi - beta * last - alpha * LAMS * w, xi
     flow, h = m.triple_momentum(1.0, 1e8).flow()
-    np.testing.assert_allclose((flow.b, flow.gamma * np.sqrt(2e8), h), (3 / 2**0.5, 1.0, 2e-8**0.5), rtol=1e-3)
+    np.testing.assert_allclose(
+        (flow.b, flow.gamma * np.sqrt(2e8), h), (3 / 2**0.5, 1.0, 2e-8**0.5), rtol=1e-3
+    )
 
 
 @pytest.mark.parametrize(
@@ -320,7 +404,9 @@ def test_amplification_is_the_companion_matrix():
     eta, beta = 0.1, 0.7
     for lam, matrix in zip(LAMS, m.amplification(nm.heavy_ball(eta, beta), LAMS), strict=True):
         np.testing.assert_allclose(np.poly(matrix), [1, -(1 + beta - eta * lam), beta], rtol=1e-12)
-    powers = np.linalg.matrix_power(m.amplification(m.constant_nesterov(eta, beta), LAMS), 30)[:, 0, 0]
+    powers = np.linalg.matrix_power(m.amplification(m.constant_nesterov(eta, beta), LAMS), 30)[
+        :, 0, 0
+    ]
     np.testing.assert_allclose(powers, iterates(m.constant_nesterov(eta, beta), 30)[-1], rtol=1e-10)
     with pytest.raises(nm.InputError, match="changes from step to step"):
         m.amplification(nm.nesterov(eta, 3.0), LAMS)
@@ -328,7 +414,14 @@ def test_amplification_is_the_companion_matrix():
 
 @pytest.mark.parametrize("kappa", [5.0, 100.0])
 @pytest.mark.parametrize(
-    "method", ["gradient_descent", "heavy_ball", "constant_nesterov", "nesterov_strongly_convex", "triple_momentum"]
+    "method",
+    [
+        "gradient_descent",
+        "heavy_ball",
+        "constant_nesterov",
+        "nesterov_strongly_convex",
+        "triple_momentum",
+    ],
 )
 def test_best_parameters_reach_their_rate(method, kappa):
     optimizer, rate = m.best_parameters(method, 0.3, 0.3 * kappa)
@@ -340,7 +433,9 @@ def test_no_other_momentum_is_faster(method):
     best, rate = m.best_parameters(method, 1.0, 20.0)
     for scale in (0.97, 1.03):
         for parameter in ("eta", "beta"):
-            other = eqx.tree_at(lambda o, p=parameter: getattr(o, p), best, getattr(best, parameter) * scale)
+            other = eqx.tree_at(
+                lambda o, p=parameter: getattr(o, p), best, getattr(best, parameter) * scale
+            )
             if method == "constant_nesterov":
                 other = m.constant_nesterov(other.eta, other.beta)
             assert m.convergence_rate(other, 1.0, 20.0) > rate
@@ -356,7 +451,9 @@ def test_a_second_momentum_gains_nothing_on_an_interval():
         except nm.InputError:
             return 1.0
 
-    found = minimize(worst, [best.eta, best.beta - 0.1, 0.1], method="Nelder-Mead", options={"maxfev": 150})
+    found = minimize(
+        worst, [best.eta, best.beta - 0.1, 0.1], method="Nelder-Mead", options={"maxfev": 150}
+    )
     assert rate - 1e-6 < found.fun < rate + 0.05
 
 
@@ -395,7 +492,9 @@ def test_a_fixed_period_tends_to_the_restarted_flow():
         h = T / k
         path = iterates(m.restarted_nesterov(h**2, 3.0, round(period / h)), k)
         at = k * np.array([10, 13, 16]) // 16
-        exact, _ = m.restarted_response(jnp.asarray(LAMS)[None, :], 3.0, period, h * jnp.asarray(at)[:, None])
+        exact, _ = m.restarted_response(
+            jnp.asarray(LAMS)[None, :], 3.0, period, h * jnp.asarray(at)[:, None]
+        )
         gaps.append(np.max(np.abs(path[at] - exact)))
     assert np.all(np.log2(np.array(gaps[:-1]) / gaps[1:]) > 0.8)
 
@@ -412,11 +511,26 @@ def test_the_best_period_is_the_best_on_a_grid(d, exponent):
         assert abs(best.exponent / 2 - exponent) < 5e-4
 
 
-@pytest.mark.parametrize(("solver", "tol"), [(LazyExponential(), 2e-7), pytest.param(diffrax.Tsit5(), 1e-5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("solver", "tol"),
+    [(LazyExponential(), 2e-7), pytest.param(diffrax.Tsit5(), 1e-5, marks=pytest.mark.slow)],
+)
 def test_further_flows_drive_networks_through_both_integrators(solver, tol):
-    data, flow, ts = nm.sphere(6, 4, key=jax.random.key(1)), m.HessianDamped(0.6, 0.2, 1.1), np.array([0.0, 1.0, 4.0])
+    data, flow, ts = (
+        nm.sphere(6, 4, key=jax.random.key(1)),
+        m.HessianDamped(0.6, 0.2, 1.1),
+        np.array([0.0, 1.0, 4.0]),
+    )
     net = nm.init_two_layer(16, 4, key=jax.random.key(0), activation=lambda z: 1.5 * z)
-    run = nm.simulate(net, data, flow, ts, readouts=["residual", "velocity"], solver=solver, config=nm.Numerics(tol=1e-7))
+    run = nm.simulate(
+        net,
+        data,
+        flow,
+        ts,
+        readouts=["residual", "velocity"],
+        solver=solver,
+        config=nm.Numerics(tol=1e-7),
+    )
     exact = nm.predict(nm.empirical_ntk(net, data.X), run.residual[0], flow, ts)
     np.testing.assert_allclose(run.residual, exact.residual, atol=tol)
     np.testing.assert_allclose(run.velocity, exact.velocity, atol=10 * tol)
@@ -447,15 +561,21 @@ def test_bad_parameters_are_refused(make, message):
 def test_pytorchs_nesterov_is_the_published_one_and_not_the_printed_one():
     stiffness, eta, d, w = jnp.array([0.5, 3.0]), 0.01, 3.0, np.array([1.0, -2.0])
     buffer, path = np.zeros(2), [w]
-    for k in range(1, 200):  # torch.optim.SGD(momentum=beta, nesterov=True), beta set before every step
+    for k in range(
+        1, 200
+    ):  # torch.optim.SGD(momentum=beta, nesterov=True), beta set before every step
         beta, gradient = (k - 1) / (k + d - 1), np.asarray(stiffness) * w
         buffer = beta * buffer + gradient
         w = w - eta * (gradient + beta * buffer)
         path.append(w)
     steps = np.arange(200)
-    torch = nm.predict(jnp.diag(stiffness), jnp.array(path[0]), nm.nesterov_torch(eta, d), steps).residual
+    torch = nm.predict(
+        jnp.diag(stiffness), jnp.array(path[0]), nm.nesterov_torch(eta, d), steps
+    ).residual
     np.testing.assert_allclose(torch, path, rtol=0, atol=1e-13)
-    printed = nm.predict(jnp.diag(stiffness), jnp.array(path[0]), nm.nesterov(eta, d), steps).residual
+    printed = nm.predict(
+        jnp.diag(stiffness), jnp.array(path[0]), nm.nesterov(eta, d), steps
+    ).residual
     assert np.abs(torch - printed).max() > 1e-3
     flow, h = nm.nesterov_torch(eta, d).flow()
     assert flow.d == d and h == pytest.approx(0.1)

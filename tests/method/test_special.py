@@ -1,4 +1,5 @@
-"""The exact modes against mpmath, their equations, their derivatives, and the constants of the t^-d law."""
+"""The exact modes against mpmath, their equations, their derivatives, and the constants of the t^-d
+law."""
 
 import functools
 
@@ -58,7 +59,11 @@ def oscillator_grid():
     times = (0.0, 1e-8, 1e-3, 0.1, 1.0, 7.0, 50.0, 300.0, 1e4)
     for b in (1e-3, 0.5, 2.0, 1 / 3, 37.0):
         critical = b * b / 4
-        near = [critical * (1 + sign * 10.0**-k) for k in (1, 2, 4, 6, 8, 10, 12, 13, 14, 15) for sign in (1, -1)]
+        near = [
+            critical * (1 + sign * 10.0**-k)
+            for k in (1, 2, 4, 6, 8, 10, 12, 13, 14, 15)
+            for sign in (1, -1)
+        ]
         for lam in (0.0, 1e-12, 1e-4, 0.3, 5.0, 400.0, critical, *near):
             yield from ((lam, b, t) for t in times)
     yield from ((lam, 0.0, t) for lam in (0.0, 1e-10, 0.7, 100.0) for t in times)
@@ -81,7 +86,9 @@ def test_damped_oscillator_limits():
     np.testing.assert_allclose(damped_oscillator(4.0, 0.0, t)[0], np.cos(2 * t), atol=1e-15)
     np.testing.assert_allclose(damped_oscillator(-1e-17, 0.0, t)[0], 1.0, rtol=1e-15)
     np.testing.assert_allclose(damped_oscillator(-1e-17, 1.0, t)[0], 1.0, rtol=1e-15)
-    phi, dphi = damped_oscillator(1.0, 1e3, 1e6)  # b t = 1e9: the slow mode exp(-lambda t/b) remains
+    phi, dphi = damped_oscillator(
+        1.0, 1e3, 1e6
+    )  # b t = 1e9: the slow mode exp(-lambda t/b) remains
     assert float(phi) == pytest.approx(float(mp_oscillator(1.0, 1e3, 1e6)[0]), rel=1e-12)
     assert np.isfinite(dphi)
     assert damped_oscillator(np.ones((4, 1)), 1, np.ones((1, 3)))[0].shape == (4, 3)
@@ -93,14 +100,28 @@ def test_damped_oscillator_in_single_precision():
     assert phi.dtype == dphi.dtype == jnp.float32
     exact = [mp_oscillator(*map(float, row)) for row in grid]
     error = np.abs(np.asarray(phi, float) - [float(e[0]) for e in exact])
-    assert np.all(error <= 4e-6 * np.maximum(1, np.sqrt(grid[:, 0]) * grid[:, 2]) * [float(e[2]) for e in exact] + 1e-37)
+    assert np.all(
+        error
+        <= 4e-6 * np.maximum(1, np.sqrt(grid[:, 0]) * grid[:, 2]) * [float(e[2]) for e in exact]
+        + 1e-37
+    )
 
 
 @pytest.mark.parametrize("lam", [1.0, 1.0 + 1e-9, 0.999, 0.0, 3.0, 0.2])
 def test_damped_oscillator_differentiates_through_critical_damping(lam):
-    check_grads(jax.jit(damped_oscillator), (lam, 2.0, 0.8), order=1, modes=("fwd", "rev"), eps=1e-4, rtol=1e-6, atol=1e-7)
+    check_grads(
+        jax.jit(damped_oscillator),
+        (lam, 2.0, 0.8),
+        order=1,
+        modes=("fwd", "rev"),
+        eps=1e-4,
+        rtol=1e-6,
+        atol=1e-7,
+    )
     for t in (0.0, 0.8, 5.0):
-        np.testing.assert_allclose(oscillator_slope(t, lam), damped_oscillator(lam, 2.0, t)[1], rtol=1e-12, atol=1e-15)
+        np.testing.assert_allclose(
+            oscillator_slope(t, lam), damped_oscillator(lam, 2.0, t)[1], rtol=1e-12, atol=1e-15
+        )
         acceleration = oscillator_acceleration(t, lam)
         phi, dphi = damped_oscillator(lam, 2.0, t)
         np.testing.assert_allclose(acceleration + 2.0 * dphi + lam * phi, 0.0, atol=1e-14)
@@ -124,21 +145,37 @@ def test_damped_oscillator_slope_in_the_eigenvalue_near_criticality_matches_mpma
 @pytest.mark.parametrize("d", ORDERS)
 def test_nesterov_mode_matches_mpmath_relative_to_its_envelope(d):
     allowed = 1e-13 * nesterov_envelope(d, ARGUMENTS) * np.maximum(1.0, 1e-3 * ARGUMENTS)
-    for value in (nesterov_mode(d, ARGUMENTS), nesterov_mode(np.full_like(ARGUMENTS, d), ARGUMENTS)):
-        error = np.array([abs(float(mp.mpf(v) - exact)) for v, exact in zip(np.asarray(value), reference(d), strict=True)])
-        assert np.all(error <= allowed), (ARGUMENTS[np.argmax(error / allowed)], np.max(error / allowed))
+    for value in (
+        nesterov_mode(d, ARGUMENTS),
+        nesterov_mode(np.full_like(ARGUMENTS, d), ARGUMENTS),
+    ):
+        error = np.array(
+            [
+                abs(float(mp.mpf(v) - exact))
+                for v, exact in zip(np.asarray(value), reference(d), strict=True)
+            ]
+        )
+        assert np.all(error <= allowed), (
+            ARGUMENTS[np.argmax(error / allowed)],
+            np.max(error / allowed),
+        )
 
 
 def test_nesterov_modes_come_in_pairs():
     for d in (0.5, 3.0, 13.1, 60.0):
         difference = np.abs(nesterov_modes(d, ARGUMENTS)[1] - nesterov_mode(d + 2, ARGUMENTS))
-        np.testing.assert_array_less(difference, 1e-13 * nesterov_envelope(d + 2, ARGUMENTS) * np.maximum(1, 1e-3 * ARGUMENTS))
+        np.testing.assert_array_less(
+            difference,
+            1e-13 * nesterov_envelope(d + 2, ARGUMENTS) * np.maximum(1, 1e-3 * ARGUMENTS),
+        )
 
 
 def test_nesterov_mode_has_its_elementary_cases():
     s = np.linspace(0.0, 100.0, 1001)[1:]
     np.testing.assert_allclose(nesterov_mode(2, s), np.sin(s) / s, rtol=0, atol=1e-15)
-    np.testing.assert_allclose(nesterov_mode(4, s), 3 * (np.sin(s) - s * np.cos(s)) / s**3, rtol=0, atol=1e-8)
+    np.testing.assert_allclose(
+        nesterov_mode(4, s), 3 * (np.sin(s) - s * np.cos(s)) / s**3, rtol=0, atol=1e-8
+    )
     np.testing.assert_allclose(nesterov_mode(1e-300, s), np.cos(s), rtol=0, atol=1e-13)
     assert nesterov_mode(3.0, 0.0) == 1.0
 
@@ -149,7 +186,10 @@ def test_nesterov_mode_in_single_precision():
         value = nesterov_mode(np.float32(d), s)
         assert value.dtype == jnp.float32
         exact = np.array([float(mp_nesterov(d, float(x))) for x in s])
-        np.testing.assert_array_less(np.abs(value - exact), 3e-6 * nesterov_envelope(d, s.astype(float)) * np.maximum(1, s) + 1e-37)
+        np.testing.assert_array_less(
+            np.abs(value - exact),
+            3e-6 * nesterov_envelope(d, s.astype(float)) * np.maximum(1, s) + 1e-37,
+        )
 
 
 def test_nesterov_oscillator_solves_its_equation():
@@ -169,10 +209,15 @@ def test_nesterov_oscillator_is_analytic_at_and_below_zero():
     phi = lambda lam: nesterov_oscillator(lam, d, t)[0]
     assert phi(0.0) == 1.0
     assert jax.grad(phi)(0.0) == pytest.approx(-(t**2) / (2 * (d + 1)), rel=1e-14)
-    assert float(phi(-1e-3)) == pytest.approx(float(mp.hyp0f1((d + 1) / 2, 1e-3 * t**2 / 4)), rel=1e-14)
+    assert float(phi(-1e-3)) == pytest.approx(
+        float(mp.hyp0f1((d + 1) / 2, 1e-3 * t**2 / 4)), rel=1e-14
+    )
 
 
-@pytest.mark.parametrize(("d", "s"), [(0.5, 0.3), (3.0, 0.0), (3.0, 5.0), (3.3, 25.0), (7.0, 17.0), (2.0, 30.0), (50.0, 28.0)])
+@pytest.mark.parametrize(
+    ("d", "s"),
+    [(0.5, 0.3), (3.0, 0.0), (3.0, 5.0), (3.3, 25.0), (7.0, 17.0), (2.0, 30.0), (50.0, 28.0)],
+)
 def test_nesterov_mode_differentiates_in_both_arguments(d, s):
     with mp.workdps(30):
         nu = lambda d: (mp.mpf(d) + 1) / 2
@@ -185,7 +230,11 @@ def test_nesterov_mode_differentiates_in_both_arguments(d, s):
 
 
 reverse_slopes = jax.jit(jax.grad(nesterov_mode, (0, 1)))
-forward_bend = jax.jit(lambda d, s: jax.jvp(lambda s: jax.jvp(lambda s: nesterov_mode(d, s), (s,), (1.0,))[1], (s,), (1.0,)))
+forward_bend = jax.jit(
+    lambda d, s: jax.jvp(
+        lambda s: jax.jvp(lambda s: nesterov_mode(d, s), (s,), (1.0,))[1], (s,), (1.0,)
+    )
+)
 
 
 def test_nesterov_mode_batches_and_compiles():
@@ -195,10 +244,13 @@ def test_nesterov_mode_batches_and_compiles():
 
 
 def test_nesterov_modes_obey_the_wronskian_of_bessel_functions():
-    """J_nu J_{1-nu} + J_{-nu} J_{nu-1} = 2 sin(nu pi)/(pi s) with nu = (d-1)/2 in (0, 1/2); all four orders exceed -1/2 only so."""
+    """J_nu J_{1-nu} + J_{-nu} J_{nu-1} = 2 sin(nu pi)/(pi s) with nu = (d-1)/2 in (0, 1/2); all
+    four orders exceed -1/2 only so."""
     nu = 0.3
     s = np.linspace(0.5, 200.0, 400)
-    bessel = lambda order: nesterov_mode(2 * order + 1, s) * (s / 2) ** order / float(mp.gamma(order + 1))
+    bessel = lambda order: (
+        nesterov_mode(2 * order + 1, s) * (s / 2) ** order / float(mp.gamma(order + 1))
+    )
     # J_{nu-1} = (2 nu/s) J_nu - J_{nu+1}: the order nu - 1 lies outside d > 0
     value = bessel(nu) * bessel(1 - nu) + bessel(-nu) * (2 * nu / s * bessel(nu) - bessel(nu + 1))
     np.testing.assert_allclose(value * s, 2 * np.sin(nu * np.pi) / np.pi, rtol=1e-12)
@@ -225,7 +277,9 @@ def test_decay_constant_is_the_supremum():
 @pytest.mark.slow
 def test_decay_constant_differentiates():
     ends = decay_constant(np.array([3 - 1e-5, 3 + 1e-5]))
-    assert float(jax.jit(jax.grad(decay_constant))(3.0)) == pytest.approx(float(ends[1] - ends[0]) / 2e-5, rel=1e-8)
+    assert float(jax.jit(jax.grad(decay_constant))(3.0)) == pytest.approx(
+        float(ends[1] - ends[0]) / 2e-5, rel=1e-8
+    )
 
 
 def test_kappa_is_elementary_at_three():

@@ -36,7 +36,9 @@ def solve(path, b=0.5, stop_at=None, model=MODEL, data=DATA, **options):
     seen: list[int] = []
     options = {"every": 2, "readouts": ("loss", "flips"), **options}
     try:
-        return nm.simulate_checkpointed(model, data, nm.HeavyBall(b), TS, path, progress=progress, **options), seen
+        return nm.simulate_checkpointed(
+            model, data, nm.HeavyBall(b), TS, path, progress=progress, **options
+        ), seen
     except Stop:
         return None, seen
 
@@ -56,19 +58,31 @@ def test_a_resumed_run_equals_an_uninterrupted_one_and_plain_simulate(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("solver", [None, RungeKutta()], ids=["span", "preactivations"])
-def test_high_dimensional_inputs_resume_in_the_coordinates_that_are_in_the_file(tmp_path, monkeypatch, solver):
-    data, net = nm.sphere(3, 20, key=jax.random.key(0)), nm.init_two_layer(8, 20, key=jax.random.key(1))
+def test_high_dimensional_inputs_resume_in_the_coordinates_that_are_in_the_file(
+    tmp_path, monkeypatch, solver
+):
+    data, net = (
+        nm.sphere(3, 20, key=jax.random.key(0)),
+        nm.init_two_layer(8, 20, key=jax.random.key(1)),
+    )
     options = {"every": 2, "readouts": ("loss", "displacement"), "solver": solver}
-    plain = nm.simulate(net, data, nm.HeavyBall(0.5), TS, readouts=options["readouts"], solver=solver)
+    plain = nm.simulate(
+        net, data, nm.HeavyBall(0.5), TS, readouts=options["readouts"], solver=solver
+    )
     assert solve(tmp_path / "a", stop_at=4, model=net, data=data, **options) == (None, [2, 4])
-    turned = lambda X: dataclasses.replace(decompose(X), left=-decompose(X).left, rows=-decompose(X).rows)  # another machine may find that
+    turned = lambda X: dataclasses.replace(
+        decompose(X), left=-decompose(X).left, rows=-decompose(X).rows
+    )  # another machine may find that
     monkeypatch.setattr(checkpoint, "decompose", turned)
     resumed, _ = solve(tmp_path / "a", model=net, data=data, **options)
     for a, b in zip(jax.tree.leaves(resumed), jax.tree.leaves(plain), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("change", [{"b": 0.25}, {"every": 3}, {"readouts": ("loss",)}, {"config": nm.Numerics(tol=1e-4)}])
+@pytest.mark.parametrize(
+    "change",
+    [{"b": 0.25}, {"every": 3}, {"readouts": ("loss",)}, {"config": nm.Numerics(tol=1e-4)}],
+)
 def test_the_checkpoint_of_another_run_is_refused(tmp_path, change):
     solve(tmp_path / "a", stop_at=2)
     with pytest.raises(InputError, match="checkpoint of another run"):
@@ -81,7 +95,11 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_run_starts_again(tmp_path, da
     solve(path, stop_at=4)
     whole = path.read_bytes()
     altered = whole[:-200] + bytes([whole[-200] ^ 1]) + whole[-199:]
-    path.write_bytes({"truncated": whole[:-300], "altered": altered, "foreign": b"a poem\n", "empty": b""}[damage])
+    path.write_bytes(
+        {"truncated": whole[:-300], "altered": altered, "foreign": b"a poem\n", "empty": b""}[
+            damage
+        ]
+    )
     with pytest.warns(RuntimeWarning, match=r"set aside as a\.damaged"):
         _, seen = solve(path)
     assert seen == [2, 4, 6] and (tmp_path / "a.damaged").exists()

@@ -1,4 +1,5 @@
-"""Real processes killed at random moments: at most the unit in flight is lost, and what is resumed equals what was never interrupted."""
+"""Real processes killed at random moments: at most the unit in flight is lost, and what is resumed
+equals what was never interrupted."""
 
 import contextlib
 import os
@@ -33,20 +34,24 @@ import ntk_momentum as nm
 from ntk_momentum.results import checkpoint, sweep, work
 from ntk_momentum import kernel
 from ntk_momentum.ensembles import planning, program
-sweep.source_digest = checkpoint.source_digest = lambda **options: "code"  # sources may be edited while tests run
+# sources may be edited while tests run
+sweep.source_digest = checkpoint.source_digest = lambda **options: "code"
 planning.plan = partial(planning.plan, readouts=("loss", "f"))
 grid = sweep.Grid(("sphere",), 4, 3, 0, ("heavy_ball:0.5",), (16,), 8, False, 4.0, 5, 1)
 
 
 def solve(path):
-    data, model = nm.sphere(4, 3, key=jax.random.key(0)), nm.init_two_layer(16, 3, key=jax.random.key(1))
-    run = nm.simulate_checkpointed(model, data, nm.HeavyBall(0.5), np.linspace(0, 20, 200), path, every=5, readouts=("loss", "flips"))
+    data = nm.sphere(4, 3, key=jax.random.key(0))
+    model = nm.init_two_layer(16, 3, key=jax.random.key(1))
+    flow, ts, readouts = nm.HeavyBall(0.5), np.linspace(0, 20, 200), ("loss", "flips")
+    run = nm.simulate_checkpointed(model, data, flow, ts, path, every=5, readouts=readouts)
     np.save(str(path) + ".tmp.npy", np.stack([run.loss, run.flips]))
     os.replace(str(path) + ".tmp.npy", str(path) + ".npy")
 
 
 """
-# One process imports everything, JAX's backend asleep, and forks a child for each line "WHAT FOLDER" that it reads.
+# One process imports everything, JAX's backend asleep, and forks a child for each line "WHAT
+# FOLDER" that it reads.
 NURSERY = (
     PREPARE
     + """
@@ -71,7 +76,9 @@ class Nursery:
     def __init__(self, folder: Path):
         self.folder = folder
         command = [sys.executable, "-c", NURSERY, str(folder / "cache")]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def run(self, what: str, where: Path, kill_after: float | None = None) -> int:
         """The child's exit status; 9 when it was killed."""
@@ -99,11 +106,17 @@ def nursery(tmp_path_factory):
 def units(out: Path) -> dict[str, dict[str, bytes]]:
     """Every value of every unit. Raises when one is not whole."""
     stored = [store.Stored.open(path) for path in sorted(out.glob("data/unit-*.nc"))]
-    return {unit.path.name: {name: unit.read(name).tobytes() for name in unit.contents} for unit in stored}
+    return {
+        unit.path.name: {name: unit.read(name).tobytes() for name in unit.contents}
+        for unit in stored
+    }
 
 
-def killed_until_done(nursery: Nursery, what: str, folder: Path, look, seconds: float, seed: int) -> tuple[int, list[Path]]:
-    """Kill children at random moments, in one place until its work is done, then in the next: (kills, places), after KILLS kills.
+def killed_until_done(
+    nursery: Nursery, what: str, folder: Path, look, seconds: float, seed: int
+) -> tuple[int, list[Path]]:
+    """Kill children at random moments, in one place until its work is done, then in the next:
+    (kills, places), after KILLS kills.
 
     look: called with the place after every death.
     """
@@ -142,21 +155,27 @@ def test_a_sweep_survives_being_killed_twenty_times(nursery, tmp_path):
         assert there == {name: whole[name] for name in there}
         written = {name: (out / "data" / name).stat().st_mtime_ns for name in there}
         before = seen.setdefault(out, {})
-        assert before == {name: written[name] for name in before}  # nothing finished is lost, or done again
+        assert before == {
+            name: written[name] for name in before
+        }  # nothing finished is lost, or done again
         seen[out] = written
 
     kills, places = killed_until_done(nursery, "sweep", tmp_path, look, seconds, seed=6)
     assert kills == KILLS and len(whole) == 8
     for out in places:
         assert units(out) == whole
-        assert not [path.name for path in (out / "data").iterdir() if path.name.startswith(".unit")]  # no leftovers
+        assert not [
+            path.name for path in (out / "data").iterdir() if path.name.startswith(".unit")
+        ]  # no leftovers
 
 
 @pytest.mark.slow
 def test_a_checkpointed_solve_survives_being_killed_twenty_times(nursery, tmp_path):
     seconds = timed(nursery, "solve", tmp_path)
     whole = np.load(tmp_path / "whole.npy")
-    kills, places = killed_until_done(nursery, "solve", tmp_path, lambda place: None, seconds, seed=7)
+    kills, places = killed_until_done(
+        nursery, "solve", tmp_path, lambda place: None, seconds, seed=7
+    )
     assert kills == KILLS and np.isfinite(whole).all()
     for place in places:
         np.testing.assert_array_equal(np.load(f"{place}.npy"), whole)
@@ -168,7 +187,9 @@ def test_two_processes_share_a_folder_and_one_that_dies_is_replaced(nursery, tmp
     other = Nursery(nursery.folder)
     try:
         assert other.process.stdin is not None and other.process.stdout is not None
-        print("sweep", tmp_path / "both", file=other.process.stdin, flush=True)  # goes on by itself while ours are killed
+        print(
+            "sweep", tmp_path / "both", file=other.process.stdin, flush=True
+        )  # goes on by itself while ours are killed
         other.process.stdout.readline()
         for moment in (0.3, 0.6, 0.9):
             nursery.run("sweep", tmp_path / "both", moment)

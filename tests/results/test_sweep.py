@@ -1,4 +1,5 @@
-"""Sweeps: one whole file for each unit of work, whatever happens to the processes that make them."""
+"""Sweeps: one whole file for each unit of work, whatever happens to the processes that make
+them."""
 
 import json
 import subprocess
@@ -27,7 +28,10 @@ def fixed_code(monkeypatch):
 
 
 def test_flows_are_spelt_with_their_parameter():
-    assert [parse_flow(text) for text in ("gradient_flow", "heavy_ball", "heavy_ball:0.25", "nesterov:3")] == [
+    assert [
+        parse_flow(text)
+        for text in ("gradient_flow", "heavy_ball", "heavy_ball:0.25", "nesterov:3")
+    ] == [
         ("gradient_flow", None),
         ("heavy_ball", None),
         ("heavy_ball", 0.25),
@@ -38,7 +42,16 @@ def test_flows_are_spelt_with_their_parameter():
 
 
 @pytest.mark.parametrize(
-    "text", ["heavy_ball:", "heavy_ball:x", "heavy_ball:-1", "heavy_ball:nan", "nesterov:0", "gradient_flow:1", "gradiant_flow"]
+    "text",
+    [
+        "heavy_ball:",
+        "heavy_ball:x",
+        "heavy_ball:-1",
+        "heavy_ball:nan",
+        "nesterov:0",
+        "gradient_flow:1",
+        "gradiant_flow",
+    ],
 )
 def test_a_flow_that_is_none_is_refused(text):
     with pytest.raises(InputError):
@@ -47,7 +60,12 @@ def test_a_flow_that_is_none_is_refused(text):
 
 def grid(**changes) -> Grid:
     sizes = {"n": 4, "p": 3, "widths": (16,), "seeds": 2, "times": 3, "t_end": 1.0}
-    plain = {"data": ("sphere",), "data_seed": 0, "flows": ("gradient_flow", "heavy_ball"), "antisymmetric": False}
+    plain = {
+        "data": ("sphere",),
+        "data_seed": 0,
+        "flows": ("gradient_flow", "heavy_ball"),
+        "antisymmetric": False,
+    }
     return Grid(**{**sizes, **plain, **changes})
 
 
@@ -82,23 +100,36 @@ def test_no_judgement_of_results_changes_what_a_sweep_is_named_by():
         name = open_.pop()
         seen.add(name)
         open_ |= needs[name] - seen
-    assert seen.isdisjoint(name.removesuffix(".py") for name in (*provenance.JUDGEMENT, *provenance.SURFACE))
+    assert seen.isdisjoint(
+        name.removesuffix(".py") for name in (*provenance.JUDGEMENT, *provenance.SURFACE)
+    )
 
 
 @pytest.fixture
 def pretended(monkeypatch):
-    """Units that cost nothing: the loss of seed s decays like exp(-(1 + s) t), and seed 2 fails. Returns the units computed."""
+    """Units that cost nothing: the loss of seed s decays like exp(-(1 + s) t), and seed 2 fails.
+    Returns the units computed."""
     computed = []
 
     def run_unit(plan, unit):
         computed.append(unit.index)
-        flows, widths = tuple(plan.flows[i] for i in unit.flows), tuple(plan.widths[j] for j in unit.widths)
-        seeds, ts = tuple(plan.seeds[k] for k in unit.seeds), jnp.asarray(plan.ts[unit.data, list(unit.flows)])
+        flows, widths = (
+            tuple(plan.flows[i] for i in unit.flows),
+            tuple(plan.widths[j] for j in unit.widths),
+        )
+        seeds, ts = (
+            tuple(plan.seeds[k] for k in unit.seeds),
+            jnp.asarray(plan.ts[unit.data, list(unit.flows)]),
+        )
         shape, seed = (len(flows), len(widths), len(seeds)), jnp.asarray(seeds)
-        loss = jnp.broadcast_to(jnp.exp(-(1 + seed[None, None, :, None]) * ts[:, None, None, :]), (*shape, ts.shape[1]))
+        loss = jnp.broadcast_to(
+            jnp.exp(-(1 + seed[None, None, :, None]) * ts[:, None, None, :]), (*shape, ts.shape[1])
+        )
         verdict = jnp.broadcast_to((seed == 2).astype(jnp.int32), shape)
         f = jnp.broadcast_to(loss[..., None], (*loss.shape, plan.data[0].n))
-        return ensembles.Ensemble(flows, widths, seeds, ts, {"loss": loss, "f": f}, verdict, 7 + verdict, verdict)
+        return ensembles.Ensemble(
+            flows, widths, seeds, ts, {"loss": loss, "f": f}, verdict, 7 + verdict, verdict
+        )
 
     monkeypatch.setattr(ensembles, "run_unit", run_unit)
     return computed
@@ -111,7 +142,10 @@ def units_of(out: Path) -> list[Path]:
 def contents(out: Path) -> dict[str, dict]:
     """Every value in every unit, as bytes."""
     units = [store.Stored.open(path) for path in units_of(out)]
-    return {unit.path.name: {name: unit.read(name).tobytes() for name in unit.contents} for unit in units}
+    return {
+        unit.path.name: {name: unit.read(name).tobytes() for name in unit.contents}
+        for unit in units
+    }
 
 
 def test_a_sweep_is_done_once_and_a_larger_one_reuses_it(tmp_path, pretended):
@@ -126,7 +160,10 @@ def test_a_sweep_is_done_once_and_a_larger_one_reuses_it(tmp_path, pretended):
     after = contents(tmp_path)
     assert {name: after[name] for name in before} == before
     stored = store.Stored.open(units_of(tmp_path)[0])
-    assert stored.dims("loss") == ("flow", "width", "seed", "step") and stored.attributes["data"] == "sphere4x3 seed 0"
+    assert (
+        stored.dims("loss") == ("flow", "width", "seed", "step")
+        and stored.attributes["data"] == "sphere4x3 seed 0"
+    )
     assert json.loads(stored.attributes["settings"])["antisymmetric"] is False
 
 
@@ -134,7 +171,9 @@ def test_a_sweep_holds_what_an_ensemble_does(tmp_path):
     small = grid(flows=("heavy_ball:0.5",), readouts=("loss", "flips"))
     assert sweep.carry_out(small, tmp_path).ok
     data = Source("sphere", 4, 3, 0).load()
-    runs = ensembles.ensemble(data, nm.HeavyBall(0.5), (16,), 2, np.linspace(0, 1, 3), readouts=("loss", "flips"))
+    runs = ensembles.ensemble(
+        data, nm.HeavyBall(0.5), (16,), 2, np.linspace(0, 1, 3), readouts=("loss", "flips")
+    )
     stored = store.read_dataset(*units_of(tmp_path))
     for name in (*runs.readouts, "accepted", "rejected", "verdict"):
         np.testing.assert_array_equal(stored[name], runs[name])
@@ -144,7 +183,8 @@ def test_a_sweep_holds_what_an_ensemble_does(tmp_path):
 def test_a_sweep_of_a_users_model_is_found_again_while_its_file_stays_as_it_is(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
-        "import equinox as eqx, jax\ndef build(width, key): return eqx.nn.MLP(3, 'scalar', width, 1, jax.numpy.tanh, key=key)\n"
+        "import equinox as eqx, jax\ndef build(width, key): return eqx.nn.MLP(3, "
+        "'scalar', width, 1, jax.numpy.tanh, key=key)\n"
     )
     mine = grid(flows=("heavy_ball",), widths=(5,), readouts=("loss",), model=f"{file}:build")
     for computed in (1, 0):
@@ -154,7 +194,9 @@ def test_a_sweep_of_a_users_model_is_found_again_while_its_file_stays_as_it_is(t
     model = models.load_function(mine.model)
     kernel = nm.empirical_ntk(model(5, key=jax.random.key(0)), data.X)
     friction = float(jnp.sqrt(2 * jnp.linalg.eigvalsh(kernel)[0]))
-    runs = nm.ensemble(data, nm.HeavyBall(friction), 5, 2, np.linspace(0, 1, 3), readouts=("loss",), model=model)
+    runs = nm.ensemble(
+        data, nm.HeavyBall(friction), 5, 2, np.linspace(0, 1, 3), readouts=("loss",), model=model
+    )
     (path,) = units_of(tmp_path / "out")
     np.testing.assert_allclose(store.read_dataset(path)["loss"], runs.loss, rtol=1e-8)
     file.write_text(file.read_text().replace("tanh", "sin"))
@@ -166,7 +208,10 @@ def test_a_sweep_of_a_users_model_is_found_again_while_its_file_stays_as_it_is(t
 def test_several_data_sets_of_different_shapes_are_one_sweep(tmp_path, capsys, pretended):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "mine.npz", X=rng.normal(size=(3, 5)), y=np.ones(3))
-    both = sweep.carry_out(grid(data=("sphere", str(tmp_path / "mine.npz")), flows=("gradient_flow",)), tmp_path / "out")
+    both = sweep.carry_out(
+        grid(data=("sphere", str(tmp_path / "mine.npz")), flows=("gradient_flow",)),
+        tmp_path / "out",
+    )
     assert both.ok and both.units == 2 and capsys.readouterr().err == ""  # no terminal, no bar
     names = {store.Stored.open(path).attributes["data"] for path in units_of(tmp_path / "out")}
     assert names == {"sphere4x3 seed 0", "mine"}
@@ -175,7 +220,9 @@ def test_several_data_sets_of_different_shapes_are_one_sweep(tmp_path, capsys, p
 def test_failed_runs_are_named_and_the_others_kept(tmp_path, pretended):
     swept = sweep.carry_out(grid(flows=("gradient_flow",), seeds=4), tmp_path)
     assert not swept.ok and len(swept.failures) == 1 and swept.runs == 4
-    assert swept.failures[0].startswith("sphere4x3 seed 0, gradient_flow, width 16, seed 2: the maximum number of steps")
+    assert swept.failures[0].startswith(
+        "sphere4x3 seed 0, gradient_flow, width 16, seed 2: the maximum number of steps"
+    )
 
 
 def piece(folder: Path, name: str, value=1.0, calls=None) -> work.Piece:
@@ -204,25 +251,48 @@ def test_a_damaged_unit_is_set_aside_and_computed_again(tmp_path, capsys, damage
     if damage == "folder":
         path.mkdir()
     else:
-        path.write_bytes({"truncated": whole[: len(whole) // 2], "foreign": b"{}", "empty": b"", "altered": altered}[damage])
+        path.write_bytes(
+            {
+                "truncated": whole[: len(whole) // 2],
+                "foreign": b"{}",
+                "empty": b"",
+                "altered": altered,
+            }[damage]
+        )
     done = do(piece(tmp_path, "a"), piece(tmp_path, "b"))
-    assert (done.computed, done.kept) == (["a"], ["b"]) and "set aside as a.nc.damaged" in capsys.readouterr().out
+    assert (done.computed, done.kept) == (
+        ["a"],
+        ["b"],
+    ) and "set aside as a.nc.damaged" in capsys.readouterr().out
     assert store.read_dataset(path).x[0] == 1.0 and (tmp_path / "a.nc.damaged").exists()
 
 
 def test_a_piece_that_raises_does_not_stop_the_others(tmp_path, capsys):
-    done = do(piece(tmp_path, "a", RuntimeError("no luck")), piece(tmp_path, "b", InputError("too large")), piece(tmp_path, "c"))
-    assert done.broken == {"a": "RuntimeError: no luck", "b": "too large"} and done.computed == ["c"]
+    done = do(
+        piece(tmp_path, "a", RuntimeError("no luck")),
+        piece(tmp_path, "b", InputError("too large")),
+        piece(tmp_path, "c"),
+    )
+    assert done.broken == {"a": "RuntimeError: no luck", "b": "too large"} and done.computed == [
+        "c"
+    ]
     said = capsys.readouterr()
     assert "no luck" in said.err and "Traceback" not in said.out and "too large" not in said.err
 
 
-def test_what_another_process_holds_is_waited_for_and_taken_over_when_it_dies(tmp_path, monkeypatch):
+def test_what_another_process_holds_is_waited_for_and_taken_over_when_it_dies(
+    tmp_path, monkeypatch
+):
     code = (
         "import sys, signal, pathlib\nfrom ntk_momentum.results.work import Locks\n"
-        "with Locks(pathlib.Path(sys.argv[1])) as locks: print(locks.take('a.nc'), flush=True); signal.pause()"
+        "with Locks(pathlib.Path(sys.argv[1])) as locks: print(locks.take('a.nc'), "
+        "flush=True); signal.pause()"
     )
-    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    )
     assert child.stdout is not None and child.stdout.readline() == b"True\n"
     child.stdout.close()
     looks = []
@@ -244,7 +314,9 @@ def test_a_full_disk_is_one_error_and_leaves_nothing_half_written(tmp_path):
     import resource
     import signal
 
-    big = work.Piece(tmp_path / "big.nc", "big", lambda: (xr.Dataset({"x": ("k", np.zeros(100_000))}), {}))
+    big = work.Piece(
+        tmp_path / "big.nc", "big", lambda: (xr.Dataset({"x": ("k", np.zeros(100_000))}), {})
+    )
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
@@ -269,7 +341,10 @@ def test_an_unreadable_configuration_is_set_aside(tmp_path, pretended):
     sweep.carry_out(small, tmp_path)
     (path,) = tmp_path.glob("data/sweep-*.json")
     path.write_text("{")
-    assert len(sweep.carry_out(small, tmp_path).done.kept) == 1 and json.loads(path.read_text())["strategy"] == "map"
+    assert (
+        len(sweep.carry_out(small, tmp_path).done.kept) == 1
+        and json.loads(path.read_text())["strategy"] == "map"
+    )
 
 
 def test_a_misspelt_data_set_gets_a_suggestion():

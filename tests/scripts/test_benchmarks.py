@@ -13,6 +13,8 @@ def test_the_benchmark_of_kernels_counts_what_it_says(monkeypatch):
     import kernels
 
     row = kernels.two_layer(20, 64, 4)
-    assert row["gap"] < 1e-6 and row["ratio"] == pytest.approx(row["baseline_seconds"] / row["seconds"])
+    assert row["gap"] < 1e-6 and row["ratio"] == pytest.approx(
+        row["baseline_seconds"] / row["seconds"]
+    )
     row = kernels.contraction(6, 32, 4)
     assert row["gap"] < 1e-5 and row["baseline_bytes"] == 4 * 6 * 32 * 4

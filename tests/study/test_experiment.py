@@ -1,4 +1,5 @@
-"""Finding experiments, running them, and a store that gives back what was put in or says why not."""
+"""Finding experiments, running them, and a store that gives back what was put in or says why
+not."""
 
 import os
 import shutil
@@ -30,7 +31,10 @@ def test_experiments_are_named_and_titled_without_being_imported(folder):
     (folder / "explosive.py").write_text('"""Title"""\nraise SystemExit("imported")\n')
     found = registry.experiments(folder)
     assert list(found) == ["decay", "broken", "explosive"]
-    assert (found["decay"].title, found["decay"].claim) == ("A mode decays", "Gradient flow of one eigenvalue (2.5).")
+    assert (found["decay"].title, found["decay"].claim) == (
+        "A mode decays",
+        "Gradient flow of one eigenvalue (2.5).",
+    )
 
 
 def test_a_misspelt_experiment_gets_a_suggestion(folder):
@@ -53,16 +57,25 @@ def test_the_second_run_computes_nothing_and_draws_nothing(folder):
     assert (first.status, second.status) == ("computed", "kept")
     assert second.figures["svg"].stat().st_mtime_ns == figure
     assert second.headline == first.headline == {"phi(1)": pytest.approx(np.exp(-1))}
-    assert outcome.recall(registry.experiments(folder)["decay"], "full", folder.parent / "out").status == "absent"
+    assert (
+        outcome.recall(registry.experiments(folder)["decay"], "full", folder.parent / "out").status
+        == "absent"
+    )
 
 
 def test_a_mended_label_keeps_the_numbers_and_redraws_the_figure(folder):
     first = run(folder)
     drawn = first.figures["svg"].read_text()
     text = (folder / "decay.py").read_text()
-    (folder / "decay.py").write_text(text.replace("phi$", "psi$").replace("The line falls", "It falls"))
+    (folder / "decay.py").write_text(
+        text.replace("phi$", "psi$").replace("The line falls", "It falls")
+    )
     second = run(folder)
-    assert second.status == "kept" and second.caption == "It falls." and second.figures["svg"].read_text() != drawn
+    assert (
+        second.status == "kept"
+        and second.caption == "It falls."
+        and second.figures["svg"].read_text() != drawn
+    )
     (folder / "decay.py").write_text(text.replace("np.exp(-t)", "np.exp(-2 * t)"))
     third = run(folder)
     assert third.status == "computed" and third.data != first.data
@@ -77,13 +90,21 @@ def test_figures_are_the_same_bytes_every_time(folder):
 
 def test_a_failure_is_an_outcome_and_leaves_no_file(folder):
     failed = run(folder, "broken")
-    assert failed.status == "failed" and failed.message == "ValueError: no luck" and "no luck" in failed.trace
+    assert (
+        failed.status == "failed"
+        and failed.message == "ValueError: no luck"
+        and "no luck" in failed.trace
+    )
     assert not (folder.parent / "out").exists()
 
 
 def test_a_result_carries_where_it_came_from(folder):
     attributes = run(folder).attributes
-    assert attributes["config"] == '{"points": 5}' and attributes["dtype"] == "float64" and attributes["precision"] == "highest"
+    assert (
+        attributes["config"] == '{"points": 5}'
+        and attributes["dtype"] == "float64"
+        and attributes["precision"] == "highest"
+    )
     assert {"git_commit", "versions", "device", "created", "seconds", "checksum"} <= set(attributes)
 
 
@@ -96,7 +117,11 @@ def test_a_damaged_result_is_reported_and_computed_again(folder, damage):
         assert value in whole
         path.write_bytes(whole.replace(value, np.float64(0.5).tobytes()))
     else:
-        path.write_bytes({"truncated": whole[: len(whole) // 2], "foreign": b"not NetCDF at all", "empty": b""}[damage])
+        path.write_bytes(
+            {"truncated": whole[: len(whole) // 2], "foreign": b"not NetCDF at all", "empty": b""}[
+                damage
+            ]
+        )
     with pytest.raises(InputError, match=r"remove it and run again"):
         store.read_dataset(path)
     again = run(folder)
@@ -108,14 +133,22 @@ def test_the_store_returns_what_it_was_given(tmp_path):
     import xarray as xr
 
     values = np.array([1.5, np.nan, -np.inf])
-    given = xr.Dataset({"x": ("k", values), "ok": ("k", [True, False, True]), "n": ("k", [1, 2, 3])}, {"k": ["a", "b", "é"]})
-    store.write_dataset(tmp_path / "x.nc", given, {"nested": {"b": 1, "a": [True, None]}, "text": "λ", "count": 2})
+    given = xr.Dataset(
+        {"x": ("k", values), "ok": ("k", [True, False, True]), "n": ("k", [1, 2, 3])},
+        {"k": ["a", "b", "é"]},
+    )
+    store.write_dataset(
+        tmp_path / "x.nc", given, {"nested": {"b": 1, "a": [True, None]}, "text": "λ", "count": 2}
+    )
     back, piecemeal = store.read_dataset(tmp_path / "x.nc"), store.Stored.open(tmp_path / "x.nc")
     assert dict(back.attrs) == piecemeal.attributes
     for name in given.variables:
         np.testing.assert_array_equal(back[name], given[name])
         np.testing.assert_array_equal(piecemeal.read(name), given[name].values)
-        assert (back[name].dtype, back[name].dims) == (piecemeal.read(name).dtype, piecemeal.dims(name))
+        assert (back[name].dtype, back[name].dims) == (
+            piecemeal.read(name).dtype,
+            piecemeal.dims(name),
+        )
     assert back.ok.dtype == bool and list(back.k.values) == ["a", "b", "é"]
     assert back.attrs["nested"] == '{"a": [true, null], "b": 1}' and back.attrs["text"] == "λ"
     assert [path.name for path in tmp_path.iterdir()] == ["x.nc"]
@@ -135,7 +168,9 @@ def test_a_write_that_breaks_leaves_the_old_file_and_nothing_else(tmp_path):
 
 
 def test_fingerprints_depend_on_values_and_not_on_their_order_or_type():
-    assert store.fingerprint({"a": 1, "b": (2.0, 3)}) == store.fingerprint({"b": [np.float64(2), np.int64(3)], "a": 1})
+    assert store.fingerprint({"a": 1, "b": (2.0, 3)}) == store.fingerprint(
+        {"b": [np.float64(2), np.int64(3)], "a": 1}
+    )
     assert store.fingerprint({"a": 1}) != store.fingerprint({"a": 2})
 
 

@@ -1,4 +1,5 @@
-"""The experiments of the checkout: each states its claim, its configurations are plain values, and the small ones run and draw."""
+"""The experiments of the checkout: each states its claim, its configurations are plain values, and
+the small ones run and draw."""
 
 import dataclasses
 import functools
@@ -18,7 +19,11 @@ QUICK = ("lambda_min",)
 def run(name, size="smoke"):
     module = EXPERIMENTS[name].load()
     calls = []
-    return module, module.run(module.SIZES[size], lambda done, total: calls.append(done / total)), calls
+    return (
+        module,
+        module.run(module.SIZES[size], lambda done, total: calls.append(done / total)),
+        calls,
+    )
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -33,20 +38,43 @@ def test_an_experiment_states_its_claim_and_is_sized_by_plain_values(name):
         json.dumps(dataclasses.asdict(config))
 
 
-@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in EXPERIMENTS])
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in EXPERIMENTS],
+)
 def test_a_small_experiment_runs_to_the_end_and_its_figure_shows_all_its_text(name):
     module, ds, calls = run(name)
     assert calls == sorted(calls) and calls[-1] == 1
     bounds_of = ("guarantee", "sharp")  # t^(-d) is infinite at 0
-    assert all(np.isfinite(ds[variable]).all() for variable in ds.data_vars if variable not in bounds_of)
+    assert all(
+        np.isfinite(ds[variable]).all() for variable in ds.data_vars if variable not in bounds_of
+    )
     figure = module.plot(ds)
     figure.draw_without_rendering()
     page = figure.bbox
     for axes in figure.axes:
-        for text in (axes.title, axes._left_title, axes.xaxis.label, axes.yaxis.label, *axes.get_xticklabels(), *axes.get_yticklabels()):
+        for text in (
+            axes.title,
+            axes._left_title,
+            axes.xaxis.label,
+            axes.yaxis.label,
+            *axes.get_xticklabels(),
+            *axes.get_yticklabels(),
+        ):
             box = text.get_window_extent()
-            inside = box.x0 >= page.x0 - 1 and box.x1 <= page.x1 + 1 and box.y0 >= page.y0 - 1 and box.y1 <= page.y1 + 1
-            assert inside or not text.get_text() or not text.get_visible() or not np.isfinite(box.bounds).all() or _off_axis(axes, text)
+            inside = (
+                box.x0 >= page.x0 - 1
+                and box.x1 <= page.x1 + 1
+                and box.y0 >= page.y0 - 1
+                and box.y1 <= page.y1 + 1
+            )
+            assert (
+                inside
+                or not text.get_text()
+                or not text.get_visible()
+                or not np.isfinite(box.bounds).all()
+                or _off_axis(axes, text)
+            )
     assert all(str(value) for value in module.headline(ds).values())
 
 
@@ -60,9 +88,15 @@ def _off_axis(axes, text):
 @pytest.mark.slow
 def test_the_discrete_methods_have_the_orders_of_their_maps():
     module, ds, _ = run("discrete_vs_flow", "default")
-    expected = {"gradient_flow, (2.1)": 1, "heavy_ball, (3.1) as printed": 1, "heavy_ball, second-order map": 2}
+    expected = {
+        "gradient_flow, (2.1)": 1,
+        "heavy_ball, (3.1) as printed": 1,
+        "heavy_ball, second-order map": 2,
+    }
     for name, order in expected.items():
-        assert module.order(ds.gap.sel(dynamics="frozen kernel", algorithm=name)) == pytest.approx(order, abs=0.25)
+        assert module.order(ds.gap.sel(dynamics="frozen kernel", algorithm=name)) == pytest.approx(
+            order, abs=0.25
+        )
 
 
 @pytest.mark.slow

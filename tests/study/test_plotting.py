@@ -19,7 +19,10 @@ def test_power_law_is_exact_on_a_power():
 
 def test_power_law_interval_covers_the_true_slope_as_often_as_it_says():
     x, rng = np.array([1.0, 4.0, 16.0, 64.0]), np.random.default_rng(0)
-    draws = [plotting.power_law(x, x**0.5 * np.exp(0.3 * rng.standard_normal((4, 4)))) for _ in range(400)]
+    draws = [
+        plotting.power_law(x, x**0.5 * np.exp(0.3 * rng.standard_normal((4, 4))))
+        for _ in range(400)
+    ]
     covered = np.mean([abs(slope - 0.5) <= half for slope, half, _ in draws])
     assert 0.92 < covered < 0.98
 
@@ -36,7 +39,9 @@ def test_drawing_changes_no_global_setting_and_keeps_the_style():
     @plotting.house_style
     def draw():
         figure, axes = plotting.panels(1, 2)
-        plotting.band(axes[0], [1, 2], [[1.0, 2.0], [2.0, 3.0]], color=plotting.COLORS["nesterov"], label="a")
+        plotting.band(
+            axes[0], [1, 2], [[1.0, 2.0], [2.0, 3.0]], color=plotting.COLORS["nesterov"], label="a"
+        )
         plotting.band(axes[1], [1, 2], [[1.0, 2.0]], color=plotting.THEORY)
         axes[1].set(yscale="log")
         plotting.log_ticks(axes[1].yaxis)
@@ -45,7 +50,10 @@ def test_drawing_changes_no_global_setting_and_keeps_the_style():
     figure = draw()
     assert dict(matplotlib.rcParams) == before
     assert not figure.axes[0].spines["top"].get_visible()
-    assert figure.axes[0].xaxis.get_major_ticks()[0].label1.get_fontsize() == plotting.STYLE["xtick.labelsize"]
+    assert (
+        figure.axes[0].xaxis.get_major_ticks()[0].label1.get_fontsize()
+        == plotting.STYLE["xtick.labelsize"]
+    )
 
 
 def test_band_is_the_range_over_seeds_around_the_median():
@@ -69,12 +77,26 @@ def test_a_discrete_twin_has_the_colour_of_its_flow():
 
 def test_error_bars_of_a_refined_run_are_drawn_as_a_band():
     count = jnp.array(0)
-    run = Trajectory(jnp.array([0.0, 1.0]), {"loss": jnp.array([2.0, 1.0])}, None, count, count, count, {"loss": jnp.array([0.0, 0.5])})
+    run = Trajectory(
+        jnp.array([0.0, 1.0]),
+        {"loss": jnp.array([2.0, 1.0])},
+        None,
+        count,
+        count,
+        count,
+        {"loss": jnp.array([0.0, 0.5])},
+    )
     _, axes = plotting.panels(1, 1)
     plotting.with_errors(axes, run, "loss", color="black")
     corners = axes.collections[0].get_paths()[0].vertices[:, 1]
-    assert axes.lines[0].get_ydata().tolist() == [2.0, 1.0] and (corners.min(), corners.max()) == (0.5, 2.0)
+    assert axes.lines[0].get_ydata().tolist() == [2.0, 1.0] and (corners.min(), corners.max()) == (
+        0.5,
+        2.0,
+    )
     plotting.with_errors(axes, eqx.tree_at(lambda t: t.errors, run, None), "loss", color="black")
     assert len(axes.lines) == 2 and len(axes.collections) == 1
     plotting.with_errors(axes, run, "loss", color="black", points=True)
-    assert [bar.tolist() for bar in axes.containers[0].lines[2][0].get_segments()] == [[[0, 2], [0, 2]], [[1, 0.5], [1, 1.5]]]
+    assert [bar.tolist() for bar in axes.containers[0].lines[2][0].get_segments()] == [
+        [[0, 2], [0, 2]],
+        [[1, 0.5], [1, 1.5]],
+    ]

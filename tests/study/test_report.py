@@ -1,4 +1,5 @@
-"""The report stands alone: nothing is fetched, no id clashes, every figure is in it, and a browser draws it without complaint."""
+"""The report stands alone: nothing is fetched, no id clashes, every figure is in it, and a browser
+draws it without complaint."""
 
 import re
 import shutil
@@ -74,7 +75,9 @@ def out(tmp_path_factory) -> Path:
     examples = folder / "experiments"
     shutil.copytree(EXAMPLES, examples)
     shutil.copy(examples / "decay.py", examples / "twin.py")
-    outcomes = [outcome.run_experiment(e, "smoke", folder) for e in registry.experiments(examples).values()]
+    outcomes = [
+        outcome.run_experiment(e, "smoke", folder) for e in registry.experiments(examples).values()
+    ]
     falling = drawing.panel("t", "L(t)", drawing.line([0, 1, 2], [1, 0.5, 0.2], "L"), log="y")
     figure = drawing.drawing("The line falls, lambda < 1.", falling)
     (folder / "claims_figures").mkdir()
@@ -105,17 +108,32 @@ def test_every_internal_link_and_file_exists(out, page):
 
 def test_figures_captions_headlines_failures_and_claims_are_all_there(out, page):
     text = (out / "report.html").read_text()
-    assert text.count("<svg") == 3 and "The line falls, λ &lt; 1." in text and text.count("The line falls.") == 2
-    assert "0.3679" in text and "ValueError: no luck" in text and "Refuted in corrected or sharp form: eq-9" in text
+    assert (
+        text.count("<svg") == 3
+        and "The line falls, λ &lt; 1." in text
+        and text.count("The line falls.") == 2
+    )
+    assert (
+        "0.3679" in text
+        and "ValueError: no luck" in text
+        and "Refuted in corrected or sharp form: eq-9" in text
+    )
     assert "φ ≤ 1 &amp; more" in text and "a &lt; b" in text
     assert {f"claim-eq-{i}" for i in range(3)} <= set(page.ids)
-    assert report.tally(CLAIMS) == [("printed", 1, 1, 1), ("corrected", 3, 0, 0), ("sharp", 0, 0, 0)]
+    assert report.tally(CLAIMS) == [
+        ("printed", 1, 1, 1),
+        ("corrected", 3, 0, 0),
+        ("sharp", 0, 0, 0),
+    ]
 
 
 def test_evidence_is_shown_in_tables_and_nothing_is_cut(out):
     text = (out / "report.html").read_text()
     assert ", 38, 39</details>" in text and "<summary>40 values, 0 to 39</summary>" in text
-    assert '<th scope="row">impulses</th><td>-0.5</td><td>-0.5</td>' in text and '<th scope="row">b</th><td>3</td><td>4</td>' in text
+    assert (
+        '<th scope="row">impulses</th><td>-0.5</td><td>-0.5</td>' in text
+        and '<th scope="row">b</th><td>3</td><td>4</td>' in text
+    )
     assert "largest left/right 0.5" in text  # the gist in the row
 
 
@@ -133,19 +151,33 @@ def test_figures_of_claims_are_the_same_bytes_and_old_ones_go(tmp_path):
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert set(before) == {f"{c.id}.svg" for c in claims}
     claim_figures.write_figures(tmp_path, claims[:1])
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"footnote-2-fastest.svg": before["footnote-2-fastest.svg"]}
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "footnote-2-fastest.svg": before["footnote-2-fastest.svg"]
+    }
 
 
 def test_inline_figures_take_the_colours_of_the_page(out):
     text = report.inline(out / "figures" / "decay.svg", "decay")
-    assert text.startswith("<svg") and "currentColor" in text and "var(--paper)" in text and "#ffffff" not in text and "#000000" not in text
+    assert (
+        text.startswith("<svg")
+        and "currentColor" in text
+        and "var(--paper)" in text
+        and "#ffffff" not in text
+        and "#000000" not in text
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("||H(0) - H_inf||_2 <= lambda_0 / 4", "‖H(0) - H<sup>∞</sup>‖<sub>2</sub> ≤ λ<sub>0</sub> / 4"),
-        ("(4/lambda_0) e^(-sqrt(lambda_0/2) t)", "(4/λ<sub>0</sub>) e<sup>-√(λ<sub>0</sub>/2) t</sup>"),
+        (
+            "||H(0) - H_inf||_2 <= lambda_0 / 4",
+            "‖H(0) - H<sup>∞</sup>‖<sub>2</sub> ≤ λ<sub>0</sub> / 4",
+        ),
+        (
+            "(4/lambda_0) e^(-sqrt(lambda_0/2) t)",
+            "(4/λ<sub>0</sub>) e<sup>-√(λ<sub>0</sub>/2) t</sup>",
+        ),
         ("theta_{k+1} = m^{-1/2} & eta -> 0", "θ<sub>k+1</sub> = m<sup>-1/2</sup> &amp; η → 0"),
         ("zeta of a smallest_eigenvalue <b>", "zeta of a smallest_eigenvalue &lt;b&gt;"),
     ],
@@ -156,27 +188,49 @@ def test_formulas_of_docstrings_are_typeset_and_words_left_alone(text, shown):
 
 def test_a_ledger_that_did_not_run_is_said(tmp_path):
     path = report.write_report(tmp_path, "smoke", [], None, "ValueError: no luck", [])
-    assert "The ledger failed: ValueError: no luck" in path.read_text() and Page(path.read_text()).open == []
+    assert (
+        "The ledger failed: ValueError: no luck" in path.read_text()
+        and Page(path.read_text()).open == []
+    )
 
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+BROWSER = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine, so the report is not opened in a browser")
+@pytest.mark.skipif(
+    BROWSER is None, reason="no chromium on this machine, so the report is not opened in a browser"
+)
 @pytest.mark.parametrize("width", [390, 1200])
 def test_a_browser_draws_the_report_without_complaint(out, tmp_path, width):
     probe = (
-        "<script>addEventListener('error', e => document.title = 'error ' + e.message);addEventListener('load', () => {"
-        "const box = document.getElementById('filter'); box.value = 'eq-1'; box.dispatchEvent(new Event('input'));"
-        "const sizes = [...document.querySelectorAll('figure:not(.claim *) svg')].map(s => s.getBoundingClientRect());"
+        "<script>addEventListener('error', e => document.title = 'error ' + "
+        "e.message);addEventListener('load', () => {"
+        "const box = document.getElementById('filter'); box.value = 'eq-1'; "
+        "box.dispatchEvent(new Event('input'));"
+        "const sizes = [...document.querySelectorAll('figure:not(.claim *) "
+        "svg')].map(s => s.getBoundingClientRect());"
         "const wide = document.documentElement.scrollWidth > innerWidth;"
         "const rows = [...document.querySelectorAll('.claim')].filter(r => !r.hidden).length;"
-        "if (!document.title.startsWith('error')) document.title = `figures ${sizes.filter(s => s.width > 200 && s.height > 80).length}"
+        "if (!document.title.startsWith('error')) document.title = `figures "
+        "${sizes.filter(s => s.width > 200 && s.height > 80).length}"
         " rows ${rows} wide ${wide}`;});</script>"
     )
     tested = tmp_path / "report.html"
     tested.write_text((out / "report.html").read_text().replace("<style>", probe + "<style>", 1))
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", f"--window-size={width},900"]
-    done = subprocess.run([*command, "--dump-dom", tested.as_uri()], capture_output=True, text=True, timeout=120)
-    assert "<title>figures 2 rows 1 wide false</title>" in done.stdout, re.findall(r"<title>.*?</title>", done.stdout)
+    command = [
+        BROWSER,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path}",
+        f"--window-size={width},900",
+    ]
+    done = subprocess.run(
+        [*command, "--dump-dom", tested.as_uri()], capture_output=True, text=True, timeout=120
+    )
+    assert "<title>figures 2 rows 1 wide false</title>" in done.stdout, re.findall(
+        r"<title>.*?</title>", done.stdout
+    )

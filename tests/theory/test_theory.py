@@ -1,4 +1,5 @@
-"""Bounds, Lyapunov functions, switching kernels and the kink-to-kink solver against closed forms and independent solutions."""
+"""Bounds, Lyapunov functions, switching kernels and the kink-to-kink solver against closed forms
+and independent solutions."""
 
 import jax
 import jax.numpy as jnp
@@ -43,17 +44,28 @@ def test_the_kink_to_kink_solver_matches_a_solver_of_the_weights(run, points):
         return np.concatenate([V.ravel(), (-0.7 * V - (a * (z > 0) * residual) @ X / 8).ravel()])
 
     start = np.concatenate([np.asarray(net.hidden).ravel(), np.zeros(256)])
-    end = scipy.integrate.solve_ivp(field, (0, 8.0), start, rtol=1e-7, atol=1e-9, max_step=0.01).y[:, -1].reshape(2, 64, 4)[0]
+    end = (
+        scipy.integrate.solve_ivp(field, (0, 8.0), start, rtol=1e-7, atol=1e-9, max_step=0.01)
+        .y[:, -1]
+        .reshape(2, 64, 4)[0]
+    )
     residual = (a * np.maximum(end @ X.T, 0)).sum(0) / 8 - y
     assert exact.moment.size > 10
     np.testing.assert_allclose(exact.residual[-1], residual, atol=2e-4)
-    assert exact.displaced[-1] == pytest.approx(np.linalg.norm(end - np.asarray(net.hidden), axis=1).max(), abs=2e-4)
+    assert exact.displaced[-1] == pytest.approx(
+        np.linalg.norm(end - np.asarray(net.hidden), axis=1).max(), abs=2e-4
+    )
 
 
 def test_the_kink_to_kink_solver_matches_simulate(run, points):
     net, exact = run
     other = simulate(
-        net, points, HeavyBall(0.7), jnp.array([0.0, 8.0]), readouts=("loss", "lyapunov", "lambda_min"), config=Numerics(tol=1e-8)
+        net,
+        points,
+        HeavyBall(0.7),
+        jnp.array([0.0, 8.0]),
+        readouts=("loss", "lyapunov", "lambda_min"),
+        config=Numerics(tol=1e-8),
     )
     assert float(other.loss[-1]) == pytest.approx(exact.loss[-1], rel=0.01)
     assert float(other.lyapunov[0]) == pytest.approx(exact.energy[0], rel=1e-12)
@@ -84,20 +96,28 @@ def test_too_many_crossings_are_an_error(points):
 @pytest.mark.parametrize("h", [5.0, 17.0, 25.0])
 def test_switching_stiffness_pumps_the_critical_heavy_ball(h):
     _, sizes = switched_peaks(lambda t: 2.0, 1.0, h, 3)
-    np.testing.assert_allclose(sizes[1:] / sizes[:-1], bounds.heavy_ball_switching_factor(h), rtol=1e-7)
+    np.testing.assert_allclose(
+        sizes[1:] / sizes[:-1], bounds.heavy_ball_switching_factor(h), rtol=1e-7
+    )
 
 
 def test_switching_stiffness_pumps_nesterov_however_large_d_is():
     times, sizes = switched_peaks(lambda t: 30.0 / t, 1.0, 1.5, 20, start=2000.0)
-    assert 2 * np.log(sizes[-1]) / (times[-1] - times[0]) == pytest.approx(bounds.nesterov_switching_rate(1.5) - 30 / 2000, rel=0.02)
+    assert 2 * np.log(sizes[-1]) / (times[-1] - times[0]) == pytest.approx(
+        bounds.nesterov_switching_rate(1.5) - 30 / 2000, rel=0.02
+    )
 
 
 def test_lyapunov_functions_are_those_of_the_flows():
     rng = np.random.default_rng(0)
     H, D, V = rng.standard_normal((3, 3)), rng.standard_normal(3), rng.standard_normal(3)
     H = H @ H.T
-    assert float(HeavyBall(0.8).lyapunov(0.0, D, V, H)) == pytest.approx(lyapunov.heavy_ball_energy(D, V, H, 0.4))
-    assert float(Nesterov(6.0).lyapunov(1.3, D, V, H)) == pytest.approx(lyapunov.nesterov_energy(1.3, D, V, H, 4.0, 6.0))
+    assert float(HeavyBall(0.8).lyapunov(0.0, D, V, H)) == pytest.approx(
+        lyapunov.heavy_ball_energy(D, V, H, 0.4)
+    )
+    assert float(Nesterov(6.0).lyapunov(1.3, D, V, H)) == pytest.approx(
+        lyapunov.nesterov_energy(1.3, D, V, H, 4.0, 6.0)
+    )
 
 
 def test_the_reference_distance_is_a_relative_operator_norm():
@@ -107,7 +127,10 @@ def test_the_reference_distance_is_a_relative_operator_norm():
     values, vectors = np.linalg.eigh(reference)
     expected = np.linalg.norm((kernel - reference) @ vectors @ np.diag(values**-0.5) @ vectors.T, 2)
     assert lyapunov.reference_distance(kernel, reference) == pytest.approx(expected)
-    assert lyapunov.reference_distance(kernel, reference) <= np.linalg.norm(kernel - reference, 2) / np.sqrt(values[0]) + 1e-12
+    assert (
+        lyapunov.reference_distance(kernel, reference)
+        <= np.linalg.norm(kernel - reference, 2) / np.sqrt(values[0]) + 1e-12
+    )
     assert lyapunov.jump_factor(reference, 2 * reference) == pytest.approx(2.0)
     assert lyapunov.jump_factor(reference, 0.5 * reference) == 1.0
 
@@ -115,7 +138,9 @@ def test_the_reference_distance_is_a_relative_operator_norm():
 def test_widths_meet_where_they_are_defined_to():
     n, delta, lam0, residual = 5, 0.1, 0.2, 3.0
     m = bounds.width_from_displacement(n, delta, lam0, residual)
-    assert bounds.displacement_constant(n, m, lam0, residual) == pytest.approx(bounds.lemma_5_radius(n, delta, lam0))
+    assert bounds.displacement_constant(n, m, lam0, residual) == pytest.approx(
+        bounds.lemma_5_radius(n, delta, lam0)
+    )
 
 
 def test_two_close_inputs_have_the_smallest_eigenvalue_of_the_exact_law():
@@ -123,6 +148,8 @@ def test_two_close_inputs_have_the_smallest_eigenvalue_of_the_exact_law():
 
     for theta in (1.0, 1e-2):
         X = jnp.array([[1.0, 0.0], [np.cos(theta), np.sin(theta)]])
-        assert pair_eigenvalues(theta)[0] == pytest.approx(float(jnp.linalg.eigvalsh(infinite_ntk(X))[0]), rel=1e-6)
+        assert pair_eigenvalues(theta)[0] == pytest.approx(
+            float(jnp.linalg.eigvalsh(infinite_ntk(X))[0]), rel=1e-6
+        )
         draws = pair_lambda_min(theta, 1e9, 50, np.random.default_rng(0))
         np.testing.assert_allclose(draws, pair_eigenvalues(theta)[0], rtol=0.05)

@@ -1,4 +1,5 @@
-"""What fills the `solver` slot of `simulate`: something that carries a flow from one saved time to the next."""
+"""What fills the `solver` slot of `simulate`: something that carries a flow from one saved time to
+the next."""
 
 from __future__ import annotations
 
@@ -16,10 +17,18 @@ SUCCESS, MAX_STEPS, STEP_UNDERFLOW, NOT_FINITE, NOT_REFINED = 0, 1, 2, 3, 4
 
 REASONS = {
     SUCCESS: "success",
-    MAX_STEPS: "the maximum number of steps between two saved times was reached; raise Numerics.max_steps, or tol, or save more often",
-    STEP_UNDERFLOW: "the step size became smaller than the spacing of time's floating-point numbers; raise tol or use float64",
+    MAX_STEPS: (
+        "the maximum number of steps between two saved times was reached; raise "
+        "Numerics.max_steps, or tol, or save more often"
+    ),
+    STEP_UNDERFLOW: (
+        "the step size became smaller than the spacing of time's floating-point numbers; "
+        "raise tol or use float64"
+    ),
     NOT_FINITE: "the run left the finite numbers; lower the step size or check the model's scale",
-    NOT_REFINED: "the run succeeded, but the error asked for with refine= was not reached; see its errors",
+    NOT_REFINED: (
+        "the run succeeded, but the error asked for with refine= was not reached; see its errors"
+    ),
 }
 
 
@@ -29,7 +38,9 @@ class Watcher(Protocol):
 
     def init(self, problem: Any, t: Array, state: State) -> PyTree: ...
 
-    def update(self, problem: Any, watched: PyTree, t0: Array, before: State, t1: Array, after: State) -> PyTree: ...
+    def update(
+        self, problem: Any, watched: PyTree, t0: Array, before: State, t1: Array, after: State
+    ) -> PyTree: ...
 
 
 class Progress(NamedTuple):
@@ -45,20 +56,34 @@ class Progress(NamedTuple):
 
 
 class AbstractIntegrator(eqx.Module):
-    """Advances a flow on a problem. Steps end exactly at saved times; failure is a verdict, not an exception."""
+    """Advances a flow on a problem. Steps end exactly at saved times; failure is a verdict, not an
+    exception."""
 
     @abc.abstractmethod
     def start(
-        self, problem: AbstractProblem, flow: AbstractFlow, state: State, watcher: Watcher, numerics: Numerics, dtype: Any
+        self,
+        problem: AbstractProblem,
+        flow: AbstractFlow,
+        state: State,
+        watcher: Watcher,
+        numerics: Numerics,
+        dtype: Any,
     ) -> Progress:
         """Progress at t = 0."""
 
     @abc.abstractmethod
     def advance(
-        self, problem: AbstractProblem, flow: AbstractFlow, progress: Progress, t1: Float[Array, ""], watcher: Watcher, numerics: Numerics
+        self,
+        problem: AbstractProblem,
+        flow: AbstractFlow,
+        progress: Progress,
+        t1: Float[Array, ""],
+        watcher: Watcher,
+        numerics: Numerics,
     ) -> Progress:
         """Progress at t1 >= progress.t."""
 
     @abc.abstractmethod
     def evaluations(self, flow: AbstractFlow) -> int:
-        """Evaluations of the right side, one X W^T and one transposed product each, per attempted step."""
+        """Evaluations of the right side, one X W^T and one transposed product each, per attempted
+        step."""

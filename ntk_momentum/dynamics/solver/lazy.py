@@ -1,14 +1,16 @@
 """The lazy exponential integrator: the paper's own insight as a solver.
 
-While no neuron crosses a kink, f is linear in the hidden weights, the kernel H is constant and the error obeys a linear
-ODE that is solved exactly, mode by mode, however large lambda_max is. A step is limited only by how far the activation
-pattern moves. Over a step each neuron carries, for every sample, the slope of its activation averaged over the step,
+While no neuron crosses a kink, f is linear in the hidden weights, the kernel H is constant and the
+error obeys a linear ODE that is solved exactly, mode by mode, however large lambda_max is. A step
+is limited only by how far the activation pattern moves. Over a step each neuron carries, for every
+sample, the slope of its activation averaged over the step,
 
     sbar_ri = s_- + (s_+ - s_-) * (fraction of the step with w_r . x_i > 0),
 
-found from the crossing times that the step itself predicts. A neuron that slides along a kink (a_r Delta_i > 0, where
-the right side of (2.2) is discontinuous) solves for the fraction that keeps it there, which is Filippov's. With momentum
-each neuron feels the oscillating force from crossing to crossing instead, see `_coast`.
+found from the crossing times that the step itself predicts. A neuron that slides along a kink (a_r
+Delta_i > 0, where the right side of (2.2) is discontinuous) solves for the fraction that keeps it
+there, which is Filippov's. With momentum each neuron feels the oscillating force from crossing to
+crossing instead, see `_coast`.
 """
 
 from __future__ import annotations
@@ -32,14 +34,17 @@ from .slopes import Crossing, LinearNet, Memory
 
 
 class LazyExponential(AbstractIntegrator):
-    """Exponential steps with averaged activation slopes, for a two-layer net whose hidden layer alone is trained on the squared loss.
+    """Exponential steps with averaged activation slopes, for a two-layer net whose hidden layer
+    alone is trained on the squared loss.
 
-    The activation must be linear on both sides of a single kink at zero: ReLU, leaky ReLU, absolute value, identity.
-    Every flow works; `Numerics.tol` bounds, per step, the gap between the residual that the frozen kernel predicts and the
-    residual of the network after the step, relative to the size of the motion. That is an indicator; the error itself is
-    what `simulate(..., refine=True)` measures.
+    The activation must be linear on both sides of a single kink at zero: ReLU, leaky ReLU, absolute
+    value, identity. Every flow works; `Numerics.tol` bounds, per step, the gap between the residual
+    that the frozen kernel predicts and the residual of the network after the step, relative to the
+    size of the motion. That is an indicator; the error itself is what `simulate(..., refine=True)`
+    measures.
 
-    order: 2 (slopes averaged over the step, two evaluations) or 1 (slopes frozen at its start, one evaluation); momentum costs one more.
+    order: 2 (slopes averaged over the step, two evaluations) or 1 (slopes frozen at its start, one
+    evaluation); momentum costs one more.
     """
 
     order: int = 2
@@ -49,14 +54,16 @@ class LazyExponential(AbstractIntegrator):
             raise InputError(f"order must be 1 or 2, got {self.order}.")
 
     def evaluations(self, flow):
-        """A step predicts z (order 2), moves w and reads off f; with momentum it moves v too. It costs one kernel and one
-        eigendecomposition besides: compare seconds as well."""
+        """A step predicts z (order 2), moves w and reads off f; with momentum it moves v too. It
+        costs one kernel and one eigendecomposition besides: compare seconds as well."""
         return self.order + (flow.init(jnp.zeros(())).v is not None)
 
     def start(self, problem, flow, state, watcher, numerics, dtype):
         net = _as_linear(problem, state)
         memory = Memory.at(net, state.w, state.v)
-        h = (0.05 / flow.fastest_rate(jnp.maximum(memory.eigenvalues[-1], jnp.finfo(dtype).tiny))).astype(dtype)
+        h = (
+            0.05 / flow.fastest_rate(jnp.maximum(memory.eigenvalues[-1], jnp.finfo(dtype).tiny))
+        ).astype(dtype)
         zero = jnp.zeros((), jnp.int32)
         t = jnp.zeros((), dtype)
         return Progress(t, state, (memory, h), watcher.init(problem, t, state), zero, zero, zero)
@@ -90,7 +97,11 @@ class LazyExponential(AbstractIntegrator):
             accepted, rejected = p.accepted + accept, p.rejected + ~accept
             verdict = jnp.where(accepted + rejected >= limit, MAX_STEPS, 0)
             verdict = jnp.where(accept & (t >= t1), 0, verdict)
-            verdict = jnp.where(~accept & (h <= resolution * t1), jnp.where(jnp.isfinite(error), STEP_UNDERFLOW, NOT_FINITE), verdict)
+            verdict = jnp.where(
+                ~accept & (h <= resolution * t1),
+                jnp.where(jnp.isfinite(error), STEP_UNDERFLOW, NOT_FINITE),
+                verdict,
+            )
             return Progress(
                 jnp.where(accept, t, p.t),
                 state,
@@ -103,30 +114,50 @@ class LazyExponential(AbstractIntegrator):
 
         return jax.lax.while_loop(unfinished, attempt, progress)
 
-    def _step(self, net: LinearNet, flow: Any, t: Array, h: Array, state: State, memory: Memory) -> tuple[Array, Memory, Callable]:
-        """One step: its error, what is remembered after it, and the state after it as a function of whether it is accepted."""
+    def _step(
+        self, net: LinearNet, flow: Any, t: Array, h: Array, state: State, memory: Memory
+    ) -> tuple[Array, Memory, Callable]:
+        """One step: its error, what is remembered after it, and the state after it as a function of
+        whether it is accepted."""
         if state.v is None:
             return _glide(net, flow, self.order, t, h, state, memory)
         if self.order == 2:
             return _coast(net, flow, t, h, state, memory)
         vectors, eigenvalues, slopes = memory.vectors, memory.eigenvalues, net.slopes(memory.z)
-        frozen = flow.frozen_step(eigenvalues, t, h, vectors.T @ memory.residual, vectors.T @ memory.velocity)
-        w = state.w.hidden + frozen.carry_w * state.v.hidden - net.pull(slopes, vectors @ frozen.impulse_w)
+        frozen = flow.frozen_step(
+            eigenvalues, t, h, vectors.T @ memory.residual, vectors.T @ memory.velocity
+        )
+        w = (
+            state.w.hidden
+            + frozen.carry_w * state.v.hidden
+            - net.pull(slopes, vectors @ frozen.impulse_w)
+        )
         v = frozen.carry_v * state.v.hidden - net.pull(slopes, vectors @ frozen.impulse_v)
         new = net.remember(w, v, vectors, eigenvalues)
-        new = new._replace(**dict(zip(("vectors", "eigenvalues"), net.eigh(net.kernel(net.slopes(new.z))), strict=True)))
+        new = new._replace(
+            **dict(
+                zip(
+                    ("vectors", "eigenvalues"), net.eigh(net.kernel(net.slopes(new.z))), strict=True
+                )
+            )
+        )
         error = norm(new.residual - vectors @ frozen.residual) / _size(state, memory)
         return error, new, partial(_taken, state, w, v)
 
 
-def _glide(net: LinearNet, flow: Any, order: int, t: Array, h: Array, state: State, memory: Memory) -> tuple[Array, Memory, Callable]:
-    """A step of a flow without momentum. Neurons are taken by tiles: one pass for the averaged kernel, one for f at the end, and one that
-    writes the accepted weights over the old ones. Nothing of size (n, m) is kept but where one tile holds all neurons.
+def _glide(
+    net: LinearNet, flow: Any, order: int, t: Array, h: Array, state: State, memory: Memory
+) -> tuple[Array, Memory, Callable]:
+    """A step of a flow without momentum. Neurons are taken by tiles: one pass for the averaged
+    kernel, one for f at the end, and one that writes the accepted weights over the old ones.
+    Nothing of size (n, m) is kept but where one tile holds all neurons.
     """
     whole, vectors, eigenvalues = net.whole(state.w.hidden), memory.vectors, memory.eigenvalues
 
     def frozen_step(vectors, eigenvalues):
-        frozen = flow.frozen_step(eigenvalues, t, h, vectors.T @ memory.residual, jnp.zeros_like(memory.residual))
+        frozen = flow.frozen_step(
+            eigenvalues, t, h, vectors.T @ memory.residual, jnp.zeros_like(memory.residual)
+        )
         return vectors @ frozen.impulse_w, vectors @ frozen.residual
 
     force, residual = frozen_step(vectors, eigenvalues)
@@ -134,17 +165,23 @@ def _glide(net: LinearNet, flow: Any, order: int, t: Array, h: Array, state: Sta
     def slopes(tile, w):
         z = memory.z if whole else tile.X @ w.T
         near = tile.slopes(z)
-        return near if order == 1 else tile.average_slopes(z, z - tile.X @ tile.pull(near, force).T, near, force)
+        return (
+            near
+            if order == 1
+            else tile.average_slopes(z, z - tile.X @ tile.pull(near, force).T, near, force)
+        )
 
     average = net.once(slopes, state.w.hidden)
     if order == 2:
-        vectors, eigenvalues = net.eigh(net.total(lambda tile, w: tile.kernel(average(tile, w)), state.w.hidden))
+        vectors, eigenvalues = net.eigh(
+            net.total(lambda tile, w: tile.kernel(average(tile, w)), state.w.hidden)
+        )
         push, residual = frozen_step(vectors, eigenvalues)
     else:
         push = force
 
     moved = net.once(lambda tile, w: w - tile.pull(average(tile, w), push), state.w.hidden)
-    after = net.total(lambda tile, w: tile.outlook(moved(tile, w))[:3 - order], state.w.hidden)
+    after = net.total(lambda tile, w: tile.outlook(moved(tile, w))[: 3 - order], state.w.hidden)
     z = net.kept(moved(net, state.w.hidden)) if whole else memory.z
     new = Memory(z, memory.zv, after[0] - net.y, memory.velocity, vectors, eigenvalues)
     if order == 1:
@@ -159,19 +196,26 @@ def _glide(net: LinearNet, flow: Any, order: int, t: Array, h: Array, state: Sta
 _NODES = 4
 """Parts of a step between which the force that is still to come is interpolated."""
 _LEAD = 30.0
-"""How far a coasting step is ahead of its own prediction: measured errors are those of a plain step with a tolerance this much tighter."""
+"""How far a coasting step is ahead of its own prediction: measured errors are those of a plain step
+with a tolerance this much tighter."""
 
 
-def _coast(net: LinearNet, flow: Any, t: Array, h: Array, state: State, memory: Memory) -> tuple[Array, Memory, Callable]:
-    """A step of a flow with momentum: each entry feels the force Delta_i(s) only while it is active.
+def _coast(
+    net: LinearNet, flow: Any, t: Array, h: Array, state: State, memory: Memory
+) -> tuple[Array, Memory, Callable]:
+    """A step of a flow with momentum: each entry feels the force Delta_i(s) only while it is
+    active.
 
-    Fast modes throw neurons across their kinks and back while Delta oscillates, so a slope averaged over time, times the
-    force's own average, would lose their correlation. Here the crossing times come from the parabola through z, its
-    velocity and the predicted end, and the force that remains after them from the frozen solution at `_NODES` nodes.
+    Fast modes throw neurons across their kinks and back while Delta oscillates, so a slope averaged
+    over time, times the force's own average, would lose their correlation. Here the crossing times
+    come from the parabola through z, its velocity and the predicted end, and the force that remains
+    after them from the frozen solution at `_NODES` nodes.
     """
     z, zv, near = memory.z, memory.zv, net.slopes(memory.z)
     vectors, eigenvalues = memory.vectors, memory.eigenvalues
-    frozen = flow.frozen_step(eigenvalues, t, h, vectors.T @ memory.residual, vectors.T @ memory.velocity)
+    frozen = flow.frozen_step(
+        eigenvalues, t, h, vectors.T @ memory.residual, vectors.T @ memory.velocity
+    )
     after = z + frozen.carry_w * zv - net.X @ net.pull(near, vectors @ frozen.impulse_w).T
     crossing = Crossing.of(z, h * zv if flow.inertial else after - z, after)
     change = (net.above + net.below) - 2 * near
@@ -183,16 +227,27 @@ def _coast(net: LinearNet, flow: Any, t: Array, h: Array, state: State, memory: 
     rest = jnp.zeros_like(start[0])
     parts = jnp.arange(1, _NODES + 1, dtype=z.dtype) / _NODES
     passed = jax.vmap(lambda part: flow.frozen_step(eigenvalues, t, h * part, *start))(parts)
-    carried = jax.vmap(lambda part: flow.frozen_step(eigenvalues, t + h * part, h * (1 - part), rest, rest))(parts[:-1])
+    carried = jax.vmap(
+        lambda part: flow.frozen_step(eigenvalues, t + h * part, h * (1 - part), rest, rest)
+    )(parts[:-1])
     frozen = jax.tree.map(lambda leaf: leaf[-1], passed)
     kick_w, kick_v = passed.impulse_w[:-1], passed.impulse_v[:-1]
-    done = jnp.stack([kick_w + carried.carry_w[:, None] * kick_v, carried.carry_v[:, None] * kick_v])
+    done = jnp.stack(
+        [kick_w + carried.carry_w[:, None] * kick_v, carried.carry_v[:, None] * kick_v]
+    )
     whole = jnp.stack([frozen.impulse_w, frozen.impulse_v])
-    values = jnp.concatenate([whole[:, None], whole[:, None] - done, jnp.zeros_like(whole)[:, None]], axis=1)  # (2, nodes, n)
+    values = jnp.concatenate(
+        [whole[:, None], whole[:, None] - done, jnp.zeros_like(whole)[:, None]], axis=1
+    )  # (2, nodes, n)
     coefficients = np.linalg.inv(np.vander(np.arange(_NODES + 1) / _NODES, increasing=True))
-    remaining = jnp.einsum("ck,wkj,ij->wic", jnp.asarray(coefficients, z.dtype), values, vectors)  # of the force, after a part of the step
+    remaining = jnp.einsum(
+        "ck,wkj,ij->wic", jnp.asarray(coefficients, z.dtype), values, vectors
+    )  # of the force, after a part of the step
 
-    pushes = [near * (vectors @ total)[:, None] + change * crossing.beyond(path) for total, path in zip(whole, remaining, strict=True)]
+    pushes = [
+        near * (vectors @ total)[:, None] + change * crossing.beyond(path)
+        for total, path in zip(whole, remaining, strict=True)
+    ]
     w = state.w.hidden + frozen.carry_w * state.v.hidden - net.spread(pushes[0])
     v = frozen.carry_v * state.v.hidden - net.spread(pushes[1])
     new = net.remember(w, v, vectors, eigenvalues)
@@ -202,13 +257,17 @@ def _coast(net: LinearNet, flow: Any, t: Array, h: Array, state: State, memory: 
 
 def _size(state: State, memory: Memory) -> Array:
     """The size of the motion, the square root of twice the mechanical energy."""
-    return jnp.sqrt(norm(memory.residual) ** 2 + norm(None if state.v is None else state.v.hidden) ** 2)
+    return jnp.sqrt(
+        norm(memory.residual) ** 2 + norm(None if state.v is None else state.v.hidden) ** 2
+    )
 
 
 def _taken(state: State, w: Array, v: Array, accept: Array) -> State:
     """The state with new weights and velocities where they are accepted."""
     pairs = ((state.w, w), (state.v, v))
-    return State(*(_with_hidden(tree, jnp.where(accept, hidden, tree.hidden)) for tree, hidden in pairs))
+    return State(
+        *(_with_hidden(tree, jnp.where(accept, hidden, tree.hidden)) for tree, hidden in pairs)
+    )
 
 
 def _with_hidden(tree: Any, hidden: Array) -> Any:
@@ -229,21 +288,30 @@ def why_not_lazy(problem: Any, w: Any) -> str | None:
     if problem.loss is not squared:
         return "it needs the squared loss"
     below, above = _slopes(net.activation)
-    return None if np.isfinite(below + above) else "it needs an activation that is linear on both sides of a kink at zero"
+    return (
+        None
+        if np.isfinite(below + above)
+        else "it needs an activation that is linear on both sides of a kink at zero"
+    )
 
 
 def _slopes(activation: Any) -> tuple[float, float]:
     """Slopes of a positively homogeneous activation below and above zero; NaN for any other."""
     with jax.core.eval_context():  # also out of vmap
         values = np.asarray(activation(jnp.array([-2.0, -1.0, 0.0, 1.0, 2.0])), np.float64)
-    homogeneous = np.allclose(values[[0, 2, 4]], [2 * values[1], 0, 2 * values[3]], rtol=1e-5, atol=1e-7)
+    homogeneous = np.allclose(
+        values[[0, 2, 4]], [2 * values[1], 0, 2 * values[3]], rtol=1e-5, atol=1e-7
+    )
     return (float(-values[1]), float(values[3])) if homogeneous else (np.nan, np.nan)
 
 
 def _as_linear(problem: Any, state: State) -> LinearNet:
     reason = why_not_lazy(problem, state.w)
     if reason is not None:
-        raise InputError(f"LazyExponential cannot be used here: {reason}. Leave solver= out to get a solver that fits.")
+        raise InputError(
+            f"LazyExponential cannot be used here: {reason}. Leave solver= out to get "
+            "a solver that fits."
+        )
     net = problem.model(state.w)
     X = problem.X.reshape(problem.X.shape[0], -1)
     return LinearNet(X, problem.y, X @ X.T, net.output, net.scale, *_slopes(net.activation))

@@ -1,7 +1,9 @@
-"""Flows that are put to rest again and again: any integrator between restarts, whose times it finds.
+"""Flows that are put to rest again and again: any integrator between restarts, whose times it
+finds.
 
-Time runs from the last restart, so (4.2) starts at its singular t = 0 each time. A fixed period ends a step; an adaptive restart is due
-where `RestartedNesterov.due` changes sign: looked for at every half of the fastest scale, then bracketed, each trial solved anew.
+Time runs from the last restart, so (4.2) starts at its singular t = 0 each time. A fixed period
+ends a step; an adaptive restart is due where `RestartedNesterov.due` changes sign: looked for at
+every half of the fastest scale, then bracketed, each trial solved anew.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ _TRIALS = 12
 
 
 class _Clock(NamedTuple):
-    """What `Restarting` remembers: the inner solver's progress in its own time, when that began, and the time between looks."""
+    """What `Restarting` remembers: the inner solver's progress in its own time, when that began,
+    and the time between looks."""
 
     inner: Progress
     began: Float[Array, ""]
@@ -40,7 +43,9 @@ class _Since(eqx.Module):
         return self.watcher.init(problem, t + self.began, state)
 
     def update(self, problem, watched, t0, before, t1, after):
-        return self.watcher.update(problem, watched, t0 + self.began, before, t1 + self.began, after)
+        return self.watcher.update(
+            problem, watched, t0 + self.began, before, t1 + self.began, after
+        )
 
 
 class _Kept(eqx.Module):
@@ -71,14 +76,18 @@ class Restarting(AbstractIntegrator):
     def advance(self, problem, flow, progress, t1, watcher, numerics):
         def reach(clock, end):
             """The inner solver's progress at `end`, a time since the last restart."""
-            return self.between.advance(problem, flow.between, clock.inner, end, _Since(watcher, clock.began), numerics)
+            return self.between.advance(
+                problem, flow.between, clock.inner, end, _Since(watcher, clock.began), numerics
+            )
 
         def due(inner):
             return flow.due(inner.t, inner.state, problem.gradient(inner.state.w), problem.inner)
 
         def restarted(clock, inner):
             state = flow.init(inner.state.w)
-            fresh = self.between.start(problem, flow.between, state, _Kept(inner.watched), numerics, t1.dtype)
+            fresh = self.between.start(
+                problem, flow.between, state, _Kept(inner.watched), numerics, t1.dtype
+            )
             fresh = fresh._replace(accepted=inner.accepted, rejected=inner.rejected)
             return clock._replace(inner=fresh, began=clock.began + inner.t)
 
@@ -92,7 +101,9 @@ class Restarting(AbstractIntegrator):
 
         def adaptive(clock):
             left = t1 - clock.began
-            end = jnp.where(clock.inner.t + 1.001 * clock.scout >= left, left, clock.inner.t + clock.scout)
+            end = jnp.where(
+                clock.inner.t + 1.001 * clock.scout >= left, left, clock.inner.t + clock.scout
+            )
             inner = reach(clock, end)
             after = due(inner)
 
@@ -119,14 +130,21 @@ class Restarting(AbstractIntegrator):
                     )
 
                 def taken(progress):
-                    return progress.accepted + progress.rejected - clock.inner.accepted - clock.inner.rejected
+                    return (
+                        progress.accepted
+                        + progress.rejected
+                        - clock.inner.accepted
+                        - clock.inner.rejected
+                    )
 
                 above = jnp.maximum(due(clock.inner), jnp.finfo(t1.dtype).tiny)
                 none = jnp.zeros((), jnp.int32)
                 *_, found, steps = jax.lax.while_loop(
                     unsure, trial, (clock.inner.t, inner.t, above, after, none, inner, taken(inner))
                 )
-                return restarted(clock, found._replace(rejected=found.rejected + steps - taken(found)))  # trials are not free
+                return restarted(
+                    clock, found._replace(rejected=found.rejected + steps - taken(found))
+                )  # trials are not free
 
             crossed = (after < 0) & (inner.verdict == 0)
             return jax.lax.cond(crossed, locate, kept, clock, inner)
@@ -134,7 +152,9 @@ class Restarting(AbstractIntegrator):
         def unfinished(clock):
             return (clock.inner.t < t1 - clock.began) & (clock.inner.verdict == 0)
 
-        clock = jax.lax.while_loop(unfinished, periodic if flow.linear else adaptive, progress.memory)
+        clock = jax.lax.while_loop(
+            unfinished, periodic if flow.linear else adaptive, progress.memory
+        )
         return clock.inner._replace(t=t1, memory=clock)
 
 

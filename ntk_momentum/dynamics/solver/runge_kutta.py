@@ -1,8 +1,9 @@
 """Any adaptive explicit solver of diffrax in the `solver` slot.
 
-Two thin wrappers make diffrax fold observers over accepted steps and measure errors in function space: `_Watched`
-keeps the observers in the solver's state (which diffrax rolls back on rejected steps) and turns the error estimate into an
-error of f; `_Remembering` keeps the step size that was wanted before a saved time clipped it.
+Two thin wrappers make diffrax fold observers over accepted steps and measure errors in function
+space: `_Watched` keeps the observers in the solver's state (which diffrax rolls back on rejected
+steps) and turns the error estimate into an error of f; `_Remembering` keeps the step size that was
+wanted before a saved time clipped it.
 """
 
 from __future__ import annotations
@@ -19,17 +20,22 @@ from .base import MAX_STEPS, STEP_UNDERFLOW, SUCCESS, AbstractIntegrator, Progre
 
 
 class RungeKutta(AbstractIntegrator):
-    """Adaptive steps of a diffrax solver with an embedded error estimate, e.g. `diffrax.Tsit5()`, the default.
+    """Adaptive steps of a diffrax solver with an embedded error estimate, e.g. `diffrax.Tsit5()`,
+    the default.
 
-    ReLU kinks make every solver first order, so a tolerance below about 1e-5 costs many steps and gains little.
+    ReLU kinks make every solver first order, so a tolerance below about 1e-5 costs many steps and
+    gains little.
     """
 
     method: diffrax.AbstractSolver = diffrax.Tsit5()
 
     def __check_init__(self):
-        if not isinstance(self.method, diffrax.AbstractAdaptiveSolver) or isinstance(self.method, diffrax.AbstractImplicitSolver):
+        if not isinstance(self.method, diffrax.AbstractAdaptiveSolver) or isinstance(
+            self.method, diffrax.AbstractImplicitSolver
+        ):
             raise InputError(
-                f"solver must be an explicit diffrax solver with an error estimate, got {type(self.method).__name__}; "
+                "solver must be an explicit diffrax solver with an error estimate, "
+                f"got {type(self.method).__name__}; "
                 "try diffrax.Tsit5(), diffrax.Dopri8() or diffrax.HalfSolver(diffrax.Euler())."
             )
 
@@ -37,7 +43,10 @@ class RungeKutta(AbstractIntegrator):
         """Stages of the method, less the one that the next step takes over."""
         tableau = getattr(self.method, "tableau", None)
         if tableau is None:
-            raise InputError(f"the evaluations of {type(self.method).__name__} are not known; take a diffrax solver with a tableau.")
+            raise InputError(
+                f"the evaluations of {type(self.method).__name__} are not known; take "
+                "a diffrax solver with a tableau."
+            )
         return tableau.num_stages - tableau.fsal
 
     def start(self, problem, flow, state, watcher, numerics, dtype):
@@ -47,9 +56,13 @@ class RungeKutta(AbstractIntegrator):
         solver, controller = self._tools(problem, flow, watcher, numerics, scale)
         terms = _terms(problem, flow)
         inner = solver.init(terms, t, t + dt, state, None)
-        _, memory = controller.wrap(1).init(terms, t, t + dt, state, dt, None, solver.func, self.method.order(terms))
+        _, memory = controller.wrap(1).init(
+            terms, t, t + dt, state, dt, None, solver.func, self.method.order(terms)
+        )
         zero = jnp.zeros((), jnp.int32)
-        return Progress(t, state, (scale, _arrays(inner), _arrays(memory)), inner[1], zero, zero, zero)
+        return Progress(
+            t, state, (scale, _arrays(inner), _arrays(memory)), inner[1], zero, zero, zero
+        )
 
     def advance(self, problem, flow, progress, t1, watcher, numerics):
         scale, inner, memory = progress.memory
@@ -72,7 +85,9 @@ class RungeKutta(AbstractIntegrator):
         verdict = jnp.where(
             solution.result == diffrax.RESULTS.successful,
             SUCCESS,
-            jnp.where(solution.result == diffrax.RESULTS.max_steps_reached, MAX_STEPS, STEP_UNDERFLOW),
+            jnp.where(
+                solution.result == diffrax.RESULTS.max_steps_reached, MAX_STEPS, STEP_UNDERFLOW
+            ),
         )
         state = jax.tree.map(lambda leaf: leaf[0], solution.ys)
         return Progress(
@@ -86,21 +101,29 @@ class RungeKutta(AbstractIntegrator):
         )
 
     def _tools(self, problem, flow, watcher, numerics, scale):
-        dtmin = jnp.finfo(scale.dtype).eps / flow.fastest_rate(scale)  # reached only by a run that has become NaN
-        controller = diffrax.PIDController(rtol=0.0, atol=1.0, norm=jnp.abs, pcoeff=0.2, icoeff=0.6, dtmin=dtmin, force_dtmin=False)
+        dtmin = jnp.finfo(scale.dtype).eps / flow.fastest_rate(
+            scale
+        )  # reached only by a run that has become NaN
+        controller = diffrax.PIDController(
+            rtol=0.0, atol=1.0, norm=jnp.abs, pcoeff=0.2, icoeff=0.6, dtmin=dtmin, force_dtmin=False
+        )
         method = self.method
         if isinstance(method, diffrax.AbstractRungeKutta) and method.scan_kind is None:
-            method = eqx.tree_at(lambda m: m.scan_kind, method, "lax", is_leaf=lambda leaf: leaf is None)
+            method = eqx.tree_at(
+                lambda m: m.scan_kind, method, "lax", is_leaf=lambda leaf: leaf is None
+            )
         return _Watched(method, problem, watcher, numerics.tol, scale), _Remembering(controller)
 
 
 def _arrays(tree: Any) -> Any:
-    """Diffrax starts some of its state as Python scalars; a scan needs arrays of one dtype throughout."""
+    """Diffrax starts some of its state as Python scalars; a scan needs arrays of one dtype
+    throughout."""
     return jax.tree.map(jnp.asarray, tree)
 
 
 def _rounded(step: Any) -> Any:
-    """A step size to eight bits, so that runs which differ by round-off take the same steps: kinks amplify what differs.
+    """A step size to eight bits, so that runs which differ by round-off take the same steps: kinks
+    amplify what differs.
 
     The thresholds lie off the powers of two and simple fractions at which controllers like to stop.
     """
@@ -109,11 +132,14 @@ def _rounded(step: Any) -> Any:
 
 
 def _terms(problem: Any, flow: Any) -> diffrax.ODETerm:
-    return diffrax.ODETerm(lambda t, state, args: flow.vector_field(t, state, problem.gradient(state.w)))
+    return diffrax.ODETerm(
+        lambda t, state, args: flow.vector_field(t, state, problem.gradient(state.w))
+    )
 
 
 class _Watched(diffrax.AbstractAdaptiveSolver):
-    """`solver` with state (its own, the observers'), and one number for the error, in units of the tolerance."""
+    """`solver` with state (its own, the observers'), and one number for the error, in units of the
+    tolerance."""
 
     solver: diffrax.AbstractSolver
     problem: Any
@@ -143,13 +169,22 @@ class _Watched(diffrax.AbstractAdaptiveSolver):
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
         inner, watched = solver_state
-        y1, error, dense_info, inner, result = self.solver.step(terms, t0, t1, y0, args, inner, made_jump)
+        y1, error, dense_info, inner, result = self.solver.step(
+            terms, t0, t1, y0, args, inner, made_jump
+        )
         watched = self.watcher.update(self.problem, watched, t0, y0, t1, y1)
-        return y1, self.problem.relative_error(y1, error, self.lambda_max) / self.tol, dense_info, (inner, watched), result
+        return (
+            y1,
+            self.problem.relative_error(y1, error, self.lambda_max) / self.tol,
+            dense_info,
+            (inner, watched),
+            result,
+        )
 
 
 class _Remembering(diffrax.AbstractStepSizeController):
-    """`controller` with state (its own, the step it wants next), so that a clipped last step does not shrink the next one."""
+    """`controller` with state (its own, the step it wants next), so that a clipped last step does
+    not shrink the next one."""
 
     controller: diffrax.AbstractStepSizeController
 
@@ -160,10 +195,19 @@ class _Remembering(diffrax.AbstractStepSizeController):
         t_next, state = self.controller.init(terms, t0, t1, y0, dt0, args, func, error_order)
         return t_next, (state, t_next - t0)
 
-    def adapt_step_size(self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state):
+    def adapt_step_size(
+        self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state
+    ):
         state, wanted = controller_state
         keep, next_t0, next_t1, jump, state, result = self.controller.adapt_step_size(
-            t0, t1, jnp.zeros_like(y_error), jnp.zeros_like(y_error), args, y_error, error_order, state
+            t0,
+            t1,
+            jnp.zeros_like(y_error),
+            jnp.zeros_like(y_error),
+            args,
+            y_error,
+            error_order,
+            state,
         )
         proposed = _rounded(next_t1 - next_t0)
         clipped = keep & (t1 - t0 < 0.99 * wanted)

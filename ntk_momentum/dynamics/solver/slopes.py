@@ -1,4 +1,5 @@
-"""What the lazy exponential integrator sees of a two-layer net: a linear map with slopes, and the times at which they change."""
+"""What the lazy exponential integrator sees of a two-layer net: a linear map with slopes, and the
+times at which they change."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from ...kernel import sliding
 from ...network import neurons
 
 TILE = 2**22
-"""Preactivations in one tile on a CPU, 16 MiB in float32. Fewer than two tiles are kept from pass to pass, which is 1.4 times faster."""
+"""Preactivations in one tile on a CPU, 16 MiB in float32. Fewer than two tiles are kept from pass
+to pass, which is 1.4 times faster."""
 
 
 def _tile() -> int:
@@ -21,7 +23,8 @@ def _tile() -> int:
 
 
 class Memory(NamedTuple):
-    """What a step hands to the next: preactivations of weights and velocities (n, m), Delta and J v (n,), the last eigendecomposition.
+    """What a step hands to the next: preactivations of weights and velocities (n, m), Delta and J v
+    (n,), the last eigendecomposition.
 
     Without momentum zv is (n, 0), and z too where neurons are taken by tiles.
     """
@@ -37,7 +40,13 @@ class Memory(NamedTuple):
     def at(net: LinearNet, w: Any, v: Any) -> Memory:
         if v is None:
             f, kernel = net.total(LinearNet.outlook, w.hidden)
-            return Memory(net.kept(w.hidden), f[:, None][:, :0], f - net.y, jnp.zeros_like(f), *net.eigh(kernel))
+            return Memory(
+                net.kept(w.hidden),
+                f[:, None][:, :0],
+                f - net.y,
+                jnp.zeros_like(f),
+                *net.eigh(kernel),
+            )
         blank = net.remember(w.hidden, v.hidden, net.gram, net.y)
         vectors, eigenvalues = net.eigh(net.kernel(net.slopes(blank.z)))
         return blank._replace(vectors=vectors, eigenvalues=eigenvalues)
@@ -91,7 +100,8 @@ class LinearNet(NamedTuple):
         return self.X @ w.T if self.whole(w) else jnp.zeros_like(self.X[:, :0])
 
     def once(self, function: Callable, w: Float[Array, "m p"]) -> Callable:
-        """function(net of a tile, its weights), or where all neurons are taken at once its value at w, whatever it is given."""
+        """function(net of a tile, its weights), or where all neurons are taken at once its value at
+        w, whatever it is given."""
         if not self.whole(w):
             return function
         value = function(self, w)
@@ -105,21 +115,34 @@ class LinearNet(NamedTuple):
         blank = jax.eval_shape(lambda: function(self._replace(output=output[0]), hidden[0]))
 
         def add(total, tile):
-            return jax.tree.map(jnp.add, total, function(self._replace(output=tile[1]), tile[0])), None
+            return jax.tree.map(
+                jnp.add, total, function(self._replace(output=tile[1]), tile[0])
+            ), None
 
-        return jax.lax.scan(add, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), blank), (hidden, output))[0]
+        return jax.lax.scan(
+            add,
+            jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), blank),
+            (hidden, output),
+        )[0]
 
-    def rewritten(self, function: Callable, w: Float[Array, "m p"], accept: Bool[Array, ""]) -> Float[Array, "m p"]:
-        """w, or where `accept` w with every tile replaced by function(net of the tile, its weights). In place, when compiled."""
+    def rewritten(
+        self, function: Callable, w: Float[Array, "m p"], accept: Bool[Array, ""]
+    ) -> Float[Array, "m p"]:
+        """w, or where `accept` w with every tile replaced by function(net of the tile, its
+        weights). In place, when compiled."""
         if self.whole(w):
             return jnp.where(accept, function(self, w), w)
         hidden, output = neurons.tiles(self.X, w, self.output, _tile())
 
         def write(i, hidden):
             tile = hidden[i]
-            return hidden.at[i].set(jnp.where(accept, function(self._replace(output=output[i]), tile), tile))
+            return hidden.at[i].set(
+                jnp.where(accept, function(self._replace(output=output[i]), tile), tile)
+            )
 
-        return jax.lax.fori_loop(0, hidden.shape[0], write, hidden).reshape(-1, w.shape[1])[: w.shape[0]]
+        return jax.lax.fori_loop(0, hidden.shape[0], write, hidden).reshape(-1, w.shape[1])[
+            : w.shape[0]
+        ]
 
     def remember(self, w: Array, v: Array, vectors: Array, eigenvalues: Array) -> Memory:
         z, zv = self.X @ w.T, self.X @ v.T
@@ -128,19 +151,31 @@ class LinearNet(NamedTuple):
         return Memory(z, zv, f - self.y, velocity, vectors, eigenvalues)
 
     def average_slopes(self, before: Array, after: Array, slopes: Array, force: Array) -> Array:
-        """Slopes averaged over a step that was predicted to lead from `before` to `after` with the given slopes, see `sliding`."""
-        return sliding.average(self.gram, before, after, slopes, -self.scale * force, self.output, self.below, self.above)
+        """Slopes averaged over a step that was predicted to lead from `before` to `after` with the
+        given slopes, see `sliding`."""
+        return sliding.average(
+            self.gram,
+            before,
+            after,
+            slopes,
+            -self.scale * force,
+            self.output,
+            self.below,
+            self.above,
+        )
 
 
 class Crossing(NamedTuple):
-    """The part [leave, back] of a step, in units of its length, that each entry spends beyond the kink; empty where leave = back."""
+    """The part [leave, back] of a step, in units of its length, that each entry spends beyond the
+    kink; empty where leave = back."""
 
     leave: Float[Array, "n m"]
     back: Float[Array, "n m"]
 
     @staticmethod
     def of(before: Array, rise: Array, after: Array) -> Crossing:
-        """From the parabola that starts at `before` with slope `rise` (per step) and ends at `after`."""
+        """From the parabola that starts at `before` with slope `rise` (per step) and ends at
+        `after`."""
         side = jnp.where(before > 0, 1.0, -1.0).astype(before.dtype)
         start, slope = side * before, side * rise
         bend = side * after - start - slope
@@ -149,13 +184,19 @@ class Crossing(NamedTuple):
         leaves = (square >= 0) & (root > 0)
         leave = jnp.where(leaves, jnp.minimum(2 * start / jnp.where(leaves, root, 1.0), 1.0), 1.0)
         returns = leaves & (bend > 0)
-        back = jnp.where(returns, jnp.clip(root / jnp.where(returns, 2 * bend, 1.0), leave, 1.0), 1.0)
+        back = jnp.where(
+            returns, jnp.clip(root / jnp.where(returns, 2 * bend, 1.0), leave, 1.0), 1.0
+        )
         return Crossing(leave, back)
 
     def beyond(self, path: Float[Array, "n k"]) -> Float[Array, "n m"]:
-        """path(leave) - path(back), for polynomials given by their coefficients, the constant first; one for each sample."""
+        """path(leave) - path(back), for polynomials given by their coefficients, the constant
+        first; one for each sample."""
         powers = range(path.shape[1] - 1, 0, -1)
         leave, back = jnp.zeros_like(self.leave), jnp.zeros_like(self.back)
         for k in powers:
-            leave, back = (leave + path[:, k, None]) * self.leave, (back + path[:, k, None]) * self.back
+            leave, back = (
+                (leave + path[:, k, None]) * self.leave,
+                (back + path[:, k, None]) * self.back,
+            )
         return leave - back

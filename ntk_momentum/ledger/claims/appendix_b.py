@@ -30,26 +30,48 @@ def _vanishing(d: float, t: float) -> float:
     "eq-b.1",
     section="B",
     kind="definition",
-    note="""With alpha = 2d/3 this is the function of Su, Boyd, Candes (Theorem 8). It is not monotone, and the proof does not
-    need it to be: V' is bounded by a multiple of t^{alpha-3}|Delta|^2.""",
+    note="""With alpha = 2d/3 this is the function of Su, Boyd, Candes (Theorem 8). It is not
+    monotone, and the proof does not need it to be: V' is bounded by a multiple of
+    t^{alpha-3}|Delta|^2.""",
 )
 def eq_b_1(setting: Setting):
     rng, error = np.random.default_rng(10), 0.0
     for d in (3.0, 6.0, 9.0):
         A = rng.standard_normal((4, 4))
         A, D, V, t = A @ A.T, rng.standard_normal(4), rng.standard_normal(4), 1.7
-        error = max(error, abs(float(Nesterov(d).lyapunov(t, D, V, A)) - nesterov_energy(t, D, V, A, 2 * d / 3, d)))
+        error = max(
+            error,
+            abs(
+                float(Nesterov(d).lyapunov(t, D, V, A)) - nesterov_energy(t, D, V, A, 2 * d / 3, d)
+            ),
+        )
     ts = np.linspace(0.05, 60, 3000)
     run = frozen(Nesterov(3.0), [0.5], [1.0], ts)
-    values = np.array([nesterov_energy(t, run.residual[i], run.velocity[i], np.array([[0.5]]), 2.0, 3.0) for i, t in enumerate(ts)])
+    values = np.array(
+        [
+            nesterov_energy(t, run.residual[i], run.velocity[i], np.array([[0.5]]), 2.0, 3.0)
+            for i, t in enumerate(ts)
+        ]
+    )
     values9 = frozen(Nesterov(9.0), [0.5], [1.0], ts)
     energy9 = np.array(
-        [nesterov_energy(t, values9.residual[i], values9.velocity[i], np.array([[0.5]]), 6.0, 9.0) for i, t in enumerate(ts)]
+        [
+            nesterov_energy(
+                t, values9.residual[i], values9.velocity[i], np.array([[0.5]]), 6.0, 9.0
+            )
+            for i, t in enumerate(ts)
+        ]
     )
-    rises = {"d = 3": float(np.max(np.diff(values) / values[:-1])), "d = 9": float(np.max(np.diff(energy9) / energy9[:-1]))}
+    rises = {
+        "d = 3": float(np.max(np.diff(values) / values[:-1])),
+        "d = 9": float(np.max(np.diff(energy9) / energy9[:-1])),
+    }
     return (
         identity(
-            "V = t^a L^ + (2d-a)^2 t^{a-2}/8 |Delta + 2t/(2d-a) Delta'|^2, as evaluated by the program",
+            (
+                "V = t^a L^ + (2d-a)^2 t^{a-2}/8 |Delta + 2t/(2d-a) Delta'|^2, as "
+                "evaluated by the program"
+            ),
             "random Delta, Delta', H in R^{4x4}; d = 3, 6, 9, a = 2d/3",
             error,
             1e-9,
@@ -63,50 +85,98 @@ def eq_b_1(setting: Setting):
     )
 
 
-@claim("eq-b.2", section="B", kind="definition", note="The pseudo-loss with the kernel of the moment; it jumps at crossings.")
+@claim(
+    "eq-b.2",
+    section="B",
+    kind="definition",
+    note="The pseudo-loss with the kernel of the moment; it jumps at crossings.",
+)
 def eq_b_2(setting: Setting):
     run = setting.heavy_ball_run
     residual, kernel = np.asarray(run.residual), np.asarray(run.kernel)
-    error = float(np.abs(0.5 * np.einsum("ti,tij,tj->t", residual, kernel, residual) - np.asarray(run.pseudo_loss)).max())
-    return (identity("L^(t) = Delta.H(t) Delta / 2", f"{setting.on_points}, heavy ball at m = {setting.wide}", error, 1e-12),)
+    error = float(
+        np.abs(
+            0.5 * np.einsum("ti,tij,tj->t", residual, kernel, residual)
+            - np.asarray(run.pseudo_loss)
+        ).max()
+    )
+    return (
+        identity(
+            "L^(t) = Delta.H(t) Delta / 2",
+            f"{setting.on_points}, heavy ball at m = {setting.wide}",
+            error,
+            1e-12,
+        ),
+    )
 
 
 @claim("eq-b.3", section="B", kind="definition", note="Half the sum of squares, not a mean.")
 def eq_b_3(setting: Setting):
     run = setting.heavy_ball_run
-    error = float(np.abs(0.5 * np.sum((np.asarray(run.f) - np.asarray(setting.points.y)) ** 2, axis=1) - np.asarray(run.loss)).max())
-    return (identity("L(t) = Delta.Delta / 2", f"{setting.on_points}, heavy ball at m = {setting.wide}", error, 1e-12),)
+    error = float(
+        np.abs(
+            0.5 * np.sum((np.asarray(run.f) - np.asarray(setting.points.y)) ** 2, axis=1)
+            - np.asarray(run.loss)
+        ).max()
+    )
+    return (
+        identity(
+            "L(t) = Delta.Delta / 2",
+            f"{setting.on_points}, heavy ball at m = {setting.wide}",
+            error,
+            1e-12,
+        ),
+    )
 
 
 @claim(
     "eq-b.4",
     section="B",
     kind="identity",
-    note="""(n x p)(n x 1) does not multiply: (df/dw_r)^T is meant. Further down the chain int_0^t s^{d-a/2} ds = t^{d+1-a/2}
-    2/(2d+2-a), so the factor must be 2/(2d+2-a), not 2/(2d-a-2); and eps^{2-a/2} with a > 4 diverges as eps -> 0. For
-    a frozen kernel the displacement is bounded for every d > 0 by w(t) - w(0) = J^T H^{-1}(Delta(t) - D0).""",
+    note="""(n x p)(n x 1) does not multiply: (df/dw_r)^T is meant. Further down the chain int_0^t
+    s^{d-a/2} ds = t^{d+1-a/2} 2/(2d+2-a), so the factor must be 2/(2d+2-a), not 2/(2d-a-2); and
+    eps^{2-a/2} with a > 4 diverges as eps -> 0. For a frozen kernel the displacement is bounded for
+    every d > 0 by w(t) - w(0) = J^T H^{-1}(Delta(t) - D0).""",
 )
 def eq_b_4(setting: Setting):
     d, a = 9.0, 5.0
     n, p = 2, 3
     integral = scipy.integrate.quad(lambda s: s ** (d - a / 2), 0, 1)[0]
-    factors = {"integral": integral, "printed": 2 / (2 * d - a - 2), "corrected": 2 / (2 * d + 2 - a)}
+    factors = {
+        "integral": integral,
+        "printed": 2 / (2 * d - a - 2),
+        "corrected": 2 / (2 * d + 2 - a),
+    }
     growth = [eps ** (2 - a / 2) for eps in (1e-2, 1e-4, 1e-6)]
     error, ratio = displacement_identity()
     eps = np.array([1e-2, 1e-4, 1e-6])
     return (
         every(
-            "w_r'' + (d/t) w_r' + (df/dw_r)(f - y) = 0, the factor 2/(2d-a-2), and a bounded displacement as eps -> 0",
+            (
+                "w_r'' + (d/t) w_r' + (df/dw_r)(f - y) = 0, the factor 2/(2d-a-2), and a "
+                "bounded displacement as eps -> 0"
+            ),
             "n = 2, p = 3; d = 9, a = 5; eps = 1e-2, 1e-4, 1e-6",
-            {"inner sizes agree": p == n, "factor": abs(integral - factors["printed"]) < 1e-9, "bounded": growth[-1] <= growth[0]},
+            {
+                "inner sizes agree": p == n,
+                "factor": abs(integral - factors["printed"]) < 1e-9,
+                "bounded": growth[-1] <= growth[0],
+            },
             shapes={"df/dw_r": [n, p], "f - y": [n, 1]},
             factors=factors,
             eps_term=growth,
         ),
         every(
-            "(df/dw_r)^T (f - y); 2/(2d+2-a); |w_r(t) - w_r(0)| <= 2 sqrt(n)|D0|/(sqrt(m) lambda_min), frozen kernel",
+            (
+                "(df/dw_r)^T (f - y); 2/(2d+2-a); |w_r(t) - w_r(0)| <= 2 "
+                "sqrt(n)|D0|/(sqrt(m) lambda_min), frozen kernel"
+            ),
             "the same; linear model, n = 3, m = 20, three flows",
-            {"factor": abs(integral - factors["corrected"]) < 1e-9, "displacement": ratio <= 1, "identity": error < 1e-6},
+            {
+                "factor": abs(integral - factors["corrected"]) < 1e-9,
+                "displacement": ratio <= 1,
+                "identity": error < 1e-6,
+            },
             1e-6,
             identity_error=error,
             displacement_ratio=ratio,
@@ -122,25 +192,34 @@ def eq_b_4(setting: Setting):
     "lemma-8",
     section="B",
     kind="bound",
-    note="""As printed the hypothesis is lambda_min(H) <= lambda0/2, which H = 0 satisfies: L stays L(0) while L^(0) = 0.
-    With >=, the printed constant bounds L^; L needs a further 2/lambda0 (the ratio L/L^(0) scales as 1/lambda, the
-    printed bound as lambda^0). C(alpha, r) and C(alpha, d) are one constant. With a moving kernel lambda_min alone
-    cannot suffice: the friction d/t dies away, and H in {1, 3/2}, soft on the way out, pumps a factor sqrt(3/2) per half
-    cycle at any d. Constant H: L <= (2/lambda0) C (sqrt(lambda0/2) t)^{-a} L^(0), C = sup s^a Lambda_d^2.""",
+    note="""As printed the hypothesis is lambda_min(H) <= lambda0/2, which H = 0 satisfies: L stays
+    L(0) while L^(0) = 0. With >=, the printed constant bounds L^; L needs a further 2/lambda0 (the
+    ratio L/L^(0) scales as 1/lambda, the printed bound as lambda^0). C(alpha, r) and C(alpha, d)
+    are one constant. With a moving kernel lambda_min alone cannot suffice: the friction d/t dies
+    away, and H in {1, 3/2}, soft on the way out, pumps a factor sqrt(3/2) per half cycle at any d.
+    Constant H: L <= (2/lambda0) C (sqrt(lambda0/2) t)^{-a} L^(0), C = sup s^a Lambda_d^2.""",
 )
 def lemma_8(setting: Setting):
     still = 0.5  # L(t) with H = 0, for ever; L^(0) = 0
     d, a = 9.0, 6.0
     C = reach(d, a)
     needed = {
-        f"{lam0:g}": reach(d, a, lam0 / 2) / (0.5 * lam0) / (bounds.lemma_8_printed(1.0, a, lam0, 1.0, C)) for lam0 in (0.5, 0.05, 0.005)
+        f"{lam0:g}": reach(d, a, lam0 / 2)
+        / (0.5 * lam0)
+        / (bounds.lemma_8_printed(1.0, a, lam0, 1.0, C))
+        for lam0 in (0.5, 0.05, 0.005)
     }
     rates, predicted = {}, bounds.nesterov_switching_rate(1.5)
     for d_ in (3.0, 9.0):
         times, sizes = switched_peaks(partial(_vanishing, d_), 1.0, 1.5, 60, start=200.0)
         k = len(times) // 2
-        friction = d_ * np.log(times[-1] / times[k]) / (times[-1] - times[k])  # what d/t takes off the exponent of L
-        rates[f"d = {d_:g}"] = [float(2 * np.log(sizes[-1] / sizes[k]) / (times[-1] - times[k])), float(predicted - friction)]
+        friction = (
+            d_ * np.log(times[-1] / times[k]) / (times[-1] - times[k])
+        )  # what d/t takes off the exponent of L
+        rates[f"d = {d_:g}"] = [
+            float(2 * np.log(sizes[-1] / sizes[k]) / (times[-1] - times[k])),
+            float(predicted - friction),
+        ]
     ts = np.geomspace(0.05, 200, 2048)
     worst = 0.0
     for d_, a_ in ((3.0, 2.0), (6.0, 4.0), (9.0, 6.0), (3.0, 3.0)):
@@ -149,15 +228,27 @@ def lemma_8(setting: Setting):
         worst = max(
             worst,
             float(
-                np.max(0.5 * run.residual**2 / bounds.lemma_8_corrected(ts[:, None], a_, 0.5, 0.5 * lams[None], reach(d_, a_) * (1 + 1e-3)))
+                np.max(
+                    0.5
+                    * run.residual**2
+                    / bounds.lemma_8_corrected(
+                        ts[:, None], a_, 0.5, 0.5 * lams[None], reach(d_, a_) * (1 + 1e-3)
+                    )
+                )
             ),
         )
     attained = {f"{d_:g}": reach(d_, d_) / constant(d_) for d_ in DS}
     lam0s = np.array([0.5, 0.05, 0.005])
     return (
         every(
-            "lambda_min(H(s)) <= lambda0/2 implies L(t) <= 4 C/(lambda0 t^a (lambda0/2)^{(a-2)/2}) L^(0)",
-            "n = 1: H = 0; H = lambda0/2 with lambda0 = 0.5, 0.05, 0.005 (d = 9, a = 6); H in {1, 1.5} switching (d = 3, 9)",
+            (
+                "lambda_min(H(s)) <= lambda0/2 implies L(t) <= 4 C/(lambda0 t^a "
+                "(lambda0/2)^{(a-2)/2}) L^(0)"
+            ),
+            (
+                "n = 1: H = 0; H = lambda0/2 with lambda0 = 0.5, 0.05, 0.005 (d = 9, a = "
+                "6); H in {1, 1.5} switching (d = 3, 9)"
+            ),
             {
                 "H = 0": still <= 0.0,
                 "one C for all lambda0 -> 0": growth(needed) < 1e-3,
@@ -169,12 +260,18 @@ def lemma_8(setting: Setting):
             switched_exponent_and_prediction=rates,
         ),
         bound(
-            "constant H >= lambda0/2: L(t) <= (2/lambda0) C (sqrt(lambda0/2) t)^{-a} L^(0), C = sup s^a Lambda_d(s)^2, a <= d",
+            (
+                "constant H >= lambda0/2: L(t) <= (2/lambda0) C (sqrt(lambda0/2) t)^{-a} "
+                "L^(0), C = sup s^a Lambda_d(s)^2, a <= d"
+            ),
             "four modes from lambda0/2 = 1/4; (d, a) = (3,2), (6,4), (9,6), (3,3)",
             worst,
         ),
         every(
-            "a = d is best, with C = K_d; and the switched loss grows at log h/(pi/2 (1 + h^{-1/2})), h = 3/2",
+            (
+                "a = d is best, with C = K_d; and the switched loss grows at log h/(pi/2 "
+                "(1 + h^{-1/2})), h = 3/2"
+            ),
             "one mode; H in {1, 1.5} from t = 200",
             {
                 **{f"K_d at d = {d_}": abs(v - 1) < 0.01 for d_, v in attained.items()},
@@ -186,10 +283,15 @@ def lemma_8(setting: Setting):
             asymptotic_exponent=predicted,
         ),
         drawing(
-            "Left: H in {1, 3/2} switching from t = 200, d = 9: the amplitude grows in spite of the friction. Right: the "
+            "Left: H in {1, 3/2} switching from t = 200, d = 9: the amplitude grows in "
+            "spite of the friction. Right: the "
             "constant that the printed bound needs grows like 1/lambda0.",
             panel("t", "|Delta| at its turning points", line(times, sizes, "d = 9"), log="y"),
-            against("lambda0", "multiple of C needed", {"H = lambda0/2": (lam0s, list(needed.values()), -1.0)}),
+            against(
+                "lambda0",
+                "multiple of C needed",
+                {"H = lambda0/2": (lam0s, list(needed.values()), -1.0)},
+            ),
         ),
     )
 
@@ -198,8 +300,9 @@ def lemma_8(setting: Setting):
     "lemma-9",
     section="B",
     kind="bound",
-    note="""Lemma 9 asks d > 6, Theorem 3 d >= 6. B(alpha, d) free of lambda0 is impossible: sup_t t^{2d/3} L/L(0) is
-    proportional to lambda^{-d/3}. Corrected: (sqrt(lambda_min) t)^{-2d/3}, or the sharp exponent d.""",
+    note="""Lemma 9 asks d > 6, Theorem 3 d >= 6. B(alpha, d) free of lambda0 is impossible: sup_t
+    t^{2d/3} L/L(0) is proportional to lambda^{-d/3}. Corrected: (sqrt(lambda_min) t)^{-2d/3}, or
+    the sharp exponent d.""",
 )
 def lemma_9(setting: Setting):
     d = 9.0
@@ -207,7 +310,17 @@ def lemma_9(setting: Setting):
     values, c = setting.eigen
     ts = np.geomspace(0.05, 300, 2048) / math.sqrt(values[0])
     run = frozen(Nesterov(d), values, c, ts)
-    ratio = float(np.max(run.loss / (reach(d, 2 * d / 3) * (1 + 1e-3) * (np.sqrt(values[0]) * ts) ** (-2 * d / 3) * run.loss[0])))
+    ratio = float(
+        np.max(
+            run.loss
+            / (
+                reach(d, 2 * d / 3)
+                * (1 + 1e-3)
+                * (np.sqrt(values[0]) * ts) ** (-2 * d / 3)
+                * run.loss[0]
+            )
+        )
+    )
     return (
         every(
             "L(t) <= B(alpha, d) t^{-2d/3} L(0) with one B for all kernels",
@@ -217,9 +330,15 @@ def lemma_9(setting: Setting):
             growing_like_lambda_to_the_minus=growth(needed),
             predicted=d / 3,
         ),
-        bound("L(t) <= B_d (sqrt(lambda_min) t)^{-2d/3} L(0), constant H", setting.on_kernel + ", d = 9", ratio),
+        bound(
+            "L(t) <= B_d (sqrt(lambda_min) t)^{-2d/3} L(0), constant H",
+            setting.on_kernel + ", d = 9",
+            ratio,
+        ),
         drawing(
             "The constant B that each kernel needs: no single one serves.",
-            against("lambda", "B needed", {"d = 9": ([0.5, 0.05, 0.005], list(needed.values()), -d / 3)}),
+            against(
+                "lambda", "B needed", {"d = 9": ([0.5, 0.05, 0.005], list(needed.values()), -d / 3)}
+            ),
         ),
     )

@@ -1,4 +1,5 @@
-"""Section 2: gradient descent, its flow, and what a neuron that slides along its kink does to (2.4) and (2.5)."""
+"""Section 2: gradient descent, its flow, and what a neuron that slides along its kink does to (2.4)
+and (2.5)."""
 
 from __future__ import annotations
 
@@ -16,10 +17,14 @@ from ..ledger import claim, every, identity, typed, within
 from .fits import agrees, slope
 from .setting import Setting, predictions
 
-# The sliding neuron. One neuron w in R^2, a = 1, two unit inputs with x_1 . x_2 = c = 0.6, y = (-1, 2), and w on the kink
-# of x_1 with w . x_2 = 1. Then Delta = (1, -1): from either side the gradient flow pushes w back onto the kink, so it
-# slides along it with the Filippov fraction theta = -c Delta_2 / Delta_1 and Delta_2 = -exp(-(1 - c^2) t).
-SLIDE = "one neuron on the kink of x_1: a = 1, x_1.x_2 = 0.6, y = (-1, 2), w.x_1 = 0, w.x_2 = 1, so Delta = (1, -1)"
+# The sliding neuron. One neuron w in R^2, a = 1, two unit inputs with x_1 . x_2 = c = 0.6, y = (-1,
+# 2), and w on the kink of x_1 with w . x_2 = 1. Then Delta = (1, -1): from either side the gradient
+# flow pushes w back onto the kink, so it slides along it with the Filippov fraction theta = -c
+# Delta_2 / Delta_1 and Delta_2 = -exp(-(1 - c^2) t).
+SLIDE = (
+    "one neuron on the kink of x_1: a = 1, x_1.x_2 = 0.6, y = (-1, 2), w.x_1 = 0, w.x_2 = "
+    "1, so Delta = (1, -1)"
+)
 _C = 0.6
 _GRAM = np.array([[1.0, _C], [_C, 1.0]])
 _DELTA = np.array([1.0, -1.0])
@@ -28,7 +33,8 @@ _TRUE_RATE = np.array([0.0, -(1 - _C**2) * _DELTA[1]])
 
 
 def _slide_by_descent(eta: float, until: float) -> np.ndarray:
-    """Delta(until) of plain gradient descent from the kink, in preactivations z = (w . x_1, w . x_2)."""
+    """Delta(until) of plain gradient descent from the kink, in preactivations z = (w . x_1, w .
+    x_2)."""
     z, y = np.array([0.0, 1.0]), np.array([-1.0, 2.0])
     for _ in range(round(until / eta)):
         active = (z >= 0).astype(float)
@@ -53,8 +59,8 @@ def _numpy_gradient(hidden, output, X, y):
     "eq-2.1",
     section="2",
     kind="definition",
-    note="""Gradient descent with dL/dw_r = m^{-1/2} a_r sum_i Delta_i x_i 1{w_r.x_i >= 0}. The program's optimizer is compared
-    with this recursion, written out.""",
+    note="""Gradient descent with dL/dw_r = m^{-1/2} a_r sum_i Delta_i x_i 1{w_r.x_i >= 0}. The
+    program's optimizer is compared with this recursion, written out.""",
 )
 def eq_2_1(setting: Setting):
     net, eta = setting.network(64, 0), 0.1
@@ -64,20 +70,29 @@ def eq_2_1(setting: Setting):
     error = 0.0
     for _ in range(10):
         gradient, _ = _numpy_gradient(mine, np.asarray(net.output), X, y)
-        step, state = method.update(jnp.asarray(_numpy_gradient(hidden, np.asarray(net.output), X, y)[0]), state)
+        step, state = method.update(
+            jnp.asarray(_numpy_gradient(hidden, np.asarray(net.output), X, y)[0]), state
+        )
         hidden, mine = hidden + np.asarray(step), mine - eta * gradient
         error = max(error, float(np.abs(hidden - mine).max()))
-    return (identity("w_r(k+1) = w_r(k) - eta dL/dw_r", f"{setting.on_points}, m = 64, eta = 0.1, ten steps", error, 1e-12),)
+    return (
+        identity(
+            "w_r(k+1) = w_r(k) - eta dL/dw_r",
+            f"{setting.on_points}, m = 64, eta = 0.1, ten steps",
+            error,
+            1e-12,
+        ),
+    )
 
 
 @claim(
     "eq-2.2",
     section="2",
     kind="definition",
-    note="""Gradient descent is Euler's method on (2.2) with t = k eta: global error of order 1. Where a neuron meets a kink with
-    a_r Delta_i > 0 pushing it back from both sides, (2.2) has no classical solution; the limit of gradient descent is
-    Filippov's solution, which slides: velocity = theta (right side, active) + (1 - theta)(right side, inactive), 0 <
-    theta < 1.""",
+    note="""Gradient descent is Euler's method on (2.2) with t = k eta: global error of order 1.
+    Where a neuron meets a kink with a_r Delta_i > 0 pushing it back from both sides, (2.2) has no
+    classical solution; the limit of gradient descent is Filippov's solution, which slides: velocity
+    = theta (right side, active) + (1 - theta)(right side, inactive), 0 < theta < 1.""",
 )
 def eq_2_2(setting: Setting):
     net = setting.network(128, 0)
@@ -93,7 +108,9 @@ def eq_2_2(setting: Setting):
     ends = [descend(eta) for eta in etas]
     gaps = [np.linalg.norm(a - b) for a, b in itertools.pairwise(ends)]
     order, half = slope(etas[:-1], gaps)
-    slide_errors = [abs(_slide_by_descent(eta, 1.0)[1] + np.exp(-(1 - _C**2))) for eta in (0.01, 0.0025)]
+    slide_errors = [
+        abs(_slide_by_descent(eta, 1.0)[1] + np.exp(-(1 - _C**2))) for eta in (0.01, 0.0025)
+    ]
     outer = {"active side": float(-(_GRAM @ _DELTA)[0]), "inactive side": float(-_C * _DELTA[1])}
     return (
         within(
@@ -107,24 +124,33 @@ def eq_2_2(setting: Setting):
             gaps=gaps,
         ),
         every(
-            "in the sense of Filippov: where a neuron slides, the limit is Delta_2 = -exp(-(1 - c^2) t)",
+            (
+                "in the sense of Filippov: where a neuron slides, the limit is Delta_2 = "
+                "-exp(-(1 - c^2) t)"
+            ),
             SLIDE,
             {
                 "error at eta = 0.0025 below 0.01": slide_errors[1] < 0.01,
                 "shrinks with eta": slide_errors[1] < slide_errors[0],
-                "both sides push towards the kink": outer["active side"] < 0 < outer["inactive side"],
+                "both sides push towards the kink": outer["active side"]
+                < 0
+                < outer["inactive side"],
             },
             0.01,
             errors=slide_errors,
             velocity_of_w_x1=outer,
         ),
         drawing(
-            "Gradient descent halved in eta: the difference of Delta(4) falls like eta; and the sliding neuron against "
+            "Gradient descent halved in eta: the difference of Delta(4) falls like "
+            "eta; and the sliding neuron against "
             "Filippov's solution.",
             against(
                 "eta",
                 "|Delta(4) at eta - at eta/2|",
-                {"network": (etas[:-1], gaps, 1.0), "sliding neuron, t = 1": ([0.01, 0.0025], slide_errors, 1.0)},
+                {
+                    "network": (etas[:-1], gaps, 1.0),
+                    "sliding neuron, t = 1": ([0.01, 0.0025], slide_errors, 1.0),
+                },
             ),
         ),
     )
@@ -134,26 +160,36 @@ def eq_2_2(setting: Setting):
     "eq-2.3",
     section="2",
     kind="identity",
-    note="""With f in R^n the derivative df/dw_r is n x p, and -(f - y) df/dw_r multiplies an n-vector (n x 1) into it: the inner
-    sizes are 1 and n (Delta = f - y is a column in (2.4) and (2.5)). A transpose is missing: dw_r/dt = -(df/dw_r)^T (f - y)
-    = -sum_i (f_i - y_i) df_i/dw_r.""",
+    note="""With f in R^n the derivative df/dw_r is n x p, and -(f - y) df/dw_r multiplies an
+    n-vector (n x 1) into it: the inner sizes are 1 and n (Delta = f - y is a column in (2.4) and
+    (2.5)). A transpose is missing: dw_r/dt = -(df/dw_r)^T (f - y) = -sum_i (f_i - y_i)
+    df_i/dw_r.""",
 )
 def eq_2_3(setting: Setting):
     net, points = setting.network(64, 0), setting.points
-    gradient = jax.grad(lambda w: 0.5 * jnp.sum((predictions(net, w, points.X) - points.y) ** 2))(net.hidden)
+    gradient = jax.grad(lambda w: 0.5 * jnp.sum((predictions(net, w, points.X) - points.y) ** 2))(
+        net.hidden
+    )
     J = jax.jacrev(lambda w: predictions(net, w, points.X))(net.hidden)
     residual = outputs(net, points.X) - points.y
     error = float(jnp.abs(jnp.einsum("irp,i->rp", J, residual) - gradient).max())
     instance = f"{setting.on_points}, m = 64"
     return (
-        typed("dw_r/dt = -(f - y) df/dw_r: the inner sizes of (n x 1)(n x p) agree", instance, (1,), (points.n,)),
+        typed(
+            "dw_r/dt = -(f - y) df/dw_r: the inner sizes of (n x 1)(n x p) agree",
+            instance,
+            (1,),
+            (points.n,),
+        ),
         identity("dL/dw_r = (df/dw_r)^T (f - y)", instance, error, 1e-12),
     )
 
 
 def _rate_along_gradient(net, points):
     """df/dt = df/dw . (-dL/dw), by forward mode."""
-    gradient = jax.grad(lambda w: 0.5 * jnp.sum((predictions(net, w, points.X) - points.y) ** 2))(net.hidden)
+    gradient = jax.grad(lambda w: 0.5 * jnp.sum((predictions(net, w, points.X) - points.y) ** 2))(
+        net.hidden
+    )
     return jax.jvp(lambda w: predictions(net, w, points.X), (net.hidden,), (-gradient,))[1]
 
 
@@ -161,10 +197,11 @@ def _rate_along_gradient(net, points):
     "eq-2.4",
     section="2",
     kind="identity",
-    note="""Printed without a quantifier. The chain rule needs w(t) off the kinks, and sliding on one lasts a positive time,
-    so "for almost every t" alone is no repair: for a.e. t off the sliding set. On a sliding neuron f_1 stays 0, so
-    df_1/dt = 0, whereas -sum_r (df/dw_r)(df/dw_r)^T (f - y) with 1{w.x_1 >= 0} = 1 gives -(Delta_1 + c Delta_2) = -0.4.
-    Off the sliding set, and on it with df_1/dw = theta x_1, the equation holds.""",
+    note="""Printed without a quantifier. The chain rule needs w(t) off the kinks, and sliding on
+    one lasts a positive time, so "for almost every t" alone is no repair: for a.e. t off the
+    sliding set. On a sliding neuron f_1 stays 0, so df_1/dt = 0, whereas -sum_r
+    (df/dw_r)(df/dw_r)^T (f - y) with 1{w.x_1 >= 0} = 1 gives -(Delta_1 + c Delta_2) = -0.4. Off the
+    sliding set, and on it with df_1/dw = theta x_1, the equation holds.""",
 )
 def eq_2_4(setting: Setting):
     net, points = setting.network(256, 0), setting.points
@@ -178,7 +215,10 @@ def eq_2_4(setting: Setting):
     return (
         identity("df/dt = -sum_r (df/dw_r)(df/dw_r)^T (f - y) at every time", SLIDE, slide, 1e-10),
         identity(
-            "the same for almost every t off the sliding set, and on it with Filippov's fraction theta = 0.6 for 1{w.x_1 >= 0}",
+            (
+                "the same for almost every t off the sliding set, and on it with "
+                "Filippov's fraction theta = 0.6 for 1{w.x_1 >= 0}"
+            ),
             f"{setting.on_points}, m = 256; and {SLIDE}",
             max(error, repaired),
             1e-12,
@@ -186,7 +226,8 @@ def eq_2_4(setting: Setting):
             sliding=repaired,
         ),
         drawing(
-            "The sliding neuron under gradient descent, eta = 0.005: Delta_1 stays 1, where (2.4) with the indicator 1 gives "
+            "The sliding neuron under gradient descent, eta = 0.005: Delta_1 stays 1, "
+            "where (2.4) with the indicator 1 gives "
             "the rate -0.4.",
             panel(
                 "t",
@@ -200,8 +241,16 @@ def eq_2_4(setting: Setting):
     )
 
 
-def _sliding_pairs(w: np.ndarray, output: np.ndarray, X: np.ndarray, y: np.ndarray, eta: float = 0.01, until: float = 4.0) -> int:
-    """Pairs (r, i) whose indicator changes at least six times along gradient descent: sliding neurons chatter about their kink."""
+def _sliding_pairs(
+    w: np.ndarray,
+    output: np.ndarray,
+    X: np.ndarray,
+    y: np.ndarray,
+    eta: float = 0.01,
+    until: float = 4.0,
+) -> int:
+    """Pairs (r, i) whose indicator changes at least six times along gradient descent: sliding
+    neurons chatter about their kink."""
     active = w @ X.T >= 0
     changes = np.zeros(active.shape, int)
     for _ in range(round(until / eta)):
@@ -215,14 +264,18 @@ def _sliding_pairs(w: np.ndarray, output: np.ndarray, X: np.ndarray, y: np.ndarr
     "eq-2.5",
     section="2",
     kind="identity",
-    note="""Printed without a quantifier; true for almost every t off the sliding set. While a neuron slides, for a positive
-    time, neither convention for 1{w.x = 0} gives the true rate: the fraction theta must stand in J, H = J J^T. On
-    networks some neurons do slide, so Delta(t) - Delta(0) + int H Delta, with the indicator in H, does not vanish with
-    the step of gradient descent; with the indicator averaged over a short window, which tends to theta, it does. About
+    note="""Printed without a quantifier; true for almost every t off the sliding set. While a
+    neuron slides, for a positive time, neither convention for 1{w.x = 0} gives the true rate: the
+    fraction theta must stand in J, H = J J^T. On networks some neurons do slide, so Delta(t) -
+    Delta(0) + int H Delta, with the indicator in H, does not vanish with the step of gradient
+    descent; with the indicator averaged over a short window, which tends to theta, it does. About
     m^{1/2} pairs meet their kink, and a fixed share of them is pushed back from both sides.""",
 )
 def eq_2_5(setting: Setting):
-    conventions = {name: float(np.abs(_TRUE_RATE + _sliding_kernel(v) @ _DELTA).max()) for name, v in (("active", 1.0), ("inactive", 0.0))}
+    conventions = {
+        name: float(np.abs(_TRUE_RATE + _sliding_kernel(v) @ _DELTA).max())
+        for name, v in (("active", 1.0), ("inactive", 0.0))
+    }
     sliding = float(np.abs(_TRUE_RATE + _sliding_kernel(_THETA) @ _DELTA).max())
     net = setting.network(256, 0)
     X, y = np.asarray(setting.points.X).reshape(setting.points.n, -1), np.asarray(setting.points.y)
@@ -235,7 +288,11 @@ def eq_2_5(setting: Setting):
         residual, fraction = start, (hidden @ X.T >= 0).astype(float)
         for _ in range(round(until / eta)):
             active = (hidden @ X.T >= 0).astype(float)
-            fraction = fraction + (active - fraction) * min(1.0, np.sqrt(eta) / 0.3) if averaged else active
+            fraction = (
+                fraction + (active - fraction) * min(1.0, np.sqrt(eta) / 0.3)
+                if averaged
+                else active
+            )
             work = work + eta * (gram * (fraction.T @ fraction) / len(output)) @ residual
             hidden = hidden - eta * gradient
             gradient, residual = _numpy_gradient(hidden, output, X, y)
@@ -243,11 +300,18 @@ def eq_2_5(setting: Setting):
         return worst / float(np.abs(start).max())
 
     etas = (0.01, 0.0025)
-    raw, repaired = ({f"{eta:g}": miss(eta, averaged) for eta in etas} for averaged in (False, True))
-    where = f"{setting.on_points}, m = 256, gradient descent to t = 4, eta = 0.01 and 0.0025; and {SLIDE}"
+    raw, repaired = (
+        {f"{eta:g}": miss(eta, averaged) for eta in etas} for averaged in (False, True)
+    )
+    where = (
+        f"{setting.on_points}, m = 256, gradient descent to t = 4, eta = 0.01 and 0.0025; "
+        f"and {SLIDE}"
+    )
     widths = np.repeat(setting.sizes.widths, setting.sizes.seeds)
     nets = (setting.network(int(m), k % setting.sizes.seeds) for k, m in enumerate(widths))
-    slid = np.array([_sliding_pairs(np.asarray(net.hidden), np.asarray(net.output), X, y) for net in nets])
+    slid = np.array(
+        [_sliding_pairs(np.asarray(net.hidden), np.asarray(net.output), X, y) for net in nets]
+    )
     steepness, half = slope(widths, np.maximum(slid, 0.5))
     return (
         every(
@@ -265,7 +329,8 @@ def eq_2_5(setting: Setting):
             where,
             {
                 "on the sliding neuron": sliding < 1e-12,
-                "integrated, on a network: vanishes with eta": repaired["0.0025"] < 0.7 * repaired["0.01"],
+                "integrated, on a network: vanishes with eta": repaired["0.0025"]
+                < 0.7 * repaired["0.01"],
                 "below 0.005 at eta = 0.0025": repaired["0.0025"] < 0.005,
             },
             0.005,
@@ -274,8 +339,10 @@ def eq_2_5(setting: Setting):
         ),
         every(
             "pairs that slide number about m^{1/2}",
-            f"{setting.on_points}, gradient descent to t = 4, eta = 0.01, widths {widths[0]}..{widths[-1]}, "
-            f"{setting.sizes.seeds} seeds each; a pair slides if its indicator changes six times or more",
+            f"{setting.on_points}, gradient descent to t = 4, eta = 0.01, widths "
+            f"{widths[0]}..{widths[-1]}, "
+            f"{setting.sizes.seeds} seeds each; a pair slides if its indicator changes "
+            "six times or more",
             {"slope near 1/2": agrees((steepness, half), 0.5)},
             0.15,
             slope=steepness,
@@ -284,7 +351,8 @@ def eq_2_5(setting: Setting):
             pairs_by_width={str(m): slid[widths == m] for m in setting.sizes.widths},
         ),
         drawing(
-            "What the integrated (2.5) misses along gradient descent on a network: with the indicator it stays, with its "
+            "What the integrated (2.5) misses along gradient descent on a network: "
+            "with the indicator it stays, with its "
             "average it vanishes with eta. Right: pairs that slide, against the width.",
             panel(
                 "eta",

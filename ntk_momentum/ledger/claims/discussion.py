@@ -15,7 +15,8 @@ from .setting import Setting
 
 
 def momentum_path(net_gradient, hidden: np.ndarray, b: float, until: float, steps: int):
-    """Classical Runge-Kutta on w'' + b w' + grad L(w) = 0 from rest; yields (t, w, v) at every step."""
+    """Classical Runge-Kutta on w'' + b w' + grad L(w) = 0 from rest; yields (t, w, v) at every
+    step."""
     h, w, v = until / steps, np.array(hidden), np.zeros_like(hidden)
     field = lambda w, v: (v, -b * v - net_gradient(w))
     yield 0.0, w, v
@@ -33,9 +34,10 @@ def momentum_path(net_gradient, hidden: np.ndarray, b: float, until: float, step
     "footnote-1-both-layers",
     section="2",
     kind="identity",
-    note="""No later section extends the analysis; it does extend. Both layers: H_inf has entries [sin theta + 2 (pi - theta) cos
-    theta]/(2 pi) for unit inputs, trace n, hence lambda0 <= 1. The momentum dynamics gains 2 m^{-1/2} sum_r a_r'
-    (w_r'.x_i) 1{w_r.x_i > 0}; a sum of m terms of size m^{-3/2} whose signs a_r cancel to leading order: O(1/m).""",
+    note="""No later section extends the analysis; it does extend. Both layers: H_inf has entries
+    [sin theta + 2 (pi - theta) cos theta]/(2 pi) for unit inputs, trace n, hence lambda0 <= 1. The
+    momentum dynamics gains 2 m^{-1/2} sum_r a_r' (w_r'.x_i) 1{w_r.x_i > 0}; a sum of m terms of
+    size m^{-3/2} whose signs a_r cancel to leading order: O(1/m).""",
 )
 def footnote_1(setting: Setting):
     X, y = np.asarray(setting.points.X).reshape(setting.points.n, -1), np.asarray(setting.points.y)
@@ -44,7 +46,9 @@ def footnote_1(setting: Setting):
     theta = np.arccos(cos)
     formula = (np.sin(theta) + 2 * (np.pi - theta) * cos) / (2 * np.pi)
     limit = np.asarray(infinite_ntk(jnp.asarray(X), trainable="all"))
-    wide = np.asarray(empirical_ntk(setting.network(20_000, 0, False), setting.points.X, trainable="all"))
+    wide = np.asarray(
+        empirical_ntk(setting.network(20_000, 0, False), setting.points.X, trainable="all")
+    )
     b = float(np.sqrt(2 * np.linalg.eigvalsh(limit)[0]))
     widths, terms = [], []
     for width in setting.sizes.widths:
@@ -56,7 +60,9 @@ def footnote_1(setting: Setting):
                 W, a = u[:, :-1], u[:, -1]
                 z = W @ X.T
                 residual = (a[:, None] * np.maximum(z, 0)).sum(0) / np.sqrt(len(a)) - y
-                return np.column_stack([((a[:, None] * (z > 0) * residual) @ X), np.maximum(z, 0) @ residual]) / np.sqrt(len(a))
+                return np.column_stack(
+                    [((a[:, None] * (z > 0) * residual) @ X), np.maximum(z, 0) @ residual]
+                ) / np.sqrt(len(a))
 
             worst = 0.0
             for _, u, v in momentum_path(gradient, np.column_stack([hidden, output]), b, 6 / b, 60):
@@ -77,7 +83,10 @@ def footnote_1(setting: Setting):
             1e-3,
         ),
         every(
-            "both layers: H_inf = [sin theta + 2 (pi - theta) cos theta]/(2 pi), trace n, so lambda0 <= 1",
+            (
+                "both layers: H_inf = [sin theta + 2 (pi - theta) cos theta]/(2 pi), trace "
+                "n, so lambda0 <= 1"
+            ),
             f"{setting.on_points}; empirical kernel at m = 20000",
             {
                 "closed form": np.abs(formula - limit).max() < 1e-7,
@@ -108,10 +117,11 @@ def footnote_1(setting: Setting):
     "remark-piecewise-linear",
     section="5",
     kind="rate",
-    note="""Maxout units are maxima of linear functions, hence convex; the clipped identity max(-1, min(1, z)) is piecewise linear
-    and not convex: at 1 it is 1, above the mean 1/2 of its values at 0 and 2. Nor is piecewise linearity needed: for
-    smooth sigma the term left out is m^{-1/2} sum_r a_r sigma''(w_r.x)(w_r'.x)^2, a sum of m terms of size m^{-3/2}
-    whose signs a_r cancel to leading order: O(1/m), smaller than the impulses O(m^{-1/2}) of ReLU.""",
+    note="""Maxout units are maxima of linear functions, hence convex; the clipped identity max(-1,
+    min(1, z)) is piecewise linear and not convex: at 1 it is 1, above the mean 1/2 of its values at
+    0 and 2. Nor is piecewise linearity needed: for smooth sigma the term left out is m^{-1/2} sum_r
+    a_r sigma''(w_r.x)(w_r'.x)^2, a sum of m terms of size m^{-3/2} whose signs a_r cancel to
+    leading order: O(1/m), smaller than the impulses O(m^{-1/2}) of ReLU.""",
 )
 def remark_piecewise_linear(setting: Setting):
     clip = lambda z: np.clip(z, -1, 1)
@@ -123,11 +133,16 @@ def remark_piecewise_linear(setting: Setting):
         for seed in range(2 * setting.sizes.seeds):
             rng = np.random.default_rng([seed, width])
             half_hidden = rng.standard_normal((width // 2, X.shape[1]))
-            hidden, a = np.concatenate([half_hidden, half_hidden]), np.repeat([1.0, -1.0], width // 2)[:, None]
+            hidden, a = (
+                np.concatenate([half_hidden, half_hidden]),
+                np.repeat([1.0, -1.0], width // 2)[:, None],
+            )
 
             def gradient(W, a=a, width=width):
                 s = np.tanh(W @ X.T)
-                return (a * (1 - s * s) * ((a * s).sum(0) / np.sqrt(width) - y)) @ X / np.sqrt(width)
+                return (
+                    (a * (1 - s * s) * ((a * s).sum(0) / np.sqrt(width) - y)) @ X / np.sqrt(width)
+                )
 
             worst = 0.0
             for _, W, V in momentum_path(gradient, hidden, b, 6 / b, 60):
@@ -155,8 +170,16 @@ def remark_piecewise_linear(setting: Setting):
             expected=-1.0,
         ),
         drawing(
-            "Left: a piecewise linear activation that is not convex, and a chord below it. Right: the term left out for tanh.",
-            panel("z", "sigma(z)", line(s, clip(s), "max(-1, min(1, z))"), theory([0.0, 2.0], [0.0, 1.0], "chord")),
+            (
+                "Left: a piecewise linear activation that is not convex, and a chord below "
+                "it. Right: the term left out for tanh."
+            ),
+            panel(
+                "z",
+                "sigma(z)",
+                line(s, clip(s), "max(-1, min(1, z))"),
+                theory([0.0, 2.0], [0.0, 1.0], "chord"),
+            ),
             against("width m", "sup |term left out|", {"tanh": (widths, terms, -1.0)}),
         ),
     )
@@ -166,15 +189,22 @@ def remark_piecewise_linear(setting: Setting):
     "remark-other-losses",
     section="5",
     kind="rate",
-    note="""For a loss l(f) the frozen-kernel dynamics is that of the function g(u) = l(H^{1/2} u). If l is mu-strongly convex, g
-    is mu lambda_min-strongly convex: gradient flow has exponent 2 mu lambda_min, and V of (A.6) certifies sqrt(mu
-    lambda_min) for the heavy ball at b = 2 sqrt(mu lambda_min). The logistic loss is not strongly convex: L' =
-    -lambda sigma(-f)^2 gives L ~ 1/(lambda t), not linear.""",
+    note="""For a loss l(f) the frozen-kernel dynamics is that of the function g(u) = l(H^{1/2} u).
+    If l is mu-strongly convex, g is mu lambda_min-strongly convex: gradient flow has exponent 2 mu
+    lambda_min, and V of (A.6) certifies sqrt(mu lambda_min) for the heavy ball at b = 2 sqrt(mu
+    lambda_min). The logistic loss is not strongly convex: L' = -lambda sigma(-f)^2 gives L ~
+    1/(lambda t), not linear.""",
 )
 def remark_other_losses(setting: Setting):
     H = 0.5
     logistic = scipy.integrate.solve_ivp(
-        lambda t, f: H / (1 + np.exp(f)), (0, 4e4), [0.0], t_eval=[1e4, 2e4, 4e4], rtol=1e-10, atol=1e-12, method="LSODA"
+        lambda t, f: H / (1 + np.exp(f)),
+        (0, 4e4),
+        [0.0],
+        t_eval=[1e4, 2e4, 4e4],
+        rtol=1e-10,
+        atol=1e-12,
+        method="LSODA",
     )
     losses = np.log1p(np.exp(-logistic.y[0]))
     power = float(-np.log(losses[-1] / losses[0]) / np.log(4))
@@ -183,7 +213,9 @@ def remark_other_losses(setting: Setting):
     value = lambda D: np.sum(0.5 * D**2 + 0.25 * D**4)  # 1-strongly convex in f
     slope_of = lambda D: D + D**3
     lam = values[0]
-    flow = scipy.integrate.solve_ivp(lambda t, D: -K @ slope_of(D), (0, 8 / lam), D0, rtol=1e-10, atol=1e-13, dense_output=True)
+    flow = scipy.integrate.solve_ivp(
+        lambda t, D: -K @ slope_of(D), (0, 8 / lam), D0, rtol=1e-10, atol=1e-13, dense_output=True
+    )
     b, n = 2 * np.sqrt(lam), len(D0)
     ball = scipy.integrate.solve_ivp(
         lambda t, s: np.concatenate([s[n:], -b * s[n:] - K @ slope_of(s[:n])]),
@@ -194,28 +226,49 @@ def remark_other_losses(setting: Setting):
         dense_output=True,
     )
     ts = np.linspace(0, 1, 300)
-    first = [value(flow.sol(8 / lam * t)) / bounds.gradient_flow_sharp(8 / lam * t, lam, value(D0)) for t in ts]
+    first = [
+        value(flow.sol(8 / lam * t)) / bounds.gradient_flow_sharp(8 / lam * t, lam, value(D0))
+        for t in ts
+    ]
     # V(0) = g + mu |u|^2/2 <= 2 g with mu = lam, u = H^{-1/2} Delta
-    second = [value(ball.sol(20 / np.sqrt(lam) * t)[:n]) / (2 * np.exp(-np.sqrt(lam) * 20 / np.sqrt(lam) * t) * value(D0)) for t in ts]
+    second = [
+        value(ball.sol(20 / np.sqrt(lam) * t)[:n])
+        / (2 * np.exp(-np.sqrt(lam) * 20 / np.sqrt(lam) * t) * value(D0))
+        for t in ts
+    ]
     return (
         within(
-            "the framework of Theorem 1 extends to other losses, cross entropy among them (read: its linear rate does)",
-            "n = 1, H = 1/2, logistic loss, gradient flow, t from 1e4 to 4e4: exponent of 1/t (infinite if linear)",
+            (
+                "the framework of Theorem 1 extends to other losses, cross entropy among "
+                "them (read: its linear rate does)"
+            ),
+            (
+                "n = 1, H = 1/2, logistic loss, gradient flow, t from 1e4 to 4e4: exponent "
+                "of 1/t (infinite if linear)"
+            ),
             power,
             2.0,
             np.inf,
             losses=losses,
         ),
         every(
-            "to mu-strongly convex losses: exponent 2 mu lambda_min, and sqrt(mu lambda_min) for heavy ball at b = 2 sqrt(mu lambda_min)",
+            (
+                "to mu-strongly convex losses: exponent 2 mu lambda_min, and sqrt(mu "
+                "lambda_min) for heavy ball at b = 2 sqrt(mu lambda_min)"
+            ),
             f"H_inf of {setting.on_points}, l(f) = sum (f-y)^2/2 + (f-y)^4/4",
             {"gradient flow": max(first) <= 1 + 1e-6, "heavy ball": max(second) <= 1 + 1e-6},
             1e-6,
             largest_ratios=[max(first), max(second)],
         ),
-        within("logistic loss: L ~ 1/(lambda t)", "the same", float(losses[-1] * H * 4e4), 0.95, 1.05),
+        within(
+            "logistic loss: L ~ 1/(lambda t)", "the same", float(losses[-1] * H * 4e4), 0.95, 1.05
+        ),
         drawing(
-            "Left: the logistic loss falls like 1/(lambda t). Right: a strongly convex loss over its two bounds.",
+            (
+                "Left: the logistic loss falls like 1/(lambda t). Right: a strongly convex "
+                "loss over its two bounds."
+            ),
             against("t", "L(t)", {"logistic": ([1e4, 2e4, 4e4], losses, -1.0)}),
             panel(
                 "t / end",

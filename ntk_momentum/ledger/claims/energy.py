@@ -13,16 +13,30 @@ from .modes import frozen, worst_modes
 from .setting import Setting
 
 
-@claim("eq-a.5", section="A", kind="identity", note="dL/dDelta = Delta, whereas (A.4) has H Delta = dL^/dDelta: the hat is missing.")
+@claim(
+    "eq-a.5",
+    section="A",
+    kind="identity",
+    note="dL/dDelta = Delta, whereas (A.4) has H Delta = dL^/dDelta: the hat is missing.",
+)
 def eq_a_5(setting: Setting):
     ts = np.linspace(0, 20, 400)
     H, b, step = 0.5, 1.0, 1e-4
     run = frozen(HeavyBall(b), [H], [1.0], ts + 2 * step)
-    ahead, behind = (frozen(HeavyBall(b), [H], [1.0], ts + 2 * step + s).velocity[:, 0] for s in (step, -step))
+    ahead, behind = (
+        frozen(HeavyBall(b), [H], [1.0], ts + 2 * step + s).velocity[:, 0] for s in (step, -step)
+    )
     rest = (ahead - behind) / (2 * step) + b * run.velocity[:, 0]
-    printed, corrected = (float(np.abs(rest + factor * run.residual[:, 0]).max()) for factor in (1.0, H))
+    printed, corrected = (
+        float(np.abs(rest + factor * run.residual[:, 0]).max()) for factor in (1.0, H)
+    )
     return (
-        identity("Delta'' + sqrt(2 lambda0) Delta' + dL/dDelta = 0", "n = 1, H = lambda0 = 1/2, the closed form of (A.4)", printed, 1e-6),
+        identity(
+            "Delta'' + sqrt(2 lambda0) Delta' + dL/dDelta = 0",
+            "n = 1, H = lambda0 = 1/2, the closed form of (A.4)",
+            printed,
+            1e-6,
+        ),
         identity("Delta'' + sqrt(2 lambda0) Delta' + dL^/dDelta = 0", "the same", corrected, 1e-6),
         drawing(
             "What is left of (A.5) on the closed form of (A.4).",
@@ -40,9 +54,10 @@ def eq_a_5(setting: Setting):
     "eq-a.6",
     section="A",
     kind="bound",
-    note="""Between crossings H is constant and V' <= -alpha V if H >= alpha^2. Across a crossing H jumps: V is multiplied by at
-    most rho = max(1, lambda_max(H_-^{-1} H_+)), and the impulse J adds at most |J|/sqrt 2 to sqrt V. So V is not
-    decreasing along the training dynamics, but sqrt V_+ <= sqrt(rho) sqrt V_- + |J|/sqrt 2 is.""",
+    note="""Between crossings H is constant and V' <= -alpha V if H >= alpha^2. Across a crossing H
+    jumps: V is multiplied by at most rho = max(1, lambda_max(H_-^{-1} H_+)), and the impulse J adds
+    at most |J|/sqrt 2 to sqrt V. So V is not decreasing along the training dynamics, but sqrt V_+
+    <= sqrt(rho) sqrt V_- + |J|/sqrt 2 is.""",
 )
 def eq_a_6(setting: Setting):
     runs = [run for group in setting.crossings.values() for run in group]
@@ -55,7 +70,10 @@ def eq_a_6(setting: Setting):
         alpha = run.friction / 2
         step = np.diff(run.times)
         free = (step > 0) & (run.lambda_min[:-1] >= alpha**2)
-        decays = max(decays, float(np.max((run.energy[1:] / (run.energy[:-1] * np.exp(-alpha * step)))[free])))
+        decays = max(
+            decays,
+            float(np.max((run.energy[1:] / (run.energy[:-1] * np.exp(-alpha * step)))[free])),
+        )
     run = setting.crossings[setting.sizes.widths[0]][0]
     alpha, at = run.friction / 2, run.times <= 4 / run.friction
     rise = run.energy_after / run.energy_before - 1
@@ -69,7 +87,10 @@ def eq_a_6(setting: Setting):
             crossings=sum(run.moment.size for run in runs),
         ),
         every(
-            "V' <= -alpha V between crossings where H >= alpha^2; sqrt V_+ <= sqrt(rho V_-) + |J|/sqrt 2 across",
+            (
+                "V' <= -alpha V between crossings where H >= alpha^2; sqrt V_+ <= sqrt(rho "
+                "V_-) + |J|/sqrt 2 across"
+            ),
             setting.on_crossings,
             {"between": decays <= 1 + 1e-7, "across": jumps <= 1 + 1e-9},
             1e-7,
@@ -77,16 +98,26 @@ def eq_a_6(setting: Setting):
             largest_ratio_across=jumps,
         ),
         drawing(
-            "Left: V along a narrow network against exp(-alpha t) V(0). Right: the relative change of V at each crossing; the "
+            "Left: V along a narrow network against exp(-alpha t) V(0). Right: the "
+            "relative change of V at each crossing; the "
             "proof says there is none, and no rise.",
             panel(
                 "t",
                 "V",
                 line(run.times[at], run.energy[at], f"m = {run.width}"),
-                theory(run.times[at], run.energy[0] * np.exp(-alpha * run.times[at]), "exp(-alpha t) V(0)"),
+                theory(
+                    run.times[at],
+                    run.energy[0] * np.exp(-alpha * run.times[at]),
+                    "exp(-alpha t) V(0)",
+                ),
                 log="y",
             ),
-            panel("t of the crossing", "V_+/V_- - 1", points(run.moment, rise), theory(run.times[[0, -1]], [0.0, 0.0])),
+            panel(
+                "t of the crossing",
+                "V_+/V_- - 1",
+                points(run.moment, rise),
+                theory(run.times[[0, -1]], [0.0, 0.0]),
+            ),
         ),
     )
 
@@ -95,9 +126,10 @@ def eq_a_6(setting: Setting):
     "eq-a.7",
     section="A",
     kind="identity",
-    note="""The chain rule, with the term of H' kept, is right where H is differentiable. For constant H, completing
-    squares: V' + alpha V = -(alpha/2) Delta.(H - alpha^2) Delta - (alpha/2) |Delta'|^2. Better: V# = Delta.(H - mu)
-    Delta/2 + |sqrt(mu) Delta + Delta'|^2/2 has V#' = -2 sqrt(mu) V# exactly at b = 2 sqrt(mu).""",
+    note="""The chain rule, with the term of H' kept, is right where H is differentiable. For
+    constant H, completing squares: V' + alpha V = -(alpha/2) Delta.(H - alpha^2) Delta - (alpha/2)
+    |Delta'|^2. Better: V# = Delta.(H - mu) Delta/2 + |sqrt(mu) Delta + Delta'|^2/2 has V#' = -2
+    sqrt(mu) V# exactly at b = 2 sqrt(mu).""",
 )
 def eq_a_7(setting: Setting):
     rng, n = np.random.default_rng(6), 5
@@ -117,18 +149,35 @@ def eq_a_7(setting: Setting):
     moving = derivative(lambda d, v, s: heavy_ball_energy(d, v, A + s * B, alpha))
     chain = V @ A @ D + 0.5 * D @ B @ D + (alpha * V + acceleration) @ (alpha * D + V)
     still = derivative(lambda d, v, s: heavy_ball_energy(d, v, A, alpha))
-    squares = -alpha * heavy_ball_energy(D, V, A, alpha) - alpha / 2 * D @ (A - mu * np.eye(n)) @ D - alpha / 2 * V @ V
+    squares = (
+        -alpha * heavy_ball_energy(D, V, A, alpha)
+        - alpha / 2 * D @ (A - mu * np.eye(n)) @ D
+        - alpha / 2 * V @ V
+    )
     closed = heavy_ball_energy_rate(D, V, A, alpha)
-    sharp = derivative(lambda d, v, s: sharp_energy(d, v, A, mu)) + 2 * alpha * sharp_energy(D, V, A, mu)
+    sharp = derivative(lambda d, v, s: sharp_energy(d, v, A, mu)) + 2 * alpha * sharp_energy(
+        D, V, A, mu
+    )
     instance = "random H(t) = A + tB in R^{5x5}, random Delta, Delta', central differences"
     ts = np.linspace(0, 8 / alpha, 200)
     modes = frozen(HeavyBall(2 * alpha), mu * np.array([1.2, 2.0, 9.0]), 1.0, ts)
     K = np.diag(mu * np.array([1.2, 2.0, 9.0]))
-    paper = [heavy_ball_energy(d, v, K, alpha) for d, v in zip(modes.residual, modes.velocity, strict=True)]
-    better = np.array([sharp_energy(d, v, K, mu) for d, v in zip(modes.residual, modes.velocity, strict=True)])
+    paper = [
+        heavy_ball_energy(d, v, K, alpha)
+        for d, v in zip(modes.residual, modes.velocity, strict=True)
+    ]
+    better = np.array(
+        [sharp_energy(d, v, K, mu) for d, v in zip(modes.residual, modes.velocity, strict=True)]
+    )
     return (
         identity(
-            "V' = Delta'.H Delta + Delta.H' Delta/2 + <alpha Delta' + Delta'', alpha Delta + Delta'>", instance, abs(moving - chain), 1e-6
+            (
+                "V' = Delta'.H Delta + Delta.H' Delta/2 + <alpha Delta' + Delta'', alpha "
+                "Delta + Delta'>"
+            ),
+            instance,
+            abs(moving - chain),
+            1e-6,
         ),
         identity(
             "constant H: V' + alpha V = -(alpha/2) Delta.(H - alpha^2) Delta - (alpha/2)|Delta'|^2",
@@ -138,7 +187,10 @@ def eq_a_7(setting: Setting):
         ),
         identity("constant H, b = 2 sqrt(mu): V#' = -2 sqrt(mu) V#", instance, abs(sharp), 1e-6),
         drawing(
-            "Constant H, b = 2 sqrt(mu), three modes: V falls at least like exp(-sqrt(mu) t), V# exactly like exp(-2 sqrt(mu) t).",
+            (
+                "Constant H, b = 2 sqrt(mu), three modes: V falls at least like "
+                "exp(-sqrt(mu) t), V# exactly like exp(-2 sqrt(mu) t)."
+            ),
             panel(
                 "sqrt(mu) t",
                 "energy",
@@ -156,9 +208,9 @@ def eq_a_7(setting: Setting):
     "eq-a.8",
     section="A",
     kind="bound",
-    note="""V(0) = L^(0) + (alpha^2/2)|Delta(0)|^2 (not alpha^2/4), and lambda_min(H(0)) >= alpha^2 (not alpha) gives V(0) <= 2
-    L^(0): a factor 2 is lost in (A.8). With H = alpha^2 the ratio L^(t)/(e^{-alpha t} L^(0)) is (1 + s)^2 e^{-s}, s =
-    alpha t, 4/e at s = 1.""",
+    note="""V(0) = L^(0) + (alpha^2/2)|Delta(0)|^2 (not alpha^2/4), and lambda_min(H(0)) >= alpha^2
+    (not alpha) gives V(0) <= 2 L^(0): a factor 2 is lost in (A.8). With H = alpha^2 the ratio
+    L^(t)/(e^{-alpha t} L^(0)) is (1 + s)^2 e^{-s}, s = alpha t, 4/e at s = 1.""",
 )
 def eq_a_8(setting: Setting):
     alpha = 0.5
@@ -195,7 +247,10 @@ def eq_a_8(setting: Setting):
             expected=4 / np.e,
         ),
         drawing(
-            "H = alpha^2: the pseudo-loss over exp(-alpha t) L^(0) is (1 + s)^2 exp(-s), 4/e at s = 1.",
+            (
+                "H = alpha^2: the pseudo-loss over exp(-alpha t) L^(0) is (1 + s)^2 "
+                "exp(-s), 4/e at s = 1."
+            ),
             panel(
                 "s = alpha t",
                 "L^(t) / (exp(-alpha t) L^(0))",

@@ -1,4 +1,5 @@
-"""Reading measurements: slopes with their intervals, growth as lambda0 -> 0, the times at which a hypothesis has held."""
+"""Reading measurements: slopes with their intervals, growth as lambda0 -> 0, the times at which a
+hypothesis has held."""
 
 from __future__ import annotations
 
@@ -17,16 +18,19 @@ def slope(x: Any, y: Any) -> tuple[float, float]:
 
 
 def agrees(measured: tuple[float, float], expected: float) -> bool:
-    """Whether a slope with its half width is compatible with the expected one, up to 0.15 for finite widths."""
+    """Whether a slope with its half width is compatible with the expected one, up to 0.15 for
+    finite widths."""
     return abs(measured[0] - expected) <= 0.15 + measured[1]
 
 
 def growth(needed: dict[str, float]) -> float:
-    """p in needed ~ lambda^{-p}, from the constant needed at each lambda (its name): one constant serves lambda -> 0 iff p <= 0."""
+    """p in needed ~ lambda^{-p}, from the constant needed at each lambda (its name): one constant
+    serves lambda -> 0 iff p <= 0."""
     return -slope([float(name) for name in needed], list(needed.values()))[0]
 
 
 def while_bounded(run: Any, floor: float) -> slice:
-    """The saved times of a run up to which lambda_min(H) >= floor has held: where a statement with that hypothesis speaks."""
+    """The saved times of a run up to which lambda_min(H) >= floor has held: where a statement with
+    that hypothesis speaks."""
     low = np.flatnonzero(np.asarray(run.lambda_min) < floor)
     return slice(0, int(low[0]) if low.size else None)

@@ -19,8 +19,8 @@ from .setting import Setting, infinite_kernel, predictions
     "eq-2.6",
     section="2",
     kind="definition",
-    note="""H = sum_r (df/dw_r)(df/dw_r)^T = J J^T with J the n x mp Jacobian, so it is positive semi-definite. Two routes:
-    reverse-mode Jacobian against the structured kernel.""",
+    note="""H = sum_r (df/dw_r)(df/dw_r)^T = J J^T with J the n x mp Jacobian, so it is positive
+    semi-definite. Two routes: reverse-mode Jacobian against the structured kernel.""",
 )
 def eq_2_6(setting: Setting):
     net, points = setting.network(64, 0), setting.points
@@ -29,7 +29,11 @@ def eq_2_6(setting: Setting):
     error = float(jnp.abs(J @ J.T - H).max())
     return (
         identity(
-            "H = sum_r (df/dw_r)(df/dw_r)^T", f"{setting.on_points}, m = 64", error, 1e-12, smallest_eigenvalue=jnp.linalg.eigvalsh(H)[0]
+            "H = sum_r (df/dw_r)(df/dw_r)^T",
+            f"{setting.on_points}, m = 64",
+            error,
+            1e-12,
+            smallest_eigenvalue=jnp.linalg.eigvalsh(H)[0],
         ),
     )
 
@@ -38,9 +42,9 @@ def eq_2_6(setting: Setting):
     "pseudo-loss",
     section="2",
     kind="identity",
-    note="""dL^/dDelta = H Delta with H held fixed, and L^ is lambda_min(H)-strongly convex in Delta. The text's "matrix ODE
-    (2.2)" must read (2.5): the unknown of (2.2) is W, of shape (m, p), on which an n x n matrix H does not act, and W
-    does not tend to 0.""",
+    note="""dL^/dDelta = H Delta with H held fixed, and L^ is lambda_min(H)-strongly convex in
+    Delta. The text's "matrix ODE (2.2)" must read (2.5): the unknown of (2.2) is W, of shape (m,
+    p), on which an n x n matrix H does not act, and W does not tend to 0.""",
 )
 def pseudo_loss(setting: Setting):
     n, (values, c) = setting.data.n, setting.eigen
@@ -57,9 +61,16 @@ def pseudo_loss(setting: Setting):
             (n, setting.X.shape[1]),
         ),
         every(
-            "(2.5) with constant H > 0 is the gradient flow of L^ = Delta.H Delta / 2 and tends to 0 at linear rate",
+            (
+                "(2.5) with constant H > 0 is the gradient flow of L^ = Delta.H Delta / 2 "
+                "and tends to 0 at linear rate"
+            ),
             setting.on_kernel,
-            {"gradient is H Delta": error < 1e-12, "strongly convex": values[0] > 0, "tends to 0": final < 1e-10},
+            {
+                "gradient is H Delta": error < 1e-12,
+                "strongly convex": values[0] > 0,
+                "tends to 0": final < 1e-10,
+            },
             1e-12,
             gradient_error=error,
             loss_ratio=final,
@@ -81,19 +92,29 @@ def pseudo_loss(setting: Setting):
     "fact-2.1",
     section="2",
     kind="bound",
-    note="""(H_inf)_ij = E[Z_i.Z_j 1{w.Z_i >= 0, w.Z_j >= 0}]. If the functions w -> Z_i 1{w.Z_i >= 0} were dependent, the
-    dependence could be tested near the hyperplane of one i alone, where only its indicator jumps; so no two parallel
-    inputs suffices. Z_i is the x_i of the other sections; here H_inf is compared with Monte Carlo.""",
+    note="""(H_inf)_ij = E[Z_i.Z_j 1{w.Z_i >= 0, w.Z_j >= 0}]. If the functions w -> Z_i 1{w.Z_i >=
+    0} were dependent, the dependence could be tested near the hyperplane of one i alone, where only
+    its indicator jumps; so no two parallel inputs suffices. Z_i is the x_i of the other sections;
+    here H_inf is compared with Monte Carlo.""",
 )
 def fact_2_1(setting: Setting):
-    rng, K, X = np.random.default_rng(0), setting.points_kernel, np.asarray(setting.points.X).reshape(setting.points.n, -1)
+    rng, K, X = (
+        np.random.default_rng(0),
+        setting.points_kernel,
+        np.asarray(setting.points.X).reshape(setting.points.n, -1),
+    )
     draws = 200_000
     S = (rng.standard_normal((draws, X.shape[1])) @ X.T >= 0).astype(float)
     error = float(np.abs(X @ X.T * (S.T @ S) / draws - K).max())
-    smallest = {setting.points.name: setting.points_lam0, setting.data.name: float(setting.eigen[0][0])}
+    smallest = {
+        setting.points.name: setting.points_lam0,
+        setting.data.name: float(setting.eigen[0][0]),
+    }
     for n, p in ((5, 2), (12, 3), (30, 4)):
         Z = rng.standard_normal((n, p))
-        smallest[f"{n} random directions in R^{p}"] = float(np.linalg.eigvalsh(infinite_kernel(Z))[0])
+        smallest[f"{n} random directions in R^{p}"] = float(
+            np.linalg.eigvalsh(infinite_kernel(Z))[0]
+        )
     return (
         every(
             "no two parallel inputs: lambda0 > 0",
@@ -101,8 +122,17 @@ def fact_2_1(setting: Setting):
             {name: value > 1e-9 for name, value in smallest.items()},
             lambda0=smallest,
         ),
-        within("the closed form is the expectation", f"{setting.on_points}, {draws} draws", error, 0.0, 5 * 0.5 / np.sqrt(draws)),
-        drawing("Smallest eigenvalue of H_inf on sets without parallel inputs.", by_name("lambda0", smallest, log="x")),
+        within(
+            "the closed form is the expectation",
+            f"{setting.on_points}, {draws} draws",
+            error,
+            0.0,
+            5 * 0.5 / np.sqrt(draws),
+        ),
+        drawing(
+            "Smallest eigenvalue of H_inf on sets without parallel inputs.",
+            by_name("lambda0", smallest, log="x"),
+        ),
     )
 
 
@@ -110,10 +140,11 @@ def fact_2_1(setting: Setting):
     "fact-2.2",
     section="2",
     kind="bound",
-    note="""x.x' (1/2 - arccos(x.x')/(2 pi)) = t/4 + t arcsin(t)/(2 pi) at t = x.x': the even part t arcsin t is strictly
-    positive definite on axes, the odd part is linear. Sharp, unit inputs: lambda0 > 0 iff no two inputs coincide and the
-    axes of the antipodal pairs are linearly independent. So {+-e_i} has lambda0 = 1/2, a regular hexagon 0. The arccos
-    form needs |x_i| = 1, which the fact forgets to say; for other norms the angle must stand in its place.""",
+    note="""x.x' (1/2 - arccos(x.x')/(2 pi)) = t/4 + t arcsin(t)/(2 pi) at t = x.x': the even part t
+    arcsin t is strictly positive definite on axes, the odd part is linear. Sharp, unit inputs:
+    lambda0 > 0 iff no two inputs coincide and the axes of the antipodal pairs are linearly
+    independent. So {+-e_i} has lambda0 = 1/2, a regular hexagon 0. The arccos form needs |x_i| = 1,
+    which the fact forgets to say; for other norms the angle must stand in its place.""",
 )
 def fact_2_2(setting: Setting):
     X = setting.X
@@ -135,7 +166,9 @@ def fact_2_2(setting: Setting):
     for k, p, extra in ((2, 3, 3), (3, 3, 0), (4, 3, 2), (5, 4, 1)):
         axes = rng.standard_normal((k + extra, p))
         axes /= np.linalg.norm(axes, axis=1, keepdims=True)
-        sets[f"{k} antipodal pairs and {extra} single points in R^{p}"] = np.concatenate([axes, -axes[:k]])
+        sets[f"{k} antipodal pairs and {extra} single points in R^{p}"] = np.concatenate(
+            [axes, -axes[:k]]
+        )
     found = {name: smallest(Z) for name, Z in sets.items()}
     predicted = {name: _positive(Z) for name, Z in sets.items()}
     return (
@@ -148,7 +181,10 @@ def fact_2_2(setting: Setting):
         ),
         None,
         every(
-            "unit inputs: lambda0 > 0 iff no two coincide and the axes of the antipodal pairs are independent",
+            (
+                "unit inputs: lambda0 > 0 iff no two coincide and the axes of the "
+                "antipodal pairs are independent"
+            ),
             "named sets and random ones",
             {name: (found[name] > 1e-9) == predicted[name] for name in sets},
             1e-9,
@@ -156,7 +192,10 @@ def fact_2_2(setting: Setting):
             predicted=predicted,
         ),
         drawing(
-            "Smallest eigenvalue of H_inf on sets with coinciding and antipodal inputs; 0 exactly where two coincide or the axes depend.",
+            (
+                "Smallest eigenvalue of H_inf on sets with coinciding and antipodal "
+                "inputs; 0 exactly where two coincide or the axes depend."
+            ),
             by_name("lambda0", found),
         ),
     )
@@ -166,15 +205,17 @@ def _positive(Z: np.ndarray) -> bool:
     gram = Z @ Z.T
     pairs = np.argwhere(np.triu(gram < -1 + 1e-12, 1))
     coincide = np.any(np.triu(gram > 1 - 1e-12, 1))
-    return bool(not coincide and (len(pairs) == 0 or np.linalg.matrix_rank(Z[pairs[:, 0]]) == len(pairs)))
+    return bool(
+        not coincide and (len(pairs) == 0 or np.linalg.matrix_rank(Z[pairs[:, 0]]) == len(pairs))
+    )
 
 
 @claim(
     "eq-2.8",
     section="2",
     kind="identity",
-    note="""df_i/dw_r = m^{-1/2} a_r x_i 1{w_r.x_i >= 0}, and a_r^2 = 1 removes the output weights. With other output
-    weights each term of the sum carries a_r^2.""",
+    note="""df_i/dw_r = m^{-1/2} a_r x_i 1{w_r.x_i >= 0}, and a_r^2 = 1 removes the output weights.
+    With other output weights each term of the sum carries a_r^2.""",
 )
 def eq_2_8(setting: Setting):
     net, points = setting.network(64, 3, antisymmetric=False), setting.points
@@ -203,7 +244,9 @@ def eq_2_8(setting: Setting):
         identity(
             "for any output weights, with a_r^2 inside the sum",
             f"{setting.on_points}, m = 64, a_r from -2 to 2",
-            float(np.abs(printed(scaled, np.asarray(scaled.output) ** 2) - by_autodiff(scaled)).max()),
+            float(
+                np.abs(printed(scaled, np.asarray(scaled.output) ** 2) - by_autodiff(scaled)).max()
+            ),
             1e-12,
         ),
     )

@@ -1,4 +1,5 @@
-"""What the kinks do at finite width: (3.5) and the chain of appendix A up to (A.4), and the jumps of H."""
+"""What the kinks do at finite width: (3.5) and the chain of appendix A up to (A.4), and the jumps
+of H."""
 
 from __future__ import annotations
 
@@ -12,17 +13,22 @@ from ..ledger import claim, every, identity, typed
 from .fits import agrees, slope
 from .setting import Setting
 
-ONE_CROSSING = "one neuron, one sample: m = n = 1, x = a = 1, w(0) = 1, y = -1, b = 1; f = relu(w) falls to 0, where w' jumps out of f"
+ONE_CROSSING = (
+    "one neuron, one sample: m = n = 1, x = a = 1, w(0) = 1, y = -1, b = 1; f = relu(w) "
+    "falls to 0, where w' jumps out of f"
+)
 
 
 @functools.cache
 def one_crossing() -> Crossings:
-    """w'' + w' + (w + 1) = 0 from w = 1 at rest until w = 0, where Delta' jumps from w' to 0; free flight afterwards."""
+    """w'' + w' + (w + 1) = 0 from w = 1 at rest until w = 0, where Delta' jumps from w' to 0; free
+    flight afterwards."""
     return heavy_ball_crossings(np.ones((1, 1)), np.ones(1), np.ones((1, 1)), -np.ones(1), 1.0, 3.0)
 
 
 def _impulses(setting: Setting, statement: str, sharp: bool):
-    """Checks shared by (3.5) and the appendix: the integrated identity without and with its impulses."""
+    """Checks shared by (3.5) and the appendix: the integrated identity without and with its
+    impulses."""
     hand = one_crossing()
     runs = [run for group in setting.crossings.values() for run in group]
     without = max(run.identity_error(False) for run in runs)
@@ -39,7 +45,10 @@ def _impulses(setting: Setting, statement: str, sharp: bool):
             networks=without,
         ),
         identity(
-            "Delta'' + b Delta' + H Delta = sum_j m^{-1/2} a_r |w_r'.x_i| e_i delta(t - t_j), over the crossings (r, i)",
+            (
+                "Delta'' + b Delta' + H Delta = sum_j m^{-1/2} a_r |w_r'.x_i| e_i delta(t "
+                "- t_j), over the crossings (r, i)"
+            ),
             setting.on_crossings,
             max(closed, closure),
             1e-9,
@@ -50,28 +59,52 @@ def _impulses(setting: Setting, statement: str, sharp: bool):
     ]
     run = setting.crossings[setting.wide][0]
     figure = drawing(
-        f"Left: the hand example, whose velocity jumps at the kink. Right: what the integrated identity misses on a "
+        "Left: the hand example, whose velocity jumps at the kink. Right: what the "
+        "integrated identity misses on a "
         f"network, m = {run.width}.",
-        panel("t", "Delta'", line(hand.times, hand.velocity[:, 0]), theory([hand.moment[0]] * 2, [-hand.impulse[0], 0.0], "impulse")),
-        panel("t", "missing", line(run.times, run.defect(False), "without impulses"), line(run.times, run.defect(True), "with impulses")),
+        panel(
+            "t",
+            "Delta'",
+            line(hand.times, hand.velocity[:, 0]),
+            theory([hand.moment[0]] * 2, [-hand.impulse[0], 0.0], "impulse"),
+        ),
+        panel(
+            "t",
+            "missing",
+            line(run.times, run.defect(False), "without impulses"),
+            line(run.times, run.defect(True), "with impulses"),
+        ),
     )
     if sharp:
         widths, total = setting.along_widths(lambda run: run.largest_total)
         _, summed = setting.along_widths(lambda run: run.summed)
         _, largest = setting.along_widths(lambda run: np.abs(run.impulse).max())
-        found = {"sup of the running sum": (total, -0.5), "sum of sizes": (summed, -0.5), "largest impulse": (largest, -1.0)}
-        slopes = {name: (slope(widths, values), expected) for name, (values, expected) in found.items()}
+        found = {
+            "sup of the running sum": (total, -0.5),
+            "sum of sizes": (summed, -0.5),
+            "largest impulse": (largest, -1.0),
+        }
+        slopes = {
+            name: (slope(widths, values), expected) for name, (values, expected) in found.items()
+        }
         checks.append(
             every(
                 "each impulse is O(1/m), their sum O(m^{-1/2})",
                 setting.on_crossings,
                 {k: agrees(fit, e) for k, (fit, e) in slopes.items()},
                 0.15,
-                slopes={k: {"slope": s, "95% half width": h, "expected": e} for k, ((s, h), e) in slopes.items()},
+                slopes={
+                    k: {"slope": s, "95% half width": h, "expected": e}
+                    for k, ((s, h), e) in slopes.items()
+                },
             )
         )
         clouds = {name: (widths, values, expected) for name, (values, expected) in found.items()}
-        figure = drawing(f"{figure.caption} Last: impulses against the width.", *figure.panels, against("width m", "impulses", clouds))
+        figure = drawing(
+            f"{figure.caption} Last: impulses against the width.",
+            *figure.panels,
+            against("width m", "impulses", clouds),
+        )
     return (*checks, figure)
 
 
@@ -79,22 +112,25 @@ def _impulses(setting: Setting, statement: str, sharp: bool):
     "eq-3.5",
     section="3",
     kind="identity",
-    note="""At a crossing w_r.x_i = 0 the gradient df_i/dw_r jumps, so Delta_i' jumps by a_r m^{-1/2} |w_r'.x_i|: crossings
-    have probability one, they are not a null set of times that may be dropped. By hand: w'' + w' + w + 1 = 0 from w = 1
-    at rest reaches w = 0 with w' < 0; before, Delta' = w'; after, f = 0 and Delta' = 0. Pairs that cross number about n
-    sqrt(m), each impulse is O(1/m), mostly of one sign per sample (against Delta_i': they act as a drag), so the sum is
+    note="""At a crossing w_r.x_i = 0 the gradient df_i/dw_r jumps, so Delta_i' jumps by a_r
+    m^{-1/2} |w_r'.x_i|: crossings have probability one, they are not a null set of times that may
+    be dropped. By hand: w'' + w' + w + 1 = 0 from w = 1 at rest reaches w = 0 with w' < 0; before,
+    Delta' = w'; after, f = 0 and Delta' = 0. Pairs that cross number about n sqrt(m), each impulse
+    is O(1/m), mostly of one sign per sample (against Delta_i': they act as a drag), so the sum is
     O(m^{-1/2}) without further cancellation.""",
 )
 def eq_3_5(setting: Setting):
-    return _impulses(setting, "Delta'' + sqrt(2 lambda0) Delta' + H(t) Delta = 0, integrated over [0, t]", True)
+    return _impulses(
+        setting, "Delta'' + sqrt(2 lambda0) Delta' + H(t) Delta = 0, integrated over [0, t]", True
+    )
 
 
 @claim(
     "eq-a.1",
     section="A",
     kind="identity",
-    note="""f'' = sum_r df/dw_r w_r'' + sum_rl (d2f/dw_r dw_l) w_r' w_l': the second sum is zero at almost every t but a sum of
-    Dirac masses at the crossings, and it is integrated over time.""",
+    note="""f'' = sum_r df/dw_r w_r'' + sum_rl (d2f/dw_r dw_l) w_r' w_l': the second sum is zero at
+    almost every t but a sum of Dirac masses at the crossings, and it is integrated over time.""",
 )
 def eq_a_1(setting: Setting):
     return _impulses(setting, "f'' = sum_r (df/dw_r) w_r'', integrated over [0, t]", False)
@@ -104,9 +140,10 @@ def eq_a_1(setting: Setting):
     "eq-a.2",
     section="A",
     kind="identity",
-    note="""The Hessian in w_r in R^p is p x p; x_i^T x_i is a number. It should read m^{-1/2} a_r x_i x_i^T delta(w_r.x_i).
-    Integrated along w + s v through the kink it gives m^{-1/2} a_r x_i sign(v.x_i), the jump of the gradient. And
-    delta(w_r.x_i) is not zero "almost surely" along a path that crosses.""",
+    note="""The Hessian in w_r in R^p is p x p; x_i^T x_i is a number. It should read m^{-1/2} a_r
+    x_i x_i^T delta(w_r.x_i). Integrated along w + s v through the kink it gives m^{-1/2} a_r x_i
+    sign(v.x_i), the jump of the gradient. And delta(w_r.x_i) is not zero "almost surely" along a
+    path that crosses.""",
 )
 def eq_a_2(setting: Setting):
     rng, m, p = np.random.default_rng(5), 4, 3
@@ -119,7 +156,9 @@ def eq_a_2(setting: Setting):
     s = np.linspace(-1, 1, 201)
     along = [gradient(w + k * v) @ v for k in s]
     return (
-        typed("d2f_i/dw_r^2 = m^{-1/2} a_r x_i^T x_i delta(w_r.x_i)", "p = 3", (p, p), np.shape(x @ x)),
+        typed(
+            "d2f_i/dw_r^2 = m^{-1/2} a_r x_i^T x_i delta(w_r.x_i)", "p = 3", (p, p), np.shape(x @ x)
+        ),
         identity(
             "d2f_i/dw_r^2 = m^{-1/2} a_r x_i x_i^T delta(w_r.x_i), zero for l != r",
             "random x, v in R^3, integrated across the kink",
@@ -129,7 +168,12 @@ def eq_a_2(setting: Setting):
         ),
         drawing(
             "The gradient along a line through the kink: its jump is the mass of the Dirac delta.",
-            panel("s", "df/dw(w + s v) . v", line(s, along), theory(s, np.where(s > 0, mass @ v, 0.0) + min(along), "start + mass")),
+            panel(
+                "s",
+                "df/dw(w + s v) . v",
+                line(s, along),
+                theory(s, np.where(s > 0, mass @ v, 0.0) + min(along), "start + mass"),
+            ),
         ),
     )
 
@@ -138,30 +182,37 @@ def eq_a_2(setting: Setting):
     "eq-a.3",
     section="A",
     kind="identity",
-    note="(A.1) with (3.3): the prediction dynamics carries the same impulses as the error dynamics.",
+    note=(
+        "(A.1) with (3.3): the prediction dynamics carries the same impulses as the error dynamics."
+    ),
 )
 def eq_a_3(setting: Setting):
-    return _impulses(setting, "f'' + sqrt(2 lambda0) f' + H(t)(f - y) = 0, integrated over [0, t]", False)
+    return _impulses(
+        setting, "f'' + sqrt(2 lambda0) f' + H(t)(f - y) = 0, integrated over [0, t]", False
+    )
 
 
 @claim(
     "eq-a.4",
     section="A",
     kind="identity",
-    note="""(A.3) with y constant. The width at which the missing impulses stop mattering is set by their sum, O(m^{-1/2}).""",
+    note="""(A.3) with y constant. The width at which the missing impulses stop mattering is set by
+    their sum, O(m^{-1/2}).""",
 )
 def eq_a_4(setting: Setting):
-    return _impulses(setting, "Delta'' + sqrt(2 lambda0) Delta' + H(t) Delta = 0, integrated over [0, t]", True)
+    return _impulses(
+        setting, "Delta'' + sqrt(2 lambda0) Delta' + H(t) Delta = 0, integrated over [0, t]", True
+    )
 
 
 @claim(
     "remark-hdot-zero",
     section="A",
     kind="identity",
-    note="""H is piecewise constant: H' = 0 at almost every t, but H(t) - H(0) is the sum of its jumps, not the integral of
-    H' = 0, and V gains Delta.(H_+ - H_-) Delta/2 at each, which the proof drops with H'. A crossing of (r, i) changes
-    row and column i by x_i.x_j 1{r active on j}/m, so each jump is at most 2 sqrt(n)/m, and about n sqrt(m) of them
-    occur.""",
+    note="""H is piecewise constant: H' = 0 at almost every t, but H(t) - H(0) is the sum of its
+    jumps, not the integral of H' = 0, and V gains Delta.(H_+ - H_-) Delta/2 at each, which the
+    proof drops with H'. A crossing of (r, i) changes row and column i by x_i.x_j 1{r active on
+    j}/m, so each jump is at most 2 sqrt(n)/m, and about n sqrt(m) of them occur.""",
 )
 def remark_hdot_zero(setting: Setting):
     runs = [run for group in setting.crossings.values() for run in group]
@@ -175,14 +226,20 @@ def remark_hdot_zero(setting: Setting):
     run = setting.crossings[setting.wide][0]
     return (
         identity(
-            "H' = 0 almost surely, so that Delta.H' Delta/2 may be dropped from (A.7): integrated over [0, t], over V(0)",
+            (
+                "H' = 0 almost surely, so that Delta.H' Delta/2 may be dropped from (A.7): "
+                "integrated over [0, t], over V(0)"
+            ),
             setting.on_crossings,
             dropped,
             1e-9,
             smallest_drift=drift,
         ),
         every(
-            "H is piecewise constant with jumps of norm at most 2 sqrt(n)/m, whose sum bounds ||H(t) - H(0)||",
+            (
+                "H is piecewise constant with jumps of norm at most 2 sqrt(n)/m, whose sum "
+                "bounds ||H(t) - H(0)||"
+            ),
             setting.on_crossings,
             {
                 "size of jumps": ratio <= 1 + 1e-9,
@@ -196,8 +253,16 @@ def remark_hdot_zero(setting: Setting):
             half_width=half,
         ),
         drawing(
-            "Left: the distance from H(0), which the integral of H' = 0 would keep at 0. Right: the largest jump of H falls like 1/m.",
-            panel("t", "||H(t) - H(0)||", line(run.times, run.drift, f"m = {run.width}"), theory(run.times, 0 * run.times, "int H' = 0")),
+            (
+                "Left: the distance from H(0), which the integral of H' = 0 would keep at "
+                "0. Right: the largest jump of H falls like 1/m."
+            ),
+            panel(
+                "t",
+                "||H(t) - H(0)||",
+                line(run.times, run.drift, f"m = {run.width}"),
+                theory(run.times, 0 * run.times, "int H' = 0"),
+            ),
             against("width m", "largest jump", {"||H_+ - H_-||": (widths, jumps, -1.0)}),
         ),
     )

@@ -1,4 +1,5 @@
-"""A linear model solved in its weights: how far they move under the three flows when the kernel is frozen."""
+"""A linear model solved in its weights: how far they move under the three flows when the kernel is
+frozen."""
 
 from __future__ import annotations
 
@@ -10,13 +11,18 @@ import scipy.integrate
 
 @functools.cache
 def linear_runs() -> dict[str, tuple[np.ndarray, ...]]:
-    """A linear model f = J w, n = 3, mp = 20 x 2, solved in its weights for the three flows: w(t) - w(0), Delta(t), J, D0."""
+    """A linear model f = J w, n = 3, mp = 20 x 2, solved in its weights for the three flows: w(t) -
+    w(0), Delta(t), J, D0."""
     rng = np.random.default_rng(8)
     m, p, n = 20, 2, 3
     J = rng.standard_normal((n, m * p)) / np.sqrt(m)
     D0 = rng.standard_normal(n)
     lam = float(np.linalg.eigvalsh(J @ J.T)[0])
-    frictions = {"gradient flow": None, "heavy ball": lambda t: 2 * np.sqrt(lam), "Nesterov, d = 3": lambda t: 3 / t if t > 0 else np.inf}
+    frictions = {
+        "gradient flow": None,
+        "heavy ball": lambda t: 2 * np.sqrt(lam),
+        "Nesterov, d = 3": lambda t: 3 / t if t > 0 else np.inf,
+    }
     runs: dict[str, tuple[np.ndarray, ...]] = {}
     for name, friction in frictions.items():
 
@@ -25,7 +31,9 @@ def linear_runs() -> dict[str, tuple[np.ndarray, ...]]:
             force = J.T @ (D0 + J @ u)
             if friction is None:
                 return np.concatenate([-force, 0 * v])
-            if t == 0.0 and not np.isfinite(friction(t)):  # regular start of Nesterov: w''(0) = -force/(1 + d)
+            if t == 0.0 and not np.isfinite(
+                friction(t)
+            ):  # regular start of Nesterov: w''(0) = -force/(1 + d)
                 return np.concatenate([v, -force / 4])
             return np.concatenate([v, -friction(t) * v - force])
 
@@ -44,12 +52,17 @@ def linear_runs() -> dict[str, tuple[np.ndarray, ...]]:
 
 
 def displacement_identity() -> tuple[float, float]:
-    """(error of w(t) - w(0) = J^T H^{-1} (Delta(t) - D0), largest |w_r(t) - w_r(0)| over its bound with |J_r| for sqrt(n/m))."""
+    """(error of w(t) - w(0) = J^T H^{-1} (Delta(t) - D0), largest |w_r(t) - w_r(0)| over its bound
+    with |J_r| for sqrt(n/m))."""
     error, ratio = 0.0, 0.0
     for moved, residual, J, D0 in linear_runs().values():
         H = J @ J.T
-        error = max(error, float(np.abs(moved - J.T @ np.linalg.solve(H, residual - D0[:, None])).max()))
+        error = max(
+            error, float(np.abs(moved - J.T @ np.linalg.solve(H, residual - D0[:, None])).max())
+        )
         rows = np.linalg.norm(moved.reshape(20, 2, -1), axis=1)
         size = np.linalg.norm(J.reshape(3, 20, 2), axis=(0, 2))[:, None]
-        ratio = max(ratio, float(np.max(rows / (size * 2 * np.linalg.norm(D0) / np.linalg.eigvalsh(H)[0]))))
+        ratio = max(
+            ratio, float(np.max(rows / (size * 2 * np.linalg.norm(D0) / np.linalg.eigvalsh(H)[0])))
+        )
     return error, ratio

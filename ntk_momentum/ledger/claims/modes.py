@@ -1,4 +1,5 @@
-"""Closed forms of a constant kernel, mode by mode: the three flows, roots of the discrete methods, suprema that bounds must meet."""
+"""Closed forms of a constant kernel, mode by mode: the three flows, roots of the discrete methods,
+suprema that bounds must meet."""
 
 from __future__ import annotations
 
@@ -23,20 +24,33 @@ def _modes(flow: AbstractFlow, eigenvalues: Any, ts: Any) -> Any:
 
 
 def modes(flow: AbstractFlow, eigenvalues: Any, ts: Any) -> tuple[np.ndarray, np.ndarray]:
-    """(phi, phi') of every eigenvalue at every time, (times, n), in blocks of one length so that one program serves all."""
-    eigenvalues, ts = np.atleast_1d(np.asarray(eigenvalues, np.float64)), np.atleast_1d(np.asarray(ts, np.float64))
+    """(phi, phi') of every eigenvalue at every time, (times, n), in blocks of one length so that
+    one program serves all."""
+    eigenvalues, ts = (
+        np.atleast_1d(np.asarray(eigenvalues, np.float64)),
+        np.atleast_1d(np.asarray(ts, np.float64)),
+    )
     flow = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), flow)
     shape, block = (ts.size, eigenvalues.size), 8192
-    grid = np.stack([np.broadcast_to(eigenvalues[None], shape).ravel(), np.broadcast_to(ts[:, None], shape).ravel()])
+    grid = np.stack(
+        [
+            np.broadcast_to(eigenvalues[None], shape).ravel(),
+            np.broadcast_to(ts[:, None], shape).ravel(),
+        ]
+    )
     padded = np.pad(grid, ((0, 0), (0, -grid.shape[1] % block)), mode="edge")
     parts = [_modes(flow, *padded[:, i : i + block]) for i in range(0, padded.shape[1], block)]
-    phi, dphi = (np.concatenate([np.asarray(part[k]) for part in parts])[: grid.shape[1]].reshape(shape) for k in (0, 1))
+    phi, dphi = (
+        np.concatenate([np.asarray(part[k]) for part in parts])[: grid.shape[1]].reshape(shape)
+        for k in (0, 1)
+    )
     return phi, dphi
 
 
 @dataclasses.dataclass(frozen=True)
 class Frozen:
-    """Error dynamics of a constant kernel in its eigenbasis: residual and velocity (times, n), loss and pseudo_loss (times,)."""
+    """Error dynamics of a constant kernel in its eigenbasis: residual and velocity (times, n), loss
+    and pseudo_loss (times,)."""
 
     ts: np.ndarray
     residual: np.ndarray
@@ -51,7 +65,13 @@ def frozen(flow: AbstractFlow, eigenvalues: Any, coefficients: Any, ts: Any) -> 
     c = np.broadcast_to(np.asarray(coefficients, np.float64), phi.shape[1:])
     residual, velocity = phi * c[None], dphi * c[None]
     squares = 0.5 * residual**2
-    return Frozen(np.asarray(ts, float), residual, velocity, squares.sum(1), (squares * np.atleast_1d(eigenvalues)[None]).sum(1))
+    return Frozen(
+        np.asarray(ts, float),
+        residual,
+        velocity,
+        squares.sum(1),
+        (squares * np.atleast_1d(eigenvalues)[None]).sum(1),
+    )
 
 
 def radius(polynomial) -> float:
@@ -65,7 +85,8 @@ def worst_modes(alpha: float, spread: float = 1e4) -> np.ndarray:
 
 
 def exponent(b: float, lam: float, until: float = 60.0) -> float:
-    """Measured exponent of the envelope phi^2 + phi'^2/lambda of one mode, over the last third of [0, until / r(b)]."""
+    """Measured exponent of the envelope phi^2 + phi'^2/lambda of one mode, over the last third of
+    [0, until / r(b)]."""
     end = until / float(bounds.heavy_ball_rate(b, lam))
     run = frozen(HeavyBall(b), [lam], [1.0], np.linspace(0, end, 512))
     tail = slice(342, None)

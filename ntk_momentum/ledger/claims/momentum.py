@@ -22,14 +22,19 @@ from .setting import Setting, infinite_kernel, predictions
     "eq-3.1",
     section="3",
     kind="definition",
-    note="""On a mode with x = eta lambda: z^2 - (1 + beta - x) z + beta = 0, stable iff 0 < x < 2(1 + beta) and beta < 1.
-    At beta = 1 the product of the roots is 1: nothing is lost. So beta lies in [0, 1), not [0, 1].""",
+    note="""On a mode with x = eta lambda: z^2 - (1 + beta - x) z + beta = 0, stable iff 0 < x < 2(1
+    + beta) and beta < 1. At beta = 1 the product of the roots is 1: nothing is lost. So beta lies
+    in [0, 1), not [0, 1].""",
 )
 def eq_3_1(setting: Setting):
     betas, xs = np.linspace(0, 1, 11), np.linspace(0.01, 0.99, 20)
     closed = max(radius([1, -(1 + beta - x), beta]) for beta in betas for x in xs * 2 * (1 + beta))
-    opened = max(radius([1, -(1 + beta - x), beta]) for beta in betas[:-1] for x in xs * 2 * (1 + beta))
-    beyond = min(radius([1, -(1 + beta - x), beta]) for beta in betas for x in [2 * (1 + beta) * 1.001])
+    opened = max(
+        radius([1, -(1 + beta - x), beta]) for beta in betas[:-1] for x in xs * 2 * (1 + beta)
+    )
+    beyond = min(
+        radius([1, -(1 + beta - x), beta]) for beta in betas for x in [2 * (1 + beta) * 1.001]
+    )
     rng = np.random.default_rng(0)
     H = rng.standard_normal((4, 4))
     H = H @ H.T / 8
@@ -41,10 +46,15 @@ def eq_3_1(setting: Setting):
         w = w + np.asarray(step)
         mine, last = mine - 0.3 * H @ mine + 0.8 * (mine - last), mine
         error = max(error, float(np.abs(w - mine).max()))
-    largest = [max(radius([1, -(1 + beta - x), beta]) for x in xs * 2 * (1 + beta)) for beta in betas]
+    largest = [
+        max(radius([1, -(1 + beta - x), beta]) for x in xs * 2 * (1 + beta)) for beta in betas
+    ]
     return (
         every(
-            "w(t+1) = w(t) - eta dL/dw + beta (w(t) - w(t-1)) with beta in [0, 1] (read: it converges for every such beta at small eta)",
+            (
+                "w(t+1) = w(t) - eta dL/dw + beta (w(t) - w(t-1)) with beta in [0, 1] "
+                "(read: it converges for every such beta at small eta)"
+            ),
             "one mode, x over its stable range, beta = 0, 0.1, ..., 1",
             {"largest root inside the unit circle": closed < 1 - 1e-9},
             largest_root=closed,
@@ -57,16 +67,32 @@ def eq_3_1(setting: Setting):
             largest_root=opened,
             recursion_error=error,
         ),
-        every("stable iff x < 2(1 + beta)", "the same", {"inside": opened < 1, "outside": beyond > 1}, root_beyond=beyond),
+        every(
+            "stable iff x < 2(1 + beta)",
+            "the same",
+            {"inside": opened < 1, "outside": beyond > 1},
+            root_beyond=beyond,
+        ),
         drawing(
-            "Largest root of the heavy ball over its stable range of eta lambda: on the unit circle at beta = 1.",
-            panel("beta", "largest |z|", points(betas, largest), theory(betas, np.ones_like(betas), "unit circle")),
+            (
+                "Largest root of the heavy ball over its stable range of eta lambda: on "
+                "the unit circle at beta = 1."
+            ),
+            panel(
+                "beta",
+                "largest |z|",
+                points(betas, largest),
+                theory(betas, np.ones_like(betas), "unit circle"),
+            ),
         ),
     )
 
 
-def _order(make, offset: float, hs: np.ndarray, lam: float = 1.0, b: float = 0.8, until: float = 4.0) -> tuple[float, list[float]]:
-    """Order in h of the heavy ball's iterates against the flow's mode: sup over t <= `until`, less the start."""
+def _order(
+    make, offset: float, hs: np.ndarray, lam: float = 1.0, b: float = 0.8, until: float = 4.0
+) -> tuple[float, list[float]]:
+    """Order in h of the heavy ball's iterates against the flow's mode: sup over t <= `until`, less
+    the start."""
     errors = []
     for h in hs:
         eta, beta = make(h, b)
@@ -76,7 +102,9 @@ def _order(make, offset: float, hs: np.ndarray, lam: float = 1.0, b: float = 0.8
         for _ in range(steps):
             w, last = w - eta * lam * w + beta * (w - last), w
             track.append(w)
-        exact = frozen(HeavyBall(b), [lam], [1.0], (np.arange(1, steps + 1) + offset) * h).residual[:, 0]
+        exact = frozen(HeavyBall(b), [lam], [1.0], (np.arange(1, steps + 1) + offset) * h).residual[
+            :, 0
+        ]
         errors.append(float(np.abs(np.array(track) - exact).max()))
     return slope(hs, errors)[0], errors
 
@@ -86,16 +114,18 @@ def _order(make, offset: float, hs: np.ndarray, lam: float = 1.0, b: float = 0.8
     section="3",
     kind="rate",
     experiment="discrete_vs_flow",
-    note="""h = sqrt(eta). beta = 1 - bh, exp(-bh) and (1 - bh/2)/(1 + bh/2) are all of first order from a cold start w_{-1} =
-    w_0. Second order: central differences, beta = (1 - bh/2)/(1 + bh/2), eta = h^2/(1 + bh/2), a cold start being the
-    flow at t = h/2.""",
+    note="""h = sqrt(eta). beta = 1 - bh, exp(-bh) and (1 - bh/2)/(1 + bh/2) are all of first order
+    from a cold start w_{-1} = w_0. Second order: central differences, beta = (1 - bh/2)/(1 + bh/2),
+    eta = h^2/(1 + bh/2), a cold start being the flow at t = h/2.""",
 )
 def eq_3_2(setting: Setting):
     hs = 0.1 / 2.0 ** np.arange(5)
     naive = {
         "1 - bh": _order(lambda h, b: (h**2, 1 - b * h), 0.0, hs)[0],
         "exp(-bh)": _order(lambda h, b: (h**2, np.exp(-b * h)), 0.0, hs)[0],
-        "(1 - bh/2)/(1 + bh/2)": _order(lambda h, b: (h**2, (1 - b * h / 2) / (1 + b * h / 2)), 0.0, hs)[0],
+        "(1 - bh/2)/(1 + bh/2)": _order(
+            lambda h, b: (h**2, (1 - b * h / 2) / (1 + b * h / 2)), 0.0, hs
+        )[0],
     }
 
     def centred(h, b):
@@ -114,7 +144,10 @@ def eq_3_2(setting: Setting):
         ),
         None,
         within(
-            "with eta = h^2/(1 + bh/2), beta = (1 - bh/2)/(1 + bh/2), t = (k + 1/2) h the order is 2",
+            (
+                "with eta = h^2/(1 + bh/2), beta = (1 - bh/2)/(1 + bh/2), t = (k + 1/2) h "
+                "the order is 2"
+            ),
             "the same",
             order,
             1.8,
@@ -122,8 +155,15 @@ def eq_3_2(setting: Setting):
             errors=errors,
         ),
         drawing(
-            "Iterates against the flow, one mode: order 1 from t = kh, order 2 from the second-order map at t = (k + 1/2)h.",
-            against("h", "sup |w_k - flow|", {"beta = 1 - bh": (hs, plain, 1.0), "second-order map": (hs, errors, 2.0)}),
+            (
+                "Iterates against the flow, one mode: order 1 from t = kh, order 2 from "
+                "the second-order map at t = (k + 1/2)h."
+            ),
+            against(
+                "h",
+                "sup |w_k - flow|",
+                {"beta = 1 - bh": (hs, plain, 1.0), "second-order map": (hs, errors, 2.0)},
+            ),
         ),
     )
 
@@ -132,17 +172,28 @@ def eq_3_2(setting: Setting):
     "eq-3.3",
     section="3",
     kind="identity",
-    note="""J is defined nowhere; if it were the Jacobian df/dw its derivative would vanish almost everywhere and no neuron would
-    move. The force is dL/dw_r = (df/dw_r)^T (f - y).""",
+    note="""J is defined nowhere; if it were the Jacobian df/dw its derivative would vanish almost
+    everywhere and no neuron would move. The force is dL/dw_r = (df/dw_r)^T (f - y).""",
 )
 def eq_3_3(setting: Setting):
     net, points = setting.network(64, 1), setting.points
-    gradient = jax.grad(lambda w: 0.5 * jnp.sum((predictions(net, w, points.X) - points.y) ** 2))(net.hidden)
-    force = jax.vjp(lambda w: predictions(net, w, points.X), net.hidden)[1](outputs(net, points.X) - points.y)[0]
+    gradient = jax.grad(lambda w: 0.5 * jnp.sum((predictions(net, w, points.X) - points.y) ** 2))(
+        net.hidden
+    )
+    force = jax.vjp(lambda w: predictions(net, w, points.X), net.hidden)[1](
+        outputs(net, points.X) - points.y
+    )[0]
     return (
-        undefined("w_r'' + sqrt(2 lambda0) w_r' + dJ/dw_r (f - y) = 0", "any", "the paper does not define J"),
+        undefined(
+            "w_r'' + sqrt(2 lambda0) w_r' + dJ/dw_r (f - y) = 0",
+            "any",
+            "the paper does not define J",
+        ),
         identity(
-            "the force is (df/dw_r)^T (f - y) = dL/dw_r", f"{setting.on_points}, m = 64", float(jnp.abs(force - gradient).max()), 1e-12
+            "the force is (df/dw_r)^T (f - y) = dL/dw_r",
+            f"{setting.on_points}, m = 64",
+            float(jnp.abs(force - gradient).max()),
+            1e-12,
         ),
     )
 
@@ -151,9 +202,10 @@ def eq_3_3(setting: Setting):
     "remark-friction-choice",
     section="3",
     kind="identity",
-    note="""With mu = lambda0/2 the paper's friction is b = sqrt(2 lambda0) = 2 sqrt(mu): twice the square root of the strong
-    convexity coefficient. b and sqrt(lambda) are both 1/time, so 2 mu has the wrong unit; the two agree only at
-    lambda0 = 2. Theorem 2's b = sqrt(2 lambda0^2) has the wrong unit too.""",
+    note="""With mu = lambda0/2 the paper's friction is b = sqrt(2 lambda0) = 2 sqrt(mu): twice the
+    square root of the strong convexity coefficient. b and sqrt(lambda) are both 1/time, so 2 mu has
+    the wrong unit; the two agree only at lambda0 = 2. Theorem 2's b = sqrt(2 lambda0^2) has the
+    wrong unit too.""",
 )
 def remark_friction_choice(setting: Setting):
     lam0 = np.array([0.5, 0.1, float(setting.eigen[0][0])])
@@ -168,9 +220,17 @@ def remark_friction_choice(setting: Setting):
             b=b,
             twice_coefficient=lam0,
         ),
-        identity("b = sqrt(2 lambda0) is twice its square root", "the same", float(np.abs(b - 2 * np.sqrt(lam0 / 2)).max()), 1e-12),
+        identity(
+            "b = sqrt(2 lambda0) is twice its square root",
+            "the same",
+            float(np.abs(b - 2 * np.sqrt(lam0 / 2)).max()),
+            1e-12,
+        ),
         drawing(
-            "The paper's friction is twice the square root of the strong convexity coefficient mu = lambda0/2, not twice mu.",
+            (
+                "The paper's friction is twice the square root of the strong convexity "
+                "coefficient mu = lambda0/2, not twice mu."
+            ),
             panel(
                 "lambda0",
                 "b",
@@ -186,9 +246,10 @@ def remark_friction_choice(setting: Setting):
     "footnote-2-fastest",
     section="3",
     kind="rate",
-    note="""The exponent of L is r(b) = b up to b = 2 sqrt(lambda_min) and b - sqrt(b^2 - 4 lambda_min) beyond: best at b = 2
-    sqrt(lambda_min), r = 2 sqrt(lambda_min). The paper's b is the best one for the worst kernel it allows, lambda_min
-    = lambda0/2; if lambda_min = lambda0 it reaches 1/sqrt 2 of the best.""",
+    note="""The exponent of L is r(b) = b up to b = 2 sqrt(lambda_min) and b - sqrt(b^2 - 4
+    lambda_min) beyond: best at b = 2 sqrt(lambda_min), r = 2 sqrt(lambda_min). The paper's b is the
+    best one for the worst kernel it allows, lambda_min = lambda0/2; if lambda_min = lambda0 it
+    reaches 1/sqrt 2 of the best.""",
 )
 def footnote_2(setting: Setting):
     lam0 = 0.5
@@ -200,7 +261,14 @@ def footnote_2(setting: Setting):
         for b in (0.3, paper, bounds.best_friction(lam0) * 0.999, 2.0, 3.0)
     }
     ratio = exponent(paper, lam0) / exponent(bounds.best_friction(lam0) * 0.999, lam0)
-    worst_best = grid[np.argmax([min(bounds.heavy_ball_rate(b, lam) for lam in (lam0 / 2, lam0, 10 * lam0)) for b in grid])]
+    worst_best = grid[
+        np.argmax(
+            [
+                min(bounds.heavy_ball_rate(b, lam) for lam in (lam0 / 2, lam0, 10 * lam0))
+                for b in grid
+            ]
+        )
+    ]
     frictions = np.array([float(b) for b in measured])
     return (
         within(
@@ -228,7 +296,8 @@ def footnote_2(setting: Setting):
             measured_and_predicted=measured,
         ),
         drawing(
-            "Exponent of L against the friction, H = lambda0 = 1/2: the formula, and what is measured. The paper's b is 1, the "
+            "Exponent of L against the friction, H = lambda0 = 1/2: the formula, and "
+            "what is measured. The paper's b is 1, the "
             "best is 1.41.",
             panel(
                 "b",
@@ -244,13 +313,17 @@ def footnote_2(setting: Setting):
     "remark-rate-comparison",
     section="3",
     kind="rate",
-    note="""sqrt(lambda0/2) > lambda0 iff lambda0 < 1/2: equality at n = 1, and the other way round for inputs of norm 2. The
-    comparison depends on units (t = k eta against t = k sqrt eta). Per iteration the guarantees are eta lambda0 and
-    sqrt(eta lambda0/2); at eta ~ 1/lambda_max that is 1/kappa against 1/sqrt(2 kappa): this square root is what
-    momentum gains.""",
+    note="""sqrt(lambda0/2) > lambda0 iff lambda0 < 1/2: equality at n = 1, and the other way round
+    for inputs of norm 2. The comparison depends on units (t = k eta against t = k sqrt eta). Per
+    iteration the guarantees are eta lambda0 and sqrt(eta lambda0/2); at eta ~ 1/lambda_max that is
+    1/kappa against 1/sqrt(2 kappa): this square root is what momentum gains.""",
 )
 def remark_rate_comparison(setting: Setting):
-    lam0s = {"n = 1, |x| = 1": 0.5, "n = 1, |x| = 2": 2.0, setting.data.name: float(setting.eigen[0][0])}
+    lam0s = {
+        "n = 1, |x| = 1": 0.5,
+        "n = 1, |x| = 2": 2.0,
+        setting.data.name: float(setting.eigen[0][0]),
+    }
     grid = np.linspace(0.01, 2.0, 200)
     gains = {}
     for kappa in (10.0, 100.0, 1000.0):
@@ -258,17 +331,27 @@ def remark_rate_comparison(setting: Setting):
         b = np.sqrt(2 * 1.0)
         h = np.sqrt(eta)
         method, _ = HeavyBall(b).discretize(float(h))
-        gains[f"{kappa:g}"] = np.log(radius([1, -(1 + method.beta - method.eta), method.beta])) / np.log(1 - eta)
+        gains[f"{kappa:g}"] = np.log(
+            radius([1, -(1 + method.beta - method.eta), method.beta])
+        ) / np.log(1 - eta)
     order, _ = slope([10.0, 100.0, 1000.0], list(gains.values()))
     return (
-        every("sqrt(lambda0/2) > lambda0", ", ".join(lam0s), {name: np.sqrt(v / 2) > v for name, v in lam0s.items()}, lambda0=lam0s),
+        every(
+            "sqrt(lambda0/2) > lambda0",
+            ", ".join(lam0s),
+            {name: np.sqrt(v / 2) > v for name, v in lam0s.items()},
+            lambda0=lam0s,
+        ),
         every(
             "sqrt(lambda0/2) > lambda0 iff lambda0 < 1/2",
             "lambda0 = 0.01, 0.02, ..., 2",
             {"equivalent": np.all((np.sqrt(grid / 2) > grid * (1 + 1e-12)) == (grid < 0.5 - 1e-9))},
         ),
         within(
-            "per iteration at eta = 1/lambda_max heavy ball gains a factor of order sqrt(kappa) over gradient descent",
+            (
+                "per iteration at eta = 1/lambda_max heavy ball gains a factor of order "
+                "sqrt(kappa) over gradient descent"
+            ),
             "kappa = 10, 100, 1000",
             order,
             0.45,
@@ -276,9 +359,21 @@ def remark_rate_comparison(setting: Setting):
             rate_ratio_by_kappa=gains,
         ),
         drawing(
-            "Left: the two guarantees cross at lambda0 = 1/2. Right: per iteration, what the heavy ball gains over gradient descent.",
-            panel("lambda0", "guaranteed exponent", line(grid, np.sqrt(grid / 2), "sqrt(lambda0/2)"), line(grid, grid, "lambda0")),
-            against("kappa", "ratio of rates per iteration", {"measured": ([10.0, 100.0, 1000.0], list(gains.values()), 0.5)}),
+            (
+                "Left: the two guarantees cross at lambda0 = 1/2. Right: per iteration, "
+                "what the heavy ball gains over gradient descent."
+            ),
+            panel(
+                "lambda0",
+                "guaranteed exponent",
+                line(grid, np.sqrt(grid / 2), "sqrt(lambda0/2)"),
+                line(grid, grid, "lambda0"),
+            ),
+            against(
+                "kappa",
+                "ratio of rates per iteration",
+                {"measured": ([10.0, 100.0, 1000.0], list(gains.values()), 0.5)},
+            ),
         ),
     )
 
@@ -287,8 +382,9 @@ def remark_rate_comparison(setting: Setting):
     "remark-lambda0-half",
     section="3",
     kind="bound",
-    note="""tr H_inf = n/2 gives lambda0 <= 1/2, with equality iff H_inf = 1/2 I, that is iff every pair of inputs is orthogonal
-    or antipodal; n = 1 included. Norms other than one scale it: |x| = 2 gives 2.""",
+    note="""tr H_inf = n/2 gives lambda0 <= 1/2, with equality iff H_inf = 1/2 I, that is iff every
+    pair of inputs is orthogonal or antipodal; n = 1 included. Norms other than one scale it: |x| =
+    2 gives 2.""",
 )
 def remark_lambda0_half(setting: Setting):
     rng = np.random.default_rng(3)
@@ -301,17 +397,34 @@ def remark_lambda0_half(setting: Setting):
         setting.data.name: setting.X,
     }
     found = {name: float(np.linalg.eigvalsh(infinite_kernel(Z))[0]) for name, Z in sets.items()}
-    flat = {name: bool(np.all((np.abs(Z @ Z.T) < 1e-12) | (np.abs(np.abs(Z @ Z.T) - 1) < 1e-12))) for name, Z in sets.items()}
+    flat = {
+        name: bool(np.all((np.abs(Z @ Z.T) < 1e-12) | (np.abs(np.abs(Z @ Z.T) - 1) < 1e-12)))
+        for name, Z in sets.items()
+    }
     return (
-        every("lambda0 < 1/2", "named sets", {name: v < 0.5 - 1e-12 for name, v in found.items()}, lambda0=found),
-        every("unit inputs: lambda0 <= 1/2", "named sets", {name: v <= 0.5 + 1e-12 for name, v in found.items()}, 1e-12, lambda0=found),
+        every(
+            "lambda0 < 1/2",
+            "named sets",
+            {name: v < 0.5 - 1e-12 for name, v in found.items()},
+            lambda0=found,
+        ),
+        every(
+            "unit inputs: lambda0 <= 1/2",
+            "named sets",
+            {name: v <= 0.5 + 1e-12 for name, v in found.items()},
+            1e-12,
+            lambda0=found,
+        ),
         every(
             "with equality iff every pair is orthogonal or antipodal",
             "named sets",
             {name: (v > 0.5 - 1e-12) == flat[name] for name, v in found.items()},
             1e-12,
         ),
-        drawing("Smallest eigenvalue of H_inf against 1/2, which some sets reach.", by_name("lambda0", found, 0.5)),
+        drawing(
+            "Smallest eigenvalue of H_inf against 1/2, which some sets reach.",
+            by_name("lambda0", found, 0.5),
+        ),
     )
 
 
@@ -320,9 +433,10 @@ def remark_lambda0_half(setting: Setting):
     section="3",
     kind="rate",
     experiment="three_flows",
-    note="""L' = sum c_k^2 phi_k phi_k'. If b >= 2 sqrt(lambda_max) every phi_k decreases without changing sign, so L is monotone
-    for every Delta(0); if b < 2 sqrt(lambda_max) the top mode crosses zero and comes back, so L is not monotone for
-    Delta(0) along it. b = sqrt(2 lambda0) < 2 sqrt(lambda0) oscillates for every kernel H >= lambda0.""",
+    note="""L' = sum c_k^2 phi_k phi_k'. If b >= 2 sqrt(lambda_max) every phi_k decreases without
+    changing sign, so L is monotone for every Delta(0); if b < 2 sqrt(lambda_max) the top mode
+    crosses zero and comes back, so L is not monotone for Delta(0) along it. b = sqrt(2 lambda0) < 2
+    sqrt(lambda0) oscillates for every kernel H >= lambda0.""",
 )
 def remark_oscillation(setting: Setting):
     values, c = setting.eigen
@@ -335,13 +449,18 @@ def remark_oscillation(setting: Setting):
 
     along_top = np.where(np.arange(values.size) == values.size - 1, 1.0, 0.0)
     rng = np.random.default_rng(4)
-    over = max(rises(2 * np.sqrt(top) * 1.0001, k) for k in [c, along_top, *rng.standard_normal((4, values.size))])
+    over = max(
+        rises(2 * np.sqrt(top) * 1.0001, k)
+        for k in [c, along_top, *rng.standard_normal((4, values.size))]
+    )
     under = frozen(HeavyBall(2 * np.sqrt(top) * 0.7), [top], [1.0], ts)
     rise = float(np.max(np.diff(under.loss)))
     paper = rises(bounds.paper_friction(values[0]), c)
     curves = [
         line(
-            np.sqrt(top) * ts, (r := frozen(HeavyBall(f * np.sqrt(top)), [top], [1.0], ts)).loss / r.loss[0], f"b = {f:g} sqrt(lambda_max)"
+            np.sqrt(top) * ts,
+            (r := frozen(HeavyBall(f * np.sqrt(top)), [top], [1.0], ts)).loss / r.loss[0],
+            f"b = {f:g} sqrt(lambda_max)",
         )
         for f in (0.3, 1.4, 2.0)
     ]
@@ -363,6 +482,10 @@ def remark_oscillation(setting: Setting):
         ),
         drawing(
             "Loss along the top mode: not monotone below b = 2 sqrt(lambda_max).",
-            panel("sqrt(lambda_max) t", "L(t)/L(0)", *(dataclasses.replace(curve, x=curve.x[:500], y=curve.y[:500]) for curve in curves)),
+            panel(
+                "sqrt(lambda_max) t",
+                "L(t)/L(0)",
+                *(dataclasses.replace(curve, x=curve.x[:500], y=curve.y[:500]) for curve in curves),
+            ),
         ),
     )

@@ -23,7 +23,8 @@ from ...theory.crossings import Crossings, heavy_ball_crossings
 
 @dataclasses.dataclass(frozen=True)
 class Effort:
-    """How large the ledger is: samples of the kernel claims and of the network claims, widths, seeds, random trials."""
+    """How large the ledger is: samples of the kernel claims and of the network claims, widths,
+    seeds, random trials."""
 
     samples: int
     network_samples: int
@@ -39,7 +40,8 @@ EFFORTS = {
 
 
 class Setting:
-    """The data and the shared computations of one run of the ledger; everything is computed when first asked for."""
+    """The data and the shared computations of one run of the ledger; everything is computed when
+    first asked for."""
 
     def __init__(self, size: Literal["smoke", "full"] = "smoke", data: Dataset | None = None):
         if size not in EFFORTS:
@@ -47,8 +49,10 @@ class Setting:
         if data is not None and (not data.unit or data.y.ndim != 1 or data.n < 2):
             norms = np.linalg.norm(np.asarray(data.X).reshape(data.n, -1), axis=1)
             raise InputError(
-                f"the paper's statements assume |x_i| = 1, targets (n,) and n >= 2, got norms from {norms.min():.3g} to {norms.max():.3g}, "
-                f"targets {data.y.shape} and n = {data.n}; scale to unit norm, X /= np.linalg.norm(X, axis=1, keepdims=True), and make "
+                "the paper's statements assume |x_i| = 1, targets (n,) and n >= 2, "
+                f"got norms from {norms.min():.3g} to {norms.max():.3g}, "
+                f"targets {data.y.shape} and n = {data.n}; scale to unit norm, X /= "
+                "np.linalg.norm(X, axis=1, keepdims=True), and make "
                 'nm.Dataset(X, y), or for --data np.savez("unit.npz", X=X, y=y).'
             )
         if data is not None:  # unit to double precision, whatever the dtype they came in
@@ -67,11 +71,14 @@ class Setting:
 
     @cached_property
     def points(self) -> Dataset:
-        """Of the network claims: a few samples of the given data, or random points on the sphere."""
+        """Of the network claims: a few samples of the given data, or random points on the
+        sphere."""
         n = self.sizes.network_samples
         if self._given is not None:
             return Dataset(
-                self._given.X.reshape(self._given.n, -1)[:n], self._given.y[:n], name=f"{self._given.name}[:{min(n, self._given.n)}]"
+                self._given.X.reshape(self._given.n, -1)[:n],
+                self._given.y[:n],
+                name=f"{self._given.name}[:{min(n, self._given.n)}]",
             )
         return sphere(n, n, key=jax.random.key(1))
 
@@ -104,7 +111,8 @@ class Setting:
         """The instance of the kernel claims, in words."""
         values = self.eigen[0]
         return (
-            f"H_inf of {self.data.name} (n = {self.data.n}, lambda0 = {values[0]:.4g}, kappa = {values[-1] / values[0]:.4g}), Delta(0) = -y"
+            f"H_inf of {self.data.name} (n = {self.data.n}, lambda0 = {values[0]:.4g}, "
+            f"kappa = {values[-1] / values[0]:.4g}), Delta(0) = -y"
         )
 
     @property
@@ -118,7 +126,9 @@ class Setting:
         named = (width, seed, antisymmetric)
         if named not in self._networks:
             key, p = jax.random.key(seed), self.points.input_size
-            self._networks[named] = init_two_layer(width, p, key=key, antisymmetric=antisymmetric, dtype=jnp.float64)
+            self._networks[named] = init_two_layer(
+                width, p, key=key, antisymmetric=antisymmetric, dtype=jnp.float64
+            )
         return self._networks[named]
 
     @cached_property
@@ -127,7 +137,14 @@ class Setting:
         b = float(np.sqrt(2 * self.points_lam0))
         return {
             width: [
-                heavy_ball_crossings(net.hidden, net.output, self.points.X.reshape(self.points.n, -1), self.points.y, b, 8 / b)
+                heavy_ball_crossings(
+                    net.hidden,
+                    net.output,
+                    self.points.X.reshape(self.points.n, -1),
+                    self.points.y,
+                    b,
+                    8 / b,
+                )
                 for net in (self.network(width, seed) for seed in range(self.sizes.seeds))
             ]
             for width in self.sizes.widths
@@ -135,15 +152,20 @@ class Setting:
 
     @cached_property
     def initial_distances(self) -> tuple[np.ndarray, np.ndarray]:
-        """(widths, ||H(0) - H_inf||_2) over many independent draws of the paper's initialisation."""
+        """(widths, ||H(0) - H_inf||_2) over many independent draws of the paper's
+        initialisation."""
         rng, X = np.random.default_rng(7), np.asarray(self.points.X).reshape(self.points.n, -1)
         gram, distances = X @ X.T, []
         values, vectors = np.linalg.eigh(gram)
-        root = vectors * np.sqrt(np.maximum(values, 0.0))  # w . x_i jointly: n normals a neuron instead of p
+        root = vectors * np.sqrt(
+            np.maximum(values, 0.0)
+        )  # w . x_i jointly: n normals a neuron instead of p
         for width in self.sizes.widths:
             for _ in range(40 * self.sizes.seeds):
                 S = (rng.standard_normal((width, self.points.n)) @ root.T >= 0).astype(float)
-                distances.append((width, np.linalg.norm(gram * (S.T @ S) / width - self.points_kernel, 2)))
+                distances.append(
+                    (width, np.linalg.norm(gram * (S.T @ S) / width - self.points_kernel, 2))
+                )
         widths, values = np.array(distances).T
         return widths, values
 
@@ -151,7 +173,8 @@ class Setting:
     def on_crossings(self) -> str:
         widths = self.sizes.widths
         return (
-            f"{self.on_points}; heavy ball with b = sqrt(2 lambda0) to t = 8/b, widths {widths[0]}..{widths[-1]}, "
+            f"{self.on_points}; heavy ball with b = sqrt(2 lambda0) to t = 8/b, widths "
+            f"{widths[0]}..{widths[-1]}, "
             f"{self.sizes.seeds} antisymmetric seeds each, solved from kink to kink"
         )
 
@@ -165,7 +188,9 @@ class Setting:
         """The largest width of the network claims."""
         return self.sizes.widths[-1]
 
-    def run(self, flow: AbstractFlow, until: float, width: int | None = None, seed: int = 0) -> Trajectory:
+    def run(
+        self, flow: AbstractFlow, until: float, width: int | None = None, seed: int = 0
+    ) -> Trajectory:
         """A simulated network on `points` at 65 times from 0 to `until`, started at f = 0."""
         return _run(self, flow, until, width or self.wide, seed)
 
@@ -197,10 +222,27 @@ def predictions(net, hidden, X):
     return net.scale * (net.activation(z) @ net.output)
 
 
-SEEN = ("f", "loss", "pseudo_loss", "residual", "velocity", "lambda_min", "kernel", "displacement", "lyapunov")
+SEEN = (
+    "f",
+    "loss",
+    "pseudo_loss",
+    "residual",
+    "velocity",
+    "lambda_min",
+    "kernel",
+    "displacement",
+    "lyapunov",
+)
 
 
 def _run(setting: Setting, flow: AbstractFlow, until: float, width: int, seed: int) -> Trajectory:
     ts = jnp.linspace(0.0, until, 65)
     # far below the default: the loss of these runs is then known to 1e-3, by refinement
-    return simulate(setting.network(width, seed), setting.points, flow, ts, readouts=SEEN, config=Numerics(tol=1e-6))
+    return simulate(
+        setting.network(width, seed),
+        setting.points,
+        flow,
+        ts,
+        readouts=SEEN,
+        config=Numerics(tol=1e-6),
+    )

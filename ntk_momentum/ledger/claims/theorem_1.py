@@ -19,12 +19,14 @@ from .setting import Setting
     section="2",
     kind="rate",
     experiment="lazy_training",
-    note="""The printed chain should begin with H_inf. Each entry of H(0) is a mean of m independent terms: ||H(0) - H_inf|| ~
-    m^{-1/2}. Each neuron feels a force O(m^{-1/2}): displacement ~ m^{-1/2}; so O(m^{1/2}) pairs change sign, each
-    moves H by O(1/m): ||H(t) - H(0)|| = O(m^{-1/2}). Were as many pairs to switch on as off, their signs would average to
-    m^{-3/4}; but only an active neuron feels its own sample, so switching off prevails by a fixed share and -1/2 is the
-    limit. With many samples the share is small, and -3/4 is what moderate widths show. Against the lazy twin, O(m^{1/2})
-    neurons whose pattern changed part by O(m^{-1/2}) each, so ||W - W_lazy|| ~ m^{-1/4}, while ||W_lazy - W(0)|| = O(1).""",
+    note="""The printed chain should begin with H_inf. Each entry of H(0) is a mean of m independent
+    terms: ||H(0) - H_inf|| ~ m^{-1/2}. Each neuron feels a force O(m^{-1/2}): displacement ~
+    m^{-1/2}; so O(m^{1/2}) pairs change sign, each moves H by O(1/m): ||H(t) - H(0)|| =
+    O(m^{-1/2}). Were as many pairs to switch on as off, their signs would average to m^{-3/4}; but
+    only an active neuron feels its own sample, so switching off prevails by a fixed share and -1/2
+    is the limit. With many samples the share is small, and -3/4 is what moderate widths show.
+    Against the lazy twin, O(m^{1/2}) neurons whose pattern changed part by O(m^{-1/2}) each, so ||W
+    - W_lazy|| ~ m^{-1/4}, while ||W_lazy - W(0)|| = O(1).""",
 )
 def remark_lazy_training(setting: Setting):
     widths, moved = setting.along_widths(lambda run: run.displaced.max())
@@ -33,15 +35,25 @@ def remark_lazy_training(setting: Setting):
     start_widths, start = setting.initial_distances
     _, left = setting.along_widths(lambda run: run.loss[-1] / run.loss[0])
     slopes = {
-        name: slope(widths, values) for name, values in (("displacement", moved), ("||H(t)-H(0)||", drift), ("pairs that cross", pairs))
+        name: slope(widths, values)
+        for name, values in (
+            ("displacement", moved),
+            ("||H(t)-H(0)||", drift),
+            ("pairs that cross", pairs),
+        )
     }
     _, off = setting.along_widths(lambda run: -run.switch.sum() / run.switch.size)
     slopes["||H(0)-H_inf||"] = slope(start_widths, start)
     _, gap = setting.along_widths(lambda run: run.twin_gap)
     _, parting = setting.along_widths(lambda run: run.parting)
-    slopes |= {"Delta against its frozen-kernel twin": slope(widths, gap), "||W-W_lazy|| / ||W_lazy-W(0)||": slope(widths, parting)}
+    slopes |= {
+        "Delta against its frozen-kernel twin": slope(widths, gap),
+        "||W-W_lazy|| / ||W_lazy-W(0)||": slope(widths, parting),
+    }
     narrow, wide = widths == widths.min(), widths == widths.max()
-    before, after = (start[start_widths == w].mean() for w in (start_widths.min(), start_widths.max()))
+    before, after = (
+        start[start_widths == w].mean() for w in (start_widths.min(), start_widths.max())
+    )
     expected = {
         "displacement": -0.5,
         "||H(0)-H_inf||": -0.5,
@@ -63,7 +75,8 @@ def remark_lazy_training(setting: Setting):
             largest_final_loss=left.max(),
         ),
         every(
-            "slopes in m: -1/2 for displacement, ||H(0)-H_inf|| and Delta against its frozen-kernel twin, -1/4 for ||W-W_lazy||, "
+            "slopes in m: -1/2 for displacement, ||H(0)-H_inf|| and Delta against its "
+            "frozen-kernel twin, -1/4 for ||W-W_lazy||, "
             "+1/2 for the pairs that cross, between -1/2 and -3/4 for ||H(t)-H(0)||",
             setting.on_crossings,
             {
@@ -72,7 +85,12 @@ def remark_lazy_training(setting: Setting):
             },
             0.15,
             slopes={
-                name: {"slope": s, "95% half width": h, "expected": expected.get(name, "-1/2 to -3/4")} for name, (s, h) in slopes.items()
+                name: {
+                    "slope": s,
+                    "95% half width": h,
+                    "expected": expected.get(name, "-1/2 to -3/4"),
+                }
+                for name, (s, h) in slopes.items()
             },
             surplus_of_switching_off={
                 "share of crossings": float(off.mean()),
@@ -80,7 +98,8 @@ def remark_lazy_training(setting: Setting):
             },
         ),
         drawing(
-            "Against the width, one point a run: distances of the weights, the kernel and the error from their lazy twins; "
+            "Against the width, one point a run: distances of the weights, the kernel "
+            "and the error from their lazy twins; "
             "pairs that cross.",
             against(
                 "width m",
@@ -92,7 +111,12 @@ def remark_lazy_training(setting: Setting):
                 },
             ),
             against(
-                "width m", "kernels", {"||H(0)-H_inf||": (*_thinned(start_widths, start), -0.5), "||H(t)-H(0)||": (widths, drift, fall)}
+                "width m",
+                "kernels",
+                {
+                    "||H(0)-H_inf||": (*_thinned(start_widths, start), -0.5),
+                    "||H(t)-H(0)||": (widths, drift, fall),
+                },
             ),
             against("width m", "pairs", {"pairs that cross": (widths, pairs, 0.5)}),
         ),
@@ -109,10 +133,11 @@ def _thinned(widths: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.nda
     section="2",
     kind="probability",
     experiment="three_flows",
-    note="""The width n^6/delta^3 does not see lambda0, so it cannot keep lambda_min(H) > lambda0/2 when lambda0 -> 0. Two inputs
-    at angle theta: lambda0 ~ theta/(2 pi), but with m theta/pi << 1 no neuron tells them apart and lambda_min(H(0)) ~
-    theta^2/4. Du et al. have n^6/(lambda0^4 delta^3). Given lambda_min(H(t)) >= lambda0/2, L' = -Delta.H Delta <=
-    -lambda0 L gives (2.7).""",
+    note="""The width n^6/delta^3 does not see lambda0, so it cannot keep lambda_min(H) > lambda0/2
+    when lambda0 -> 0. Two inputs at angle theta: lambda0 ~ theta/(2 pi), but with m theta/pi << 1
+    no neuron tells them apart and lambda_min(H(0)) ~ theta^2/4. Du et al. have n^6/(lambda0^4
+    delta^3). Given lambda_min(H(t)) >= lambda0/2, L' = -Delta.H Delta <= -lambda0 L gives
+    (2.7).""",
 )
 def thm_1(setting: Setting):
     rng, delta = np.random.default_rng(2), 0.1
@@ -121,20 +146,29 @@ def thm_1(setting: Setting):
         lam0, _ = pair_eigenvalues(theta)
         for k in (1, 1000):
             width = bounds.width_theorem_1_printed(2, delta, k)
-            printed[f"angle {theta:g}, constant {k}"] = int(np.sum(pair_lambda_min(theta, width, trials, rng) <= lam0 / 2))
+            printed[f"angle {theta:g}, constant {k}"] = int(
+                np.sum(pair_lambda_min(theta, width, trials, rng) <= lam0 / 2)
+            )
     for theta in (1.0, 0.1, 0.03):
         lam0, _ = pair_eigenvalues(theta)
         width = bounds.width_corrected(2, delta, lam0)
-        corrected[f"angle {theta:g}"] = int(np.sum(pair_lambda_min(theta, width, trials, rng) <= lam0 / 2))
+        corrected[f"angle {theta:g}"] = int(
+            np.sum(pair_lambda_min(theta, width, trials, rng) <= lam0 / 2)
+        )
     values, c = setting.eigen
     ts = np.linspace(0, 60 / values[0], 512)
     run = frozen(GradientFlow(), values, c, ts)
     ratio = float(np.max(run.loss / bounds.gradient_flow_sharp(ts, values[0], run.loss[0])))
     tail = -float(np.log(run.loss[-1] / run.loss[-65]) / (ts[-1] - ts[-65]))
-    share = {f"printed, {k}": v / trials for k, v in printed.items()} | {f"corrected, {k}": v / trials for k, v in corrected.items()}
+    share = {f"printed, {k}": v / trials for k, v in printed.items()} | {
+        f"corrected, {k}": v / trials for k, v in corrected.items()
+    }
     return (
         rarely(
-            "at m = Omega(n^6/delta^3), lambda_min(H(t)) > lambda0/2 with probability 1 - delta (here t = 0)",
+            (
+                "at m = Omega(n^6/delta^3), lambda_min(H(t)) > lambda0/2 with probability "
+                "1 - delta (here t = 0)"
+            ),
             "n = 2 inputs at angles 0.1, 1e-3, 1e-6, 1e-9; delta = 0.1; constants 1 and 1000",
             printed,
             trials,
@@ -150,14 +184,18 @@ def thm_1(setting: Setting):
         every(
             "constant H: L(t) <= exp(-2 lambda_min t) L(0), and no larger exponent",
             setting.on_kernel,
-            {"bound": ratio <= 1 + 1e-9, "exponent attained": abs(tail / bounds.gradient_flow_rate(values[0]) - 1) < 0.02},
+            {
+                "bound": ratio <= 1 + 1e-9,
+                "exponent attained": abs(tail / bounds.gradient_flow_rate(values[0]) - 1) < 0.02,
+            },
             0.02,
             largest_ratio=ratio,
             tail_exponent=tail,
             expected=bounds.gradient_flow_rate(values[0]),
         ),
         drawing(
-            "Left: how often lambda_min(H(0)) <= lambda0/2 at the width asked for, against delta. Right: constant H, the loss "
+            "Left: how often lambda_min(H(0)) <= lambda0/2 at the width asked for, "
+            "against delta. Right: constant H, the loss "
             "and its sharp bound.",
             by_name("failure frequency", share, delta),
             panel(
@@ -176,8 +214,9 @@ def thm_1(setting: Setting):
     section="2",
     kind="bound",
     experiment="three_flows",
-    note="""d/dt L = -Delta.H Delta <= -2 lambda_min(H) L <= -lambda0 L while lambda_min(H(t)) >= lambda0/2. For constant H the
-    exponent is 2 lambda_min, so for H = lambda0/2 (2.7) is attained.""",
+    note="""d/dt L = -Delta.H Delta <= -2 lambda_min(H) L <= -lambda0 L while lambda_min(H(t)) >=
+    lambda0/2. For constant H the exponent is 2 lambda_min, so for H = lambda0/2 (2.7) is
+    attained.""",
 )
 def eq_2_7(setting: Setting):
     run, lam0 = setting.gradient_run, setting.points_lam0
@@ -196,7 +235,12 @@ def eq_2_7(setting: Setting):
             final_loss_over_bound=float(loss[-1] / bounds.theorem_1(ts[-1], lam0, loss[0])),
         ),
         None,
-        attained("the exponent lambda0 cannot be improved under this hypothesis", "one mode with H = lambda0/2", sharp, 1e-9),
+        attained(
+            "the exponent lambda0 cannot be improved under this hypothesis",
+            "one mode with H = lambda0/2",
+            sharp,
+            1e-9,
+        ),
         drawing(
             "The loss of a network under gradient flow, and the bound (2.7).",
             panel(
@@ -215,10 +259,11 @@ def eq_2_7(setting: Setting):
     section="2",
     kind="rate",
     experiment="discrete_vs_flow",
-    note="""Constant kernel, x = eta lambda. Gradient descent has the root 1 - x, the heavy ball those of z^2 - (1 + beta -
-    x) z + beta, Nesterov with constant beta those of z^2 - (1 + beta)(1 - x) z + beta (1 - x). Best rates over [mu,
-    kappa mu]: (kappa-1)/(kappa+1), (sqrt kappa - 1)/(sqrt kappa + 1), and 1 - 2/sqrt(3 kappa + 1). At the second-order
-    map of (3.1), -2 log|z|/h tends to r(b) as h^2.""",
+    note="""Constant kernel, x = eta lambda. Gradient descent has the root 1 - x, the heavy ball
+    those of z^2 - (1 + beta - x) z + beta, Nesterov with constant beta those of z^2 - (1 + beta)(1
+    - x) z + beta (1 - x). Best rates over [mu, kappa mu]: (kappa-1)/(kappa+1), (sqrt kappa -
+    1)/(sqrt kappa + 1), and 1 - 2/sqrt(3 kappa + 1). At the second-order map of (3.1), -2 log|z|/h
+    tends to r(b) as h^2.""",
 )
 def remark_discrete(setting: Setting):
     values = setting.eigen[0]
@@ -229,18 +274,27 @@ def remark_discrete(setting: Setting):
     for h in hs:
         method, _ = HeavyBall(wide_b).discretize(float(h))
         gaps.append(
-            abs(-2 * np.log(radius([1, -(1 + method.beta - method.eta * lam), method.beta])) / h - bounds.heavy_ball_rate(wide_b, lam))
+            abs(
+                -2 * np.log(radius([1, -(1 + method.beta - method.eta * lam), method.beta])) / h
+                - bounds.heavy_ball_rate(wide_b, lam)
+            )
         )
     order, half = slope(hs, gaps)
     kappa = 100.0
     best = {
-        "gradient descent": (min(max(abs(1 - x), abs(1 - kappa * x)) for x in np.linspace(0.01, 0.03, 2001)), (kappa - 1) / (kappa + 1)),
+        "gradient descent": (
+            min(max(abs(1 - x), abs(1 - kappa * x)) for x in np.linspace(0.01, 0.03, 2001)),
+            (kappa - 1) / (kappa + 1),
+        ),
         "heavy ball": (_best_heavy_ball(kappa), (np.sqrt(kappa) - 1) / (np.sqrt(kappa) + 1)),
         "Nesterov, constant beta": (_best_nesterov(kappa), 1 - 2 / np.sqrt(3 * kappa + 1)),
     }
     return (
         within(
-            "the results extend to the discrete methods: the rate of the heavy ball tends to the flow's",
+            (
+                "the results extend to the discrete methods: the rate of the heavy ball "
+                "tends to the flow's"
+            ),
             f"{setting.on_kernel}, b = 3 sqrt(lambda_min)",
             gaps[-1] / bounds.heavy_ball_rate(wide_b, lam),
             0.0,
@@ -248,7 +302,15 @@ def remark_discrete(setting: Setting):
             h=hs,
             b_of_paper=b,
         ),
-        within("at the second-order map the gap closes as h^2", "the same", order, 1.8, 2.2, half_width=half, gaps=gaps),
+        within(
+            "at the second-order map the gap closes as h^2",
+            "the same",
+            order,
+            1.8,
+            2.2,
+            half_width=half,
+            gaps=gaps,
+        ),
         every(
             "best rates (kappa-1)/(kappa+1), (sqrt kappa-1)/(sqrt kappa+1), 1-2/sqrt(3 kappa+1)",
             "spectra with kappa = 100, parameters by search",
@@ -269,11 +331,20 @@ def _best_heavy_ball(kappa: float) -> float:
     def worst(beta, top):
         return max(radius([1, -(1 + beta - top * x), beta]) for x in (xs[0], xs[20], xs[-1]))
 
-    return min(worst(beta, top) for beta in np.linspace(0.6, 0.75, 31) for top in np.linspace(3.0, 3.6, 31))
+    return min(
+        worst(beta, top) for beta in np.linspace(0.6, 0.75, 31) for top in np.linspace(3.0, 3.6, 31)
+    )
 
 
 def _best_nesterov(kappa: float) -> float:
     def worst(beta, top):
-        return max(radius([1, -(1 + beta) * (1 - top * x), beta * (1 - top * x)]) for x in (1 / kappa, 0.3, 1.0))
+        return max(
+            radius([1, -(1 + beta) * (1 - top * x), beta * (1 - top * x)])
+            for x in (1 / kappa, 0.3, 1.0)
+        )
 
-    return min(worst(beta, top) for beta in np.linspace(0.7, 0.85, 31) for top in np.linspace(1.2, 1.34, 31))
+    return min(
+        worst(beta, top)
+        for beta in np.linspace(0.7, 0.85, 31)
+        for top in np.linspace(1.2, 1.34, 31)
+    )

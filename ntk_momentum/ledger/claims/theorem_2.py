@@ -17,8 +17,9 @@ from .setting import Setting
     "remark-lipschitz",
     section="3",
     kind="bound",
-    note="""For every mode lambda >= alpha^2, |phi| <= (1 + alpha t) e^{-alpha t}: no smoothness constant enters. Nor does it for
-    any other b > 0: r(b) depends on lambda_min alone, so a Lipschitz gradient is not needed there either.""",
+    note="""For every mode lambda >= alpha^2, |phi| <= (1 + alpha t) e^{-alpha t}: no smoothness
+    constant enters. Nor does it for any other b > 0: r(b) depends on lambda_min alone, so a
+    Lipschitz gradient is not needed there either.""",
 )
 def remark_lipschitz(setting: Setting):
     alpha = 0.5
@@ -26,10 +27,15 @@ def remark_lipschitz(setting: Setting):
     ratios = {}
     for top in (1e2, 1e4, 1e6):
         run = frozen(HeavyBall(2 * alpha), worst_modes(alpha, top), 1.0, ts)
-        ratios[f"{top:g}"] = float(np.max(run.residual**2 / bounds.heavy_ball_critical(ts, alpha, 1.0)[:, None]))
+        ratios[f"{top:g}"] = float(
+            np.max(run.residual**2 / bounds.heavy_ball_critical(ts, alpha, 1.0)[:, None])
+        )
     rates = {}
     for b in (0.25, 0.5, 1.0, 1.4, 3.0):
-        rates[f"{b:g}"] = [min(exponent(b, lam) for lam in (0.25, 0.25 * 1e2, 0.25 * 1e4)), float(bounds.heavy_ball_rate(b, 0.25))]
+        rates[f"{b:g}"] = [
+            min(exponent(b, lam) for lam in (0.25, 0.25 * 1e2, 0.25 * 1e4)),
+            float(bounds.heavy_ball_rate(b, 0.25)),
+        ]
     measured_b = [float(b) for b in rates]
     return (
         bound(
@@ -39,14 +45,23 @@ def remark_lipschitz(setting: Setting):
             by_kappa=ratios,
         ),
         every(
-            "every other b > 0 needs none either: the worst exponent over lambda_min <= lambda <= 1e4 lambda_min is r(b) > 0",
+            (
+                "every other b > 0 needs none either: the worst exponent over lambda_min "
+                "<= lambda <= 1e4 lambda_min is r(b) > 0"
+            ),
             "lambda_min = 1/4, b = 0.25 ... 3",
-            {f"b = {b}": measured > 0 and abs(measured / predicted - 1) < 0.06 for b, (measured, predicted) in rates.items()},
+            {
+                f"b = {b}": measured > 0 and abs(measured / predicted - 1) < 0.06
+                for b, (measured, predicted) in rates.items()
+            },
             0.06,
             measured_and_predicted=rates,
         ),
         drawing(
-            "The worst exponent over eigenvalues up to 1e4 lambda_min, against r(b): no smoothness constant enters.",
+            (
+                "The worst exponent over eigenvalues up to 1e4 lambda_min, against r(b): "
+                "no smoothness constant enters."
+            ),
             panel(
                 "b",
                 "exponent of L",
@@ -61,9 +76,9 @@ def remark_lipschitz(setting: Setting):
     "remark-zero-velocity",
     section="3",
     kind="bound",
-    note="""Start at Delta(0) = 0 with Delta'(0) = 1: L^(0) = 0, so every bound by L^(0) says Delta = 0 for ever, while Delta
-    moves. With a velocity, V(0) = L^(0) + |alpha Delta(0) + Delta'(0)|^2/2 must stand on the right: L <= (2/lambda0)
-    e^{-alpha t} V(0).""",
+    note="""Start at Delta(0) = 0 with Delta'(0) = 1: L^(0) = 0, so every bound by L^(0) says Delta
+    = 0 for ever, while Delta moves. With a velocity, V(0) = L^(0) + |alpha Delta(0) +
+    Delta'(0)|^2/2 must stand on the right: L <= (2/lambda0) e^{-alpha t} V(0).""",
 )
 def remark_zero_velocity(setting: Setting):
     lam0, ts = 0.5, np.linspace(0, 30, 512)
@@ -76,18 +91,35 @@ def remark_zero_velocity(setting: Setting):
         phi, psi = mode.residual[:, 0], -mode.velocity[:, 0] / lam
         for D, V in ((0.0, 1.0), (1.0, 1.0), (1.0, -1.0), (1.0, 3.0)):
             energy = 0.5 * lam * D**2 + 0.5 * (alpha * D + V) ** 2
-            worst = max(worst, float(np.max(0.5 * (phi * D + psi * V) ** 2 / (2 / lam0 * np.exp(-alpha * ts) * energy))))
+            worst = max(
+                worst,
+                float(
+                    np.max(
+                        0.5 * (phi * D + psi * V) ** 2 / (2 / lam0 * np.exp(-alpha * ts) * energy)
+                    )
+                ),
+            )
     reached = float(np.max(0.5 * moving**2))
     return (
         bound(
-            "w'(0) = 0 without loss of generality: L(t) <= (4/lambda0) e^{-alpha t} L^(0) from any velocity",
+            (
+                "w'(0) = 0 without loss of generality: L(t) <= (4/lambda0) e^{-alpha t} "
+                "L^(0) from any velocity"
+            ),
             "n = 1, H = lambda0 = 1/2, Delta(0) = 0, Delta'(0) = 1: L^(0) = 0",
             np.inf if reached > 0 else 0.0,
             largest_loss=reached,
         ),
-        bound("L(t) <= (2/lambda0) e^{-alpha t} V(0) from any velocity", "modes lambda >= alpha^2, four starts", worst),
+        bound(
+            "L(t) <= (2/lambda0) e^{-alpha t} V(0) from any velocity",
+            "modes lambda >= alpha^2, four starts",
+            worst,
+        ),
         drawing(
-            "From Delta(0) = 0 with velocity 1: L^(0) = 0, so the printed bound is 0, while L moves below the bound by V(0).",
+            (
+                "From Delta(0) = 0 with velocity 1: L^(0) = 0, so the printed bound is 0, "
+                "while L moves below the bound by V(0)."
+            ),
             panel(
                 "t",
                 "L(t)",
@@ -103,23 +135,37 @@ def remark_zero_velocity(setting: Setting):
     section="3",
     kind="bound",
     experiment="three_flows",
-    note="""V' = -alpha V - (alpha/2) Delta.(H - alpha^2) Delta - (alpha/2)|Delta'|^2 for constant H >= alpha^2 = lambda0/2, and
-    V(0) = L^(0) + alpha^2 L(0) <= 2 L^(0), L <= (2/lambda0) L^: L <= (4/lambda0) e^{-alpha t} L^(0). Mode by mode,
-    |phi| <= (1 + alpha t) e^{-alpha t}, with equality for H = alpha^2; if H >= lambda0 = 2 alpha^2, phi^2 e^{2 alpha
-    t} <= lambda/(lambda - alpha^2) <= 2. The printed b = sqrt(2 lambda0^2) has exponent sqrt 2 lambda0, below
-    sqrt(lambda0/2) when lambda0 < 1/4.""",
+    note="""V' = -alpha V - (alpha/2) Delta.(H - alpha^2) Delta - (alpha/2)|Delta'|^2 for constant H
+    >= alpha^2 = lambda0/2, and V(0) = L^(0) + alpha^2 L(0) <= 2 L^(0), L <= (2/lambda0) L^: L <=
+    (4/lambda0) e^{-alpha t} L^(0). Mode by mode, |phi| <= (1 + alpha t) e^{-alpha t}, with equality
+    for H = alpha^2; if H >= lambda0 = 2 alpha^2, phi^2 e^{2 alpha t} <= lambda/(lambda - alpha^2)
+    <= 2. The printed b = sqrt(2 lambda0^2) has exponent sqrt 2 lambda0, below sqrt(lambda0/2) when
+    lambda0 < 1/4.""",
 )
 def thm_2(setting: Setting):
     lam0 = 0.1
     ts = np.linspace(0, 400, 512)
     slow = frozen(HeavyBall(np.sqrt(2 * lam0**2)), [lam0], [1.0], ts)
-    printed = float(np.max(slow.loss / bounds.theorem_2_printed(ts, lam0, slow.pseudo_loss[0], "quadratic form")))
+    printed = float(
+        np.max(
+            slow.loss / bounds.theorem_2_printed(ts, lam0, slow.pseudo_loss[0], "quadratic form")
+        )
+    )
     run, points0 = setting.heavy_ball_run, setting.points_lam0
     times, loss = np.asarray(run.ts), np.asarray(run.loss)
     held = while_bounded(run, points0 / 2)
-    network = float(np.max((loss / bounds.theorem_2_corrected(times, points0, float(run.pseudo_loss[0])))[held], initial=0.0))
-    corrected = theorem_2_ratio(lambda t, lam: bounds.theorem_2_corrected(t, lam0, 0.5 * lam), lam0, lam0 / 2)
-    critical = theorem_2_ratio(lambda t, lam: bounds.heavy_ball_critical(t, np.sqrt(lam0 / 2), 0.5), lam0, lam0 / 2)
+    network = float(
+        np.max(
+            (loss / bounds.theorem_2_corrected(times, points0, float(run.pseudo_loss[0])))[held],
+            initial=0.0,
+        )
+    )
+    corrected = theorem_2_ratio(
+        lambda t, lam: bounds.theorem_2_corrected(t, lam0, 0.5 * lam), lam0, lam0 / 2
+    )
+    critical = theorem_2_ratio(
+        lambda t, lam: bounds.heavy_ball_critical(t, np.sqrt(lam0 / 2), 0.5), lam0, lam0 / 2
+    )
     double = theorem_2_ratio(lambda t, lam: bounds.heavy_ball_sharp(t, lam0, 0.5), lam0, lam0)
     alpha = np.sqrt(lam0 / 2)
     critical_run = frozen(HeavyBall(2 * alpha), [lam0 / 2], [1.0], ts[:128])
@@ -133,15 +179,24 @@ def thm_2(setting: Setting):
             claimed=np.sqrt(lam0 / 2),
         ),
         bound(
-            "b = sqrt(2 lambda0), constant H >= lambda0/2: L(t) <= (4/lambda0) exp(-sqrt(lambda0/2) t) L^(0)",
-            f"modes lambda >= lambda0/2; and, moving kernel, {setting.on_points} at m = {setting.wide}",
+            (
+                "b = sqrt(2 lambda0), constant H >= lambda0/2: L(t) <= (4/lambda0) "
+                "exp(-sqrt(lambda0/2) t) L^(0)"
+            ),
+            (
+                f"modes lambda >= lambda0/2; and, moving kernel, {setting.on_points} at m "
+                f"= {setting.wide}"
+            ),
             max(corrected, network),
             modes=corrected,
             network=network,
             network_times_checked=len(times[held]),
         ),
         every(
-            "(1 + alpha t)^2 e^{-2 alpha t} L(0) for H >= lambda0/2; 2 e^{-sqrt(2 lambda0) t} L(0) for H >= lambda0; both attained",
+            (
+                "(1 + alpha t)^2 e^{-2 alpha t} L(0) for H >= lambda0/2; 2 e^{-sqrt(2 "
+                "lambda0) t} L(0) for H >= lambda0; both attained"
+            ),
             "modes lambda from lambda0/2, or lambda0, to 1e4 times that",
             {
                 "first": critical <= 1 + 1e-9,
@@ -153,23 +208,33 @@ def thm_2(setting: Setting):
             ratios=[critical, double],
         ),
         drawing(
-            "Left: the printed b = sqrt(2 lambda0^2) decays more slowly than the bound claims. Right: b = sqrt(2 lambda0) at H "
+            "Left: the printed b = sqrt(2 lambda0^2) decays more slowly than the bound "
+            "claims. Right: b = sqrt(2 lambda0) at H "
             "= lambda0/2 meets the sharp bound.",
             panel(
                 "t",
                 "L(t)",
                 line(ts, slow.loss, "L"),
-                theory(ts, bounds.theorem_2_printed(ts, lam0, slow.pseudo_loss[0], "quadratic form"), "printed bound"),
+                theory(
+                    ts,
+                    bounds.theorem_2_printed(ts, lam0, slow.pseudo_loss[0], "quadratic form"),
+                    "printed bound",
+                ),
                 log="y",
             ),
             panel(
                 "alpha t",
                 "L(t)/L(0)",
                 line(alpha * critical_run.ts, critical_run.loss / scale, "L"),
-                theory(alpha * critical_run.ts, bounds.heavy_ball_critical(critical_run.ts, alpha, 1.0), "(1 + alpha t)^2 exp(-2 alpha t)"),
+                theory(
+                    alpha * critical_run.ts,
+                    bounds.heavy_ball_critical(critical_run.ts, alpha, 1.0),
+                    "(1 + alpha t)^2 exp(-2 alpha t)",
+                ),
                 line(
                     alpha * critical_run.ts,
-                    bounds.theorem_2_corrected(critical_run.ts, lam0, critical_run.pseudo_loss[0]) / scale,
+                    bounds.theorem_2_corrected(critical_run.ts, lam0, critical_run.pseudo_loss[0])
+                    / scale,
                     "(4/lambda0) exp(-alpha t) L^(0)",
                 ),
                 log="y",
@@ -183,19 +248,23 @@ def thm_2(setting: Setting):
     section="3",
     kind="bound",
     experiment="three_flows",
-    note="""Delta.H Delta = 2 L^, so the displayed equality is off by two. At t = 0 the second form demands L(0) <= L^(0), while
-    L(0)/L^(0) reaches 1/lambda_min. By hand, n = 1, H = 1/2, b = 1: phi = e^{-t/2}(cos(t/2) + sin(t/2)), and the
-    first form fails at sin t = 3/5 with ratio (8/5) e^{-0.3218} = 1.16. Best constant: sup (1 + s)^2 e^{-s} = 4/e at
-    s = 1 gives 8/(e lambda0).""",
+    note="""Delta.H Delta = 2 L^, so the displayed equality is off by two. At t = 0 the second form
+    demands L(0) <= L^(0), while L(0)/L^(0) reaches 1/lambda_min. By hand, n = 1, H = 1/2, b = 1:
+    phi = e^{-t/2}(cos(t/2) + sin(t/2)), and the first form fails at sin t = 3/5 with ratio (8/5)
+    e^{-0.3218} = 1.16. Best constant: sup (1 + s)^2 e^{-s} = 4/e at s = 1 gives 8/(e lambda0).""",
 )
 def eq_3_4(setting: Setting):
     lam0, ts = 0.5, np.concatenate([[0.0, np.arcsin(0.6)], np.linspace(0.01, 20, 510)])
     run = frozen(HeavyBall(1.0), [lam0], [1.0], ts)
     ratios = {
-        reading: float(np.max(run.loss / bounds.theorem_2_printed(ts, lam0, run.pseudo_loss[0], reading)))
+        reading: float(
+            np.max(run.loss / bounds.theorem_2_printed(ts, lam0, run.pseudo_loss[0], reading))
+        )
         for reading in ("quadratic form", "pseudo-loss")
     }
-    corrected = theorem_2_ratio(lambda t, lam: bounds.theorem_2_corrected(t, lam0, 0.5 * lam), lam0, lam0 / 2)
+    corrected = theorem_2_ratio(
+        lambda t, lam: bounds.theorem_2_corrected(t, lam0, 0.5 * lam), lam0, lam0 / 2
+    )
     best = theorem_2_ratio(lambda t, lam: bounds.theorem_2_best(t, lam0, 0.5 * lam), lam0, lam0 / 2)
     order = np.argsort(ts)
     t, loss = ts[order][:200], run.loss[order][:200]
@@ -204,7 +273,10 @@ def eq_3_4(setting: Setting):
             "L(t) <= e^{-sqrt(lambda0/2) t} Delta.H Delta = e^{-sqrt(lambda0/2) t} L^(0)",
             ONE,
             {
-                **{f"bound read as {reading}": ratio <= 1 + 1e-9 for reading, ratio in ratios.items()},
+                **{
+                    f"bound read as {reading}": ratio <= 1 + 1e-9
+                    for reading, ratio in ratios.items()
+                },
                 "Delta.H Delta = L^": abs(2 * run.pseudo_loss[0] - run.pseudo_loss[0]) < 1e-12,
             },
             largest_ratio=ratios,
@@ -214,15 +286,31 @@ def eq_3_4(setting: Setting):
             "modes lambda >= lambda0/2, lambda0 = 1/2",
             corrected,
         ),
-        attained("the best constant is 8/(e lambda0)", "the same; met at H = lambda0/2, t = 1/alpha", best, 1e-3),
+        attained(
+            "the best constant is 8/(e lambda0)",
+            "the same; met at H = lambda0/2, t = 1/alpha",
+            best,
+            1e-3,
+        ),
         drawing(
-            "n = 1, H = lambda0 = 1/2: both readings of the printed bound are crossed, the corrected one is not.",
+            (
+                "n = 1, H = lambda0 = 1/2: both readings of the printed bound are crossed, "
+                "the corrected one is not."
+            ),
             panel(
                 "t",
                 "L(t)",
                 line(t, loss, "L"),
-                theory(t, bounds.theorem_2_printed(t, lam0, run.pseudo_loss[0], "quadratic form"), "Delta.H Delta exp(-t/2)"),
-                line(t, bounds.theorem_2_printed(t, lam0, run.pseudo_loss[0], "pseudo-loss"), "L^(0) exp(-t/2)"),
+                theory(
+                    t,
+                    bounds.theorem_2_printed(t, lam0, run.pseudo_loss[0], "quadratic form"),
+                    "Delta.H Delta exp(-t/2)",
+                ),
+                line(
+                    t,
+                    bounds.theorem_2_printed(t, lam0, run.pseudo_loss[0], "pseudo-loss"),
+                    "L^(0) exp(-t/2)",
+                ),
                 line(t, bounds.theorem_2_corrected(t, lam0, run.pseudo_loss[0]), "corrected"),
                 log="y",
             ),

@@ -1,4 +1,5 @@
-"""Lemmas 4 and 5 and the widths of the three theorems, on families of data sets with lambda0 -> 0."""
+"""Lemmas 4 and 5 and the widths of the three theorems, on families of data sets with lambda0 ->
+0."""
 
 from __future__ import annotations
 
@@ -25,26 +26,40 @@ def _draw(setting: Setting, width: int, trials: int, seed: int):
     section="A",
     kind="probability",
     experiment="concentration",
-    note="""Each entry is a mean of m independent numbers in an interval of length |x_i.x_j| <= 1. Hoeffding and a union over n^2
-    entries give ||H(0) - H_inf||_F <= n sqrt(log(2n^2/delta)/(2m)), hence m >= (8 n^2/lambda0^2) log(2 n^2/delta) for
-    lambda0/4. For lambda_min alone: H(0) is a mean of independent positive matrices D_r X X^T D_r of norm <= ||X||^2,
-    and matrix Chernoff at 1 - 1/4 gives n exp(-m lambda0/(32 ||X||^2)) <= delta.""",
+    note="""Each entry is a mean of m independent numbers in an interval of length |x_i.x_j| <= 1.
+    Hoeffding and a union over n^2 entries give ||H(0) - H_inf||_F <= n sqrt(log(2n^2/delta)/(2m)),
+    hence m >= (8 n^2/lambda0^2) log(2 n^2/delta) for lambda0/4. For lambda_min alone: H(0) is a
+    mean of independent positive matrices D_r X X^T D_r of norm <= ||X||^2, and matrix Chernoff at 1
+    - 1/4 gives n exp(-m lambda0/(32 ||X||^2)) <= delta.""",
 )
 def lemma_4(setting: Setting):
-    rng, failed, chernoff, widths, trials = np.random.default_rng(11), {}, {}, {}, setting.sizes.trials
+    rng, failed, chernoff, widths, trials = (
+        np.random.default_rng(11),
+        {},
+        {},
+        {},
+        setting.sizes.trials,
+    )
     for theta in ANGLES:
         lam0, gap = pair_eigenvalues(theta)
         width = float(np.ceil(bounds.lemma_4_width(2, DELTA, lam0)))
-        a, d, both = pair_kernels(theta, width, trials, rng).T - np.array([0.5, 0.5, 0.5 - theta / (2 * np.pi)])[:, None]
+        a, d, both = (
+            pair_kernels(theta, width, trials, rng).T
+            - np.array([0.5, 0.5, 0.5 - theta / (2 * np.pi)])[:, None]
+        )
         norm = np.abs((a + d) / 2) + np.sqrt(((a - d) / 2) ** 2 + ((1 - gap) * both) ** 2)
         failed[f"angle {theta:g}"] = int(np.sum(norm > lam0 / 4))
         smaller = float(np.ceil(bounds.chernoff_width(2, DELTA, lam0, 2 - gap)))
-        chernoff[f"angle {theta:g}"] = int(np.sum(pair_lambda_min(theta, smaller, trials, rng) < 0.75 * lam0))
+        chernoff[f"angle {theta:g}"] = int(
+            np.sum(pair_lambda_min(theta, smaller, trials, rng) < 0.75 * lam0)
+        )
         widths[f"{theta:g}"] = [width, smaller]
     n, lam0 = setting.points.n, setting.points_lam0
     width, few, far = int(np.ceil(bounds.lemma_4_width(n, DELTA, lam0))), 40, {}
     if width * n < 4_000_000:  # wider ones take too long to draw; the family stands alone then
-        distances = [np.linalg.norm(H - setting.points_kernel, 2) for H in _draw(setting, width, few, 12)]
+        distances = [
+            np.linalg.norm(H - setting.points_kernel, 2) for H in _draw(setting, width, few, 12)
+        ]
         far[setting.points.name] = int(np.sum(np.array(distances) > lam0 / 4))
     gram_norm = np.linalg.norm(np.asarray(setting.points.X).reshape(n, -1), 2) ** 2
     small = int(np.ceil(bounds.chernoff_width(n, DELTA, lam0, gram_norm)))
@@ -55,7 +70,10 @@ def lemma_4(setting: Setting):
     lam0s = [pair_eigenvalues(theta)[0] for theta in ANGLES]
     return (
         rarely(
-            "m = Omega((n^2/lambda0^2) log(n^2/delta)): ||H(0) - H_inf||_2 <= lambda0/4 with probability 1 - delta",
+            (
+                "m = Omega((n^2/lambda0^2) log(n^2/delta)): ||H(0) - H_inf||_2 <= "
+                "lambda0/4 with probability 1 - delta"
+            ),
             f"{FAMILY}, at m = (8 n^2/lambda0^2) log(2 n^2/delta)",
             failed,
             trials,
@@ -78,7 +96,10 @@ def lemma_4(setting: Setting):
             widths_of_both_forms=widths,
         ),
         drawing(
-            "Widths of the two forms on the family: Hoeffding asks for lambda0^-2, matrix Chernoff for lambda0^-1.",
+            (
+                "Widths of the two forms on the family: Hoeffding asks for lambda0^-2, "
+                "matrix Chernoff for lambda0^-1."
+            ),
             panel(
                 "lambda0",
                 "width",
@@ -91,7 +112,8 @@ def lemma_4(setting: Setting):
 
 
 def _worst_drift(setting: Setting, radius: float, width: int, trials: int, seed: int) -> np.ndarray:
-    """Upper bounds of ||H - H(0)||_F over all weights within `radius` of their start: every pair that can change is counted."""
+    """Upper bounds of ||H - H(0)||_F over all weights within `radius` of their start: every pair
+    that can change is counted."""
     rng, X = np.random.default_rng(seed), np.asarray(setting.points.X).reshape(setting.points.n, -1)
     gram, norms = X @ X.T, []
     for _ in range(trials):
@@ -106,18 +128,25 @@ def _worst_drift(setting: Setting, radius: float, width: int, trials: int, seed:
     section="A",
     kind="probability",
     experiment="lazy_training",
-    note="""A pair (r, i) can change sign only if |w_r(0).x_i| <= R, which has probability at most 2R/sqrt(2 pi). So E sum_ij
-    |H_ij - H_ij(0)| <= 4 n^2 R/sqrt(2 pi), and Markov's inequality with probability delta gives lambda0/4 at R = c
-    delta lambda0/n^2, c = sqrt(2 pi)/16. Very conservative: the measured radius is far larger, and real trajectories
-    leave R behind while H(t) stays close.""",
+    note="""A pair (r, i) can change sign only if |w_r(0).x_i| <= R, which has probability at most
+    2R/sqrt(2 pi). So E sum_ij |H_ij - H_ij(0)| <= 4 n^2 R/sqrt(2 pi), and Markov's inequality with
+    probability delta gives lambda0/4 at R = c delta lambda0/n^2, c = sqrt(2 pi)/16. Very
+    conservative: the measured radius is far larger, and real trajectories leave R behind while H(t)
+    stays close.""",
 )
 def lemma_5(setting: Setting):
     n, lam0, width = setting.points.n, setting.points_lam0, 4096
     R = bounds.lemma_5_radius(n, DELTA, lam0)
     trials = setting.sizes.trials // 4
-    failures = {setting.points.name: int(np.sum(_worst_drift(setting, R, width, trials, 14) >= lam0 / 4))}
+    failures = {
+        setting.points.name: int(np.sum(_worst_drift(setting, R, width, trials, 14) >= lam0 / 4))
+    }
     factors = 2.0 ** np.arange(0, 12)
-    holds = [f for f in factors if np.mean(_worst_drift(setting, f * R, width, 40, 15) >= lam0 / 4) <= DELTA]
+    holds = [
+        f
+        for f in factors
+        if np.mean(_worst_drift(setting, f * R, width, 40, 15) >= lam0 / 4) <= DELTA
+    ]
     widest = setting.crossings[setting.wide]
     real = {
         "displacement over R": max(run.displaced.max() for run in widest) / R,
@@ -126,7 +155,10 @@ def lemma_5(setting: Setting):
     medians = [float(np.median(_worst_drift(setting, f * R, width, 20, 15))) for f in factors]
     return (
         rarely(
-            "|w_r - w_r(0)| <= R = c delta lambda0/n^2 implies ||H - H(0)||_2 < lambda0/4 with probability 1 - delta",
+            (
+                "|w_r - w_r(0)| <= R = c delta lambda0/n^2 implies ||H - H(0)||_2 < "
+                "lambda0/4 with probability 1 - delta"
+            ),
             f"{setting.on_points}, m = {width}, every neuron moved against it, c = sqrt(2 pi)/16",
             failures,
             trials,
@@ -135,7 +167,14 @@ def lemma_5(setting: Setting):
             conservative_by_at_least=max(holds, default=0.0),
             heavy_ball_at_the_largest_width=real,
         ),
-        rarely("explicitly c = sqrt(2 pi)/16", "the same", failures, trials, DELTA, c=np.sqrt(2 * np.pi) / 16),
+        rarely(
+            "explicitly c = sqrt(2 pi)/16",
+            "the same",
+            failures,
+            trials,
+            DELTA,
+            c=np.sqrt(2 * np.pi) / 16,
+        ),
         drawing(
             "Every neuron moved against H by a multiple of R: the drift stays far below lambda0/4.",
             panel(
@@ -149,7 +188,9 @@ def lemma_5(setting: Setting):
     )
 
 
-def _exponents(width, lam0s=(0.1, 0.01, 0.001), ns=(10.0, 100.0, 1000.0), deltas=(0.1, 0.01, 0.001)) -> dict[str, float]:
+def _exponents(
+    width, lam0s=(0.1, 0.01, 0.001), ns=(10.0, 100.0, 1000.0), deltas=(0.1, 0.01, 0.001)
+) -> dict[str, float]:
     """Powers of n, delta and lambda0 in a width formula f(n, delta, lam0)."""
     return {
         "n": slope(ns, [width(n, 0.1, 0.1) for n in ns])[0],
@@ -168,8 +209,12 @@ def _frozen_width(n, delta, lam0):
 
 
 def _suffices(setting: Setting) -> float:
-    """Smallest width of the runs from which on lambda_min(H(t)) >= lambda0/2 in every seed and at all times."""
-    kept = {width: all(run.lambda_min.min() >= setting.points_lam0 / 2 for run in runs) for width, runs in setting.crossings.items()}
+    """Smallest width of the runs from which on lambda_min(H(t)) >= lambda0/2 in every seed and at
+    all times."""
+    kept = {
+        width: all(run.lambda_min.min() >= setting.points_lam0 / 2 for run in runs)
+        for width, runs in setting.crossings.items()
+    }
     good = [w for w in kept if all(kept[v] for v in kept if v >= w)]
     return float(min(good)) if good else np.inf
 
@@ -180,10 +225,14 @@ def _asked(setting: Setting) -> dict[str, float]:
     gram_norm = np.linalg.norm(np.asarray(setting.points.X).reshape(n, -1), 2) ** 2
     return {
         "Theorem 1 printed": bounds.width_theorem_1_printed(n, DELTA),
-        "Theorem 2 printed": bounds.width_theorem_2_printed(n, DELTA, lam0, bounds.paper_friction(lam0)),
+        "Theorem 2 printed": bounds.width_theorem_2_printed(
+            n, DELTA, lam0, bounds.paper_friction(lam0)
+        ),
         "Theorem 3 printed": bounds.width_theorem_3_printed(n, DELTA, lam0),
         "n^6/(delta^3 lambda0^4)": bounds.width_corrected(n, DELTA, lam0),
-        "with its constants": bounds.width_from_displacement(n, DELTA, lam0, float(np.linalg.norm(setting.points.y))),
+        "with its constants": bounds.width_from_displacement(
+            n, DELTA, lam0, float(np.linalg.norm(setting.points.y))
+        ),
         "Lemma 4": bounds.lemma_4_width(n, DELTA, lam0),
         "matrix Chernoff": bounds.chernoff_width(n, DELTA, lam0, gram_norm),
         "suffices in fact": _suffices(setting),
@@ -191,30 +240,41 @@ def _asked(setting: Setting) -> dict[str, float]:
 
 
 def _in_fact(setting: Setting) -> Check | None:
-    """The width that suffices beside the one the proof asks for; None when no width that was run suffices."""
+    """The width that suffices beside the one the proof asks for; None when no width that was run
+    suffices."""
     asked = _asked(setting)
     ratio = asked["suffices in fact"] / asked["with its constants"]
-    return None if np.isinf(ratio) else bound("far smaller widths suffice in fact", setting.on_crossings, ratio, widths=asked)
+    return (
+        None
+        if np.isinf(ratio)
+        else bound("far smaller widths suffice in fact", setting.on_crossings, ratio, widths=asked)
+    )
 
 
 def _family_drift(setting: Setting, rng: np.random.Generator) -> dict[str, float]:
-    """How often ||H(t) - H(0)|| could reach lambda0/4 on the family, at the width of the frozen-kernel proof, every near neuron flipped."""
+    """How often ||H(t) - H(0)|| could reach lambda0/4 on the family, at the width of the
+    frozen-kernel proof, every near neuron flipped."""
     drift = {}
     for theta in ANGLES[:3]:
         lam0, _ = pair_eigenvalues(theta)
         m = min(int(_frozen_width(2, DELTA, lam0)), 10**18)
         moved = bounds.displacement_constant(2, m, lam0, _residual(2, DELTA))
-        near = rng.binomial(m, 2 * moved / np.sqrt(2 * np.pi), size=(setting.sizes.trials, 2)) / m  # neurons that may flip on each input
+        near = (
+            rng.binomial(m, 2 * moved / np.sqrt(2 * np.pi), size=(setting.sizes.trials, 2)) / m
+        )  # neurons that may flip on each input
         norm = np.sqrt(near[:, 0] ** 2 + near[:, 1] ** 2 + 2 * (near.sum(1)) ** 2)
         drift[f"{theta:g}"] = float(np.mean(norm >= lam0 / 4))
     return drift
 
 
 def _proof_on_family(width) -> dict[str, float]:
-    """R'/R of the frozen-kernel proof at a width formula, constants one, along the family: the proof closes only where it stays bounded."""
+    """R'/R of the frozen-kernel proof at a width formula, constants one, along the family: the
+    proof closes only where it stays bounded."""
     lam0s = [pair_eigenvalues(theta)[0] for theta in ANGLES]
     return {
-        f"{lam0:.3g}": bounds.displacement_constant(2, width(2, DELTA, lam0), lam0, _residual(2, DELTA))
+        f"{lam0:.3g}": bounds.displacement_constant(
+            2, width(2, DELTA, lam0), lam0, _residual(2, DELTA)
+        )
         / bounds.lemma_5_radius(2, DELTA, lam0)
         for lam0 in lam0s
     }
@@ -224,7 +284,10 @@ def _proof_drawing(family: dict[str, dict[str, float]]) -> Drawing:
     """R'/R along the family for the printed and for the corrected width."""
     lam0s = [float(k) for k in family["printed"]]
     return drawing(
-        "R'/R of the proof at the printed and at the corrected width, along the family: the proof closes only where it stays bounded.",
+        (
+            "R'/R of the proof at the printed and at the corrected width, along the "
+            "family: the proof closes only where it stays bounded."
+        ),
         panel(
             "lambda0",
             "R'/R",
@@ -239,16 +302,18 @@ def _proof_drawing(family: dict[str, dict[str, float]]) -> Drawing:
     "width-thm-1",
     section="2",
     kind="width",
-    note="""|w_r(t) - w_r(0)| <= 2 sqrt(n)|Delta(0)|/(sqrt(m) lambda0) < R = c delta lambda0/n^2 and |Delta(0)|^2 = O(n/delta)
-    give m = Omega(n^6/(delta^3 lambda0^4)) (Du et al.). n^6/delta^3 without lambda0 is refuted by two inputs that
-    approach each other.""",
+    note="""|w_r(t) - w_r(0)| <= 2 sqrt(n)|Delta(0)|/(sqrt(m) lambda0) < R = c delta lambda0/n^2 and
+    |Delta(0)|^2 = O(n/delta) give m = Omega(n^6/(delta^3 lambda0^4)) (Du et al.). n^6/delta^3
+    without lambda0 is refuted by two inputs that approach each other.""",
 )
 def width_thm_1(setting: Setting):
     rng, printed = np.random.default_rng(16), {}
     for theta in (1e-3, 1e-6, 1e-9):
         lam0 = pair_eigenvalues(theta)[0]
         width = bounds.width_theorem_1_printed(2, DELTA, 100)
-        printed[f"angle {theta:g}"] = int(np.sum(pair_lambda_min(theta, width, setting.sizes.trials, rng) <= lam0 / 2))
+        printed[f"angle {theta:g}"] = int(
+            np.sum(pair_lambda_min(theta, width, setting.sizes.trials, rng) <= lam0 / 2)
+        )
     found, drift = _exponents(_frozen_width), _family_drift(setting, rng)
     return (
         rarely(
@@ -274,7 +339,10 @@ def width_thm_1(setting: Setting):
         ),
         _in_fact(setting),
         drawing(
-            "Widths that the formulas ask for on these points, constants 1 where none is known, and the one that suffices.",
+            (
+                "Widths that the formulas ask for on these points, constants 1 where none "
+                "is known, and the one that suffices."
+            ),
             by_name("width", {k: v for k, v in _asked(setting).items() if np.isfinite(v)}, log="x"),
         ),
     )
@@ -284,17 +352,28 @@ def width_thm_1(setting: Setting):
     "width-thm-2",
     section="3",
     kind="width",
-    note="""The displayed condition sqrt(n L^(0)/(9 m alpha^2)) < c delta lambda0/n^2 with alpha^2 = lambda0/2 gives lambda0^{-3};
-    Theorem 2 prints lambda0^{-2.5} b^{-2} = lambda0^{-3.5}, the appendix "equivalently" lambda0^{-4}. The
-    constant-kernel displacement gives n^6/(delta^3 lambda0^4).""",
+    note="""The displayed condition sqrt(n L^(0)/(9 m alpha^2)) < c delta lambda0/n^2 with alpha^2 =
+    lambda0/2 gives lambda0^{-3}; Theorem 2 prints lambda0^{-2.5} b^{-2} = lambda0^{-3.5}, the
+    appendix "equivalently" lambda0^{-4}. The constant-kernel displacement gives n^6/(delta^3
+    lambda0^4).""",
 )
 def width_thm_2(setting: Setting):
-    def condition(n, delta, lam0):  # printed displacement = R, L^(0) <= ||H|| |Delta(0)|^2/2 <= n |Delta(0)|^2/2
+    def condition(
+        n, delta, lam0
+    ):  # printed displacement = R, L^(0) <= ||H|| |Delta(0)|^2/2 <= n |Delta(0)|^2/2
         pseudo0 = n * _residual(n, delta) ** 2 / 2
-        return bounds.displacement_printed(np.sqrt(lam0 / 2), n, 1.0, pseudo0) ** 2 / bounds.lemma_5_radius(n, delta, lam0) ** 2
+        return (
+            bounds.displacement_printed(np.sqrt(lam0 / 2), n, 1.0, pseudo0) ** 2
+            / bounds.lemma_5_radius(n, delta, lam0) ** 2
+        )
 
-    paper = lambda n, delta, lam0: bounds.width_theorem_2_printed(n, delta, lam0, bounds.paper_friction(lam0))
-    family = {"printed": _proof_on_family(paper), "corrected": _proof_on_family(bounds.width_corrected)}
+    paper = lambda n, delta, lam0: bounds.width_theorem_2_printed(
+        n, delta, lam0, bounds.paper_friction(lam0)
+    )
+    family = {
+        "printed": _proof_on_family(paper),
+        "corrected": _proof_on_family(bounds.width_corrected),
+    }
     forms = {
         "Theorem 2": _exponents(paper),
         "appendix": _exponents(bounds.width_corrected),
@@ -304,7 +383,10 @@ def width_thm_2(setting: Setting):
     same = lambda a, b: all(abs(forms[a][k] - forms[b][k]) < 1e-6 for k in forms[a])
     return (
         every(
-            "m = Omega(n^5/(delta^2 lambda0^{2.5} b^2)), derived as the displayed condition, equivalent to n^6/(delta^3 lambda0^4)",
+            (
+                "m = Omega(n^5/(delta^2 lambda0^{2.5} b^2)), derived as the displayed "
+                "condition, equivalent to n^6/(delta^3 lambda0^4)"
+            ),
             f"powers of n, delta, lambda0 at b = sqrt(2 lambda0); {FAMILY}",
             {
                 "R'/R bounded as lambda0 -> 0": growth(family["printed"]) < 1e-3,
@@ -334,22 +416,31 @@ def width_thm_2(setting: Setting):
     "width-thm-3",
     section="4",
     kind="width",
-    note="""The displayed condition has lambda0^{-1} (lambda0/2)^{-(a-2)/2} on the left of (delta lambda0/n^2)^2, so m ~
-    lambda0^{-(2 + a/2)}, below lambda0^{-4} for every a > 4 and never lambda0^{-2.5}. The frozen-kernel displacement
-    bound holds for Nesterov as for the other flows: n^6/(delta^3 lambda0^4).""",
+    note="""The displayed condition has lambda0^{-1} (lambda0/2)^{-(a-2)/2} on the left of (delta
+    lambda0/n^2)^2, so m ~ lambda0^{-(2 + a/2)}, below lambda0^{-4} for every a > 4 and never
+    lambda0^{-2.5}. The frozen-kernel displacement bound holds for Nesterov as for the other flows:
+    n^6/(delta^3 lambda0^4).""",
 )
 def width_thm_3(setting: Setting):
     powers = {}
     for a in (4.5, 6.0):
 
-        def condition(n, delta, lam0, a=a):  # (2/(a-4))^2 16 n C L^ / (m lam0 (lam0/2)^{(a-2)/2} (2d-a-2)^2) = R^2, constants apart
+        def condition(
+            n, delta, lam0, a=a
+        ):  # (2/(a-4))^2 16 n C L^ / (m lam0 (lam0/2)^{(a-2)/2} (2d-a-2)^2) = R^2, constants apart
             return (
-                n * (n * _residual(n, delta) ** 2 / 2) / (lam0 * (lam0 / 2) ** ((a - 2) / 2)) / bounds.lemma_5_radius(n, delta, lam0) ** 2
+                n
+                * (n * _residual(n, delta) ** 2 / 2)
+                / (lam0 * (lam0 / 2) ** ((a - 2) / 2))
+                / bounds.lemma_5_radius(n, delta, lam0) ** 2
             )
 
         powers[f"a = {a:g}"] = _exponents(condition)["lambda0"]
     printed = _exponents(bounds.width_theorem_3_printed)["lambda0"]
-    family = {"printed": _proof_on_family(bounds.width_theorem_3_printed), "corrected": _proof_on_family(bounds.width_corrected)}
+    family = {
+        "printed": _proof_on_family(bounds.width_theorem_3_printed),
+        "corrected": _proof_on_family(bounds.width_corrected),
+    }
     frozen_power = _exponents(_frozen_width)
     return (
         every(
@@ -364,7 +455,10 @@ def width_thm_3(setting: Setting):
             displacement_over_radius_by_lambda0=family["printed"],
         ),
         every(
-            "m = Omega(n^6/(delta^3 lambda0^4)) for a frozen kernel; the displayed condition gives lambda0^{-(2 + a/2)}",
+            (
+                "m = Omega(n^6/(delta^3 lambda0^4)) for a frozen kernel; the displayed "
+                "condition gives lambda0^{-(2 + a/2)}"
+            ),
             "the same",
             {
                 **{f"{k}": abs(v + 2 + float(k[4:]) / 2) < 1e-6 for k, v in powers.items()},
