@@ -36,3 +36,37 @@ def optimized():
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """Units that cost nothing: the loss of seed s decays like exp(-(1 + s) t), and seed 2 fails.
+    Returns the units computed."""
+    import jax.numpy as jnp
+
+    from ntk_momentum.ensembles import ensemble
+
+    computed = []
+
+    def run_unit(plan, unit):
+        computed.append(unit.index)
+        flows, widths = (
+            tuple(plan.flows[i] for i in unit.flows),
+            tuple(plan.widths[j] for j in unit.widths),
+        )
+        seeds, ts = (
+            tuple(plan.seeds[k] for k in unit.seeds),
+            jnp.asarray(plan.ts[unit.data, list(unit.flows)]),
+        )
+        shape, seed = (len(flows), len(widths), len(seeds)), jnp.asarray(seeds)
+        loss = jnp.broadcast_to(
+            jnp.exp(-(1 + seed[None, None, :, None]) * ts[:, None, None, :]), (*shape, ts.shape[1])
+        )
+        verdict = jnp.broadcast_to((seed == 2).astype(jnp.int32), shape)
+        f = jnp.broadcast_to(loss[..., None], (*loss.shape, plan.data[0].n))
+        return ensemble.Ensemble(
+            flows, widths, seeds, ts, {"loss": loss, "f": f}, verdict, 7 + verdict, verdict
+        )
+
+    monkeypatch.setattr(ensemble, "run_unit", run_unit)
+    return computed

@@ -59,8 +59,11 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
 
 
 def check(cls: type, arguments: Sequence[str]) -> None:
-    """Raise `InputError` where an option that takes one of a few words is given another, or one
-    that takes several values none."""
+    """Raise `InputError` for what no type can tell.
+
+    A word is empty, an option that takes one of a few words is given another, or one that takes
+    several values none.
+    """
     hints = get_type_hints(cls)
     for argument, following in itertools.pairwise([*arguments, "--"]):
         option, given, value = argument.partition("=")
@@ -72,6 +75,9 @@ def check(cls: type, arguments: Sequence[str]) -> None:
             for word in get_args(part)
         ]
         value = value if given else following
+        if not argument or (option.startswith("--") and not value):
+            what = option or "a word of the command"
+            raise InputError(f"{what} is empty; name something, e.g. . for the current folder.")
         if get_origin(hint) is tuple and value.startswith("--"):
             raise InputError(
                 f"{option} is given without a value; name one or more, or leave it out."

@@ -10,6 +10,7 @@ import time
 import traceback
 from pathlib import Path
 
+from .. import files
 from ..errors import MissingPackage, require
 from ..study.registry import Size, due, find
 from .options import command
@@ -46,9 +47,8 @@ def reproduce(size: str, out: Path, only: tuple[str, ...], float32: bool) -> int
     """Experiments, figures, claims and report into `out`; returns the exit code."""
     from ..ledger.ledger import refuted as refuted_claims
     from ..progress import Bar
-    from ..results.store import check_folder
     from ..study.claims_file import Claims
-    from ..study.outcome import recall, run_experiment
+    from ..study.outcome import check_places, recall, run_experiment
     from ..study.report import write_report
 
     for package, purpose in (
@@ -62,12 +62,16 @@ def reproduce(size: str, out: Path, only: tuple[str, ...], float32: bool) -> int
         if set(only) != {LEDGER}
         else set()
     )
-    check_folder(out)
-    start(float32, figures=True, brief=size != "full")
-    begin = time.perf_counter()
     everything = find()
     ledger = not only or LEDGER in only
     outcomes, claims, problem = [], Claims(out, size), ""
+    files.check_file(out / "report.html", "report")
+    for experiment in everything:
+        check_places(experiment, out)
+    if ledger:
+        claims.check()
+    start(float32, figures=True, brief=size != "full")
+    begin = time.perf_counter()
     with Bar(len(asked) + ledger) as bar:
         for experiment in everything:
             if experiment.name not in asked:
@@ -84,7 +88,7 @@ def reproduce(size: str, out: Path, only: tuple[str, ...], float32: bool) -> int
             begun = time.perf_counter()
             try:
                 status = claims.run(bar.piece(LEDGER))
-            except MissingPackage:
+            except (MissingPackage, files.Refused):
                 raise
             except Exception as error:  # the report is written whatever happens
                 status, problem = "failed", f"{type(error).__name__}: {error}"

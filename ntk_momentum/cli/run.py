@@ -7,6 +7,7 @@ from pathlib import Path
 
 import tyro
 
+from .. import files
 from ..study.registry import Experiment, Size, find
 from .options import command
 from .start import start
@@ -33,11 +34,11 @@ class Run:
 def run_one(name: str, size: str, out: Path, float32: bool) -> int:
     """One experiment with its figure."""
     from ..progress import Bar
-    from ..results.store import check_folder
-    from ..study.outcome import run_experiment
+    from ..study.outcome import check_places, run_experiment
 
     experiment: Experiment = find((name,))[0]
-    check_folder(out)
+    files.check_folder(out)
+    check_places(experiment, out)
     start(float32, figures=True, brief=size != "full")
     with Bar(1) as bar:
         outcome = run_experiment(experiment, size, out, bar.piece(name))

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from .. import files
 from ..errors import InputError, require
 from ..numerics import Precision
 from .options import command
@@ -122,11 +123,10 @@ def run_sweep(
     processes, this one's number) of a job of several processes that divides the units.
     """
     from ..results import sweep as sweeps
-    from ..results.store import check_folder
 
     for package in ("xarray", "h5netcdf", "h5py"):
         require(package, "storing results")
-    check_folder(out)
+    files.check_folder(out)
     process = (0, 1)
     if float32 and float64:
         raise InputError("--float32 and --float64 exclude each other.")

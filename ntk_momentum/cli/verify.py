@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from .. import files
 from ..errors import InputError
 from .options import command
 from .start import start
@@ -64,10 +65,14 @@ def run_claims(
     """The ledger as a table of verdicts on stdout, and in full in a file; on the data named, or on
     its own."""
     from ..progress import Bar
-    from ..results.store import check_file
+    from ..study.claims_file import check_ledger, write_ledger
 
     if path is not None:
-        check_file(path, "--json", "claims.json")
+        check_ledger(path)
+        page = path.with_suffix(".html")
+        if page == path:
+            raise InputError(f"--json wants a file of JSON, got {path}; try {path.stem}.json.")
+        files.check_file(page, "report")
     start(float32, brief=True)
     from ..ledger import ledger
 
@@ -86,19 +91,10 @@ def run_claims(
         for claim in verified
     ]
     if path is not None:
-        from ..study.claims_file import write_ledger
         from ..study.report import write_report
 
         write_ledger(path, verified)
-        write_report(
-            path.parent,
-            size,
-            [],
-            records,
-            "",
-            ledger.refuted(records),
-            path.with_suffix(".html").name,
-        )
+        write_report(path.parent, size, [], records, "", ledger.refuted(records), page.name)
     width = max(len(record["id"]) for record in records)
     print(f"{'':{width}}  {'printed':10}{'corrected':10}  sharp")
     for record in records:

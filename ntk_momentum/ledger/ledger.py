@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-import os
 import re
-import tempfile
 import time
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..errors import InputError, unknown_name
+from .. import files
+from ..errors import unknown_name
 from .drawing import Drawing
 
 if TYPE_CHECKING:
@@ -354,35 +352,16 @@ def figures_folder(path: Path) -> Path:
 
 
 def write_claims(path: str | Path, claims: Iterable[Claim]) -> None:
-    """Write claims.json atomically: a reader sees the old file or the whole new one. Figures are
-    named, see `figures_folder`."""
+    """Write claims.json atomically: a reader sees the old file or the whole new one.
+
+    The records are the list "claims"; their figures are named, see `figures_folder`.
+
+    Raises:
+        InputError: it cannot be written, or what stands there was not written by this function.
+    """
     path = Path(path)
-    text = (
-        json.dumps(
-            [c.to_json(figures_folder(path).name) for c in claims],
-            indent=1,
-            ensure_ascii=False,
-            allow_nan=False,
-        )
-        + "\n"
-    )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o644)  # mkstemp's files are private
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
-    except OSError as error:
-        raise InputError(
-            f"cannot write {path} ({error.strerror or error}); choose another folder."
-        ) from error
+    records = [claim.to_json(figures_folder(path).name) for claim in claims]
+    files.write_json(path, "claims", {"claims": records}, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:

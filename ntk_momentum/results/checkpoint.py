@@ -3,8 +3,9 @@ that never changes.
 
 A solve always proceeds from one saved time to the next by the same compiled programs, `every` saved
 times in each, whether it was interrupted or not; so a resumed run equals an uninterrupted one bit
-for bit. A checkpoint file is one line of JSON (what run this is, and how far), as NumPy arrays the
-decomposition of the inputs that gives the coordinates and the leaves of the state, and a checksum.
+for bit. A checkpoint file is our mark (`files`), one line of JSON (what run this is, and how far),
+and as NumPy arrays the decomposition of the inputs that gives the coordinates and the leaves of the
+state.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import files
 from ..dynamics import simulation
 from ..dynamics.coordinates import Decomposition, decompose, in_span, why_not_in_span
 from ..dynamics.prediction import check_times
@@ -33,9 +35,9 @@ from ..loss import Loss, squared
 from ..method import AbstractFlow
 from ..numerics import Numerics
 from .provenance import JUDGEMENT, source_digest
-from .store import atomically, canonical, check_folder, set_aside
+from .store import canonical
 
-_CHECKSUM = 64  # characters of a SHA-256 at the end of the file
+KIND = "checkpoint"
 
 
 def simulate_checkpointed(
@@ -61,16 +63,20 @@ def simulate_checkpointed(
     A finished run is read from the file. progress: called as progress(saved times done, saved
     times). The rest is as in `simulate`.
 
-    A damaged file is set aside with a warning, and the run starts again; a full disk is a warning
-    too. Raises `InputError` when the folder cannot be written, or when the file belongs to another
-    run: other weights, data, flow, times, options or code.
+    A damaged checkpoint is set aside as `*.damaged`, with a warning, and the run starts again; a
+    full disk is a warning too. Whatever else stands at `path` is left untouched.
+
+    Raises:
+        InputError: the folder cannot be written; `path` is a folder, a link or a file that is no
+            checkpoint; or it belongs to another run: other weights, data, flow, times, options
+            or code.
     """
     if not isinstance(flow, AbstractFlow):
         raise InputError(f"flow must be a flow such as nm.HeavyBall(b), got {type(flow).__name__}.")
     if every < 1:
         raise InputError(f"every must be at least 1 saved time, got {every}.")
     path = Path(path)
-    check_folder(path.parent)
+    files.check_file(path, KIND)
     problem, w = simulation.weight_problem(model, data, loss, trainable, where)
     dtype = jnp.result_type(*jax.tree.leaves(w))
     reference = (
@@ -187,26 +193,13 @@ def _identity(run: _Run, ts: Any, every: int) -> str:
     return digest.hexdigest()
 
 
-class _Hashing:
-    """A file that is hashed while it is written."""
-
-    def __init__(self, file: BinaryIO):
-        self.file, self.digest = file, hashlib.sha256()
-
-    def write(self, content: Any) -> int:
-        self.digest.update(content)
-        return self.file.write(content)
-
-
 def _save(path: Path, header: dict[str, Any], tree: Any) -> None:
     def fill(temporary: Path) -> None:
         with temporary.open("wb") as file:
-            hashing = _Hashing(file)
-            hashing.write(canonical(header).encode() + b"\n")
-            eqx.tree_serialise_leaves(hashing, tree)
-            file.write(hashing.digest.hexdigest().encode())
+            file.write(f"{files.mark(KIND)}\n{canonical(header)}\n".encode())
+            eqx.tree_serialise_leaves(file, tree)
 
-    atomically(path, fill)
+    files.atomically(path, fill)
 
 
 def _load(
@@ -216,42 +209,25 @@ def _load(
     nothing to go on from."""
     if not path.exists():
         return None
-    try:
-        with path.open("rb") as file:
-            header = json.loads(file.readline(4096))
-            if header["identity"] != identity:
-                raise InputError(
-                    f"{path} is the checkpoint of another run; give this one a file of "
-                    "its own, or remove that one."
-                )
-            _check_sum(file, path.stat().st_size)
-            run = run.within(inputs)
-            state = eqx.filter_eval_shape(_begin, run, ts[:1])
-            like = eqx.filter_eval_shape(_proceed, run, state, ts[: header["done"]])
-            inputs, state, values = eqx.tree_deserialise_leaves(
-                file, (inputs, like[0], [jax.tree.map(_blank, like[1])])
-            )
-    except InputError:
-        raise
-    except Exception as error:  # truncated, altered or foreign: anything may be raised
-        warnings.warn(f"{set_aside(path)} ({type(error).__name__}).", RuntimeWarning, stacklevel=3)
+    if files.checksum(path, KIND) is None:
+        note = files.set_aside(path, KIND)
+        warnings.warn(f"{note}, and the run starts again.", RuntimeWarning, stacklevel=3)
         return None
+    with path.open("rb") as file:
+        file.readline()
+        header = json.loads(file.readline())
+        if header["identity"] != identity:
+            raise InputError(
+                f"{path} is the checkpoint of another run; give this one a file of its own, or "
+                "remove that one."
+            )
+        run = run.within(inputs)
+        state = eqx.filter_eval_shape(_begin, run, ts[:1])
+        like = eqx.filter_eval_shape(_proceed, run, state, ts[: header["done"]])
+        template = (inputs, like[0], [jax.tree.map(_blank, like[1])])
+        inputs, state, values = eqx.tree_deserialise_leaves(file, template)
     return header["done"], inputs, state, values
 
 
 def _blank(leaf: Any) -> np.ndarray:
     return np.empty(leaf.shape, leaf.dtype)
-
-
-def _check_sum(file: BinaryIO, size: int) -> None:
-    """Raise unless the file's end is the hash of the rest; the position is kept."""
-    start, digest = file.tell(), hashlib.sha256()
-    file.seek(0)
-    left = size - _CHECKSUM
-    while left > 0:
-        block = file.read(min(left, 1 << 22))
-        digest.update(block)
-        left -= len(block)
-    if file.read() != digest.hexdigest().encode():
-        raise ValueError("wrong checksum")
-    file.seek(start)

@@ -26,7 +26,7 @@ RECORDED = (
     "jinja2",
 )
 # Rooms that no number depends on: the way results are kept and shown.
-SURFACE = ("cli", "study", "results", "experiments", "progress.py", "__main__.py")
+SURFACE = ("cli", "study", "results", "experiments", "files.py", "progress.py", "__main__.py")
 # Rooms that no simulation depends on either.
 JUDGEMENT = ("judge", "ledger", "theory")
 

@@ -1,6 +1,7 @@
 """Reading results back: the units of all sweeps in a folder as one labelled data set.
 
-A value is read from its file when it is asked for, and checked against the file's checksum then.
+Files are checked as a whole when the folder is opened; a value is read from its file when it is
+asked for, and the file is checked again when it was changed meanwhile.
 """
 
 from __future__ import annotations

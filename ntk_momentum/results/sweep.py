@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from .. import files
 from ..ensembles import UNIT_RUNS
 from ..errors import InputError, check_positive, check_seed, unknown_name
 from ..network.loading import load_function
@@ -246,7 +247,7 @@ def _pieces(grid: Grid, folder: Path) -> list[work.Piece]:
     from ..dynamics.readout import resolve
 
     resolve(grid.readouts, ())  # a misspelt name is an error of the whole
-    folder.mkdir(parents=True, exist_ok=True)
+    files.check_folder(folder)
     sets = [(source, source.load()) for source in grid.sources()]
     code, origin = source_digest(without=JUDGEMENT), provenance()
     model = load_function(grid.model) if grid.model else None
@@ -435,20 +436,19 @@ def _plan(
                 **identity,
                 "lambda0": lambda0,
             }
-            store.write_text(path, store.canonical(record) + "\n")
+            files.write_json(path, "sweep", json.loads(store.canonical(record)))
     return made
 
 
 def _chosen(path: Path) -> str | None:
-    """The strategy kept in a sweep's configuration file; None, with the file set aside, when it
-    cannot be read."""
+    """The strategy kept in a sweep's configuration file; None, the file set aside, when damaged."""
+    files.check_target(path, "sweep")
     if not path.exists():
         return None
-    try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["strategy"])
-    except (OSError, ValueError, KeyError, TypeError):
-        store.set_aside(path)
+    if files.checksum(path, "sweep") is None:
+        files.set_aside(path, "sweep")
         return None
+    return str(json.loads(path.read_text(encoding="utf-8"))["strategy"])
 
 
 def _settings(made: Plan) -> dict[str, Any]:

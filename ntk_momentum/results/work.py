@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from .. import files
 from ..errors import InputError, MissingPackage
 from ..progress import Bar
 from . import store
@@ -98,12 +99,15 @@ def do(pieces: Sequence[Piece], bar: Bar) -> Done:
 
     A piece that raises is reported and left out, the others go on. A damaged file is set aside
     under the name `*.damaged` and its piece done again. Raises `InputError` when the disk refuses,
+    `files.Refused` when a file that is not ours has a piece's name, before anything is computed,
     and `MissingPackage`.
     """
     done, left, first = Done(), list(pieces), True
     if not pieces:
         return done
-    pieces[0].path.parent.mkdir(parents=True, exist_ok=True)
+    files.check_folder(pieces[0].path.parent)
+    for piece in pieces:
+        files.check_target(piece.path, store.KIND)
     with Locks(pieces[0].path.parent) as locks:
         while left:
             held = [piece for piece in left if not _attempt(piece, locks, done, bar, first)]
@@ -116,7 +120,7 @@ def do(pieces: Sequence[Piece], bar: Bar) -> Done:
 
 def _attempt(piece: Piece, locks: Locks, done: Done, bar: Bar, first: bool) -> bool:
     """Whether the piece is settled now; False while another process holds it."""
-    if _whole(piece.path):
+    if files.checksum(piece.path, store.KIND):
         (done.kept if first else done.elsewhere).append(piece.title)
         bar.skip_piece()
         return True
@@ -124,17 +128,12 @@ def _attempt(piece: Piece, locks: Locks, done: Done, bar: Bar, first: bool) -> b
         return False
     try:
         if piece.path.exists():
-            if _whole(piece.path):  # finished by another process since we looked
+            if files.checksum(piece.path, store.KIND):  # by another process since we looked
                 done.elsewhere.append(piece.title)
                 bar.skip_piece()
                 return True
-            done.notes.append(store.set_aside(piece.path))
+            done.notes.append(f"{files.set_aside(piece.path, store.KIND)} and is computed again")
             bar.say(done.notes[-1])
-        if locks.work:
-            for stale in piece.path.parent.glob(
-                f".{piece.path.stem}-*"
-            ):  # left by a process that was killed while writing
-                stale.unlink(missing_ok=True)
         bar.piece(piece.title)
         try:
             dataset, attributes = piece.compute()
@@ -155,13 +154,3 @@ def _attempt(piece: Piece, locks: Locks, done: Done, bar: Bar, first: bool) -> b
         return True
     finally:
         locks.release(piece.path.name)
-
-
-def _whole(path: Path) -> bool:
-    if not path.exists():
-        return False
-    try:
-        store.Stored.open(path).check()
-    except InputError:
-        return False
-    return True

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import files
 from ..errors import require
 from .plotting import CYCLE, STYLE, THEORY
 
@@ -58,18 +59,20 @@ def shown(text: str) -> str:
 
 
 def write_figures(folder: Path, claims: Iterable[Claim]) -> None:
-    """One SVG file for every claim that has a figure, in `folder`, which is made; figures of
-    earlier runs go."""
-    from ..results.store import write_text
+    """One SVG file for every claim that has a figure, in `folder`, which is made.
 
+    Figures of earlier runs go; whatever else is in the folder stays.
+    """
     drawn = {f"{claim.id}.svg": claim.drawing for claim in claims if claim.drawing is not None}
     if drawn:
         folder.mkdir(parents=True, exist_ok=True)
+    for name in drawn:
+        files.check_target(folder / name, "figure")
     for old in folder.glob("*.svg"):
-        if old.name not in drawn:
+        if old.name not in drawn and files.checksum(old, "figure"):
             old.unlink()
     for name, drawing in drawn.items():
-        write_text(folder / name, svg(drawing))
+        files.write_text(folder / name, "figure", svg(drawing))
 
 
 def svg(drawing: Drawing) -> str:

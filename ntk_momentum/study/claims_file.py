@@ -5,8 +5,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any, Literal
+
+from .. import files
+
+
+def check_ledger(path: Path) -> None:
+    """Raise `InputError` when the file of claims or one of its figures cannot be written there."""
+    from ..ledger import ledger
+
+    files.check_file(path, "claims", "--json", "claims.json")
+    if os.path.lexists(ledger.figures_folder(path)):
+        files.check_folder(ledger.figures_folder(path))
+    for id in ledger.entries():
+        files.check_target(ledger.figures_folder(path) / f"{id}.svg", "figure")
 
 
 def write_ledger(path: Path, claims: Any) -> None:
@@ -34,30 +48,34 @@ class Claims:
         digest = hashlib.sha256(self.path.read_bytes()).hexdigest() if self.path.exists() else ""
         return {"package": source_digest(), "size": self.size, "content": digest}
 
+    def check(self) -> None:
+        """Raise `InputError` when one of the files cannot be written."""
+        check_ledger(self.path)
+        files.check_target(self.stamp, "stamp")
+
     def current(self) -> bool:
         """Whether claims.json can be kept."""
         try:
-            return (
-                self.path.exists()
-                and json.loads(self.stamp.read_text(encoding="utf-8")) == self.identity()
-            )
-        except (OSError, ValueError):
+            kept = json.loads(self.stamp.read_text(encoding="utf-8"))["of"]
+        except (OSError, ValueError, KeyError, TypeError):
             return False
+        return self.path.exists() and kept == self.identity()
 
     def run(self, progress: Any) -> str:
         """Make claims.json current; "computed" or "kept"."""
         if self.current():
             return "kept"
         from ..ledger import ledger
-        from ..results.store import write_text
 
         write_ledger(
             self.path,
             ledger.verify(size=self.size, progress=lambda id, done, total: progress(done, total)),
         )
-        write_text(self.stamp, json.dumps(self.identity(), indent=1) + "\n")
+        files.write_json(self.stamp, "stamp", {"of": self.identity()})
         return "computed"
 
     def records(self) -> list[dict[str, Any]] | None:
         """The records, or None when there are none that are current."""
-        return json.loads(self.path.read_text(encoding="utf-8")) if self.current() else None
+        if not self.current():
+            return None
+        return json.loads(self.path.read_text(encoding="utf-8"))["claims"]

@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import InputError, MissingPackage, require
+from .. import files
+from ..errors import MissingPackage, require
 from ..results import store
 from ..results.provenance import dtype, provenance, source_digest
 from .registry import Experiment
@@ -52,7 +53,8 @@ def run_experiment(
 ) -> Outcome:
     """Compute an experiment unless its result is stored, and draw its figure unless it is drawn.
 
-    Anything that goes wrong inside becomes the outcome "failed"; only a missing package is raised.
+    Anything that goes wrong inside becomes the outcome "failed"; only a missing package is raised,
+    and `files.Refused` where a file that is not ours is in the place of a result or a figure.
     """
     return _outcome(experiment, size, out, progress, compute=True)
 
@@ -69,7 +71,7 @@ def _outcome(
             outcome.caption = " ".join(str(getattr(module, "CAPTION", "")).split())
             outcome.headline = module.headline(dataset) if hasattr(module, "headline") else {}
             outcome.figures = draw(experiment, module, dataset, out)
-    except MissingPackage:
+    except (MissingPackage, files.Refused):
         raise
     except Exception as error:  # one failed experiment must not stop the others
         outcome.status = "failed"
@@ -92,11 +94,11 @@ def _data(
     }
     path = out / "data" / f"{experiment.name}-{store.fingerprint(identity)}.nc"
     dataset = None
-    if path.exists():
-        try:
-            dataset = store.read_dataset(path)
-        except InputError as error:
-            outcome.message = f"{error} It was computed again."
+    files.check_target(path, store.KIND)
+    if files.checksum(path, store.KIND):
+        dataset = store.read_dataset(path)
+    elif path.exists() and compute:
+        outcome.message = f"{files.set_aside(path, store.KIND)} and was computed again."
     if dataset is not None:
         outcome.status = "kept"
     elif compute:
@@ -118,15 +120,31 @@ def _data(
     return dataset
 
 
+def check_places(experiment: Experiment, out: Path) -> None:
+    """Whether an experiment's results and figures can be written, before anything is computed.
+
+    Raises:
+        InputError: a folder cannot be written, or what stands there is not ours.
+    """
+    files.check_folder(out / "data")
+    for path in _figures(experiment, out).values():
+        files.check_file(path, "figure")
+
+
+def _figures(experiment: Experiment, out: Path) -> dict[str, Path]:
+    return {kind: out / "figures" / f"{experiment.name}.{kind}" for kind in ("svg", "pdf")}
+
+
 def draw(experiment: Experiment, module: Any, dataset: Any, out: Path) -> dict[str, Path]:
     """figures/NAME.svg and .pdf, drawn again only when data or drawing code changed: the SVG
     carries the hash of both."""
-    paths = {kind: out / "figures" / f"{experiment.name}.{kind}" for kind in ("svg", "pdf")}
+    paths = _figures(experiment, out)
+    for path in paths.values():
+        files.check_target(path, "figure")
     drawing = experiment.path.read_text(encoding="utf-8") + source_digest("study")
     key = store.fingerprint([dataset.attrs["checksum"], drawing])
-    if all(path.exists() for path in paths.values()) and f"ntk_momentum {key}" in paths[
-        "svg"
-    ].read_text(encoding="utf-8"):
+    drawn = paths["svg"].read_text(encoding="utf-8") if paths["svg"].exists() else ""
+    if f"ntk_momentum {key}" in drawn and paths["pdf"].exists():
         return paths
     matplotlib = require("matplotlib", "drawing figures")
     with matplotlib.rc_context({"svg.hashsalt": experiment.name}):
@@ -138,11 +156,7 @@ def draw(experiment: Experiment, module: Any, dataset: Any, out: Path) -> dict[s
             "Source": f"ntk_momentum {key}",
         }
         pdf = {"CreationDate": None, "Title": experiment.title, "Subject": f"ntk_momentum {key}"}
-        store.atomically(
-            paths["svg"], lambda temporary: figure.savefig(temporary, format="svg", metadata=svg)
-        )
-        store.atomically(
-            paths["pdf"], lambda temporary: figure.savefig(temporary, format="pdf", metadata=pdf)
-        )
+        files.write_figure(paths["svg"], figure, metadata=svg)
+        files.write_figure(paths["pdf"], figure, metadata=pdf)
     require("matplotlib.pyplot", "drawing figures").close(figure)
     return paths

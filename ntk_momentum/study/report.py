@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import files
 from ..errors import require
 from ..ledger.ledger import derivations, entries
 from ..results.provenance import provenance
-from ..results.store import write_text
 from .claim_figures import GREEK
 from .outcome import Outcome
 
@@ -96,7 +96,7 @@ def write_report(
         gist=gist,
     )
     path = out / name
-    write_text(path, page)
+    files.write_text(path, "report", page)
     return path
 
 
@@ -144,7 +144,7 @@ def inline(path: Path, prefix: str) -> str:
     """A matplotlib SVG as part of a page: its ids made unique by `prefix`, greys left to the page's
     colours."""
     text = path.read_text(encoding="utf-8")
-    text = text[text.index("<svg") :]
+    text = text[text.index("<svg") : text.rindex("</svg>") + len("</svg>")]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(
         r'<svg([^>]*?viewBox="\S+ \S+ (\S+) \S+")', r'<svg style="--width: \2pt"\1', text, count=1

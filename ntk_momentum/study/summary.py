@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import files
 from ..errors import InputError, require
 from ..results import store
 from .registry import Experiment, experiments
@@ -141,19 +142,11 @@ def plot(folder: Path, names: Sequence[str], to: Path | None) -> list[Path]:
     if has_units(folder):
         dataset = open_results(folder)
         check_readouts(names, dataset)
-        for name in names:
-            path = to or folder / "figures" / f"sweep-{name}.svg"
-            if (
-                path.suffix.lstrip(".")
-                not in require("matplotlib.figure", "drawing figures")
-                .Figure()
-                .canvas.get_supported_filetypes()
-            ):
-                raise InputError(
-                    f"no figure can be written as {path.name}; try "
-                    f"{path.with_suffix('.svg').name}, .pdf or .png."
-                )
-            store.atomically(path, draw_sweep(dataset, name).savefig)
+        paths = {name: to or folder / "figures" / f"sweep-{name}.svg" for name in names}
+        for path in paths.values():
+            files.check_figure(path)
+        for name, path in paths.items():
+            files.write_figure(path, draw_sweep(dataset, name))
             made.append(path)
     if not made:
         raise InputError(
@@ -242,7 +235,7 @@ def export(folder: Path, to: Path) -> int:
     arrow, parquet = (
         require(module, "writing parquet", "pyarrow") for module in ("pyarrow", "pyarrow.parquet")
     )
-    store.check_folder(to.parent)
+    files.check_file(to, "table", "--to", "sweeps.parquet")
     rows = 0
 
     def fill(temporary: Path) -> None:
@@ -251,16 +244,16 @@ def export(folder: Path, to: Path) -> int:
         for place in _places(dataset, ("flow",)):
             frame = _frame(dataset.isel(place))
             if len(frame):
-                cell = arrow.Table.from_pandas(
-                    frame, schema=writer.schema if writer else None, preserve_index=False
-                )
+                schema = writer.schema if writer else None
+                cell = arrow.Table.from_pandas(frame, schema=schema, preserve_index=False)
                 writer = writer or parquet.ParquetWriter(temporary, cell.schema)
                 writer.write_table(cell)
                 rows += len(frame)
         if writer:
+            writer.add_key_value_metadata({"made_by": files.mark("table")})
             writer.close()
 
-    store.atomically(to, fill)
+    files.atomically(to, fill)
     return rows
 
 

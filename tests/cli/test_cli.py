@@ -102,6 +102,9 @@ def test_every_command_has_help_with_an_example(capsys):
         (["sweep", "--data-seed", "9" * 20], "between -2^63 and 2^63 - 1"),
         (["sweep", "--seeds", "9" * 20], "at most a million"),
         (["sweep", "--out", ROOT / "README.md"], "is a file where a folder is needed"),
+        (["sweep", "--out", ""], "--out is empty"),
+        (["reproduce", "--out="], "--out is empty"),
+        (["verify", "--json", "mine.html"], "try mine.json"),
         (["advise", "--data", "sphere", "--n", "9" * 11], "may be used on a device"),
         (["advise", "--data", "sphere", "--n", "200000"], "use fewer samples"),
         (["advise", "--width", "9" * 11], "use a smaller --width"),
@@ -200,18 +203,24 @@ def test_one_failed_experiment_does_not_stop_the_others(house, capsys):
     assert "decay: computed" in said.out and "broken: failed" in said.out and "no luck" in said.err
     assert (
         "no luck" in (out / "report.html").read_text()
-        and json.loads((out / "claims.json").read_text())[0]["id"] == "eq-2.5"
+        and json.loads((out / "claims.json").read_text())["claims"][0]["id"] == "eq-2.5"
     )
 
 
-def test_a_touched_claims_file_is_made_again(house):
+def test_a_touched_claims_file_is_refused_and_a_missing_one_made_again(house, capsys):
     out = house[0] / "results"
     words = ("reproduce", "--size", "smoke", "--only", "claims", "--out", out)
     assert run(*words) == 0
-    (out / "claims.json").write_text("[]")
+    whole = (out / "claims.json").read_text()
+    for touched in ("[]", whole.replace("thm-2", "thm-3")):
+        (out / "claims.json").write_text(touched)
+        assert run(*words) == 2 and "it is left as it is" in capsys.readouterr().err
+        assert (out / "claims.json").read_text() == touched
+    (out / "claims.json").unlink()
     assert run(*words) == 0
     assert (
-        house[1] == ["smoke", "smoke"] and len(json.loads((out / "claims.json").read_text())) == 2
+        house[1] == ["smoke", "smoke"]
+        and len(json.loads((out / "claims.json").read_text())["claims"]) == 2
     )
 
 
@@ -222,12 +231,12 @@ def test_verify_fails_when_a_corrected_claim_is_refuted_and_not_when_the_print_i
     assert run("verify", "--json", path) == 0
     assert (
         "thm-2   refuted   holds" in capsys.readouterr().out
-        and len(json.loads(path.read_text())) == 2
+        and len(json.loads(path.read_text())["claims"]) == 2
     )
     monkeypatch.setattr(ledger, "verify", lambda *args, **kwargs: [claim("eq-2.5", True, False)])
     assert run("verify") == 1
     assert "eq-2.5" in capsys.readouterr().err
-    assert ledger.refuted(json.loads(path.read_text())) == []
+    assert ledger.refuted(json.loads(path.read_text())["claims"]) == []
 
 
 def test_a_json_path_that_is_a_folder_is_refused(house, capsys):

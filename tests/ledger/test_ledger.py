@@ -11,8 +11,9 @@ import pytest
 from ntk_momentum import Dataset, InputError, cli, load_digits, sphere
 from ntk_momentum.ledger import ledger
 from ntk_momentum.ledger.claims import setting as setting_module
+from ntk_momentum.ledger.ledger import entries, refuted, verify, write_claims
 from ntk_momentum.study import registry
-from ntk_momentum.theory import bounds, entries, refuted, verify, write_claims
+from ntk_momentum.theory import bounds
 
 IDS = [
     "eq-2.1", "eq-2.2", "eq-2.3", "eq-2.4", "eq-2.5", "eq-2.6", "remark-lazy-training",
@@ -102,7 +103,7 @@ def test_claims_json_has_the_schema_and_is_strict_json(verified, tmp_path):
     records = json.loads(
         (tmp_path / "new" / "claims.json").read_text(encoding="utf-8"),
         parse_constant=lambda c: pytest.fail(c),
-    )
+    )["claims"]
     assert [r["id"] for r in records] == [id for id in IDS if id in QUICK]
     for record in records:
         check_schema(record)
@@ -203,9 +204,9 @@ def test_the_command_line_verifies_a_claim_on_a_file(tmp_path, capsys):
     ).read_text(encoding="utf-8")
     assert (
         "mine"
-        in json.loads((tmp_path / "claims.json").read_text(encoding="utf-8"))[0]["printed"][
-            "instance"
-        ]
+        in json.loads((tmp_path / "claims.json").read_text(encoding="utf-8"))["claims"][0][
+            "printed"
+        ]["instance"]
     )
 
 

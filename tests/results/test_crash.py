@@ -165,7 +165,7 @@ def test_a_sweep_survives_being_killed_twenty_times(nursery, tmp_path):
     for out in places:
         assert units(out) == whole
         assert not [
-            path.name for path in (out / "data").iterdir() if path.name.startswith(".unit")
+            path.name for path in (out / "data").iterdir() if path.name.startswith(".ntk")
         ]  # no leftovers
 
 
@@ -179,6 +179,7 @@ def test_a_checkpointed_solve_survives_being_killed_twenty_times(nursery, tmp_pa
     assert kills == KILLS and np.isfinite(whole).all()
     for place in places:
         np.testing.assert_array_equal(np.load(f"{place}.npy"), whole)
+    assert not list(tmp_path.glob(".ntk*"))  # no leftovers
 
 
 @pytest.mark.slow

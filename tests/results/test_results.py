@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_sweep import fixed_code, grid, pretended, units_of  # noqa: F401
+from test_sweep import fixed_code, grid, units_of  # noqa: F401
 
 import ntk_momentum as nm
 from ntk_momentum import cli
@@ -19,7 +19,7 @@ FLOWS = ("heavy_ball:0.5", "heavy_ball:0.1", "gradient_flow", "nesterov:3")
 
 
 @pytest.fixture
-def folder(tmp_path, pretended):  # noqa: F811
+def folder(tmp_path, pretended):
     """Two sweeps of different extent: widths 16 and 20 with three seeds for all flows, width 64
     with two seeds for one."""
     out = tmp_path / "results"
@@ -138,7 +138,7 @@ def test_data_sets_of_one_name_are_told_apart(folder, tmp_path):
     ]
 
 
-def test_a_unit_computed_again_counts_the_last_time(folder, pretended, monkeypatch):  # noqa: F811
+def test_a_unit_computed_again_counts_the_last_time(folder, pretended, monkeypatch):
     monkeypatch.setattr(sweep, "source_digest", lambda **options: "newer code")
     sweep.carry_out(
         grid(flows=FLOWS[:1], widths=(64,), seeds=2, times=5, t_end=1.0, unit_runs=1), folder
@@ -151,20 +151,28 @@ def test_a_unit_computed_again_counts_the_last_time(folder, pretended, monkeypat
 def test_damaged_units_are_left_out_and_altered_ones_refused(folder, capsys):
     first, *_, last = units_of(folder)
     first.write_bytes(first.read_bytes()[:3000])
-    with pytest.warns(RuntimeWarning, match="truncated or foreign"):
+    with pytest.warns(RuntimeWarning, match="truncated or altered"):
         nm.open_results(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         assert cli.main(["table", str(folder)]) == 1
     shown = capsys.readouterr()
-    assert "truncated or foreign" in shown.err and "heavy_ball:0.1" in shown.out
+    assert "truncated or altered" in shown.err and "heavy_ball:0.1" in shown.out
     first.unlink()
     whole = last.read_bytes()
     value = store.Stored.open(last).read("loss").ravel()[-1].tobytes()
     assert value in whole
     last.write_bytes(whole.replace(value, np.float64(0.5).tobytes()))
-    results = nm.open_results(folder)  # what is not read is not seen
-    with pytest.raises(InputError, match="does not match its checksum"):
+    with pytest.warns(RuntimeWarning, match="truncated or altered"):
+        nm.open_results(folder).load()
+
+
+def test_a_unit_that_is_altered_after_it_was_opened_is_refused_when_it_is_read(folder):
+    last = units_of(folder)[-1]
+    value = store.Stored.open(last).read("loss").ravel()[-1].tobytes()
+    results = nm.open_results(folder)
+    last.write_bytes(last.read_bytes().replace(value, np.float64(0.5).tobytes()))
+    with pytest.raises(InputError, match="do not match"):
         results.load()
 
 
