@@ -1,4 +1,9 @@
-"""Precision, tolerance and limits in one visible object, saved with every result."""
+"""Precision, tolerance and limits in one visible object, saved with every result.
+
+A pytree whose one leaf is the tolerance, so that another tolerance needs no new compilation and one
+call may map over tolerances. `dynamics.run` registers it with JAX; this file imports no JAX, since
+help is made from `Precision`.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +19,22 @@ Precision = Literal["default", "high", "highest"]
 class Numerics:
     """How a run is computed.
 
-    tol: local error allowed in one step, in function space and relative to the current residual
-    (dimensionless). max_steps: steps allowed between two saved times. precision: of the matrix
-    products (X W^T, read-out, H). On recent GPUs "default" means TF32 for float32 and on TPUs
-    bfloat16; "highest" is the full precision of the dtype.
+    Args:
+        tol: local error allowed in one step, in function space and relative to the size of the
+            motion (dimensionless).
+        max_steps: steps allowed between two saved times.
+        precision: of the matrix products (X W^T, read-out, H). On recent GPUs "default" means TF32
+            for float32 and on TPUs bfloat16; "highest" is the full precision of the dtype.
+
+    Raises:
+        InputError: a tolerance or a limit that is not positive, or an unknown precision.
+
+    Example:
+        >>> nm.Numerics(tol=1e-7).max_steps
+        100000
     """
 
-    tol: Any = (
-        1e-5  # an array inside a compiled solve, so that another tolerance needs no new compilation
-    )
+    tol: Any = 1e-5
     max_steps: int = 100_000
     precision: Precision = "highest"
 

@@ -55,7 +55,7 @@ def print_advice(asked: Advise) -> int:
     """Print the recommendations for a data set and, if asked, what training with them took."""
     import jax
 
-    from ..dynamics.simulation import check_output, unequal_shapes
+    from ..dynamics.run import check_output, unequal_shapes
     from ..judge.advice import advise, check_advice
     from ..kernel import empirical_ntk, infinite_ntk
     from ..memory import check_fits

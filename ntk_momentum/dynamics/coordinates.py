@@ -13,7 +13,6 @@ m k in the span and 4 n m p outside.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -24,20 +23,12 @@ from jaxtyping import Array, Float, PyTree
 from ..errors import concrete
 from ..network.two_layer import TwoLayerNet
 from .objective import Metric, WeightProblem
-from .readout import READOUTS
 
 WORTH = 0.75
 """Largest k / p that is worth the two products that lead into the span and back."""
 CONDITION = 0.01
 """Smallest ratio of the inputs' singular values for which preactivations are used: round-off in w
 grows by its inverse."""
-THROUGH_PROBLEM = (
-    *("f", "residual", "velocity", "loss", "pseudo_loss", "lyapunov", "displacement", "flips"),
-    *("kernel", "lambda_min", "lambda_max", "kernel_drift", "kernel_distance"),
-    *("sliding", "sliding_kernel", "sliding_lambda_min"),
-)
-"""Read-outs that see weights and inputs only through the problem, so may be read off
-preactivations."""
 
 
 class Span(eqx.Module):
@@ -51,6 +42,12 @@ class Span(eqx.Module):
         """The net on all p coordinates, from the one on k."""
         moved = net.hidden - self.hidden @ self.into
         return eqx.tree_at(lambda net: net.hidden, net, self.hidden + moved @ self.back)
+
+    def lift_change(self, change: PyTree) -> PyTree:
+        """A change of the weights, or their velocity, on all p coordinates."""
+        if change is None or change.hidden is None:
+            return change
+        return eqx.tree_at(lambda net: net.hidden, change, change.hidden @ self.back)
 
 
 class Decomposition(eqx.Module):
@@ -82,7 +79,6 @@ def decompose(X: Float[Array, "n ..."]) -> Decomposition:
 def in_span(
     problem: WeightProblem,
     w: PyTree,
-    readouts: Mapping[str, Any],
     *,
     preactivations: bool = False,
     inputs: Decomposition | None = None,
@@ -90,28 +86,31 @@ def in_span(
     """The problem and its weights in the span of its inputs, or as they are where that cannot be
     done or is not worth it.
 
-    preactivations: go on to W X^T where the inputs are independent and well conditioned, for those
-    who look at weights through the problem alone: Runge-Kutta solvers, optimizers linear in the
-    gradient, and the read-outs of THROUGH_PROBLEM. inputs: their decomposition, where it is known;
-    it decides the coordinates to the last bit. For flows, and for optimizers that commute with
-    rotations of w, as all of `method` do and those that scale coordinates do not.
+    For flows, and for optimizers that commute with rotations of w, as all of `method` do and those
+    that scale coordinates one by one do not. Read-outs see no coordinates (`readout.Snapshot`), so
+    any of them may be read off.
+
+    Args:
+        problem: of a two-layer net; any other is left as it is.
+        w: its trained weights.
+        preactivations: go on to W X^T where the inputs are independent and well conditioned, for
+            those who move weights along J^T u alone: Runge-Kutta solvers, and optimizers linear in
+            the gradient.
+        inputs: the decomposition of the inputs, where it is known; it decides the coordinates to
+            the last bit.
     """
     net = problem.model(w)
-    if why_not_in_span(problem, net, readouts, inputs) is not None:
+    if why_not_in_span(problem, net, inputs) is not None:
         return problem, w
     X = problem.X.reshape(problem.X.shape[0], -1)
     inputs = decompose(X) if inputs is None else inputs
     rows, metric = inputs.rows, None
-    preactivations = preactivations and all(
-        any(r is READOUTS[name] for name in THROUGH_PROBLEM) for r in readouts.values()
-    )
     if preactivations and inputs.full and inputs.left is not None and inputs.sizes is not None:
+        # X = left diag(sizes) rows, so z = W X^T has dw_r = dz_r gram^{-1} X, of length |dz_r root|
         root = inputs.left / inputs.sizes[None, :]
         metric = Metric(X @ X.T, jnp.asarray(root, X.dtype))
-        span, coordinates = (
-            Span(X.T, jnp.asarray(root @ rows, X.dtype), net.hidden),
-            jnp.eye(X.shape[0], dtype=X.dtype),
-        )
+        span = Span(X.T, jnp.asarray(root @ rows, X.dtype), net.hidden)
+        coordinates = jnp.eye(X.shape[0], dtype=X.dtype)
     elif rows.shape[0] <= WORTH * X.shape[1]:
         basis = jnp.asarray(rows, X.dtype).T
         span, coordinates = Span(basis, basis.T, net.hidden), X @ basis
@@ -125,23 +124,14 @@ def in_span(
 
 
 def why_not_in_span(
-    problem: WeightProblem,
-    model: Any,
-    readouts: Mapping[str, Any],
-    inputs: Decomposition | None = None,
+    problem: WeightProblem, model: Any, inputs: Decomposition | None = None
 ) -> str | None:
     """Why the weights stay as they are, or None when they may be reduced."""
     if not isinstance(model, TwoLayerNet):
         return "the model is no TwoLayerNet"
-    if any(
-        all(readout is not known for known in READOUTS.values()) for readout in readouts.values()
-    ):
-        return "a read-out of the user's may look at the weights"
     n, p = problem.X.shape[0], model.hidden.shape[1]
     if inputs is None and concrete(problem.X) is None and n > WORTH * p:
         return "inputs that are being traced have no known rank"
-    return (
-        None
-        if min(n, p) <= model.width
-        else "the decomposition would cost more than many evaluations"
-    )
+    if min(n, p) <= model.width:
+        return None
+    return "the decomposition would cost more than many evaluations"

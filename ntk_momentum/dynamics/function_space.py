@@ -26,7 +26,7 @@ from ..numerics import Numerics
 from .objective import AbstractProblem, norm
 from .prediction import _array, _square, _test_rows, check_times, predict
 from .readout import resolve
-from .simulation import _run
+from .simulation import solve_problem
 from .trajectory import Trajectory
 
 
@@ -55,6 +55,10 @@ class FunctionProblem(AbstractProblem):
             "the read-out exists only with a test kernel"
         )
         return self.test0 + (self.rows @ w).reshape(self.test0.shape)
+
+    @property
+    def loss_function(self):
+        return self.loss
 
     def value(self, w: Array) -> Float[Array, ""]:
         """L(f, y)."""
@@ -91,12 +95,12 @@ class FunctionProblem(AbstractProblem):
 
 
 _READOUTS: dict[str, Any] = {
-    "f": lambda s: s.problem.f(s.state.w),
-    "test": lambda s: s.problem.test(s.state.w),
-    "loss": lambda s: s.problem.value(s.state.w),
+    "f": lambda s: s.f,
+    "test": lambda s: s._problem.test(s._state.w),
+    "loss": lambda s: s.loss,
     "residual": lambda s: s.residual,
     "velocity": lambda s: s.velocity,
-    "dual": lambda s: s.state.w.reshape(s.problem.y.shape),
+    "dual": lambda s: s._state.w.reshape(s._problem.y.shape),
 }
 
 
@@ -150,7 +154,7 @@ def simulate_function(
             },
             (),
         )
-    return _run(problem, jnp.zeros_like(start), flow, ts, solver, chosen, None, config)
+    return solve_problem(problem, jnp.zeros_like(start), flow, ts, solver, chosen, config)
 
 
 class Law(eqx.Module):

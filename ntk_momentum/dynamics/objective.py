@@ -7,14 +7,13 @@ set of read-outs serve the weight dynamics (2.2, 3.2, 4.2) and the error dynamic
 from __future__ import annotations
 
 import abc
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from ..errors import InputError
 from ..kernel import empirical_ntk, sliding
@@ -27,7 +26,10 @@ from ..network.two_layer import TwoLayerNet, outputs
 
 
 class AbstractProblem(eqx.Module):
-    """A position w, its gradient, and what the paper reads off it."""
+    """A position w, its gradient, and what the paper reads off it.
+
+    Subclasses implement the abstract methods; what a network alone has is refused by name.
+    """
 
     @abc.abstractmethod
     def gradient(self, w: PyTree) -> PyTree:
@@ -53,6 +55,66 @@ class AbstractProblem(eqx.Module):
     def inner(self, v: PyTree, u: PyTree) -> Float[Array, ""]:
         """The Euclidean product of two changes of the weights, for errors that of the least weights
         behind them."""
+
+    @property
+    def loss_function(self) -> Loss:
+        """L(f, y)."""
+        return squared
+
+    def value(self, w: PyTree) -> Float[Array, ""]:
+        """The loss at w; the paper's half-sum of squares unless a problem says otherwise."""
+        return 0.5 * jnp.sum(jnp.square(self.residual(w)))
+
+    def f(self, w: PyTree) -> Float[Array, n * k]:
+        """Predictions on the training inputs."""
+        raise self._no_network()
+
+    def whole(self, w: PyTree) -> Any:
+        """The model as the user gave it, with the weights w; None where there is none."""
+        return None
+
+    def lift_change(self, change: PyTree) -> PyTree:
+        """A change of w, or its velocity, in the user's coordinates."""
+        return change
+
+    def orthonormal(self, change: PyTree) -> PyTree:
+        """A change of w in coordinates that keep its length."""
+        return change
+
+    def preactivations(self, w: PyTree) -> Float[Array, "n m"]:
+        """z_ir = w_r . x_i; linear in w, so also their velocities."""
+        raise self._no_network()
+
+    def outer(self, w: PyTree) -> Float[Array, " m"]:
+        """s a_r, with which the neurons of a two-layer net enter f."""
+        raise self._no_network()
+
+    def gram(self) -> Float[Array, "n n"]:
+        """X X^T of the inputs as the user gave them."""
+        raise self._no_network()
+
+    def slide(self, w: PyTree) -> tuple[Float[Array, "n n"], Int[Array, ""]]:
+        """(H, pairs held) where neurons may slide along kinks."""
+        raise self._no_network()
+
+    def kinks(self, w: PyTree) -> tuple[float, float, float] | None:
+        """The slopes at a kink along which neurons may slide; None where none is known."""
+        return None
+
+    def why_not_counted(self, state: State) -> str | None:
+        """Where the kinks' impulses are counted one by one, if that is not here; else None."""
+        return "on networks only"
+
+    def pull(self, w: PyTree, cotangent: Callable[[Array], Array]) -> PyTree:
+        """J^T u for u = cotangent(f), shaped like w."""
+        raise self._no_network()
+
+    def _no_network(self) -> InputError:
+        return InputError(
+            "the error dynamics has no network; read 'residual' instead of 'f', and "
+            "leave out flips "
+            "and displacement."
+        )
 
     @abc.abstractmethod
     def relative_error(
@@ -116,15 +178,58 @@ class WeightProblem(AbstractProblem):
             return outputs(net, self.X)
         return net.scale * (net.output @ net.activation(net.hidden))
 
-    def orthonormal(self, w: PyTree) -> PyTree:
-        """A change of w in coordinates that keep its length."""
-        if self.metric is None or w is None or w.hidden is None:
-            return w
-        return eqx.tree_at(lambda net: net.hidden, w, w.hidden @ self.metric.root)
+    def lift_change(self, change):
+        return change if self.span is None else self.span.lift_change(change)
 
-    def value(self, w: PyTree) -> Float[Array, ""]:
-        """L(f(w), y)."""
+    def orthonormal(self, change):
+        if self.metric is None or change is None or change.hidden is None:
+            return change
+        return eqx.tree_at(lambda net: net.hidden, change, change.hidden @ self.metric.root)
+
+    @property
+    def loss_function(self):
+        return self.loss
+
+    def value(self, w):
         return self.loss(self.f(w), self.y)
+
+    def preactivations(self, w):
+        net = self._two_layer(w)
+        if self.metric is not None:
+            return net.hidden.T
+        return self.X.reshape(self.X.shape[0], -1) @ net.hidden.T
+
+    def outer(self, w: PyTree) -> Float[Array, " m"]:
+        """s a_r, with which the neurons of a two-layer net enter f."""
+        net = self._two_layer(w)
+        return net.scale * net.output
+
+    def _two_layer(self, w: PyTree) -> TwoLayerNet:
+        net = self.model(w)
+        if not isinstance(net, TwoLayerNet):
+            raise InputError(
+                "flips and impulses follow the signs of w_r . x_i and need a TwoLayerNet, got a "
+                f"{type(net).__name__}; leave them out of readouts."
+            )
+        return net
+
+    def gram(self):
+        if self.metric is not None:
+            return self.metric.gram
+        X = self.X.reshape(self.X.shape[0], -1)
+        return X @ X.T
+
+    def why_not_counted(self, state):
+        net = self.model(state.w)
+        if not isinstance(net, TwoLayerNet):
+            return f"for a TwoLayerNet, not for a {type(net).__name__}"
+        if state.v is None:
+            return "on velocities, so for flows with momentum only"
+        if net.activation is not jax.nn.relu:
+            return "for the activation jax.nn.relu alone"
+        if len(jax.tree.leaves(state.w)) != 1 or state.w.hidden is None:
+            return 'where the hidden layer alone is trained, trainable="hidden"'
+        return None
 
     def gradient(self, w):
         return self.pull(w, lambda f: output_gradient(self.loss, f, self.y))
@@ -301,18 +406,3 @@ class ErrorProblem(AbstractProblem):
     def relative_error(self, state, error, lambda_max):
         size = jnp.sqrt(norm(state.w) ** 2 + norm(state.v) ** 2 / lambda_max)
         return (norm(error.w) + norm(error.v) / jnp.sqrt(lambda_max)) / size
-
-
-@functools.singledispatch
-def activation_pattern(model: Any, X: Float[Array, "n ..."]) -> Bool[Array, "n m"]:
-    """Which neurons are active on which samples, w_r . x_i > 0. Known for the two-layer net
-    only."""
-    raise InputError(
-        "flips count sign changes of w_r . x_i and need a TwoLayerNet, got a "
-        f"{type(model).__name__}; leave 'flips' out of readouts."
-    )
-
-
-@activation_pattern.register
-def _(model: TwoLayerNet, X):
-    return X.reshape(X.shape[0], -1) @ model.hidden.T > 0

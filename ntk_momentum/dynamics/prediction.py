@@ -312,6 +312,14 @@ def _symmetrise(kernel: Array) -> tuple[Array, Array, Array]:
     return mean, 2 * jnp.max(jnp.abs(kernel - mean)), jnp.max(jnp.abs(kernel))
 
 
+def check_kernel(kernel: Array, residual0: Array) -> None:
+    """Raise `InputError` where concrete arrays are no symmetric positive semidefinite kernel and
+    error."""
+    if concrete(kernel) is not None:
+        matrix, _ = _square(_array("kernel", kernel), _array("residual0", residual0))
+        _check_semidefinite(jnp.linalg.eigvalsh(matrix))
+
+
 def _check_semidefinite(eigenvalues: Any) -> None:
     seen = concrete(eigenvalues)
     if seen is not None and seen[0] < -np.sqrt(np.finfo(seen.dtype).eps) * np.max(np.abs(seen)):

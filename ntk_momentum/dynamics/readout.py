@@ -2,13 +2,13 @@
 accepted steps.
 
 A user's own read-out is any function of a snapshot, e.g. `readouts={"norm": lambda s:
-jnp.linalg.norm(s.residual)}`.
+jnp.linalg.norm(s.residual)}`. A snapshot offers nothing that depends on the coordinates in which a
+run is solved (`coordinates`), so a read-out of one's own costs what the same built-in one costs.
 """
 
 from __future__ import annotations
 
 import abc
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -16,19 +16,21 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..errors import InputError, unknown_name
 from ..method import AbstractFlow, GradientFlow, State
 from ..network.two_layer import TwoLayerNet
-from .objective import AbstractProblem, WeightProblem, activation_pattern
+from .objective import AbstractProblem
 
 
 class Snapshot:
-    """One moment of a run. Everything is computed when first asked for.
+    """One moment of a run, as a read-out sees it. Everything is computed when first asked for.
 
-    t, state (w and v), problem, flow (None in discrete training), start (the snapshot at t = 0),
-    reference (the kernel that H(t) is compared with, or None).
+    Attributes:
+        t: the time, or the number of steps taken in discrete training.
+        flow: the flow; None in discrete training.
+        start: the snapshot at t = 0.
     """
 
     def __init__(
@@ -37,73 +39,173 @@ class Snapshot:
         flow: AbstractFlow | None,
         t: Array,
         state: State,
-        start: Snapshot | None,
-        reference: Array | None,
+        start: Snapshot | None = None,
+        reference: Array | Callable[[], Array] | None = None,
     ):
-        self.problem, self.flow, self.t, self.state = problem, flow, t, state
-        self.start, self.reference = start or self, reference
+        self._problem, self._state, self._reference = problem, state, reference
+        self.flow, self.t, self.start = flow, t, start or self
 
     @cached_property
     def f(self) -> Float[Array, n * k]:
         """Predictions on the training inputs."""
-        return self._weights().f(self.state.w)
+        return self._problem.f(self._state.w)
 
     @cached_property
-    def model(self) -> Any:
-        """The model with its present weights."""
-        return self._weights().whole(self.state.w)
+    def loss(self) -> Float[Array, ""]:
+        """L(f, y)."""
+        return self._problem.value(self._state.w)
 
     @cached_property
     def residual(self) -> Float[Array, n * k]:
         """Delta = f - y (dL/df for other losses)."""
-        return self.problem.residual(self.state.w)
-
-    @cached_property
-    def rate(self) -> PyTree:
-        """dw/dt."""
-        if self.flow is None:
-            raise InputError(
-                "dw/dt exists for flows only; leave 'velocity' and 'lyapunov' out of "
-                "the read-outs of a discrete run."
-            )
-        return self.flow.vector_field(self.t, self.state, self.problem.gradient(self.state.w)).w
+        return self._problem.residual(self._state.w)
 
     @cached_property
     def velocity(self) -> Float[Array, n * k]:
         """dDelta/dt = J dw/dt."""
-        return self.problem.velocity(self.state.w, self.rate)
+        return self._problem.velocity(self._state.w, self._rate)
 
     @cached_property
     def kernel(self) -> Float[Array, "nk nk"]:
         """H(t), over samples and outputs flattened together."""
-        return self.problem.kernel(self.state.w)
-
-    @cached_property
-    def slide(self) -> tuple[Float[Array, "n n"], Array]:
-        """(H, pairs held) of a gradient flow that may slide along kinks, see
-        `WeightProblem.slide`."""
-        if not isinstance(self.flow, GradientFlow):
-            raise InputError(
-                "neurons slide under the gradient flow only; leave out the read-outs 'sliding...'."
-            )
-        return self._weights().slide(self.state.w)
+        return self._problem.kernel(self._state.w)
 
     @cached_property
     def eigenvalues(self) -> Float[Array, " nk"]:
         """Of H(t), ascending."""
         return jnp.linalg.eigvalsh(self.kernel)
 
-    def _weights(self) -> WeightProblem:
-        if not isinstance(self.problem, WeightProblem):
+    def apply_kernel(self, u: Float[Array, n * k]) -> Float[Array, n * k]:
+        """H(t) u = J (J^T u), without forming H."""
+        return self._problem.velocity(self._state.w, self._problem.pull(self._state.w, lambda f: u))
+
+    @cached_property
+    def reference(self) -> Float[Array, "nk nk"] | None:
+        """The kernel that H(t) is compared with, or None."""
+        return self._reference() if callable(self._reference) else self._reference
+
+    @cached_property
+    def model(self) -> Any:
+        """The model with its present weights."""
+        self._network()
+        return self._problem.whole(self._state.w)
+
+    @cached_property
+    def momentum(self) -> PyTree:
+        """v, shaped like the trained weights; None for flows and methods without one."""
+        return self._problem.lift_change(self._state.v)
+
+    @cached_property
+    def kinetic_energy(self) -> Float[Array, ""]:
+        """|v|^2 / 2."""
+        return 0.5 * self._problem.inner(self._state.v, self._state.v)
+
+    @cached_property
+    def displacement(self) -> Float[Array, ""]:
+        """max_r |w_r(t) - w_r(0)| over the rows of every trained array."""
+        moved = jax.tree.map(jnp.subtract, self._state.w, self.start._state.w)
+        leaves = jax.tree.leaves(self._problem.orthonormal(moved))
+        rows = [
+            leaf.reshape(leaf.shape[0], -1) if leaf.ndim else leaf.reshape(1, 1) for leaf in leaves
+        ]
+        return jnp.max(jnp.stack([jnp.max(jnp.linalg.norm(row, axis=1)) for row in rows]))
+
+    @cached_property
+    def preactivations(self) -> Float[Array, "n m"]:
+        """z_ir = w_r . x_i of a two-layer net."""
+        return self._problem.preactivations(self._state.w)
+
+    @cached_property
+    def preactivation_rates(self) -> Float[Array, "n m"]:
+        """v_r . x_i, which is dz/dt where the momentum is the velocity."""
+        return self._problem.preactivations(self._state.v)
+
+    @cached_property
+    def pattern(self) -> Bool[Array, "n m"]:
+        """Which neurons are active on which samples, w_r . x_i > 0."""
+        return self.preactivations > 0
+
+    @cached_property
+    def outer(self) -> Float[Array, " m"]:
+        """s a_r, with which the neurons of a two-layer net enter f."""
+        return self._problem.outer(self._state.w)
+
+    @property
+    def gram(self) -> Float[Array, "n n"]:
+        """X X^T of the inputs."""
+        return self._problem.gram()
+
+    @cached_property
+    def slide(self) -> tuple[Float[Array, "n n"], Int[Array, ""]]:
+        """(H, pairs held) of a gradient flow that may slide along kinks, see
+        `WeightProblem.slide`."""
+        if not isinstance(self.flow, GradientFlow):
             raise InputError(
-                "the error dynamics has no network; read 'residual' instead of 'f', "
-                "and leave out flips and displacement."
+                "neurons slide under the gradient flow only; leave out the read-outs 'sliding...'."
             )
-        return self.problem
+        self._network()
+        return self._problem.slide(self._state.w)
+
+    @property
+    def loss_function(self) -> Any:
+        """The loss, L(f, y)."""
+        return self._problem.loss_function
+
+    @property
+    def has_momentum(self) -> bool:
+        """Whether there is a v."""
+        return self._state.v is not None
+
+    @cached_property
+    def pushed(self) -> Float[Array, n * k]:
+        """H dL/df = J grad L."""
+        return self._problem.velocity(self._state.w, self._problem.gradient(self._state.w))
+
+    @cached_property
+    def speed(self) -> Float[Array, n * k]:
+        """J v with momentum, -J grad L without: dDelta/dt where the momentum is the velocity."""
+        if self._state.v is None:
+            return -self.pushed
+        return self._problem.velocity(self._state.w, self._state.v)
+
+    @cached_property
+    def slides(self) -> bool:
+        """Whether neurons may slide here, and how they do is known."""
+        return self._state.v is None and self._problem.kinks(self._state.w) is not None
+
+    @cached_property
+    def driving_kernel(self) -> Float[Array, "nk nk"]:
+        """H with which the error moves: with Filippov's slopes where neurons slide along kinks."""
+        return self._problem.slide(self._state.w)[0] if self.slides else self.kernel
+
+    @property
+    def why_not_counted(self) -> str | None:
+        """Where the kinks' impulses are counted one by one, if that is not here; else None."""
+        return self._problem.why_not_counted(self._state)
+
+    @cached_property
+    def _rate(self) -> PyTree:
+        """dw/dt, in the coordinates of the problem."""
+        if self.flow is None:
+            raise InputError(
+                "dw/dt exists for flows only; leave 'velocity' and 'lyapunov' out of "
+                "the read-outs of a discrete run."
+            )
+        gradient = self._problem.gradient(self._state.w)
+        return self.flow.vector_field(self.t, self._state, gradient).w
+
+    def _network(self) -> None:
+        """Raise where there is none."""
+        if self._problem.whole(self._state.w) is None:
+            self._problem.f(self._state.w)
 
 
 class Observer(eqx.Module):
-    """A read-out that needs both ends of every accepted step."""
+    """A read-out that needs both ends of every accepted step.
+
+    Subclasses implement `init`, `update` and `read`; `check` and `bound` where they depend on the
+    flow.
+    """
 
     def check(self, flow: AbstractFlow) -> None:
         """Raise InputError for a flow that it cannot observe."""
@@ -114,31 +216,28 @@ class Observer(eqx.Module):
         return self
 
     @abc.abstractmethod
-    def init(self, problem: Any, t: Array, state: State) -> PyTree:
+    def init(self, start: Snapshot) -> PyTree:
         """What is remembered at t = 0."""
 
     @abc.abstractmethod
-    def update(
-        self, problem: Any, memory: PyTree, t0: Array, before: State, t1: Array, after: State
-    ) -> PyTree:
-        """What is remembered after a step from (t0, before) to (t1, after)."""
+    def update(self, memory: PyTree, before: Snapshot, after: Snapshot) -> PyTree:
+        """What is remembered after a step from `before` to `after`."""
 
-    @abc.abstractmethod
     def read(self, memory: PyTree, snapshot: Snapshot) -> Array:
-        """The read-out at a saved time."""
+        """The read-out at a saved time: the memory itself unless overridden."""
+        return memory
 
 
 class Flips(Observer):
     """Distinct (neuron, sample) pairs whose sign of w_r . x_i has at some accepted step differed
     from the one at t = 0."""
 
-    def init(self, problem, t, state):
-        pattern = activation_pattern(problem.model(state.w), problem.X)
-        return pattern, jnp.zeros_like(pattern)
+    def init(self, start):
+        return start.pattern, jnp.zeros_like(start.pattern)
 
-    def update(self, problem, memory, t0, before, t1, after):
+    def update(self, memory, before, after):
         pattern, flipped = memory
-        return pattern, flipped | (pattern ^ activation_pattern(problem.model(after.w), problem.X))
+        return pattern, flipped | (pattern ^ after.pattern)
 
     def read(self, memory, snapshot):
         return jnp.sum(memory[1])
@@ -160,82 +259,52 @@ class Impulses(Observer):
                 f"{type(flow).__name__} is not."
             )
 
-    def init(self, problem, t, state):
-        reason = why_not_counted(problem, state)
-        if reason is not None:
-            raise InputError(f"impulses are counted {reason}; leave them out of readouts.")
-        return jnp.zeros_like(problem.y)
+    def init(self, start):
+        if start.why_not_counted is not None:
+            raise InputError(
+                f"impulses are counted {start.why_not_counted}; leave them out of readouts."
+            )
+        return jnp.zeros_like(start.residual)
 
-    def update(self, problem, memory, t0, before, t1, after):
-        net, X = problem.model(before.w), problem.X.reshape(problem.X.shape[0], -1)
-        z0, z1, v0, v1 = (X @ part.hidden.T for part in (before.w, after.w, before.v, after.v))
+    def update(self, memory, before, after):
+        z0, z1 = before.preactivations, after.preactivations
+        v0, v1 = before.preactivation_rates, after.preactivation_rates
         crossed = (z0 > 0) != (z1 > 0)
         at = z0 / jnp.where(crossed, z0 - z1, 1.0)
         speed = jnp.where(crossed, jnp.abs(v0 + at * (v1 - v0)), 0.0)
-        return memory + net.scale * (speed @ net.output)
-
-    def read(self, memory, snapshot):
-        return memory
-
-
-def why_not_counted(problem: Any, state: State) -> str | None:
-    """Where impulses are counted kink by kink, if that is not here; else None."""
-    net = problem.model(state.w)
-    if not isinstance(net, TwoLayerNet):
-        return f"for a TwoLayerNet, not for a {type(net).__name__}"
-    if state.v is None:
-        return "on velocities, so for flows with momentum only"
-    if net.activation is not jax.nn.relu:
-        return "for the activation jax.nn.relu alone"
-    if len(jax.tree.leaves(state.w)) != 1 or state.w.hidden is None:
-        return 'where the hidden layer alone is trained, trainable="hidden"'
-    return None
+        return memory + speed @ before.outer
 
 
 class KernelVariation(Observer):
     """Total variation of log H over accepted steps, the sum of max_i |log lambda_i(H_before^{-1}
     H_after)|: NAG's bound needs it finite."""
 
-    def init(self, problem, t, state):
-        return jnp.zeros_like(t)
+    def init(self, start):
+        return jnp.zeros_like(start.t)
 
-    def update(self, problem, memory, t0, before, t1, after):
-        factor = jnp.linalg.cholesky(problem.kernel(before.w))
-        half = jax.scipy.linalg.solve_triangular(factor, problem.kernel(after.w), lower=True)
+    def update(self, memory, before, after):
+        factor = jnp.linalg.cholesky(before.kernel)
+        half = jax.scipy.linalg.solve_triangular(factor, after.kernel, lower=True)
         ratio = jax.scipy.linalg.solve_triangular(factor, half.T, lower=True)
         return memory + jnp.max(jnp.abs(jnp.log(jnp.linalg.eigvalsh(ratio))))
-
-    def read(self, memory, snapshot):
-        return memory
 
 
 class KernelRises(Observer):
     """Sum over accepted steps of the positive part of Delta . (H_after - H_before) Delta / 2: how
     far jumps of H have lifted V of (A.6)."""
 
-    def init(self, problem, t, state):
-        return jnp.zeros_like(t)
+    def init(self, start):
+        return jnp.zeros_like(start.t)
 
-    def update(self, problem, memory, t0, before, t1, after):
-        residual = problem.residual(after.w).reshape(-1)
-        change = problem.kernel(after.w) - problem.kernel(before.w)
+    def update(self, memory, before, after):
+        residual = after.residual.reshape(-1)
+        change = after.kernel - before.kernel
         return memory + jnp.maximum(0.5 * residual @ (change @ residual), 0.0)
-
-    def read(self, memory, snapshot):
-        return memory
 
 
 def spectral_norm(matrix: Float[Array, "n n"]) -> Float[Array, ""]:
     """The 2-norm of a symmetric matrix."""
     return jnp.max(jnp.abs(jnp.linalg.eigvalsh(matrix)))
-
-
-def _loss(s: Snapshot) -> Array:
-    return (
-        s.problem.value(s.state.w)
-        if isinstance(s.problem, WeightProblem)
-        else 0.5 * jnp.sum(s.residual**2)
-    )
 
 
 def _pseudo_loss(s: Snapshot) -> Array:
@@ -250,18 +319,6 @@ def _lyapunov(s: Snapshot) -> Array:
             "of a discrete run."
         )
     return s.flow.lyapunov(s.t, s.residual.reshape(-1), s.velocity.reshape(-1), s.kernel)
-
-
-def _displacement(s: Snapshot) -> Array:
-    moved = jax.tree.map(lambda now, then: now - then, s.state.w, s.start.state.w)
-    moved = s.problem.orthonormal(moved) if isinstance(s.problem, WeightProblem) else moved
-    rows = [
-        jnp.linalg.norm(
-            leaf.reshape(leaf.shape[0], -1) if leaf.ndim else leaf.reshape(1, 1), axis=1
-        )
-        for leaf in jax.tree.leaves(moved)
-    ]
-    return jnp.max(jnp.stack([jnp.max(row) for row in rows]))
 
 
 def _kernel_distance(s: Snapshot) -> Array:
@@ -279,14 +336,14 @@ READOUTS: dict[str, Readout] = {
     "f": lambda s: s.f,
     "residual": lambda s: s.residual,
     "velocity": lambda s: s.velocity,
-    "loss": _loss,
+    "loss": lambda s: s.loss,
     "pseudo_loss": _pseudo_loss,
     "lambda_min": lambda s: s.eigenvalues[0],
     "lambda_max": lambda s: s.eigenvalues[-1],
     "kernel": lambda s: s.kernel,
     "kernel_drift": lambda s: spectral_norm(s.kernel - s.start.kernel),
     "kernel_distance": _kernel_distance,
-    "displacement": _displacement,
+    "displacement": lambda s: s.displacement,
     "flips": Flips(),
     "impulses": Impulses(),
     "kernel_variation": KernelVariation(),
@@ -305,15 +362,16 @@ do."""
 _GENERAL = ("f", "loss", "pseudo_loss", "lambda_min", "lambda_max", "kernel_drift", "displacement")
 
 
-@functools.singledispatch
+RESERVED = (
+    *("ts", "readouts", "model", "verdict", "accepted", "rejected", "errors", "ok", "reason"),
+    *("flows", "widths", "seeds", "data", "failures"),
+)
+"""Names that a trajectory or an ensemble has for something else."""
+
+
 def default_readouts(model: Any) -> tuple[str, ...]:
-    """The read-outs that make sense for a model, by name."""
-    return _GENERAL
-
-
-@default_readouts.register
-def _(model: TwoLayerNet):
-    return (*_GENERAL, "flips")
+    """The read-outs that make sense for a model, by name: flips too where there are kinks."""
+    return (*_GENERAL, "flips") if isinstance(model, TwoLayerNet) else _GENERAL
 
 
 def resolve(
@@ -327,6 +385,11 @@ def resolve(
     table = dict(readouts) if isinstance(readouts, Mapping) else {name: name for name in readouts}
     chosen: dict[str, Readout] = {}
     for name, readout in table.items():
+        if name in RESERVED or not isinstance(name, str):
+            raise InputError(
+                f"a read-out cannot be called {name!r}: a trajectory has that name for something "
+                f"else (as {', '.join(RESERVED)}); choose another name for it."
+            )
         if isinstance(readout, str):
             if readout not in READOUTS:
                 raise unknown_name("read-out", readout, READOUTS)
@@ -341,29 +404,31 @@ def resolve(
 
 
 class Watch(eqx.Module):
-    """All observers among the read-outs, folded together."""
+    """All observers among the read-outs, folded together: a solver hands it both ends of a step, it
+    hands them on as snapshots."""
 
     observers: dict[str, Observer]
+    flow: AbstractFlow | None
 
     def init(self, problem, t, state):
-        return {name: observer.init(problem, t, state) for name, observer in self.observers.items()}
+        start = Snapshot(problem, self.flow, t, state)
+        return {name: observer.init(start) for name, observer in self.observers.items()}
 
     def update(self, problem, watched, t0, before, t1, after):
+        ends = Snapshot(problem, self.flow, t0, before), Snapshot(problem, self.flow, t1, after)
         return {
-            name: observer.update(problem, watched[name], t0, before, t1, after)
-            for name, observer in self.observers.items()
+            name: observer.update(watched[name], *ends) for name, observer in self.observers.items()
         }
 
 
 def watch(readouts: dict[str, Readout], flow: AbstractFlow | None = None) -> Watch:
     """The observers of a table of read-outs, for a run of a flow."""
-    return Watch(
-        {
-            name: readout.bound(flow)
-            for name, readout in readouts.items()
-            if isinstance(readout, Observer)
-        }
-    )
+    observers = {
+        name: readout.bound(flow)
+        for name, readout in readouts.items()
+        if isinstance(readout, Observer)
+    }
+    return Watch(observers, flow)
 
 
 def read_off(

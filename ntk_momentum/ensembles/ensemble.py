@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from ..dynamics.solver import REASONS
 from ..dynamics.trajectory import label
-from ..errors import InputError, require
+from ..errors import InputError, no_type_check, require
 from ..loss import Loss, squared
 from ..method import AbstractFlow, AbstractOptimizer
 from ..numerics import Numerics
@@ -48,6 +48,7 @@ class Ensemble(eqx.Module):
     accepted: Int[Array, "*data flow width seed"]
     rejected: Int[Array, "*data flow width seed"]
     data: tuple[str, ...] | None = eqx.field(static=True, default=None)
+    errors: dict[str, Array] | None = None
 
     def __getattr__(self, name: str) -> Array:
         readouts = self.__dict__.get("readouts", {})
@@ -109,6 +110,7 @@ def flow_label(flow: AbstractFlow | AbstractOptimizer) -> str:
     return " ".join([flow.name, *values])
 
 
+@no_type_check
 def ensemble(
     data: Any,
     flows: Any,
@@ -127,24 +129,43 @@ def ensemble(
     reference: Any = None,
     config: Numerics = Numerics(),
     dtype: Any = None,
-    progress: Any = None,
+    refine: bool = False,
+    progress: Callable[[int, int], None] | None = None,
     **how: Any,
 ) -> Ensemble:
     """Simulate every flow at every width from every seed on every data set, in one call.
 
-    data: a data set, or a list of them with equal shapes. flows: one or more, e.g. [HeavyBall(b)
-    for b in frictions]. seeds: the seeds, or how many (0, 1, ...). ts: saved times shared by all
-    flows, one row per flow, or (data, flow, time). progress: called as progress(done, total) after
-    every unit of work. how: strategy, layout, unit_runs, memory_limit and over, see `plan`. The
-    rest is as in `simulate`. Failed runs keep their place: NaN read-outs and a verdict.
+    Every run as if it were alone: w' = -grad L (2.2), (3.2), (4.2), its steps and its numbers.
 
-    model: makes the model of a run, called as model(width, key=jax.random.key(seed)) inside the
-    compiled program, for example lambda width, key: eqx.nn.MLP(4, "scalar", width, 3, key=key); one
-    without a width ignores it. Define it once: another function, though of the same text, compiles
-    anew. dtype is then by default the model's own. Without model=, runs are of `init_two_layer`
-    with activation= and antisymmetric=.
+    Args:
+        data: a data set, or a list of them with equal shapes.
+        flows: one or more, e.g. [HeavyBall(b) for b in frictions].
+        widths: hidden neurons, one number or several.
+        seeds: the seeds, or how many (0, 1, ...).
+        ts: saved times shared by all flows, one row per flow, or (data, flow, time).
+        model: makes the model of a run, called as model(width, key=jax.random.key(seed)) inside the
+            compiled program, for example lambda width, key: eqx.nn.MLP(4, "scalar", width, 3,
+            key=key); one without a width ignores it. Define it once: another function, though of
+            the same text, compiles anew. Without it runs are of `init_two_layer`.
+        activation, antisymmetric: of `init_two_layer`.
+        loss, trainable, where, solver, readouts, reference, config: as in `simulate`.
+        dtype: of the runs; by default that of JAX, or the model's own.
+        refine: run again with steps at most half as long, and keep the differences as `errors`.
+        progress: called as progress(done, total) after every unit of work.
+        how: strategy, layout, unit_runs, memory_limit and over, see `planning.plan`.
 
-    Raises `InputError`.
+    Returns:
+        The read-outs over (flow, width, seed, time). Failed runs keep their place: NaN read-outs
+        and a verdict.
+
+    Raises:
+        InputError: what cannot be run, or does not fit into memory.
+
+    Example:
+        >>> data = nm.sphere(5, 3, key=jax.random.key(0))
+        >>> flows = [nm.HeavyBall(b) for b in (0.2, 0.4)]
+        >>> nm.ensemble(data, flows, [16, 32], 2, [0.0, 1.0], readouts=["loss"]).loss.shape
+        (2, 2, 2, 2)
     """
     recipe = {
         "model": model,
@@ -160,6 +181,28 @@ def ensemble(
         "dtype": dtype,
     }
     made = plan(data, flows, widths, seeds, ts, **recipe, **how)
+    coarse = run_plan(made, progress)
+    if not refine:
+        return coarse
+    # Steps end at saved times: with a time between each two, and an eighth of the tolerance, they
+    # are at least halved.
+    rows = np.asarray(ts, float)
+    began = np.zeros((*rows.shape[:-1], int(rows.flat[0] > 0)))
+    ends = np.concatenate([began, rows], axis=-1)
+    between = (ends[..., 1:] + ends[..., :-1]) / 2
+    finer = np.sort(np.concatenate([ends, between], axis=-1), axis=-1)[..., began.shape[-1] :]
+    recipe["config"] = Numerics(config.tol / 8, config.max_steps, config.precision)
+    fine = run_plan(plan(data, flows, widths, seeds, finer, **recipe, **how), progress)
+    axis = coarse.verdict.ndim
+    at = (slice(None),) * axis + (slice(began.shape[-1], None, 2),)
+    readouts = {name: value[at] for name, value in fine.readouts.items()}
+    errors = {name: jnp.abs(value - coarse.readouts[name]) for name, value in readouts.items()}
+    parts = (coarse.flows, coarse.widths, coarse.seeds, coarse.ts, readouts)
+    return Ensemble(*parts, fine.verdict, fine.accepted, fine.rejected, coarse.data, errors)
+
+
+def run_plan(made: Plan, progress: Callable[[int, int], None] | None = None) -> Ensemble:
+    """Every unit of a plan, put together; progress is called as progress(units done, units)."""
     blocks = []
     for unit in made.units:
         blocks.append(run_unit(made, unit))

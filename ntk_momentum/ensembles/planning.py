@@ -9,6 +9,7 @@ wastes less than a quarter.
 from __future__ import annotations
 
 import dataclasses
+import operator
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -73,7 +74,7 @@ class Plan:
 
     data: tuple[Dataset, ...]
     stacked: bool
-    flows: tuple[AbstractFlow, ...]
+    flows: tuple[AbstractFlow | AbstractOptimizer, ...]
     widths: tuple[int, ...]
     seeds: tuple[int, ...]
     ts: np.ndarray
@@ -170,6 +171,7 @@ def plan(
     unit_runs: int = UNIT_RUNS,
     memory_limit: int | float | None = None,
     over: Mesh | None = None,
+    methods: type = AbstractFlow,
 ) -> Plan:
     """Cut an ensemble into units; the first arguments are those of `ensemble`. Nothing is
     simulated.
@@ -183,7 +185,7 @@ def plan(
     Raises `InputError`, also when a run cannot fit.
     """
     sets, stacked = _sets(data)
-    flows, widths, seeds = axes(flows, widths, seeds)
+    flows, widths, seeds = axes(flows, widths, seeds, methods)
     for name, value, known in (
         ("strategy", strategy, ("map", "vmap", "measure")),
         ("layout", layout, ("runs", "neurons")),
@@ -265,7 +267,7 @@ def measure(made: Plan, free: int | float) -> str:
     return min(seconds, key=seconds.__getitem__)
 
 
-def flow_values(flow: AbstractFlow) -> dict[str, Any]:
+def flow_values(flow: AbstractFlow | AbstractOptimizer) -> dict[str, Any]:
     """A flow in plain values: its name and its parameters."""
     leaves = jax.tree_util.tree_leaves_with_path(flow)
     return {"name": flow.name} | {
@@ -445,28 +447,45 @@ def _sets(data: Any) -> tuple[tuple[Dataset, ...], bool]:
 
 
 def axes(
-    flows: Any,
-    widths: Any,
-    seeds: Any,
-    kind: type = AbstractFlow,
-    example: str = "flows such as nm.GradientFlow()",
+    methods: Any, widths: Any, seeds: Any, kind: type = AbstractFlow
 ) -> tuple[tuple[Any, ...], tuple[int, ...], tuple[int, ...]]:
-    """The axes of an ensemble of flows, or of another kind, as tuples. Raises `InputError` for what
+    """The axes of an ensemble of flows, or of optimizers, as tuples. Raises `InputError` for what
     they cannot be."""
-    flows = tuple(flows) if isinstance(flows, Iterable) else (flows,)
-    widths = (widths,) if isinstance(widths, int) else tuple(int(width) for width in widths)
-    seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(int(seed) for seed in seeds)
-    runs = example.split()[0]
-    for name, values in ((runs, flows), ("widths", widths), ("seeds", seeds)):
+    runs, example = (
+        ("flows", "nm.GradientFlow()")
+        if kind is AbstractFlow
+        else ("optimizers", "nm.heavy_ball(eta, beta)")
+    )
+    methods = tuple(methods) if isinstance(methods, Iterable) else (methods,)
+    wrong = [type(method).__name__ for method in methods if not isinstance(method, kind)]
+    if wrong:
+        raise InputError(f"{runs} must be {runs} such as {example}, got {wrong}.")
+    widths = _whole_numbers("widths", widths)
+    several = isinstance(seeds, Iterable)
+    seeds = _whole_numbers("seeds", seeds) if several else _whole_numbers("seeds", (seeds,))
+    if not several:
+        seeds = tuple(range(seeds[0]))
+    for name, values in ((runs, methods), ("widths", widths), ("seeds", seeds)):
         if not values:
             raise InputError(f"{name} is empty; an ensemble needs at least one.")
         if name != runs and len(set(values)) < len(values):
             raise InputError(f"{name} holds the same value twice: {list(values)}.")
-    wrong = [type(flow).__name__ for flow in flows if not isinstance(flow, kind)]
-    if wrong:
-        raise InputError(f"{runs} must be {example}, got {wrong}.")
     check_positive("widths", widths)
-    return flows, widths, seeds
+    return methods, widths, seeds
+
+
+def _whole_numbers(name: str, values: Any) -> tuple[int, ...]:
+    """One whole number, or several, as a tuple; numpy's and JAX's are numbers, strings are not."""
+    items = (
+        tuple(values) if isinstance(values, Iterable) and not isinstance(values, str) else (values,)
+    )
+    try:
+        found = tuple(operator.index(item) for item in items)
+    except TypeError:
+        raise InputError(
+            f"{name} must be whole numbers, got {values!r}; try {name}=[256, 1024]."
+        ) from None
+    return found
 
 
 def recipe_dtype(

@@ -24,22 +24,16 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from ..data import Dataset
-from ..dynamics.coordinates import Decomposition, in_span
-from ..dynamics.readout import Snapshot, read_off, watch
-from ..dynamics.simulation import (
-    as_integrator,
-    chosen_readouts,
-    default_reference,
-    solve,
-    tolerance_apart,
-    weight_problem,
-)
-from ..dynamics.solver import LazyExponential, RungeKutta
+from ..dynamics.coordinates import Decomposition
+from ..dynamics.objective import WeightProblem
+from ..dynamics.readout import read_off, watch
+from ..dynamics.run import Run
+from ..dynamics.solver import LazyExponential
 from ..kernel import plan_ntk
 from ..kernel.plan import written
 from ..loss import Loss
-from ..method import AbstractFlow
-from ..network.two_layer import TwoLayerNet, cast, init_two_layer, trainable_spec
+from ..method import AbstractFlow, AbstractOptimizer
+from ..network.two_layer import TwoLayerNet, cast, init_two_layer
 from ..numerics import Numerics
 from .devices import AXIS
 
@@ -78,7 +72,8 @@ class Recipe(eqx.Module):
 
 
 class Batch(eqx.Module):
-    """Runs on one data set, of flows stacked over their parameters, with times (flow, time).
+    """Runs on one data set, of flows or optimizers stacked over their parameters, with times (flow,
+    time).
 
     inputs: the decomposition of X, or None where a network has fewer neurons than X has rows or
     columns, or is the user's own. flow, width, seed: those of each run, the first two by position.
@@ -89,7 +84,7 @@ class Batch(eqx.Module):
     X: Float[Array, "n ..."]
     y: Float[Array, n * k]
     inputs: Decomposition | None
-    flows: AbstractFlow
+    flows: AbstractFlow | AbstractOptimizer
     times: Float[Array, "flow time"]
     flow: Int[Array, " runs"]
     width: Int[Array, " runs"]
@@ -149,11 +144,7 @@ def run_batch(batch: Batch, how: How) -> Solved:
             ),
             batch,
         )
-    config = batch.recipe.config
-    tol, rest = tolerance_apart(config, batch.recipe.dtype)
-    outcome = ensemble_program(
-        tol, dataclasses.replace(batch, recipe=dataclasses.replace(batch.recipe, config=rest)), how
-    )
+    outcome = ensemble_program(batch, how)
     if over is not None and over.is_multi_process:
         from jax.experimental.multihost_utils import process_allgather
 
@@ -165,7 +156,7 @@ def make(
     recipe: Recipe,
     data: Dataset,
     inputs: Decomposition | None,
-    flows: Sequence[AbstractFlow],
+    flows: Sequence[AbstractFlow | AbstractOptimizer],
     times: Any,
     runs: Any,
     widths: tuple[int, ...],
@@ -173,7 +164,9 @@ def make(
 ) -> Batch:
     """A batch from flows of one kind and runs, rows (flow, width, seed) with flow and width as
     positions."""
-    dtype = recipe.dtype
+    dtype, config = recipe.dtype, recipe.config
+    tol = jnp.asarray(config.tol, dtype)  # an array, so that another one needs no new program
+    recipe = dataclasses.replace(recipe, config=Numerics(tol, config.max_steps, config.precision))
     flow, width, seed = (list(column) for column in zip(*runs, strict=True))
     wide = jax.dtypes.canonicalize_dtype(np.int64) == np.int64
     seeds = (
@@ -209,13 +202,12 @@ def needs(batch: Batch) -> Needs:
     found: dict[str, Any] = {}
 
     def start(batch):
-        flow, ts, problem, w, integrator, chosen, reference = _parts(
-            batch, batch.flow[0], batch.width[0], batch.seed[0], None
-        )
-        state = flow.init(w)
-        first = Snapshot(problem, flow, ts[0], state, None, reference)
-        observers = watch(chosen, flow)
-        values = read_off(chosen, first, observers.init(problem, ts[0], state), jnp.array(True))
+        run, ts = _prepared(batch, batch.flow[0], batch.width[0], batch.seed[0], None)
+        problem, w = run.problem, run.w
+        assert isinstance(problem, WeightProblem)
+        first, observers = run.first(), watch(run.readouts, run.flow)
+        watched = observers.init(problem, ts[0], run.state)
+        values = read_off(run.readouts, first, watched, jnp.array(True))
         kernel = "kernel" in vars(first)  # cached there when a read-out asks for it
         slabs = kernel or bool(observers.observers)
         net, own = problem.model(w), None
@@ -229,9 +221,10 @@ def needs(batch: Batch) -> Needs:
             forward = jax.make_jaxpr(lambda w, x: problem.model(w)(x))(w, problem.X[0])
             own = {"weights": numbers, "activations": written(forward), "kernel": making}
         found.update(columns=0 if own else net.hidden.shape[1], own=own)
+        remembered = run.state.v if run.flow is not None else run.method.init(w)
         found.update(
-            lazy=isinstance(integrator, LazyExponential),
-            momentum=state.v is not None,
+            lazy=isinstance(run.integrator, LazyExponential),
+            momentum=bool(jax.tree.leaves(remembered)),
             kernel=kernel,
             slabs=slabs,
         )
@@ -242,23 +235,19 @@ def needs(batch: Batch) -> Needs:
 
 
 @eqx.filter_jit
-def ensemble_program(tol: Array, batch: Batch, how: How) -> Solved:
+def ensemble_program(batch: Batch, how: How) -> Solved:
     """Draw, pad and solve every run: one compiled program."""
-    config = dataclasses.replace(batch.recipe.config, tol=tol)
     over = how.over if how.over is not None and how.over.size > 1 else None
     rows = (batch.flow, batch.width, batch.seed)
     arrays, static = eqx.partition(batch, eqx.is_array)
 
-    def solve_all(arrays, tol, *rows):
+    def solve_all(arrays, *rows):
         here = eqx.combine(arrays, static)
-        settings = dataclasses.replace(config, tol=tol)
 
         def one(row):
             spread = over if how.layout == "neurons" else None
-            flow, ts, problem, w, integrator, chosen, reference = _parts(
-                here, row[0], row[1], row[2], spread
-            )
-            end = solve(problem, w, flow, ts, integrator, chosen, reference, settings)
+            run, ts = _prepared(here, row[0], row[1], row[2], spread)
+            end = run.solve(ts)
             return Solved(end.readouts, end.verdict, end.accepted, end.rejected)
 
         if how.strategy == "map":
@@ -270,52 +259,35 @@ def ensemble_program(tol: Array, batch: Batch, how: How) -> Solved:
         )
 
     if over is None or how.layout == "neurons":
-        return solve_all(arrays, tol, *rows)
-    specs = (P(), P(), P(AXIS), P(AXIS), P(AXIS))
+        return solve_all(arrays, *rows)
+    specs = (P(), P(AXIS), P(AXIS), P(AXIS))
     return jax.shard_map(solve_all, mesh=over, in_specs=specs, out_specs=P(AXIS), check_vma=False)(
-        arrays, tol, *rows
+        arrays, *rows
     )
 
 
-def _parts(
+def _prepared(
     batch: Batch, flow: Array, width: Array, seed: Array, over: Mesh | None
-) -> tuple[Any, ...]:
-    """One run ready to be solved: (flow, times, problem, weights, integrator, read-outs,
-    reference)."""
+) -> tuple[Run, Array]:
+    """One run ready to be solved, and its times."""
     recipe = batch.recipe
     data = Dataset(batch.X.astype(recipe.dtype), batch.y.astype(recipe.dtype), "allow")
-    p, key = data.input_size, jax.random.key(seed)
-    plain = recipe.net(batch.widths[0], p, key)
-    spec = trainable_spec(plain, recipe.trainable, recipe.where)
-    reference = (
-        default_reference(plain, data, recipe.trainable, recipe.where)
-        if recipe.reference is None
-        else jnp.asarray(recipe.reference, recipe.dtype)
+    key = jax.random.key(seed)
+    plain = recipe.net(batch.widths[0], data.input_size, key)
+    run = Run.prepare(
+        plain if recipe.model is not None else _padded(batch, width, key, over),
+        data,
+        jax.tree.map(lambda leaf: leaf[flow], batch.flows),
+        loss=recipe.loss,
+        trainable=recipe.trainable,
+        where=recipe.where,
+        solver=recipe.solver,
+        readouts=recipe.readouts,
+        reference=recipe.reference,
+        config=recipe.config,
+        plain=plain,
     )
-    net = plain if recipe.model is not None else _padded(batch, width, key, over)
-    problem, w = weight_problem(net, data, recipe.loss, spec, None)
-    integrator, chosen = (
-        as_integrator(recipe.solver, problem, w),
-        chosen_readouts(recipe.readouts, plain, reference),
-    )
-    if batch.inputs is not None:
-        problem, w = in_span(
-            problem,
-            w,
-            chosen,
-            preactivations=isinstance(integrator, RungeKutta),
-            inputs=batch.inputs,
-        )
-    take = lambda leaf: leaf[flow]
-    return (
-        jax.tree.map(take, batch.flows),
-        take(batch.times),
-        problem,
-        w,
-        integrator,
-        chosen,
-        reference,
-    )
+    return run if batch.inputs is None else run.within(batch.inputs), batch.times[flow]
 
 
 def _padded(batch: Batch, width: Array, key: Array, over: Mesh | None) -> TwoLayerNet:

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ..dynamics.objective import WeightProblem, norm
-from ..dynamics.simulation import weight_problem
+from ..dynamics.run import weight_problem
 from ..dynamics.training import train
 from ..errors import InputError
 from ..loss import Loss, output_gradient, squared

@@ -20,21 +20,21 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..dynamics.objective import norm
-from ..dynamics.readout import Observer, Snapshot, why_not_counted
+from ..dynamics.readout import Observer, Snapshot
 from ..errors import InputError
 from ..loss import squared
 from ..method import AbstractMomentumFlow, GradientFlow
 
 
-def _kinks(problem: Any, t0: Array, before: Any, t1: Array, after: Any) -> tuple[Array, ...]:
+def _kinks(before: Snapshot, after: Snapshot) -> tuple[Array, ...]:
     """(active at the start, flipped, crossed twice perhaps, when, speed at the kink, |speeds| of
     the third) of one step, (n, m) each.
 
     A pair whose sign agrees at both ends is taken to have crossed twice where the tangents at the
     two ends meet beyond the kink.
     """
-    X, h = problem.X.reshape(problem.X.shape[0], -1), t1 - t0
-    z0, z1, v0, v1 = (X @ part.hidden.T for part in (before.w, after.w, before.v, after.v))
+    h, z0, z1 = after.t - before.t, before.preactivations, after.preactivations
+    v0, v1 = before.preactivation_rates, after.preactivation_rates
     active, flipped = z0 > 0, (z0 > 0) != (z1 > 0)
     side = jnp.where(active, 1.0, -1.0)
     turns = ~flipped & (side * v0 < 0) & (side * v1 > 0)
@@ -43,13 +43,6 @@ def _kinks(problem: Any, t0: Array, before: Any, t1: Array, after: Any) -> tuple
     at = z0 / jnp.where(flipped, z0 - z1, 1.0)
     speed = jnp.where(flipped, jnp.abs(v0 + at * (v1 - v0)), 0.0)
     return active, flipped, twice, at, speed, jnp.where(twice, jnp.abs(v0) + jnp.abs(v1), 0.0)
-
-
-def kernel(problem: Any, state: Any) -> Array:
-    """H with which the error moves: with Filippov's slopes where the gradient flow of a two-layer
-    net slides along kinks."""
-    slides = state.v is None and problem.kinks(state.w) is not None
-    return problem.slide(state.w)[0] if slides else problem.kernel(state.w)
 
 
 class Force(Observer):
@@ -71,54 +64,42 @@ class Force(Observer):
     def bound(self, flow):
         return type(self)(flow)
 
-    def init(self, problem, t, state):
-        if problem.loss is not squared:
-            raise InputError(
-                "certificates are for the squared loss, got "
-                f"{getattr(problem.loss, '__name__', problem.loss)}."
-            )
-        return self.nothing(problem.y.size, t.dtype)
-
-    def read(self, memory, snapshot):
-        return memory
+    def init(self, start):
+        if start.loss_function is not squared:
+            name = getattr(start.loss_function, "__name__", start.loss_function)
+            raise InputError(f"certificates are for the squared loss, got {name}.")
+        return self.nothing(start.residual.size, start.t.dtype)
 
     def nothing(self, size: int, dtype: Any) -> Array:
         """The sum of no steps, for so many entries of the error."""
         return jnp.zeros((), dtype)
 
-    def left_over(self, problem: Any, t0: Array, before: Any, t1: Array, after: Any) -> Array:
+    def left_over(self, before: Snapshot, after: Snapshot) -> Array:
         """|d(t0, t1)|."""
-        if before.v is None and problem.kinks(before.w) is not None:
-            return jnp.zeros_like(t0)  # Delta' = -H Delta with Filippov's slopes, whatever the step
-        h = t1 - t0
-        ends = [_forces(problem, part) for part in (before, after)]
-        (delta0, speed0, force0, change0), (delta1, speed1, force1, change1) = ends
-        whole = h / 2 * (force0 + force1) + h**2 / 12 * (change0 - change1)
-        if before.v is None:
-            return norm(delta1 - delta0 + whole)
-        return norm(speed1 - speed0 + self.flow.friction(t0) * (delta1 - delta0) + whole)
-
-
-def _forces(problem: Any, state: Any) -> tuple[Array, Array, Array, Array]:
-    """(Delta, Delta', H Delta, H Delta') at one end of a step."""
-    gradient = problem.gradient(state.w)
-    delta, force = problem.residual(state.w), problem.velocity(state.w, gradient)
-    speed = -force if state.v is None else problem.velocity(state.w, state.v)
-    return delta, speed, force, problem.velocity(state.w, problem.pull(state.w, lambda f: speed))
+        if before.slides:
+            # Delta' = -H Delta with Filippov's slopes, whatever the step
+            return jnp.zeros_like(before.t)
+        h = after.t - before.t
+        # Corrected trapezoidal rule for int H Delta: both ends, and the slopes H Delta' there.
+        whole = h / 2 * (before.pushed + after.pushed) + h**2 / 12 * (
+            before.apply_kernel(before.speed) - after.apply_kernel(after.speed)
+        )
+        change = after.residual - before.residual
+        if not before.has_momentum:
+            return norm(change + whole)
+        return norm(after.speed - before.speed + self.flow.friction(before.t) * change + whole)
 
 
 class ImpulseBound(Force):
     """Sum over accepted steps of the force's integral: the bound of V needs the path's length, in
     which nothing cancels."""
 
-    def update(self, problem, memory, t0, before, t1, after):
-        if why_not_counted(problem, before) is not None:
-            return memory + self.left_over(problem, t0, before, t1, after)
-        net = problem.model(before.w)
-        *_, speed, twice = _kinks(problem, t0, before, t1, after)
-        return memory + net.scale * (
-            jnp.linalg.norm(speed @ net.output) + jnp.linalg.norm(twice @ jnp.abs(net.output))
-        )
+    def update(self, memory, before, after):
+        if before.why_not_counted is not None:
+            return memory + self.left_over(before, after)
+        *_, speed, twice = _kinks(before, after)
+        outer = before.outer
+        return memory + jnp.linalg.norm(speed @ outer) + jnp.linalg.norm(twice @ jnp.abs(outer))
 
 
 class ImpulseSpread(Force):
@@ -131,18 +112,16 @@ class ImpulseSpread(Force):
     def nothing(self, size, dtype):
         return jnp.zeros((2,), dtype)
 
-    def update(self, problem, memory, t0, before, t1, after):
-        h = t1 - t0
-        if why_not_counted(problem, before) is not None:
-            return memory + self.left_over(problem, t0, before, t1, after) * jnp.stack(
-                [h, 0.5 * h**2]
-            )
-        net = problem.model(before.w)
-        *_, at, speed, twice = _kinks(problem, t0, before, t1, after)
-        later, size = h * (1 - at), jnp.abs(net.output)
-        first = jnp.linalg.norm((later * speed) @ net.output) + h * jnp.linalg.norm(twice @ size)
+    def update(self, memory, before, after):
+        h = after.t - before.t
+        if before.why_not_counted is not None:
+            return memory + self.left_over(before, after) * jnp.stack([h, 0.5 * h**2])
+        *_, at, speed, twice = _kinks(before, after)
+        later, outer = h * (1 - at), before.outer
+        size = jnp.abs(outer)
+        first = jnp.linalg.norm((later * speed) @ outer) + h * jnp.linalg.norm(twice @ size)
         second = 0.5 * jnp.sum((later**2 * speed + h**2 * twice) @ size)
-        return memory + net.scale * jnp.stack([first, second])
+        return memory + jnp.stack([first, second])
 
 
 class KernelPath(Force):
@@ -155,35 +134,31 @@ class KernelPath(Force):
     def nothing(self, size, dtype):
         return jnp.zeros((size, size), dtype)
 
-    def init(self, problem, t, state):
-        path = super().init(problem, t, state)
-        return path if why_not_counted(problem, state) is None else (path, kernel(problem, state))
+    def init(self, start):
+        path = super().init(start)
+        return path if start.why_not_counted is None else (path, start.driving_kernel)
 
     def read(self, memory, snapshot):
         return memory[0] if isinstance(memory, tuple) else memory
 
-    def update(self, problem, memory, t0, before, t1, after):
+    def update(self, memory, before, after):
         if isinstance(memory, tuple):
             path, last = memory
-            now = kernel(problem, after)
+            now = after.driving_kernel
             return path + jnp.abs(now - last), now
-        net, X = problem.model(before.w), problem.X.reshape(problem.X.shape[0], -1)
-        active, flipped, twice, *_ = _kinks(problem, t0, before, t1, after)
+        active, flipped, twice, *_ = _kinks(before, after)
         moved = (flipped | twice).astype(memory.dtype)
-        ever = jnp.where(
-            active, 1.0, moved
-        )  # of a product of two indicators, one flips while the other is on at some time
-        weight = jnp.square(net.scale * net.output)[None]
+        # of a product of two indicators, one flips while the other is on at some time
+        ever = jnp.where(active, 1.0, moved)
+        weight = jnp.square(before.outer)[None]
         half = (moved * weight) @ ever.T
-        return memory + jnp.abs(X @ X.T) * (half + half.T - (moved * weight) @ moved.T)
+        return memory + jnp.abs(before.gram) * (half + half.T - (moved * weight) @ moved.T)
 
 
 def _friction(s: Snapshot) -> Array:
-    return (
-        s.flow.friction(s.t)
-        if isinstance(s.flow, AbstractMomentumFlow)
-        else jnp.full_like(s.t, jnp.nan)
-    )
+    if isinstance(s.flow, AbstractMomentumFlow):
+        return s.flow.friction(s.t)
+    return jnp.full_like(s.t, jnp.nan)
 
 
 def _reference(s: Snapshot) -> Array:
@@ -192,7 +167,7 @@ def _reference(s: Snapshot) -> Array:
 
 CERTIFICATE_READOUTS = {
     **{name: name for name in ("loss", "residual", "velocity")},
-    "kernel": lambda s: kernel(s.problem, s.state),
+    "kernel": lambda s: s.driving_kernel,
     "friction": _friction,
     "reference": _reference,
     "impulses": ImpulseBound(),

@@ -50,6 +50,11 @@ class AbstractFlow(eqx.Module):
     inertial: ClassVar[bool] = False
 
     @property
+    def has_lyapunov(self) -> bool:
+        """Whether a Lyapunov function is known."""
+        return type(self).lyapunov is not AbstractFlow.lyapunov
+
+    @property
     def linear(self) -> bool:
         """Whether the flow depends linearly on the gradient, so that eigenmodes of a constant
         kernel evolve apart."""

@@ -14,8 +14,7 @@ from timing import median_seconds
 
 from ntk_momentum import Numerics, infinite_ntk, init_two_layer, load_digits, simulate
 from ntk_momentum.dynamics.coordinates import in_span
-from ntk_momentum.dynamics.readout import READOUTS
-from ntk_momentum.dynamics.simulation import weight_problem
+from ntk_momentum.dynamics.run import weight_problem
 from ntk_momentum.dynamics.solver import LazyExponential, RungeKutta
 from ntk_momentum.loss import squared
 from ntk_momentum.method import GradientFlow, HeavyBall, Nesterov
@@ -104,9 +103,8 @@ def solvers(name: str, n: int, width: int) -> dict:
         row[f"{label}_seconds"] = median_seconds(partial(run, solver, tol), 1 if n > 100 else 3)
     row["evaluations_ratio"] = row["tsit5_evaluations"] / row["lazy_evaluations"]
     row["seconds_ratio"] = row["tsit5_seconds"] / row["lazy_seconds"]
-    readouts = {"loss": READOUTS["loss"]}
     problem, w = in_span(
-        *weight_problem(net, data, squared, None, None), readouts, preactivations=True
+        *weight_problem(net, data, squared, None, None), preactivations=True
     )  # as the solve has it
     gradient = jax.jit(lambda w: problem.gradient(w))
     one = median_seconds(lambda: gradient(w))

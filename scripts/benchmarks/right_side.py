@@ -13,11 +13,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ntk_momentum import Numerics, init_two_layer, sphere
+from ntk_momentum import init_two_layer, sphere
 from ntk_momentum.dynamics.coordinates import in_span
-from ntk_momentum.dynamics.readout import READOUTS
-from ntk_momentum.dynamics.simulation import weight_problem
-from ntk_momentum.dynamics.training import _descend
+from ntk_momentum.dynamics.run import Run, count_off, weight_problem
 from ntk_momentum.loss import squared
 from ntk_momentum.method import gradient_descent
 from ntk_momentum.network.two_layer import TwoLayerNet
@@ -36,14 +34,13 @@ def right_side(n: int, width: int, p: int, repeats: int = 9) -> dict:
     data = sphere(n, p, key=jax.random.key(0))
     net = init_two_layer(width, p, key=jax.random.key(1), dtype=jnp.float32)
     whole = weight_problem(net, data, squared, None, None)
-    small = in_span(*whole, {}, preactivations=True)
+    small = in_span(*whole, preactivations=True)
     square = jax.random.normal(jax.random.key(2), (1024, 1024), jnp.float32)
-    readouts, optimizer = {"loss": READOUTS["loss"]}, gradient_descent(jnp.float32(1e-3))
+    optimizer = gradient_descent(jnp.float32(1e-3))
+    run = Run.prepare(net, data, optimizer, readouts=["loss"]).within()
 
     def steps(count):
-        return _descend(
-            *small, optimizer, jnp.int32(1), jnp.int32(count), 1, readouts, None, Numerics()
-        )
+        return count_off(run, jnp.int32(1), jnp.int32(count), 1)
 
     seconds = in_turn(
         {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ntk_momentum as nm
-from ntk_momentum.dynamics.simulation import default_reference
+from ntk_momentum.dynamics.run import default_reference
 from ntk_momentum.ensembles import program
 from ntk_momentum.ensembles.planning import plan
 from ntk_momentum.judge.diagnosis import linearize, trained_part
@@ -212,10 +212,9 @@ def test_a_two_layer_net_that_the_user_makes_takes_the_fast_path():
     made = plan(SCALAR, flow, 16, 2, [0.0, 1.0], model=make, **options)
     (unit,) = made.units
     batch = made.batch(unit)
-    *_, w, integrator, _, _ = program._parts(
-        batch, batch.flow[0], batch.width[0], batch.seed[0], None
-    )
-    assert isinstance(integrator, nm.LazyExponential) and w.hidden.shape == (16, min(SCALAR.n, 9))
+    run, _ = program._prepared(batch, batch.flow[0], batch.width[0], batch.seed[0], None)
+    assert isinstance(run.integrator, nm.LazyExponential)
+    assert run.w.hidden.shape == (16, min(SCALAR.n, 9))
     runs = nm.ensemble(SCALAR, flow, 16, 2, [0.0, 1.0], model=make, **options)
     alone = nm.simulate(make(16, key=jax.random.key(1)), SCALAR, flow, [0.0, 1.0], **options)
     assert int(runs.accepted[0, 0, 1]) == int(alone.accepted)

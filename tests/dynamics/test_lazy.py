@@ -12,7 +12,7 @@ import pytest
 import ntk_momentum as nm
 from ntk_momentum.dynamics.solver import LazyExponential, RungeKutta, slopes
 from ntk_momentum.kernel import sliding
-from ntk_momentum.network.two_layer import neurons
+from ntk_momentum.network import neurons
 from ntk_momentum.theory.crossings import heavy_ball_crossings
 
 KEY = jax.random.key(0)
@@ -101,7 +101,7 @@ def test_a_sliding_neuron_stays_on_its_kink():
         data,
         nm.GradientFlow(),
         np.linspace(0, 0.5, 6),
-        readouts={"w": lambda s: s.state.w.hidden[0]},
+        readouts={"w": lambda s: s.model.hidden[0]},
         solver=LazyExponential(),
         config=nm.Numerics(tol=1e-4),
     )

@@ -137,14 +137,11 @@ def test_default_readouts_are_the_papers_and_nothing_else():
 
 def test_readouts_may_be_named_renamed_computed_or_observed():
     class Steps(Observer):
-        def init(self, problem, t, state):
+        def init(self, start):
             return jnp.zeros(())
 
-        def update(self, problem, memory, t0, before, t1, after):
-            return memory + (t1 - t0)
-
-        def read(self, memory, snapshot):
-            return memory
+        def update(self, memory, before, after):
+            return memory + (after.t - before.t)
 
     net = nm.init_two_layer(16, 5, key=KEY)
     run = nm.simulate(
@@ -165,7 +162,7 @@ def test_readouts_may_be_named_renamed_computed_or_observed():
 
 def test_mechanical_energy_decays_along_the_heavy_ball():
     net = nm.init_two_layer(64, 5, key=KEY)
-    energy = lambda s: s.problem.value(s.state.w) + 0.5 * jnp.sum(s.state.v.hidden**2)
+    energy = lambda s: s.loss + s.kinetic_energy
     run = nm.simulate(
         net,
         DATA,

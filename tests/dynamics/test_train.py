@@ -110,12 +110,12 @@ def test_optimizers_that_ask_for_the_loss_get_it():
 
 
 def test_other_numbers_of_steps_and_hyperparameters_need_no_new_program():
-    from ntk_momentum.dynamics.training import _descend
+    from ntk_momentum.dynamics.run import count_off
 
     nm.train(NET, DATA, nm.heavy_ball(0.1, 0.8), 8, save_every=2, readouts=["loss"])
-    compiled = _descend._cached._cache_size()
+    compiled = count_off._cached._cache_size()
     longer = nm.train(NET, DATA, nm.heavy_ball(0.05, 0.7), 21, save_every=7, readouts=["loss"])
-    assert _descend._cached._cache_size() == compiled
+    assert count_off._cached._cache_size() == compiled
     np.testing.assert_array_equal(longer.ts, [0, 7, 14, 21])
 
 

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from ntk_momentum.network.two_layer.loading import load_model
 
 import ntk_momentum as nm
 from ntk_momentum import cli
 from ntk_momentum.cli.diagnose import perceptron
-from ntk_momentum.dynamics.simulation import weight_problem
+from ntk_momentum.dynamics.run import weight_problem
 from ntk_momentum.judge.diagnosis import _drifts, _local, diagnose, linearize, trained_part
 from ntk_momentum.loss import logistic
+from ntk_momentum.network.loading import load_model
 
 DATA = nm.sphere(6, 10, key=jax.random.key(0))
 

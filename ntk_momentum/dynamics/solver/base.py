@@ -57,7 +57,15 @@ class Progress(NamedTuple):
 
 class AbstractIntegrator(eqx.Module):
     """Advances a flow on a problem. Steps end exactly at saved times; failure is a verdict, not an
-    exception."""
+    exception.
+
+    Subclasses implement `start`, `advance` and `evaluations`.
+    """
+
+    def blind_to_coordinates(self, method: Any) -> bool:
+        """Whether it moves weights along J^T u alone, so that preactivations may stand for them,
+        see `coordinates`."""
+        return False
 
     @abc.abstractmethod
     def start(

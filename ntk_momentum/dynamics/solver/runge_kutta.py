@@ -39,6 +39,9 @@ class RungeKutta(AbstractIntegrator):
                 "try diffrax.Tsit5(), diffrax.Dopri8() or diffrax.HalfSolver(diffrax.Euler())."
             )
 
+    def blind_to_coordinates(self, method):
+        return True
+
     def evaluations(self, flow):
         """Stages of the method, less the one that the next step takes over."""
         tableau = getattr(self.method, "tableau", None)

@@ -1,0 +1,510 @@
+"""One run, made ready, started and carried on: what `simulate`, `train`, checkpoints and ensembles
+are thin over.
+
+    prepare   model, data, loss, trained part  ->  an objective over weights w, in good coordinates
+    start     the solver's progress at t = 0
+    proceed   to the next saved times, and the read-outs there
+    solve     all of it in one program, which may be jitted, vmapped and mapped
+
+Discrete training is a run as well: its integrator takes the steps of an optimizer, and its time is
+the number of steps taken.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from ..data import Dataset
+from ..errors import InputError, concrete
+from ..kernel import infinite_ntk
+from ..loss import Loss, check_targets, squared
+from ..method import AbstractFlow, AbstractOptimizer, State
+from ..network.two_layer import TwoLayerNet, outputs, trainable_spec
+from ..numerics import Numerics, Precision
+from .coordinates import Decomposition, decompose, in_span, why_not_in_span
+from .objective import AbstractProblem, WeightProblem
+from .readout import (
+    READOUTS,
+    Observer,
+    Readout,
+    Snapshot,
+    default_readouts,
+    read_off,
+    resolve,
+    watch,
+)
+from .solver import REASONS, AbstractIntegrator, Descent, LazyExponential, RungeKutta, why_not_lazy
+from .solver.base import NOT_FINITE, NOT_REFINED, Progress
+from .solver.restarting import restarting
+from .trajectory import Trajectory
+
+
+def _numerics(aux: tuple[int, Precision], leaves: Iterable[Any]) -> Numerics:
+    """Without the checks of its constructor: leaves may be anything that a transformation puts
+    there."""
+    made = object.__new__(Numerics)
+    for name, value in zip(("tol", "max_steps", "precision"), (*leaves, *aux), strict=True):
+        object.__setattr__(made, name, value)
+    return made
+
+
+jax.tree_util.register_pytree_with_keys(
+    Numerics,
+    lambda n: (((jax.tree_util.GetAttrKey("tol"), n.tol),), (n.max_steps, n.precision)),
+    _numerics,
+)
+
+
+class Run(eqx.Module):
+    """Everything about a run but how far it is.
+
+    Attributes:
+        problem: what is descended.
+        w: the weights at t = 0, in the problem's coordinates.
+        method: a flow, or an optimizer.
+        integrator: what carries it from one saved time to the next.
+        readouts: name -> function of a `Snapshot`, or observer.
+        reference: the kernel that H(t) is compared with, or None.
+        numerics: tolerance, limits and precision.
+    """
+
+    problem: AbstractProblem
+    w: PyTree
+    method: Any
+    integrator: AbstractIntegrator
+    readouts: dict[str, Readout]
+    reference: Float[Array, "nk nk"] | None
+    numerics: Numerics
+
+    @staticmethod
+    def prepare(
+        model: Any,
+        data: Dataset,
+        method: Any,
+        *,
+        loss: Loss = squared,
+        trainable: Any = None,
+        where: Callable | None = None,
+        solver: Any = None,
+        readouts: Sequence[str] | Mapping[str, Any] | None = None,
+        reference: Any = None,
+        config: Numerics = Numerics(),
+        plain: Any = None,
+    ) -> Run:
+        """A run of a model on a data set, checked, and in the model's precision; in the weights'
+        own coordinates until `within`.
+
+        Args:
+            model, data, loss, trainable, where, solver, readouts, reference, config: as in
+            `simulate`. method: a flow, or an optimizer with optax's init and update. plain: the
+            model whose kind decides about read-outs and the reference, where `model` is a
+                padded copy of it.
+        """
+        plain = model if plain is None else plain
+        method = _as_method(method)
+        problem, w = weight_problem(model, data, loss, trainable, where)
+        dtype = weights_dtype(w)
+        if isinstance(method, eqx.Module):
+            method = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), method)
+        integrator = as_integrator(solver, problem, w, method)
+        default = (
+            None if reference is not None else default_reference(plain, data, trainable, where)
+        )
+        table = resolve(readouts, _default_names(plain, method, default or reference))
+        if reference is not None:
+            reference = jnp.asarray(reference, dtype)
+        elif default is not None and _wants_reference(problem, w, method, table):
+            reference = default()
+        config = Numerics(jnp.asarray(config.tol, dtype), config.max_steps, config.precision)
+        return Run(problem, w, method, integrator, table, reference, config)
+
+    @property
+    def flow(self) -> AbstractFlow | None:
+        """The flow; None in discrete training."""
+        return self.method if isinstance(self.method, AbstractFlow) else None
+
+    @property
+    def dtype(self) -> Any:
+        """The precision of the run: that of its weights."""
+        return weights_dtype(self.w)
+
+    def decompose(self) -> Decomposition | None:
+        """The decomposition of the inputs that decides the coordinates; None where there are
+        none."""
+        problem = self.problem
+        if not isinstance(problem, WeightProblem) or not self._turns():
+            return None
+        if why_not_in_span(problem, problem.model(self.w)) is not None:
+            return None
+        return decompose(problem.X)
+
+    def within(self, inputs: Decomposition | None = None) -> Run:
+        """The run in the coordinates that suit it, by the decomposition of the inputs if it is
+        known."""
+        if not isinstance(self.problem, WeightProblem) or not self._turns():
+            return self
+        whole = self.integrator.blind_to_coordinates(self.method)
+        problem, w = in_span(self.problem, self.w, preactivations=whole, inputs=inputs)
+        return eqx.tree_at(
+            lambda run: (run.problem, run.w), self, (problem, w), is_leaf=lambda leaf: leaf is None
+        )
+
+    def _turns(self) -> bool:
+        """Whether the method commutes with rotations of w, which one that scales coordinates one by
+        one does not: all of `method` do, of others nothing is known."""
+        return isinstance(self.method, (AbstractFlow, AbstractOptimizer))
+
+    def start(self) -> Progress:
+        """Where the run starts: at rest, at t = 0."""
+        with jax.default_matmul_precision(self.numerics.precision):
+            return self._integrator().start(
+                self.problem, self.method, self.state, self._watch(), self.numerics, self.dtype
+            )
+
+    def proceed(
+        self, progress: Progress, ts: Float[Array, " times"]
+    ) -> tuple[Progress, dict[str, Array]]:
+        """From where the run has come to the next saved times, and the read-outs there.
+
+        A scan, each saved time reached exactly.
+        """
+        with jax.default_matmul_precision(self.numerics.precision):
+            advance, look = self._parts()
+
+            def segment(progress, t1):
+                progress = advance(progress, t1)
+                return progress, look(progress, t1)
+
+            return jax.lax.scan(segment, progress, ts)
+
+    def solve(self, ts: Float[Array, " times"]) -> Trajectory:
+        """The whole run, traceable: jit, vmap or map it. No checks."""
+        end, values = self.proceed(self.start(), ts)
+        return self.trajectory(ts, end, values)
+
+    def count_off(self, saves: Array, every: Array, slots: int) -> Trajectory:
+        """The whole run at t = 0, every, 2 every, ..., saves * every; the read-outs lie in the
+        first saves + 1 of slots + 1 rows.
+
+        saves and every are arrays, so that one program serves all numbers of steps.
+        """
+        with jax.default_matmul_precision(self.numerics.precision):
+            advance, look = self._parts()
+            progress = self.start()
+            rows = jax.tree.map(
+                lambda value: jnp.zeros((slots + 1, *value.shape), value.dtype).at[0].set(value),
+                look(progress, progress.t),
+            )
+
+            def block(i, carry):
+                progress, rows = carry
+                t = ((i + 1) * every).astype(self.dtype)
+                progress = advance(progress, t)
+                now = look(progress, t)
+                return progress, jax.tree.map(lambda row, new: row.at[i + 1].set(new), rows, now)
+
+            progress, rows = jax.lax.fori_loop(0, saves, block, (progress, rows))
+        ts = (every * jnp.arange(slots + 1)).astype(self.dtype)
+        return self.trajectory(ts, progress, rows)
+
+    def trajectory(self, ts: Array, end: Progress, values: dict[str, Array]) -> Trajectory:
+        """What is handed to the user."""
+        model = self.problem.whole(end.state.w)
+        return Trajectory(ts, values, model, end.verdict, end.accepted, end.rejected)
+
+    def first(self) -> Snapshot:
+        """The snapshot at t = 0."""
+        zero = jnp.zeros((), self.dtype)
+        return Snapshot(self.problem, self.flow, zero, self.state, None, self.reference)
+
+    def _parts(self) -> tuple[Callable, Callable]:
+        """advance: (progress, t1) -> progress at t1. look: (progress, t1) -> read-outs there."""
+        watcher, integrator = self._watch(), self._integrator()
+        for observer in watcher.observers.values():
+            if self.flow is not None:
+                observer.check(self.flow)
+        first = self.first()
+        if isinstance(self.problem, WeightProblem):
+            _ = (
+                first.kernel
+            )  # here, not inside the loop; removed by the compiler when nothing reads it
+
+        def advance(progress, t1):
+            progress = integrator.advance(
+                self.problem, self.method, progress, t1, watcher, self.numerics
+            )
+            # The loss overflows before the weights do; a run without a loss is no success.
+            w = progress.state.w
+            numbers = [self.problem.value(w), *jax.tree.leaves(w)]
+            finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(number)) for number in numbers]))
+            lost = (progress.verdict == 0) & ~finite
+            verdict = jnp.where(lost, NOT_FINITE, progress.verdict).astype(jnp.int32)
+            return progress._replace(verdict=verdict)
+
+        def look(progress, t1):
+            now = Snapshot(self.problem, self.flow, t1, progress.state, first, self.reference)
+            return read_off(self.readouts, now, progress.watched, progress.verdict == 0)
+
+        return advance, look
+
+    @property
+    def state(self) -> State:
+        """Weights and momentum at t = 0."""
+        return State(self.w, None) if self.flow is None else self.flow.init(self.w)
+
+    def _watch(self) -> Any:
+        return watch(self.readouts, self.flow)
+
+    def _integrator(self) -> AbstractIntegrator:
+        return self.integrator if self.flow is None else restarting(self.integrator, self.flow)
+
+
+solve = eqx.filter_jit(Run.solve)
+"""`Run.solve`, compiled; runs of one shape share a program."""
+start = eqx.filter_jit(Run.start)
+proceed = eqx.filter_jit(Run.proceed)
+count_off = eqx.filter_jit(Run.count_off)
+
+
+def follow(
+    run: Run, ts: Float[Array, " times"], every: int, done: int = 0, state: Progress | None = None
+) -> Iterator[tuple[int, Progress, dict[str, np.ndarray]]]:
+    """Carry a run on in blocks of `every` saved times, always the same blocks: (saved times done,
+    progress, read-outs of the block).
+
+    A solve in blocks differs from one in a single program by round-off; two in the same blocks do
+    not.
+    """
+    state = start(run) if state is None else state
+    while done < ts.size:
+        state, values = proceed(run, state, ts[done : done + every])
+        done = min(done + every, ts.size)
+        yield done, state, jax.device_get(values)
+
+
+def watched(
+    run: Run, ts: Float[Array, " times"], progress: Callable[[int, int], None] | None
+) -> Trajectory:
+    """The whole run in one program; with `progress` in twenty blocks, after each of which it is
+    called as progress(saved times done, saved times)."""
+    if progress is None:
+        return solve(run, ts)
+    blocks = []
+    state = start(run)
+    for done, reached, values in follow(run, ts, max(1, -(-ts.size // 20)), 0, state):
+        state = reached
+        blocks.append(values)
+        progress(done, int(ts.size))
+    values = jax.tree.map(lambda *parts: jnp.concatenate(parts), *blocks)
+    return run.trajectory(ts, state, values)
+
+
+def warn_of_failure(trajectory: Trajectory, stacklevel: int) -> Trajectory:
+    """The trajectory, with a warning when its solve has failed."""
+    verdict = concrete(trajectory.verdict)
+    if verdict is not None and verdict.ndim == 0 and verdict != 0:
+        warnings.warn(
+            f"the solve failed and its read-outs are NaN from there on: {REASONS[int(verdict)]}",
+            RuntimeWarning,
+            stacklevel=stacklevel + 1,
+        )
+    return trajectory
+
+
+def refined(
+    solved: Callable[[Array, Numerics], Trajectory],
+    ts: Float[Array, " times"],
+    config: Numerics,
+    target: float | None,
+) -> Trajectory:
+    """Runs on ever finer schedules, the last with error bars: its distance from the run before it,
+    read-out by read-out.
+
+    Each run has an eighth of the tolerance and twice the saved times of the last, so that every
+    step is at least halved.
+    """
+    first = 0 if ts[0] == 0 else 1  # flows start at 0, saved or not
+    ends = jnp.concatenate([jnp.zeros(first), ts])
+    trajectory = solved(ts, config)
+    for level in range(1, 2 if target is None else 7):
+        coarse = trajectory
+        config = Numerics(config.tol / 8, config.max_steps, config.precision)
+        count = 2**level * (ends.size - 1) + 1
+        grid = jnp.interp(jnp.arange(count) / 2**level, jnp.arange(ends.size), ends)
+        fine = solved(grid[first:], config)
+        saved = jax.tree.map(
+            lambda value, step=2**level: value[step - 1 if first else 0 :: step], fine.readouts
+        )
+        errors = jax.tree.map(lambda a, b: jnp.abs(a - b), coarse.readouts, saved)
+        trajectory = Trajectory(
+            coarse.ts, saved, fine.model, fine.verdict, fine.accepted, fine.rejected, errors
+        )
+        if target is not None and bool(jnp.all(errors["loss"] <= target * trajectory.loss)):
+            return trajectory
+    if target is None or not trajectory.ok:
+        return trajectory
+    worst = float(jnp.max(errors["loss"] / trajectory.loss))
+    warnings.warn(
+        f"the relative error {target:g} asked for was not reached: the loss is known to "
+        f"{worst:.2g}, with tol = {float(config.tol):.2g}",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+    return eqx.tree_at(lambda t: t.verdict, trajectory, jnp.asarray(NOT_REFINED, jnp.int32))
+
+
+def weights_dtype(w: PyTree) -> Any:
+    """The precision of trained weights."""
+    return jnp.result_type(*jax.tree.leaves(w))
+
+
+def weight_problem(
+    model: Any, data: Any, loss: Loss, trainable: Any, where: Callable | None
+) -> tuple[WeightProblem, PyTree]:
+    """The loss of a model on a data set as a problem over its trained weights, and those
+    weights."""
+    if not isinstance(data, Dataset):
+        raise InputError(
+            f"data must be a Dataset, got {type(data).__name__}; try nm.Dataset(X, y)."
+        )
+    trained = trainable_spec(model, trainable, where)
+    w, frozen = eqx.partition(model, trained)
+    dtype = weights_dtype(w)
+    X, y = data.X.astype(dtype), data.y.astype(dtype)
+    try:
+        f = jax.eval_shape(lambda: outputs(model, X))
+    except TypeError as error:
+        raise InputError(
+            f"the model does not take inputs of shape {X.shape[1:]}: {error}"
+        ) from error
+    check_output(f)
+    shape = f.shape
+    if not callable(loss):
+        raise InputError(f"loss must be a function of (f, y) such as nm.squared, got {loss!r}.")
+    if shape != y.shape and loss is squared:
+        raise InputError(unequal_shapes(shape, y.shape))
+    check_targets(loss, y)
+    return WeightProblem(frozen, trained, X, y, loss), w
+
+
+def check_output(f: Any) -> None:
+    """Raise where a model returns something else than one array."""
+    if not hasattr(f, "shape"):
+        raise InputError(
+            "the model must return one array for one input, got a "
+            f"{type(f).__name__}; return the prediction alone."
+        )
+
+
+def unequal_shapes(f: tuple[int, ...], y: tuple[int, ...]) -> str:
+    """What to say of outputs and targets of different shapes."""
+    remedy = ""
+    if len(f) == 2 and y == f[:1] and f[1] == 1:
+        remedy = '; try out_size="scalar" in eqx.nn.MLP, or targets y[:, None]'
+    elif len(y) == 2 and f == y[:1]:
+        remedy = "; try targets y.ravel()" if y[1] == 1 else f"; try a model of {y[1]} outputs"
+    return (
+        f"the model's outputs on the data have shape {f}, the targets {y}; they must agree{remedy}."
+    )
+
+
+def as_integrator(
+    solver: Any, problem: AbstractProblem, w: PyTree, method: Any
+) -> AbstractIntegrator:
+    """The `solver` argument: an integrator, a diffrax solver, or None for the best that fits."""
+    if not isinstance(method, AbstractFlow):
+        return Descent()
+    if solver is None:
+        return LazyExponential() if why_not_lazy(problem, w) is None else RungeKutta()
+    return solver if isinstance(solver, AbstractIntegrator) else RungeKutta(solver)
+
+
+def default_reference(
+    model: Any, data: Any, trainable: Any, where: Callable | None
+) -> Callable[[], Array] | None:
+    """What computes H infinity, for a two-layer ReLU net in the paper's parametrisation with a
+    named trained part; None for any other."""
+    if (
+        not isinstance(model, TwoLayerNet)
+        or model.activation is not jax.nn.relu
+        or where is not None
+    ):
+        return None
+    if trainable is not None and trainable not in ("hidden", "output", "all"):
+        return None
+    scale = concrete(model.scale)
+    if scale is not None and not np.isclose(scale, model.width**-0.5):
+        return None
+    X = data.X.reshape(data.n, -1)
+    return lambda: infinite_ntk(X, trainable=trainable).astype(model.hidden.dtype)
+
+
+def _default_names(model: Any, method: Any, reference: Any) -> tuple[str, ...]:
+    """The read-outs by default."""
+    lyapunov = isinstance(method, AbstractFlow) and method.has_lyapunov
+    return (
+        *default_readouts(model),
+        *(("lyapunov",) if lyapunov else ()),
+        *(("kernel_distance",) if reference is not None else ()),
+    )
+
+
+def _wants_reference(
+    problem: WeightProblem, w: PyTree, method: Any, table: dict[str, Readout]
+) -> bool:
+    """Whether a read-out looks at the reference: the built-in one that does, or one of the user's,
+    found by tracing it."""
+    if any(readout is READOUTS["kernel_distance"] for readout in table.values()):
+        return True
+    known = list(READOUTS.values())
+    own = {
+        name: readout
+        for name, readout in table.items()
+        if not any(readout is one for one in known) and not isinstance(readout, Observer)
+    }
+    if not own:
+        return False
+    seen = []
+
+    def look():
+        flow = method if isinstance(method, AbstractFlow) else None
+        state = State(w, None) if flow is None else flow.init(w)
+        dtype = weights_dtype(w)
+        size = problem.y.size
+        zero = jnp.zeros((), dtype)
+
+        def reference():
+            seen.append(True)
+            return jnp.zeros((size, size), dtype)
+
+        first = Snapshot(problem, flow, zero, state, None, reference)
+        return [
+            readout(Snapshot(problem, flow, zero, state, first, reference))
+            for readout in own.values()
+        ]
+
+    jax.eval_shape(look)
+    return bool(seen)
+
+
+def _as_method(method: Any) -> Any:
+    """A flow or an optimizer. Raises `InputError`."""
+    steps = hasattr(method, "init") and hasattr(method, "update")
+    if not isinstance(method, type) and (steps or isinstance(method, AbstractFlow)):
+        return method
+    if isinstance(method, type):
+        raise InputError(
+            f"got the class {method.__name__} in the place of a flow or an optimizer; call it."
+        )
+    raise InputError(
+        "a flow such as nm.HeavyBall(b), or an optimizer with optax's init and update such as "
+        f"nm.heavy_ball(eta, beta) or optax.adam(1e-3), belongs here, got {type(method).__name__}."
+    )
