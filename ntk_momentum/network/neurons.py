@@ -123,6 +123,12 @@ def equal_parts(m: int, wanted: int) -> int:
 
     Uneven parts are filled up, which copies the weights.
     """
+    if wanted > m:
+        return wanted
+    # parts or the neurons of a part, whichever are fewer to try: sqrt(m / 2) at most
+    few, many = m // (2 * wanted) + 1, m // wanted
+    if many - few < wanted:
+        return next((m // part for part in range(many, few - 1, -1) if m % part == 0), wanted)
     return next((parts for parts in range(wanted, 2 * wanted) if m % parts == 0), wanted)
 
 
