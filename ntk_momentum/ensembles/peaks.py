@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from ..dynamics.solver.slopes import TILE
 from ..errors import InputError
-from ..memory import gib
+from ..memory import gib, refusal
 from ..network.two_layer import DRAWN
 
 COPIES = {
@@ -146,10 +146,7 @@ def refuse(
         ),
     }
     remedy = remedies[max(remedies)]
-    return InputError(
-        f"{what} needs about {needed}, the read-outs times {runs} runs, but "
-        f"{gib(free)} may be used on a device; {remedy}."
-    )
+    return refusal(what, f"{needed}, the read-outs times {runs} runs", free, remedy)
 
 
 def _product(shape: Iterable[int]) -> int:

@@ -19,21 +19,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from typing import Any, Literal
 
 import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ..errors import InputError
+from ..memory import check_fits, gib
 from . import factors
 
 Method = Literal["jacobian", "ntk-vp", "structured"]
 Output = Literal["trace-mean", "trace-sum", "diagonal", "full"]
 
 BUDGET = 2**28
-"""Bytes that the factors of two blocks of samples may take when no block_size is given: 256 MiB."""
+"""Bytes that the factors of two blocks of samples may take when no block_size is given: 256 MiB, a
+size at which blocks are fast. What the machine has is for `memory` to say."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,27 +52,15 @@ class KernelPlan:
     products: tuple[tuple[int, factors.Product], ...] = dataclasses.field(default=(), repr=False)
     others: tuple[KernelPlan, ...] = dataclasses.field(default=(), compare=False)
 
-    def check_memory(self) -> None:
-        """Refuse what cannot fit in the memory of the device or machine."""
-        limit = memory_limit()
-        if limit is not None and self.bytes > limit:
-            raise InputError(
-                f"this kernel needs about {self.bytes / 2**30:.3g} GiB "
-                f"({self.result_bytes / 2**30:.3g} GiB of it the result) and the "
-                f"device has {limit / 2**30:.3g}; take a smaller block_size, "
-                'output="trace-mean", or ntk_operator, which never forms it.'
-            )
-
-
-def memory_limit() -> int | None:
-    """Bytes of memory of the default device, or of the machine; None where neither can be asked."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    if "bytes_limit" in stats:
-        return int(stats["bytes_limit"])
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
+    def check_memory(self, of: Any = None) -> None:
+        """Refuse what does not fit into the free memory. of: as in `memory.check_fits`."""
+        check_fits(
+            self.bytes,
+            f"this kernel, of {gib(self.result_bytes)},",
+            'take a smaller block_size, output="trace-mean", or ntk_operator, which never forms it',
+            itemsize=1,
+            of=of,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

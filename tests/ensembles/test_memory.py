@@ -129,7 +129,7 @@ def test_units_shrink_when_their_read_outs_do_not_fit():
 def test_what_cannot_fit_is_refused_with_numbers_and_a_remedy(width, readouts, remedy):
     with pytest.raises(
         nm.InputError,
-        match=rf"neurons on 20 samples needs about .* (KiB|MiB|GiB|TiB).* may be used .*{remedy}",
+        match=rf"neurons on 20 samples would take about .* [KMGT]iB.* may be used .*{remedy}",
     ):
         plan(
             DATA,
