@@ -8,6 +8,8 @@ return unit inputs.
 from __future__ import annotations
 
 import gzip
+import io
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from .errors import InputError, require, unknown_name
+from .memory import check_fits, in_short
 
 
 class Dataset(eqx.Module):
@@ -39,7 +42,7 @@ class Dataset(eqx.Module):
     def __init__(self, X: Any, y: Any, on_duplicates: str = "error", *, name: str = "data"):
         if on_duplicates not in ("error", "allow"):
             raise unknown_name("on_duplicates", str(on_duplicates), ("error", "allow"))
-        self.X = _real("X", X)
+        self.X = _real("X", X, copies=2 if on_duplicates == "allow" else 4)
         self.y = _real("y", y).astype(self.X.dtype)
         self.name = name
         if self.X.ndim < 2:
@@ -74,10 +77,17 @@ class Dataset(eqx.Module):
         return bool(np.all(np.abs(norms - 1) < 1e3 * np.finfo(self.X.dtype).eps))
 
 
-def _real(name: str, value: Any) -> Array:
+def _real(name: str, value: Any, copies: int = 2) -> Array:
     if isinstance(value, jax.core.Tracer):
         return value
     array = np.asarray(value)
+    check_fits(
+        copies * array.size,
+        f"{copies} copies of {name}, of shape {array.shape},",
+        "use fewer samples, or float32",
+        itemsize=array.itemsize if array.dtype.kind == "f" else None,
+        host=True,
+    )
     if array.dtype.kind not in "biuf" and array.dtype != jnp.bfloat16:
         raise InputError(
             f"{name} must hold real numbers, got dtype {array.dtype}; convert it, e.g. "
@@ -159,6 +169,12 @@ def sphere(n: int, p: int, *, key: Key[Array, ""]) -> Dataset:
     """n points uniform on the unit sphere of R^p, with independent targets +1 or -1."""
     if n < 1 or p < 1:
         raise InputError(f"sphere needs n >= 1 and p >= 1, got n = {n}, p = {p}.")
+    check_fits(
+        5 * int(n) * int(p),
+        f"{in_short(n)} points of {in_short(p)} coordinates",
+        "draw fewer",
+        host=True,
+    )
     inputs, labels = jax.random.split(key)
     X = normalize(np.asarray(jax.random.normal(inputs, (n, p))))
     return Dataset(
@@ -187,6 +203,8 @@ def load_npz(path: str | Path, *, on_duplicates: str = "error") -> Dataset:
                     f"{path} lacks {sorted(missing)}; it holds {archive.files}. Save "
                     "it with np.savez(path, X=X, y=y)."
                 )
+            for name in ("X", "y"):
+                _check_member(path, archive.zip, name)
             X, y = archive["X"], archive["y"]
     except InputError:
         raise
@@ -200,7 +218,33 @@ def load_npz(path: str | Path, *, on_duplicates: str = "error") -> Dataset:
     return Dataset(X, y, on_duplicates, name=path.stem)
 
 
+def _check_member(path: Path, archive: Any, name: str) -> None:
+    """Refuse an array by its header, which is all that is unpacked: an archive may announce far
+    more than its own size."""
+    member = f"{name}.npy" if f"{name}.npy" in archive.namelist() else name
+    with archive.open(member) as stream:
+        start = io.BytesIO(stream.read(2**14))
+    version = np.lib.format.read_magic(start)
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    shape, _, dtype = read[version](start)
+    if dtype.hasobject:
+        raise ValueError("pickled objects")
+    check_fits(
+        math.prod(shape),
+        f"{name} in {path}, of shape {shape},",
+        "store fewer samples",
+        itemsize=dtype.itemsize,
+        host=True,
+    )
+
+
 _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+
+_DEFLATED = 1032
+"""Bytes that one byte of a gzip file stands for, at most."""
 
 
 def _read_idx(folder: Path, stem: str) -> np.ndarray:
@@ -219,13 +263,28 @@ def _read_idx(folder: Path, stem: str) -> np.ndarray:
             f"no MNIST file {stem} or {stem}.gz in {folder}; put the four IDX files of MNIST there."
         )
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        zero, code, ndim = struct.unpack(">HBB", raw[:4])
-        shape = struct.unpack(f">{ndim}I", raw[4 : 4 + 4 * ndim])
-        array = np.frombuffer(raw, _IDX_TYPES[code], offset=4 + 4 * ndim)
-        if zero or array.size != np.prod(shape):
-            raise ValueError(f"header announces shape {shape}, the file holds {array.size} values")
-        return array.reshape(shape)
+        packed = path.suffix == ".gz"
+        with gzip.open(path) if packed else path.open("rb") as file:
+            zero, code, ndim = struct.unpack(">HBB", file.read(4))
+            shape = struct.unpack(f">{ndim}I", file.read(4 * ndim))
+            kind = np.dtype(_IDX_TYPES[code])
+            size = math.prod(shape) * kind.itemsize
+            most = path.stat().st_size * (_DEFLATED if packed else 1)
+            if zero or size > most:
+                raise ValueError(
+                    f"header announces shape {shape}, the file holds at most {most} bytes"
+                )
+            check_fits(
+                size, f"{path}, of shape {shape},", "use fewer images", itemsize=1, host=True
+            )
+            raw = file.read(size + 1)  # one more tells a file that goes on behind its array
+        if len(raw) != size:
+            raise ValueError(
+                f"header announces shape {shape}, the file holds {len(raw) // kind.itemsize} values"
+            )
+        return np.frombuffer(raw, kind).reshape(shape)
+    except InputError:
+        raise
     except (
         Exception
     ) as error:  # gzip, zlib, struct, KeyError, ValueError: all mean a damaged or foreign file
@@ -250,5 +309,7 @@ def load_mnist(
             "fetch both files again."
         )
     rows = _pick(n, images.shape[0], key, f"MNIST in {folder}")
+    numbers = n * math.prod(images.shape[1:])
+    check_fits(3 * numbers, f"{n} images of {numbers // n} pixels", "use fewer", host=True)
     X = images[rows].reshape(n, -1) / 255.0
     return Dataset(normalize(X) if unit else X, _targets(digits[rows], target), name=f"mnist{n}")

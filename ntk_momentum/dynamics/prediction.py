@@ -10,6 +10,7 @@ optimizer is given. A point with kernel row k* against the training points moves
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import equinox as eqx
@@ -19,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from ..errors import InputError, concrete, not_an_array
+from ..memory import check_fits, in_short, shape_of
 from ..method import AbstractFlow, AbstractOptimizer
 
 _DIRECT_FROM = 0.2  # the first-order 1 - phi, below which it loses digits
@@ -84,6 +86,13 @@ def check_times(ts: Any, *, dtype: Any = None, whole: bool = False) -> Float[Arr
 def response(eigenvalues: Any, flow: AbstractFlow, ts: Any) -> Float[Array, "T n"]:
     """phi(lambda, t): what remains at time t of an error along an eigenvector of H with eigenvalue
     lambda. Eigenvalues (n,)."""
+    entries = math.prod(shape_of(eigenvalues)) * math.prod(shape_of(ts))
+    check_fits(
+        3 * entries,
+        f"a response at {in_short(math.prod(shape_of(ts)))} times",
+        "use fewer times or eigenvalues",
+        of=eigenvalues,
+    )
     eigenvalues = _array("eigenvalues", eigenvalues)
     if eigenvalues.ndim != 1:
         raise InputError(f"eigenvalues must have shape (n,), got {eigenvalues.shape}.")
@@ -113,6 +122,7 @@ def predict(
         raise InputError(
             f"predict needs a flow or an optimizer of ntk_momentum, got {type(flow).__name__}."
         )
+    _check_size(kernel, residual0, flow, ts, test_kernel)
     kernel, residual0 = _array("kernel", kernel), _array("residual0", residual0)
     dtype = jnp.result_type(kernel, residual0)
     kernel, residual0 = kernel.astype(dtype), residual0.astype(dtype)
@@ -157,6 +167,26 @@ def predict(
     if test is not None and at_start is not None:
         test = test.reshape(ts.shape[0], *at_start.shape) + at_start[None]
     return Prediction(ts, residual.reshape(shape), loss, pseudo_loss, test, vectors, slopes)
+
+
+def _check_size(kernel: Any, residual0: Any, flow: Any, ts: Any, test_kernel: Any) -> None:
+    """Raise where the arrays alive at the peak do not fit: six of (T, n k), or twelve with test
+    points, five of (N, N), what the test points move by, and an optimizer's list of steps."""
+    sizes = [math.prod(shape_of(x)) for x in (kernel, residual0, test_kernel)]
+    times = math.prod(shape_of(ts))
+    entries = 5 * sizes[0] + times * sizes[1] * (6 if test_kernel is None else 12)
+    entries += times * (sizes[1] * sizes[2] // max(sizes[0], 1)) + 4 * times
+    check_fits(
+        entries,
+        f"a prediction at {in_short(times)} times from a kernel of {in_short(sizes[0])} entries",
+        "use fewer times, samples or test points",
+        of=kernel,
+    )
+    seen = concrete(ts) if isinstance(flow, AbstractOptimizer) else None
+    steps = 0 if seen is None or seen.size == 0 else seen.reshape(-1)[-1].real
+    if np.isfinite(steps):
+        what = f"the list of {in_short(int(steps))} steps"
+        check_fits(2 * int(steps), what, "ask for fewer steps, or use a flow")
 
 
 def _settled(flow: AbstractFlow, matrix: Array, start: Array, ts: Any) -> AbstractFlow:

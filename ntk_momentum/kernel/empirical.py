@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ..errors import InputError, concrete, not_an_array, unknown_name
+from ..memory import check_inputs, check_kernel
 from ..network.two_layer import TwoLayerNet, trainable_spec
 from .factors import Factor, jacobian
 from .plan import KernelPlan, Method, Output, plan_kernel
@@ -53,10 +54,11 @@ def empirical_ntk(
     problem = prepare(model, x1, x2, trainable, where, method, block_size, output)
     special = structured_form(model, problem) if method in ("auto", "structured") else None
     if special is not None:
+        check_kernel("the kernel", problem.x1, problem.x2, 3)
         kernels = special(per_layer)
     else:
         how = _plan(problem, method, block_size)
-        how.check_memory()
+        how.check_memory(of=problem.x1)
         kernels = _stream(problem, how, per_layer)
     for kernel in kernels.values():
         finite = concrete(jnp.isfinite(kernel).all())
@@ -148,6 +150,7 @@ def prepare(model, x1, x2, trainable, where, method, block_size, output) -> Prob
 def _inputs(name: str, x: Any) -> Any:
     if isinstance(x, jax.ShapeDtypeStruct):
         return x
+    check_inputs(name, x)
     values = concrete(x)
     if values is not None and values.dtype.kind == "f" and not np.isfinite(values).all():
         raise InputError(f"{name} holds NaN or infinite values; drop or repair those rows.")

@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..errors import InputError, concrete, not_an_array, unknown_name
+from ..memory import check_inputs, check_kernel
 
 
 class Angles(NamedTuple):
@@ -97,6 +98,7 @@ def infinite_ntk(x1: Any, x2: Any = None, *, trainable: str | None = None) -> Fl
     """
     if trainable not in (None, "hidden", "output", "all"):
         raise unknown_name("trainable", str(trainable), ("hidden", "output", "all"))
+    check_kernel("the kernel", x1, x2, 3)
     x1 = rows("x1", x1)
     x2 = None if x2 is None else rows("x2", x2)
     if x2 is not None and x1.shape[1] != x2.shape[1]:
@@ -120,6 +122,7 @@ def _infinite_ntk(x1, x2, layers):
 
 def rows(name: str, x: Any) -> Float[Array, "n p"]:
     """Inputs (n, ...) as real rows (n, p), checked."""
+    check_inputs(name, x)
     values = concrete(x)
     if values is not None and (values.dtype.kind not in "biuf" or not np.all(np.isfinite(values))):
         raise InputError(

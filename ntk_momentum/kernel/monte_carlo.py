@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from ..errors import InputError
+from ..memory import check_fits, in_short
 from .empirical import empirical_ntk
 
 
@@ -50,6 +51,11 @@ def monte_carlo_ntk(
         raise InputError(
             "monte_carlo_ntk takes no per_layer=; pass where= for the kernel of one layer."
         )
+
+    check_fits(2 * samples, f"the keys of {in_short(samples)} draws", "take fewer samples")
+    model = eqx.filter_eval_shape(make, key)
+    weights = sum(leaf.size for leaf in jax.tree.leaves(model) if hasattr(leaf, "size"))
+    check_fits(2 * weights, f"a model of {in_short(weights)} weights", "make a smaller one")
 
     @eqx.filter_jit
     def run(keys: Array) -> MonteCarlo:

@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..errors import InputError, check_positive
+from ..memory import check_fits, check_kernel, in_short
 from .infinite import Angles, angles, rows, safe_sqrt
 from .patterns import kink
 from .piecewise import pieces, piecewise_linear
@@ -52,6 +53,7 @@ class FullyConnected(eqx.Module):
     def __call__(self, x1: Any, x2: Any = None) -> WideKernels:
         """Both kernels between x1 (n1, ...) and x2 (n2, ...); x2 = None means x1, and gives exactly
         symmetric kernels."""
+        check_kernel("the kernels", x1, x2, 1 + 4 * (len(self.weight_std) - 1))
         x1 = rows("x1", x1)
         x2 = None if x2 is None else rows("x2", x2)
         if x2 is not None and x1.shape[1] != x2.shape[1]:
@@ -180,6 +182,8 @@ def gauss_hermite(activation: Callable, order: int = 80) -> Dual:
     from 0 leaves an error of about 1/order in E[phi' phi'].
     """
     check_positive("order", order)
+    what = f"a quadrature of order {in_short(order)}"
+    check_fits(4 * int(order) ** 2, what, "use a smaller order", host=True)
     nodes, weights = np.polynomial.hermite_e.hermegauss(order)
     table = np.zeros((order, order))
     table[0] = 1
@@ -248,6 +252,8 @@ def fully_connected_ntk(
         raise InputError(
             f"depth counts hidden layers and must be a positive whole number, got {depth}."
         )
+    what = f"the scales of {in_short(depth)} layers"
+    check_fits(4 * int(depth), what, "use a smaller depth", host=True)
     stds = []
     for name, std, strict in (("weight_std", weight_std, True), ("bias_std", bias_std, False)):
         std = tuple(float(s) for s in np.atleast_1d(np.asarray(std, float)))

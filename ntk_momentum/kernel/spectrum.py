@@ -7,6 +7,7 @@ lambda_0 = lambda_min of H-infinity is the constant of Theorems 1-3.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import equinox as eqx
@@ -16,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..errors import InputError, check_interval, concrete, not_an_array
+from ..memory import check_fits, shape_of
 
 
 class Spectrum(eqx.Module):
@@ -116,6 +118,12 @@ def spectrum(kernel: Any, y: Any = None) -> Spectrum:
     """
     if concrete(kernel) is None and not isinstance(kernel, jax.Array):
         raise not_an_array("kernel", kernel)
+    check_fits(
+        4 * math.prod(shape_of(kernel)),  # the eigenvectors, and what LAPACK works in
+        f"the eigenvectors of a kernel of shape {shape_of(kernel)}",
+        "use fewer samples, or extreme_eigenvalues for the ends",
+        of=kernel,
+    )
     kernel = jnp.asarray(kernel)
     half = kernel.shape[: kernel.ndim // 2]
     if kernel.ndim not in (2, 4) or kernel.shape != half * 2 or kernel.size == 0:

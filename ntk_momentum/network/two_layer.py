@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from ..errors import InputError, check_positive, unknown_name
+from ..memory import check_fits, in_short
 from .neurons import equal_parts, values
 
 DRAWN = 2**24
@@ -92,6 +93,15 @@ def init_two_layer(
             f"got {width}; try {width + 1}."
         )
     dtype = jax.dtypes.canonicalize_dtype(jnp.float64) if dtype is None else jnp.dtype(dtype)
+    entries = int(width) * int(input_size)
+    # whoever compiles this knows over how many devices it spreads; no array has 2^60 entries
+    if entries >= 2**60 or not isinstance(key, jax.core.Tracer):
+        check_fits(
+            2 * entries,
+            f"{in_short(width)} neurons on {in_short(input_size)} inputs each",
+            "use fewer neurons, or float32",
+            itemsize=dtype.itemsize,
+        )
     drawn = width // 2 if antisymmetric else width
     hidden_key, output_key = jax.random.split(key)
     hidden = _normal(hidden_key, drawn, input_size, dtype)
