@@ -1,0 +1,1 @@
+"""What `scripts/gpu_check` measures, by theme; `rows` lists it."""
