@@ -56,6 +56,10 @@ class AbstractProblem(eqx.Module):
         """The Euclidean product of two changes of the weights, for errors that of the least weights
         behind them."""
 
+    def residual_size(self, w: PyTree) -> int:
+        """Entries of Delta, by shape."""
+        return jax.eval_shape(self.residual, w).size
+
     @property
     def loss_function(self) -> Loss:
         """L(f, y)."""
@@ -189,6 +193,9 @@ class WeightProblem(AbstractProblem):
     @property
     def loss_function(self):
         return self.loss
+
+    def residual_size(self, w):
+        return self.y.size
 
     def value(self, w):
         return self.loss(self.f(w), self.y)

@@ -342,7 +342,7 @@ def _symmetrise(kernel: Array) -> tuple[Array, Array, Array]:
     return mean, 2 * jnp.max(jnp.abs(kernel - mean)), jnp.max(jnp.abs(kernel))
 
 
-def check_kernel(kernel: Array, residual0: Array) -> None:
+def check_constant_kernel(kernel: Array, residual0: Array) -> None:
     """Raise `InputError` where concrete arrays are no symmetric positive semidefinite kernel and
     error."""
     if concrete(kernel) is not None:

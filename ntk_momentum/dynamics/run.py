@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from .. import memory
 from ..data import Dataset
 from ..errors import InputError, concrete
 from ..kernel import infinite_ntk
@@ -219,6 +220,13 @@ class Run(eqx.Module):
         """What is handed to the user."""
         model = self.problem.whole(end.state.w)
         return Trajectory(ts, values, model, end.verdict, end.accepted, end.rejected)
+
+    def check_saved(self, times: int) -> None:
+        """Raise `InputError` where what is read off at so many times cannot fit into memory."""
+        largest = 16 * times * len(self.readouts) * self.problem.residual_size(self.w) ** 2
+        if largest > memory.SMALL:  # found by tracing, which a small run need not wait for
+            look = lambda run: run._parts()[1](run.start(), jnp.zeros((), run.dtype))
+            memory.check_saved(eqx.filter_eval_shape(look, self), times)
 
     def first(self) -> Snapshot:
         """The snapshot at t = 0."""

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import ArrayLike, PyTree
 
 from ..data import Dataset
@@ -17,7 +19,7 @@ from ..loss import Loss, squared
 from ..method import AbstractFlow
 from ..numerics import Numerics
 from .objective import AbstractProblem, ErrorProblem
-from .prediction import check_kernel, check_times
+from .prediction import check_constant_kernel, check_times
 from .readout import ERROR_READOUTS, READOUTS, Readout, resolve
 from .run import Run, as_integrator, refined, warn_of_failure, watched, weights_dtype
 from .trajectory import Trajectory
@@ -146,7 +148,7 @@ def simulate_error(
             f"kernel must be (n, n) and residual0 (n,), got {matrix.shape} and {start.shape}."
         )
     dtype = jnp.result_type(matrix, start, jnp.float32)
-    check_kernel(matrix, start)
+    check_constant_kernel(matrix, start)
     problem = ErrorProblem(matrix.astype(dtype))
     table = resolve(readouts, ERROR_READOUTS if flow.has_lyapunov else ERROR_READOUTS[:-1])
     return solve_problem(problem, start.astype(dtype), flow, ts, solver, table, config)
@@ -175,6 +177,9 @@ def follow_times(
     run: Run, ts: Any, refine: bool | float, progress: Callable[[int, int], None] | None
 ) -> Trajectory:
     """A run at the times of the user."""
+    run.check_saved(
+        math.prod(np.shape(ts)) * (1 if refine is False else 2 if refine is True else 64)
+    )
     times = check_times(ts).astype(run.dtype)
 
     def solved(times, config):

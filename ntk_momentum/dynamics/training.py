@@ -84,6 +84,7 @@ def train(
         config=config,
     ).within()
     saves = int(steps) // int(save_every)
+    run.check_saved(1 << saves.bit_length())
     if progress is not None:
         return watched(run, jnp.asarray(step_counts(saves, save_every), run.dtype), progress)
     counts = jnp.asarray(saves, jnp.int32), jnp.asarray(save_every, jnp.int32)
@@ -113,6 +114,8 @@ def check_steps(steps: Any, save_every: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, int | np.integer):
             hint = f"; try {name}={int(value)}" if isinstance(value, float) else ""
             raise InputError(f"{name} must be a whole number, got {value!r}{hint}.")
+    if save_every >= 2**31:
+        raise InputError(f"save_every must be below 2^31, got {save_every}; save more often.")
     if steps < 1 or save_every < 1 or steps % save_every:
         raise InputError(
             "steps must be a positive multiple of save_every, got "

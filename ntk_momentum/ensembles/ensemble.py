@@ -24,9 +24,9 @@ from ..loss import Loss, squared
 from ..method import AbstractFlow, AbstractOptimizer
 from ..numerics import Numerics
 from . import program
+from .axes import flow_values as flow_values
 from .planning import Plan as Plan
 from .planning import Unit as Unit
-from .planning import flow_values as flow_values
 from .planning import plan as plan
 
 

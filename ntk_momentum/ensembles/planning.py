@@ -9,12 +9,10 @@ wastes less than a quarter.
 from __future__ import annotations
 
 import dataclasses
-import operator
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +20,6 @@ from jax.sharding import Mesh
 
 from ..data import Dataset
 from ..dynamics.coordinates import Decomposition, decompose
-from ..dynamics.prediction import check_times
 from ..errors import InputError, check_positive, unknown_name
 from ..loss import Loss, squared
 from ..memory import MARGIN, available
@@ -30,6 +27,16 @@ from ..method import AbstractFlow, AbstractOptimizer
 from ..network.two_layer import TwoLayerNet
 from ..numerics import Numerics
 from . import UNIT_RUNS, devices, peaks, program
+from .axes import (
+    axes,
+    data_sets,
+    flow_values,
+    kinds,
+    model_by_shape,
+    plain_name,
+    recipe_dtype,
+    time_rows,
+)
 
 WASTE = 0.25
 """Padding is less than this share of a padded network."""
@@ -98,16 +105,19 @@ class Plan:
         recipe = self.recipe
         readouts = recipe.readouts
         if isinstance(readouts, Mapping):
-            readouts = {name: _name(readout) for name, readout in readouts.items()}
+            readouts = {name: plain_name(readout) for name, readout in readouts.items()}
         elif readouts is not None and not isinstance(readouts, str):
             readouts = list(readouts)
-        built_in = {"activation": _name(recipe.activation), "antisymmetric": recipe.antisymmetric}
+        built_in = {
+            "activation": plain_name(recipe.activation),
+            "antisymmetric": recipe.antisymmetric,
+        }
         return {
-            **(built_in if recipe.model is None else {"model": _name(recipe.model)}),
-            "loss": _name(recipe.loss),
-            "trainable": _name(recipe.trainable),
-            **({} if recipe.where is None else {"where": _name(recipe.where)}),
-            "solver": _name(recipe.solver),
+            **(built_in if recipe.model is None else {"model": plain_name(recipe.model)}),
+            "loss": plain_name(recipe.loss),
+            "trainable": plain_name(recipe.trainable),
+            **({} if recipe.where is None else {"where": plain_name(recipe.where)}),
+            "solver": plain_name(recipe.solver),
             "readouts": readouts,
             "reference": None
             if recipe.reference is None
@@ -132,7 +142,7 @@ class Plan:
         )
         data, times = self.data[unit.data], self.ts[unit.data, list(unit.flows)]
         two_layer = self.recipe.model is None or isinstance(
-            _by_shape(self.recipe.model, widths[0]), TwoLayerNet
+            model_by_shape(self.recipe.model, widths[0]), TwoLayerNet
         )
         inputs = (
             self.inputs(unit.data)
@@ -184,7 +194,7 @@ def plan(
 
     Raises `InputError`, also when a run cannot fit.
     """
-    sets, stacked = _sets(data)
+    sets, stacked = data_sets(data)
     flows, widths, seeds = axes(flows, widths, seeds, methods)
     for name, value, known in (
         ("strategy", strategy, ("map", "vmap", "measure")),
@@ -221,7 +231,7 @@ def plan(
         flows,
         widths,
         seeds,
-        _times(ts, len(sets), len(flows)),
+        time_rows(ts, len(sets), len(flows)),
         recipe,
         over,
         strategy,
@@ -265,14 +275,6 @@ def measure(made: Plan, free: int | float) -> str:
             program.run_batch(few.batch(unit), how)
             seconds[strategy] = time.perf_counter() - start
     return min(seconds, key=seconds.__getitem__)
-
-
-def flow_values(flow: AbstractFlow | AbstractOptimizer) -> dict[str, Any]:
-    """A flow in plain values: its name and its parameters."""
-    leaves = jax.tree_util.tree_leaves_with_path(flow)
-    return {"name": flow.name} | {
-        jax.tree_util.keystr(path).lstrip("."): np.asarray(leaf).tolist() for path, leaf in leaves
-    }
 
 
 def _units(made: Plan, unit_runs: int, free: int | float, layout: str | None) -> Iterator[Unit]:
@@ -397,17 +399,6 @@ def _chunks(items: Sequence[int], largest: int) -> list[tuple[int, ...]]:
     return [tuple(items[start : start + size]) for start in range(0, len(items), size)]
 
 
-def kinds(flows: Sequence[AbstractFlow | AbstractOptimizer]) -> list[tuple[int, ...]]:
-    """Positions of flows, or optimizers, that differ in the values of their parameters only, in
-    order of first appearance."""
-    found: dict[Any, list[int]] = {}
-    for index, flow in enumerate(flows):
-        found.setdefault(
-            (jax.tree.structure(flow), tuple(np.shape(leaf) for leaf in jax.tree.leaves(flow))), []
-        ).append(index)
-    return [tuple(members) for members in found.values()]
-
-
 def _paddable(recipe: program.Recipe) -> bool:
     """Whether zero neurons stay zero and nobody sees them: read-outs by name, and a frozen output
     layer or sigma(0) = 0."""
@@ -420,144 +411,4 @@ def _paddable(recipe: program.Recipe) -> bool:
         return False
     return recipe.trainable in (None, "hidden") or (
         recipe.trainable in ("output", "all") and float(recipe.activation(jnp.zeros(()))) == 0
-    )
-
-
-def _sets(data: Any) -> tuple[tuple[Dataset, ...], bool]:
-    sets = (
-        (data,)
-        if isinstance(data, Dataset)
-        else tuple(data)
-        if isinstance(data, Sequence)
-        else (data,)
-    )
-    for one in sets:
-        if not isinstance(one, Dataset):
-            raise InputError(
-                f"data must be a Dataset or a list of them, got {type(one).__name__}; "
-                "try nm.Dataset(X, y)."
-            )
-    shapes = {(one.X.shape, one.y.shape) for one in sets}
-    if len(shapes) != 1:
-        raise InputError(
-            "data sets of one ensemble must have the same shapes, got "
-            f"{sorted(shapes)}; call it once for each shape."
-        )
-    return sets, not isinstance(data, Dataset)
-
-
-def axes(
-    methods: Any, widths: Any, seeds: Any, kind: type = AbstractFlow
-) -> tuple[tuple[Any, ...], tuple[int, ...], tuple[int, ...]]:
-    """The axes of an ensemble of flows, or of optimizers, as tuples. Raises `InputError` for what
-    they cannot be."""
-    runs, example = (
-        ("flows", "nm.GradientFlow()")
-        if kind is AbstractFlow
-        else ("optimizers", "nm.heavy_ball(eta, beta)")
-    )
-    methods = tuple(methods) if isinstance(methods, Iterable) else (methods,)
-    wrong = [type(method).__name__ for method in methods if not isinstance(method, kind)]
-    if wrong:
-        raise InputError(f"{runs} must be {runs} such as {example}, got {wrong}.")
-    widths = _whole_numbers("widths", widths)
-    several = isinstance(seeds, Iterable)
-    seeds = _whole_numbers("seeds", seeds) if several else _whole_numbers("seeds", (seeds,))
-    if not several:
-        seeds = tuple(range(seeds[0]))
-    for name, values in ((runs, methods), ("widths", widths), ("seeds", seeds)):
-        if not values:
-            raise InputError(f"{name} is empty; an ensemble needs at least one.")
-        if name != runs and len(set(values)) < len(values):
-            raise InputError(f"{name} holds the same value twice: {list(values)}.")
-    check_positive("widths", widths)
-    return methods, widths, seeds
-
-
-def _whole_numbers(name: str, values: Any) -> tuple[int, ...]:
-    """One whole number, or several, as a tuple; numpy's and JAX's are numbers, strings are not."""
-    items = (
-        tuple(values) if isinstance(values, Iterable) and not isinstance(values, str) else (values,)
-    )
-    try:
-        found = tuple(operator.index(item) for item in items)
-    except TypeError:
-        raise InputError(
-            f"{name} must be whole numbers, got {values!r}; try {name}=[256, 1024]."
-        ) from None
-    return found
-
-
-def recipe_dtype(
-    model: Callable | None,
-    widths: Sequence[int],
-    activation: Any = jax.nn.relu,
-    antisymmetric: bool = False,
-    dtype: Any = None,
-) -> np.dtype:
-    """The precision of an ensemble: as asked for, or that of its networks. Raises `InputError`
-    where `model` fails, called by shape."""
-    if model is None:
-        return jnp.dtype(jax.dtypes.canonicalize_dtype(jnp.float64) if dtype is None else dtype)
-    if activation is not jax.nn.relu or antisymmetric:
-        raise InputError(
-            "activation= and antisymmetric= describe the built-in two-layer net; with "
-            "model= choose them in your function."
-        )
-    if not callable(model) or isinstance(model, eqx.Module):
-        hint = "a function such as lambda width, key: eqx.nn.MLP(4, 'scalar', width, 3, key=key)"
-        raise InputError(
-            f"model must make a new model for every width and seed, {hint}, got "
-            f"{type(model).__name__}."
-        )
-    shapes = [
-        leaf
-        for width in widths
-        for leaf in jax.tree.leaves(_by_shape(model, width))
-        if _is_weight(leaf)
-    ]
-    return jnp.dtype(jnp.result_type(*shapes) if dtype is None else dtype)
-
-
-def _is_weight(leaf: Any) -> bool:
-    return isinstance(leaf, jax.ShapeDtypeStruct) and bool(jnp.issubdtype(leaf.dtype, jnp.inexact))
-
-
-def _by_shape(model: Callable, width: int) -> Any:
-    """A model with shapes in the place of its arrays."""
-    try:
-        made = eqx.filter_eval_shape(
-            lambda key: model(width, key=key), jax.eval_shape(lambda: jax.random.key(0))
-        )
-    except Exception as error:
-        hint = "It is called with a width and key=, as in def model(width, key)."
-        raise InputError(
-            f"model(width={width}, key=key) failed: {type(error).__name__}, {error}. {hint}"
-        ) from error
-    if not callable(made) or not any(map(_is_weight, jax.tree.leaves(made))):
-        raise InputError(
-            f"model(width={width}, key=key) must return an Equinox model with weights, "
-            f"got {type(made).__name__}."
-        )
-    return made
-
-
-def _times(ts: Any, sets: int, flows: int) -> np.ndarray:
-    """(data, flow, time), checked."""
-    rows = np.asarray(ts, float)
-    if rows.ndim not in (1, 2, 3) or rows.shape[:-1] not in ((), (flows,), (sets, flows)):
-        raise InputError(
-            f"ts must be (time,), (flow, time) with {flows} rows or (data, flow, "
-            f"time), got shape {rows.shape}."
-        )
-    for row in rows.reshape(-1, rows.shape[-1]):
-        check_times(row)
-    return np.broadcast_to(rows, (sets, flows, rows.shape[-1]))
-
-
-def _name(value: Any) -> Any:
-    return (
-        value
-        if value is None or isinstance(value, str)
-        else getattr(value, "__name__", None) or str(value)
     )

@@ -384,14 +384,12 @@ def _plan(
 ) -> Plan:
     """The plan of a sweep on one data set, with the strategy that was chosen when the sweep
     began."""
-    from ..ensembles import planning
+    from ..ensembles import axes, planning
 
     lambda0 = math.nan
     if grid.t_end is None or "heavy_ball" in grid.flows:
         if model is not None:
-            planning.recipe_dtype(
-                model, grid.widths
-            )  # what is wrong with it is said before it is called
+            axes.recipe_dtype(model, grid.widths)  # what is wrong with it is said first
         lambda0 = float(
             np.linalg.eigvalsh(np.asarray(_kernel(data, model, grid.widths[0]), np.float64))[0]
         )

@@ -1,0 +1,178 @@
+"""The axes of an ensemble: what may be given for data, methods, widths, seeds, times and models."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..data import Dataset
+from ..dynamics.prediction import check_times
+from ..errors import InputError, check_positive
+from ..memory import check_fits
+from ..method import AbstractFlow, AbstractOptimizer
+
+
+def axes(
+    methods: Any, widths: Any, seeds: Any, kind: type = AbstractFlow
+) -> tuple[tuple[Any, ...], tuple[int, ...], tuple[int, ...]]:
+    """The axes of an ensemble of flows, or of optimizers, as tuples. Raises `InputError` for what
+    they cannot be."""
+    runs, example = (
+        ("flows", "nm.GradientFlow()")
+        if kind is AbstractFlow
+        else ("optimizers", "nm.heavy_ball(eta, beta)")
+    )
+    methods = tuple(methods) if isinstance(methods, Iterable) else (methods,)
+    wrong = [type(method).__name__ for method in methods if not isinstance(method, kind)]
+    if wrong:
+        raise InputError(f"{runs} must be {runs} such as {example}, got {wrong}.")
+    widths = _whole_numbers("widths", widths)
+    several = isinstance(seeds, Iterable)
+    seeds = _whole_numbers("seeds", seeds) if several else _whole_numbers("seeds", (seeds,))
+    if not several:
+        check_fits(seeds[0], f"{seeds[0]:.3g} seeds", "use fewer seeds", itemsize=64, host=True)
+        seeds = tuple(range(seeds[0]))
+    for name, values in ((runs, methods), ("widths", widths), ("seeds", seeds)):
+        if not values:
+            raise InputError(f"{name} is empty; an ensemble needs at least one.")
+        if name != runs and len(set(values)) < len(values):
+            raise InputError(f"{name} holds the same value twice: {list(values)}.")
+    check_positive("widths", widths)
+    return methods, widths, seeds
+
+
+def _whole_numbers(name: str, values: Any) -> tuple[int, ...]:
+    """One whole number, or several, as a tuple; numpy's and JAX's are numbers, strings are not."""
+    items = (
+        tuple(values) if isinstance(values, Iterable) and not isinstance(values, str) else (values,)
+    )
+    try:
+        found = tuple(operator.index(item) for item in items)
+    except TypeError:
+        raise InputError(
+            f"{name} must be whole numbers, got {values!r}; try {name}=[256, 1024]."
+        ) from None
+    return found
+
+
+def kinds(flows: Sequence[AbstractFlow | AbstractOptimizer]) -> list[tuple[int, ...]]:
+    """Positions of flows, or optimizers, that differ in the values of their parameters only, in
+    order of first appearance."""
+    found: dict[Any, list[int]] = {}
+    for index, flow in enumerate(flows):
+        found.setdefault(
+            (jax.tree.structure(flow), tuple(np.shape(leaf) for leaf in jax.tree.leaves(flow))), []
+        ).append(index)
+    return [tuple(members) for members in found.values()]
+
+
+def flow_values(flow: AbstractFlow | AbstractOptimizer) -> dict[str, Any]:
+    """A flow in plain values: its name and its parameters."""
+    leaves = jax.tree_util.tree_leaves_with_path(flow)
+    return {"name": flow.name} | {
+        jax.tree_util.keystr(path).lstrip("."): np.asarray(leaf).tolist() for path, leaf in leaves
+    }
+
+
+def data_sets(data: Any) -> tuple[tuple[Dataset, ...], bool]:
+    sets = (
+        (data,)
+        if isinstance(data, Dataset)
+        else tuple(data)
+        if isinstance(data, Sequence)
+        else (data,)
+    )
+    for one in sets:
+        if not isinstance(one, Dataset):
+            raise InputError(
+                f"data must be a Dataset or a list of them, got {type(one).__name__}; "
+                "try nm.Dataset(X, y)."
+            )
+    shapes = {(one.X.shape, one.y.shape) for one in sets}
+    if len(shapes) != 1:
+        raise InputError(
+            "data sets of one ensemble must have the same shapes, got "
+            f"{sorted(shapes)}; call it once for each shape."
+        )
+    return sets, not isinstance(data, Dataset)
+
+
+def time_rows(ts: Any, sets: int, flows: int) -> np.ndarray:
+    """(data, flow, time), checked."""
+    rows = np.asarray(ts, float)
+    if rows.ndim not in (1, 2, 3) or rows.shape[:-1] not in ((), (flows,), (sets, flows)):
+        raise InputError(
+            f"ts must be (time,), (flow, time) with {flows} rows or (data, flow, "
+            f"time), got shape {rows.shape}."
+        )
+    for row in rows.reshape(-1, rows.shape[-1]):
+        check_times(row)
+    return np.broadcast_to(rows, (sets, flows, rows.shape[-1]))
+
+
+def recipe_dtype(
+    model: Callable | None,
+    widths: Sequence[int],
+    activation: Any = jax.nn.relu,
+    antisymmetric: bool = False,
+    dtype: Any = None,
+) -> np.dtype:
+    """The precision of an ensemble: as asked for, or that of its networks. Raises `InputError`
+    where `model` fails, called by shape."""
+    if model is None:
+        return jnp.dtype(jax.dtypes.canonicalize_dtype(jnp.float64) if dtype is None else dtype)
+    if activation is not jax.nn.relu or antisymmetric:
+        raise InputError(
+            "activation= and antisymmetric= describe the built-in two-layer net; with "
+            "model= choose them in your function."
+        )
+    if not callable(model) or isinstance(model, eqx.Module):
+        hint = "a function such as lambda width, key: eqx.nn.MLP(4, 'scalar', width, 3, key=key)"
+        raise InputError(
+            f"model must make a new model for every width and seed, {hint}, got "
+            f"{type(model).__name__}."
+        )
+    shapes = [
+        leaf
+        for width in widths
+        for leaf in jax.tree.leaves(model_by_shape(model, width))
+        if _is_weight(leaf)
+    ]
+    return jnp.dtype(jnp.result_type(*shapes) if dtype is None else dtype)
+
+
+def _is_weight(leaf: Any) -> bool:
+    return isinstance(leaf, jax.ShapeDtypeStruct) and bool(jnp.issubdtype(leaf.dtype, jnp.inexact))
+
+
+def model_by_shape(model: Callable, width: int) -> Any:
+    """A model with shapes in the place of its arrays."""
+    try:
+        made = eqx.filter_eval_shape(
+            lambda key: model(width, key=key), jax.eval_shape(lambda: jax.random.key(0))
+        )
+    except Exception as error:
+        hint = "It is called with a width and key=, as in def model(width, key)."
+        raise InputError(
+            f"model(width={width}, key=key) failed: {type(error).__name__}, {error}. {hint}"
+        ) from error
+    if not callable(made) or not any(map(_is_weight, jax.tree.leaves(made))):
+        raise InputError(
+            f"model(width={width}, key=key) must return an Equinox model with weights, "
+            f"got {type(made).__name__}."
+        )
+    return made
+
+
+def plain_name(value: Any) -> Any:
+    return (
+        value
+        if value is None or isinstance(value, str)
+        else getattr(value, "__name__", None) or str(value)
+    )
