@@ -30,11 +30,11 @@ class Advise:
     seed: int = 0
     """Seed of that draw and of the network."""
     model: str | None = None
-    """FILE.py:FUNCTION, where FUNCTION(key) returns an Equinox model of one input: advice from its
-    own kernel."""
+    """FILE.py:FUNCTION, where FUNCTION(width, key=key), or FUNCTION(key=key), returns an Equinox
+    model of one input: advice from its own kernel."""
     width: int | None = None
-    """Hidden neurons of a network whose own kernel is taken (default: the kernel at infinite width,
-    and f(0) = 0)."""
+    """Width of that model (default: 2048), or hidden neurons of a network whose own kernel is taken
+    (default: the kernel at infinite width, and f(0) = 0)."""
     target: float = 1e-3
     """Share of the initial loss to reach."""
     margin: float = 0.1
@@ -60,7 +60,7 @@ def print_advice(asked: Advise) -> int:
     from ..kernel import empirical_ntk, infinite_ntk
     from ..memory import check_fits
     from ..network.two_layer import init_two_layer, outputs
-    from ..results.sweep import Source
+    from ..results.grid import Source
 
     data = Source(asked.data, asked.n, asked.p, asked.seed).load()
     check_fits(
@@ -70,9 +70,7 @@ def print_advice(asked: Advise) -> int:
     )
     key = jax.random.key(asked.seed)
     if asked.model:
-        if asked.width is not None:
-            raise InputError("--width is of the built-in network; leave it out with --model.")
-        net = load_model(asked.model, key)
+        net = load_model(asked.model, key, asked.width or 2048)
         f0 = outputs(net, data.X)
         check_output(f0)
         if f0.shape != data.y.shape:

@@ -31,10 +31,10 @@ class Diagnose:
     seed: int = 0
     """Seed of that draw and of the model."""
     model: str | None = None
-    """FILE.py:FUNCTION, where FUNCTION(key) returns an Equinox model of one input (default: a ReLU
-    MLP)."""
+    """FILE.py:FUNCTION, where FUNCTION(width, key=key), or FUNCTION(key=key), returns an Equinox
+    model of one input (default: a ReLU MLP)."""
     width: int = 256
-    """Width of that MLP."""
+    """Width of that MLP, and of a model that takes one."""
     depth: int = 2
     """Hidden layers of that MLP."""
     optimizer: Literal["gradient_descent", "heavy_ball", "nesterov", "adam"] = "gradient_descent"
@@ -65,7 +65,7 @@ def print_diagnosis(asked: Diagnose) -> int:
     from ..judge.diagnosis import diagnose, recommend
     from ..loss import logistic, softmax_cross_entropy, squared
     from ..memory import check_fits
-    from ..results.sweep import Source
+    from ..results.grid import Source
 
     needs = {"beta": "heavy_ball", "d": "nesterov"}
     for option, optimizer in needs.items():
@@ -83,7 +83,7 @@ def print_diagnosis(asked: Diagnose) -> int:
     )
     key = jax.random.key(asked.seed)
     model = (
-        load_model(asked.model, key)
+        load_model(asked.model, key, asked.width)
         if asked.model
         else perceptron(data, asked.width, asked.depth, key)
     )

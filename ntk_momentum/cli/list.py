@@ -1,4 +1,4 @@
-"""`ntk-momentum list`: the experiments, or the statements of the paper."""
+"""`ntk-momentum list`: the experiments, the statements of the paper, or the flows."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from .options import command
 
 @command
 class List:
-    """Name the experiments and what each one claims, or the statements of the paper that `verify`
-    runs.
+    """Name the experiments and what each one claims, the statements of the paper that `verify`
+    runs, or the flows that `sweep` takes.
 
     Example: ntk-momentum list --claims
     """
@@ -17,9 +17,17 @@ class List:
     claims: bool = False
     """The paper's statements: identifier, section, kind, and the function that runs each."""
 
+    flows: bool = False
+    """The flows that `sweep --flows` takes: their parameters, equations and units."""
+
     def __call__(self, float32: bool) -> int:
         from ..study.registry import experiments, folder
 
+        if self.flows:
+            from ..results.named import flow_help
+
+            print("\n".join(flow_help()), end="")
+            return 0
         if self.claims:
             from ..ledger.ledger import entries
 

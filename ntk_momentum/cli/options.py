@@ -34,7 +34,7 @@ def command(cls: C) -> C:
     False."""
 
     def silent(name):
-        default = vars(cls).get(name, dataclasses.MISSING)
+        default = getattr(cls, name, dataclasses.MISSING)
         return default is None or default is False or default == ()
 
     hints = get_type_hints(cls, include_extras=True)

@@ -14,10 +14,11 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeAlias, get_args
+from typing import Annotated, Any
 
 import tyro
 
+from .. import __version__
 from ..errors import InputError, MissingPackage, unknown_name
 from .advise import Advise
 from .diagnose import Diagnose
@@ -28,26 +29,24 @@ from .options import check, command
 from .plot import Plot
 from .reproduce import Reproduce
 from .run import Run
-from .sweep import Sweep
+from .sweep import SweepCommand
 from .table import Table
 from .verify import Verify
 
-Command: TypeAlias = (
-    Reproduce | List | Run | Verify | Sweep | Table | Plot | Export | Advise | Diagnose | Doctor
-)
-NAMES = (
-    "reproduce",
-    "list",
-    "run",
-    "verify",
-    "sweep",
-    "table",
-    "plot",
-    "export",
-    "advise",
-    "diagnose",
-    "doctor",
-)
+COMMANDS = {
+    "reproduce": Reproduce,
+    "list": List,
+    "run": Run,
+    "verify": Verify,
+    "sweep": SweepCommand,
+    "table": Table,
+    "plot": Plot,
+    "export": Export,
+    "advise": Advise,
+    "diagnose": Diagnose,
+    "doctor": Doctor,
+}
+NAMES = tuple(COMMANDS)
 
 
 @command
@@ -60,33 +59,29 @@ class Main:
     Example: ntk-momentum run three_flows
     """
 
-    command: Annotated[Command, tyro.conf.arg(name="")]
+    command: Any
     float32: bool = False
     """Compute in float32 instead of float64."""
+    version: bool = False
+    """Print the version and leave."""
 
 
-def _overview() -> Any:
-    """`Main` with one sentence for each command: what `--help` shows where no command is named."""
+def _offered(brief: bool) -> Any:
+    """`Main` with its commands, each by its own description, or where brief by one sentence."""
     commands = [
         Annotated[
-            command,
-            tyro.conf.subcommand(name, description=(command.__doc__ or "").split("\n\n")[0]),
+            chosen,
+            tyro.conf.subcommand(
+                name, description=(chosen.__doc__ or "").split("\n\n")[0] if brief else None
+            ),
         ]
-        for name, command in zip(NAMES, get_args(Command), strict=True)
+        for name, chosen in COMMANDS.items()
     ]
-    flag = Annotated[
-        bool, tyro.conf.arg(help="Compute in float32 instead of float64.", help_behavior_hint="")
-    ]
-    fields: list[tuple[str, Any, Any]] = [
-        (
-            "command",
-            Annotated[functools.reduce(operator.or_, commands), tyro.conf.arg(name="")],
-            dataclasses.MISSING,
-        ),
-        ("float32", flag, False),
+    fields: list[tuple[str, Any]] = [
+        ("command", Annotated[functools.reduce(operator.or_, commands), tyro.conf.arg(name="")])
     ]
     return dataclasses.make_dataclass(
-        "Main", fields, namespace={"__doc__": Main.__doc__}, frozen=True
+        "Main", fields, bases=(Main,), namespace={"__doc__": Main.__doc__}, frozen=True
     )
 
 
@@ -96,7 +91,7 @@ def parse(arguments: Sequence[str]) -> Main:
     if first is not None and first not in NAMES:
         raise unknown_name("command", first, NAMES)
     if first is not None:
-        check(get_args(Command)[NAMES.index(first)], arguments)
+        check(COMMANDS[first], arguments)
     markers = (
         tyro.conf.OmitSubcommandPrefixes,
         tyro.conf.CascadeSubcommandArgs,
@@ -104,7 +99,7 @@ def parse(arguments: Sequence[str]) -> Main:
         tyro.conf.PositionalMetavarFromFieldName,
     )
     return tyro.cli(
-        Main if first is not None else _overview(),
+        _offered(brief=first is None),
         prog="ntk-momentum",
         args=list(arguments),
         config=markers,
@@ -113,8 +108,12 @@ def parse(arguments: Sequence[str]) -> Main:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if "--version" in arguments:
+        print(f"ntk-momentum {__version__}")
+        return 0
     try:
-        chosen = parse(sys.argv[1:] if arguments is None else arguments)
+        chosen = parse(arguments)
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: print(
                 f"warning: {message}", file=sys.stderr

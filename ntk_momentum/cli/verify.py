@@ -14,7 +14,7 @@ from .options import command
 from .start import start
 
 if TYPE_CHECKING:
-    from ..results.sweep import Source
+    from ..results.grid import Source
 
 
 @command
@@ -42,7 +42,7 @@ class Verify:
     """Number of samples drawn (not for an .npz file, which is taken whole)."""
 
     def __call__(self, float32: bool) -> int:
-        from ..results.sweep import Source
+        from ..results.grid import Source
 
         if self.n < 1:
             raise InputError(f"--n must be at least 1, got {self.n}.")

@@ -47,8 +47,14 @@ def initialize(
         check_positive("num_processes", num_processes)
         if not 0 <= process_id < num_processes:
             raise InputError(f"process_id must lie in 0 ... {num_processes - 1}, got {process_id}.")
-        if ":" not in coordinator:
-            raise InputError(f"the coordinator is given as HOST:PORT, got {coordinator!r}.")
+        host, _, port = coordinator.rpartition(":")
+        if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 2**16:
+            raise InputError(
+                "the coordinator is given as HOST:PORT, with a port from 1 to 65535, got "
+                f"{coordinator!r}."
+            )
+        if num_processes == 1:  # nobody to talk to, so no runtime either
+            return 0, 1
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id)
     except (RuntimeError, ValueError) as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -42,17 +44,45 @@ def load_function(text: str) -> Callable:
     return getattr(module, name)
 
 
-def load_model(text: str, key: Any) -> Any:
-    """The model that FILE.py:FUNCTION makes from a key. Raises `InputError` unless all goes
+def load_maker(text: str) -> Callable:
+    """make(width, key=key) of FILE.py:FUNCTION, one meaning everywhere: FUNCTION is called by its
+    signature, and its width may be left out, as in def build(key)."""
+    function = load_function(text)
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # of some built-in callables; then as it is documented
+        return function
+    wanted = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    by_name = "key" in parameters or any(
+        parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+    )
+    sized = "width" in parameters or len(set(wanted) - {"key"}) > (0 if by_name else 1)
+
+    @functools.wraps(function)
+    def make(width: int, key: Any) -> Any:
+        named = {"width": width} if "width" in parameters else {}
+        sizes = (width,) if sized and not named else ()
+        return function(*sizes, **named, key=key) if by_name else function(*sizes, key, **named)
+
+    return make
+
+
+def load_model(text: str, key: Any, width: int) -> Any:
+    """The model that FILE.py:FUNCTION makes, see `load_maker`. Raises `InputError` unless all goes
     well."""
     try:
-        model = load_function(text)(key)
+        model = load_maker(text)(width, key=key)
     except InputError:
         raise
     except Exception as error:
         raise InputError(
-            f"--model {text} failed: {type(error).__name__}, {error}. It must return "
-            "an Equinox model from a key."
+            f"--model {text} failed: {type(error).__name__}, {error}. It is called as "
+            "FUNCTION(width, key=key), or FUNCTION(key=key), and must return an Equinox model."
         ) from error
     if not callable(model):
         raise InputError(

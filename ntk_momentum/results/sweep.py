@@ -16,17 +16,16 @@ import math
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import files
-from ..ensembles import UNIT_RUNS
-from ..errors import InputError, check_positive, check_seed, unknown_name
-from ..network.loading import load_function
-from ..numerics import Numerics, Precision
+from ..errors import InputError
+from ..memory import check_fits
 from ..progress import Bar
-from . import store, work
+from . import named, store, work
+from .grid import Source, Sweep
 from .provenance import JUDGEMENT, provenance, source_digest
 
 if TYPE_CHECKING:
@@ -34,169 +33,6 @@ if TYPE_CHECKING:
 
     from ..data import Dataset
     from ..ensembles.planning import Plan, Unit
-    from ..method import AbstractFlow
-
-FLOWS = ("gradient_flow", "heavy_ball", "nesterov")
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """A data set by name: "digits", "sphere", an .npz file with arrays X and y, or a folder with
-    MNIST's IDX files."""
-
-    name: str
-    n: int = 50
-    p: int = 20
-    seed: int = 0
-
-    def __post_init__(self):
-        for field in ("n", "p"):
-            check_positive(field, getattr(self, field))
-        check_seed("seed", self.seed)
-
-    def load(self) -> Dataset:
-        """The data set."""
-        import jax
-
-        from ..data import load_digits, load_mnist, load_npz, sphere
-        from ..memory import check_fits
-
-        key = jax.random.key(self.seed)
-        if self.name == "sphere":
-            check_fits(self.n * self.p, f"{self.n} inputs of size {self.p}", "use fewer samples")
-        if self.name == "digits":
-            return load_digits(self.n, key=key)
-        if self.name == "sphere":
-            return sphere(self.n, self.p, key=key)
-        path = Path(self.name)
-        if path.is_dir():
-            return load_mnist(path, self.n, key=key)
-        if not path.exists() and not path.suffix:
-            near = unknown_name("data", self.name, ("digits", "sphere"))
-            raise InputError(f"{near} Or give an .npz file, or a folder with MNIST's IDX files.")
-        return load_npz(path)
-
-
-@dataclasses.dataclass(frozen=True)
-class Grid:
-    """What is swept. Times: to `t_end`, or by default to 5/lambda_0 (gradient flow) and
-    10/sqrt(lambda_0) (momentum).
-
-    data: names as in `Source`, drawn with n, p and data_seed. unit_runs: runs in a unit of work, at
-    most. readouts: by name, by default those of `simulate`. tol, precision: see `Numerics`.
-    strategy, layout: how runs share devices, by default what `planning.plan` chooses. model:
-    FILE.py:FUNCTION, a function of (width, key) that makes the networks; by default they are
-    two-layer ReLU networks.
-    """
-
-    data: tuple[str, ...]
-    n: int
-    p: int
-    data_seed: int
-    flows: tuple[str, ...]
-    widths: tuple[int, ...]
-    seeds: int
-    antisymmetric: bool
-    t_end: float | None
-    times: int
-    unit_runs: int = UNIT_RUNS
-    readouts: tuple[str, ...] = ()
-    tol: float = 1e-5
-    precision: Precision = "highest"
-    strategy: Literal["map", "vmap"] | None = None
-    layout: Literal["runs", "neurons"] | None = None
-    model: str | None = None
-
-    def __post_init__(self):
-        for name in ("n", "p", "seeds", "unit_runs"):
-            check_positive(name, getattr(self, name))
-        if self.seeds > 10**6:
-            raise InputError(
-                "seeds is how many networks are drawn per width, at most a million, "
-                f"got {self.seeds}."
-            )
-        if self.t_end is not None:
-            check_positive("t_end", self.t_end)
-        if self.times < 2:
-            raise InputError(f"times must be at least 2, got {self.times}.")
-        check_positive("widths", self.widths)
-        if not self.data or not self.flows or not self.widths:
-            raise InputError(
-                "a sweep needs data, flows and widths, e.g. --data sphere --flows "
-                "gradient_flow --widths 256."
-            )
-        if self.antisymmetric and self.model:
-            raise InputError("antisymmetric is of the built-in network; with --model leave it out.")
-        odd = [width for width in self.widths if width % 2]
-        if self.antisymmetric and odd:
-            raise InputError(
-                "antisymmetric networks come in pairs of neurons, so widths must be "
-                f"even, got {odd}."
-            )
-        for name, values in (
-            ("data", self.data),
-            ("flows", [parse_flow(text) for text in self.flows]),
-            ("widths", self.widths),
-        ):
-            if len(set(values)) < len(values):
-                raise InputError(
-                    f"{name} holds the same value twice: {' '.join(map(str, getattr(self, name)))}."
-                )
-
-        self.numerics()
-
-    def numerics(self) -> Numerics:
-        """Tolerance and precision."""
-        return Numerics(tol=self.tol, precision=self.precision)
-
-    def sources(self) -> tuple[Source, ...]:
-        """The data sets by name."""
-        return tuple(Source(name, self.n, self.p, self.data_seed) for name in self.data)
-
-
-def parse_flow(text: str) -> tuple[str, float | None]:
-    """ "heavy_ball:0.25" -> ("heavy_ball", 0.25); the number may be left out (b = sqrt(2 lambda_0);
-    d = 3)."""
-    name, colon, number = text.partition(":")
-    if name not in FLOWS:
-        raise unknown_name("flow", name, FLOWS)
-    if not colon:
-        return name, None
-    if name == "gradient_flow":
-        raise InputError(f"the gradient flow has no parameter, got {text!r}; write gradient_flow.")
-    try:
-        value = float(number)
-    except ValueError:
-        raise InputError(
-            f"{text!r} is no flow: after the colon comes a number, e.g. "
-            "heavy_ball:0.25 or nesterov:3."
-        ) from None
-    meaning = "the friction b" if name == "heavy_ball" else "the Nesterov constant d"
-    if not math.isfinite(value) or value < 0 or (value == 0 and name == "nesterov"):
-        raise InputError(
-            f"{meaning} must be finite and "
-            f"{'>= 0' if name == 'heavy_ball' else '> 0'}, got {number} in {text!r}."
-        )
-    return name, value
-
-
-def spell(text: str) -> str:
-    """A flow in one spelling: "heavy_ball:0.250" -> "heavy_ball:0.25"."""
-    name, value = parse_flow(text)
-    return name if value is None else f"{name}:{value:.12g}"
-
-
-def build_flow(text: str, lambda0: float) -> AbstractFlow:
-    """The flow of a command line; the heavy ball's friction defaults to the paper's sqrt(2
-    lambda_0)."""
-    from ..method import GradientFlow, HeavyBall, Nesterov
-
-    name, value = parse_flow(text)
-    if name == "gradient_flow":
-        return GradientFlow()
-    if name == "heavy_ball":
-        return HeavyBall(math.sqrt(2 * lambda0) if value is None else value)
-    return Nesterov(3.0 if value is None else value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,13 +52,15 @@ class Swept:
         return not (self.done.broken or self.failures or self.missing)
 
 
-def carry_out(grid: Grid, out: Path, process: tuple[int, int] = (0, 1)) -> Swept:
+def carry_out(sweep: Sweep, out: Path, process: tuple[int, int] = (0, 1)) -> Swept:
     """Do the units of a sweep that are not done, in `out`/data. process: (this one, how many) of a
     job that divides the units.
 
     Processes that do not know of each other share the units as well, by locks. Raises `InputError`.
     """
-    pieces = _pieces(grid, out / "data")
+    folder = out / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    pieces = _pieces(sweep, folder)
     mine = pieces[process[0] :: process[1]]
     with Bar(len(mine), shown=process[0] == 0) as bar:
         done = work.do(mine, bar)
@@ -242,51 +80,73 @@ def carry_out(grid: Grid, out: Path, process: tuple[int, int] = (0, 1)) -> Swept
     return Swept(len(pieces), runs, done, failures, missing)
 
 
-def _pieces(grid: Grid, folder: Path) -> list[work.Piece]:
-    """All units of a sweep as pieces of work, in an order that all processes agree on."""
+@dataclasses.dataclass(frozen=True)
+class Forecast:
+    """What a sweep would do: units, those of them that are there already, runs, the largest unit's
+    runs and estimated bytes on one device, and the seconds of what is missing."""
+
+    units: int
+    kept: int
+    runs: int
+    unit_runs: int
+    bytes: int
+    seconds: float
+
+
+def forecast(sweep: Sweep, out: Path) -> Forecast:
+    """A sweep planned and timed by a few short runs, see `expected_seconds`; nothing is written."""
+    from ..ensembles.expected import expected_seconds
+
+    pieces = _pieces(sweep, out / "data", write=False)
+    jobs = [piece.compute for piece in pieces if isinstance(piece.compute, _Compute)]
+    missing = [job for piece, job in zip(pieces, jobs, strict=True) if not piece.path.exists()]
+    plans = {id(job.plan): job.plan for job in jobs}
+    seconds = sum(
+        expected_seconds(made, [job.unit for job in missing if job.plan is made])
+        for made in plans.values()
+    )
+    runs = [len(j.unit.flows) * len(j.unit.widths) * len(j.unit.seeds) for j in jobs]
+    largest = max(job.unit.bytes for job in jobs)
+    kept = len(jobs) - len(missing)
+    return Forecast(len(jobs), kept, sum(runs), max(runs), largest, seconds)
+
+
+def _pieces(sweep: Sweep, folder: Path, write: bool = True) -> list[work.Piece]:
+    """All units of a sweep as pieces of work, in an order that all processes agree on. write: keep
+    the strategy that is chosen now in the folder."""
     from ..dynamics.readout import resolve
 
-    resolve(grid.readouts, ())  # a misspelt name is an error of the whole
-    files.check_folder(folder)
-    sets = [(source, source.load()) for source in grid.sources()]
+    resolve(sweep.readouts, ())  # a misspelt name is an error of the whole
+    if write:
+        files.check_folder(folder)
+    sets = [(source, source.load()) for source in sweep.sources()]
     code, origin = source_digest(without=JUDGEMENT), provenance()
-    model = load_function(grid.model) if grid.model else None
-    own, called = {}, {}
-    if grid.model:
-        own = {
-            "model": hashlib.sha256(Path(grid.model.rpartition(":")[0]).read_bytes()).hexdigest()
-        }
-        called = {"model": f"{Path(grid.model).name} {own['model'][:8]}"}
+    model, settings = sweep.make_model(), {**sweep.settings(), "dtype": origin["dtype"]}
     strategy = None
     pieces = []
     for source, data in sets:
         digest = hashlib.sha256(
             np.asarray(data.X).tobytes() + np.asarray(data.y).tobytes()
         ).hexdigest()
-        made = _plan(
-            grid,
-            data,
-            model,
-            folder,
-            {"grid": grid, "data": digest, "code": code, "dtype": origin["dtype"], **own},
-            strategy,
-        )
+        identity = {"grid": sweep, "data": digest, "code": code, **settings}
+        made = _kept_plan(sweep, data, model, folder, identity, strategy, write)
         strategy = made.strategy
-        texts = [spell(text) for text in grid.flows]
         for unit in made.units:
             coordinates = {
                 key: value
                 for key, value in unit.coordinates.items()
                 if key not in ("data", "data_name")
             }
-            labels = [texts[i] for i in unit.flows]
+            labels = [sweep.flows[i] for i in unit.flows]
             widths, seeds = coordinates["widths"], coordinates["seeds"]
             identity = {
                 "data": digest,
                 "coordinates": coordinates,
-                "settings": made.settings,
+                "flows": labels,
+                "readouts": sweep.readouts,
+                "settings": {**settings, "dtype": str(np.dtype(made.recipe.dtype))},
+                "strategy": made.strategy,
                 "code": code,
-                **own,
             }
             described = {
                 "experiment": "sweep",
@@ -298,10 +158,9 @@ def _pieces(grid: Grid, folder: Path) -> list[work.Piece]:
                 "widths": widths,
                 "seeds": seeds,
                 "settings": {
-                    **_settings(made),
-                    **called,
-                    "t_end": grid.t_end or "default",
-                    "times": grid.times,
+                    **identity["settings"],
+                    "t_end": sweep.t_end or "default",
+                    "times": sweep.times,
                 },
                 "how": {
                     "strategy": unit.strategy,
@@ -310,7 +169,7 @@ def _pieces(grid: Grid, folder: Path) -> list[work.Piece]:
                     "padded": unit.padded,
                 },
                 **origin,
-                "precision": grid.precision,
+                "precision": sweep.precision,
             }
             title = (
                 f"{described['data']}, {' '.join(labels)}, width {_brief(widths)}, seed "
@@ -361,71 +220,141 @@ def failed_runs(stored: store.Stored) -> list[str]:
     ]
 
 
-def _kernel(data: Dataset, model: Callable | None, width: int) -> Any:
-    """The kernel behind the defaults: H infinity of the built-in network, H(0) of the user's at one
-    width and seed 0."""
-    import jax
-
+def _lambda0(sweep: Sweep, data: Dataset, model: Callable | None) -> float:
+    """The smallest eigenvalue of the kernel behind the defaults: H infinity of a ReLU network, H(0)
+    of any other at the first width and seed 0."""
     from ..kernel import empirical_ntk, infinite_ntk
 
-    if model is None:
-        return infinite_ntk(data.X.reshape(data.n, -1))
-    kernel = empirical_ntk(model(width, key=jax.random.key(0)), data.X, output="full")
-    return np.reshape(kernel, (data.y.size, data.y.size))
+    # n differences of p numbers live beside H, and its eigenvectors' workspace
+    check_fits(
+        3 * data.y.size**2,
+        f"the kernel of {data.n} samples, which default end times and frictions need,",
+        "use fewer samples, or give --t-end and the frictions",
+    )
+    if model is None and sweep.activation == "relu":
+        kernel = infinite_ntk(data.X.reshape(data.n, -1), trainable=sweep.trainable)
+    else:
+        net = _example(sweep, data, model, sweep.neurons[0])
+        kernel = empirical_ntk(net, data.X, output="full", trainable=sweep.trainable)
+    matrix = np.reshape(np.asarray(kernel, np.float64), (data.y.size, data.y.size))
+    lambda0 = float(np.linalg.eigvalsh(matrix)[0])
+    if lambda0 <= 0:
+        raise InputError(
+            f"the kernel of {data.name} is singular (lambda_0 = {lambda0:.2e}); "
+            "drop near-duplicates or use float64."
+        )
+    return lambda0
 
 
-def _plan(
-    grid: Grid,
+def _example(sweep: Sweep, data: Dataset, model: Callable | None, width: int) -> Any:
+    """A network of the sweep, of seed 0: two-layer of this width, or the user's at the first."""
+    import jax
+
+    from ..ensembles import planning
+    from ..network.two_layer import init_two_layer
+
+    key = jax.random.key(0)
+    if model is not None:
+        planning.recipe_dtype(model, sweep.neurons)  # says what is wrong before it is called
+        return model(sweep.neurons[0], key=key)
+    return init_two_layer(
+        width,
+        data.input_size,
+        key=key,
+        activation=named.build_activation(sweep.activation),
+        antisymmetric=sweep.antisymmetric,
+    )
+
+
+def _make_plan(
+    sweep: Sweep, data: Dataset, model: Callable | None, lambda0: float, strategy: str | None
+) -> Plan:
+    """The plan of a sweep on one data set: the one place where its options are handed on."""
+    from ..dynamics.simulation import weight_problem
+    from ..dynamics.solver import why_not_lazy
+    from ..ensembles import planning
+    from ..loss import check_targets
+
+    built = sweep.built(model)
+    check_targets(built["loss"], data.y)  # inside the program they are no longer known
+    if model is None and data.y.ndim != 1:
+        raise InputError(
+            f"the built-in network has one output, but the targets of {data.name} have shape "
+            f"{data.y.shape}; give --model FILE.py:FUNCTION."
+        )
+    if sweep.solver == "lazy":
+        problem, w = weight_problem(
+            _example(sweep, data, model, 2), data, built["loss"], built["trainable"], None
+        )
+        reason = why_not_lazy(problem, w)
+        if reason is not None:
+            raise InputError(f"--solver lazy cannot be used here: {reason}; leave it out.")
+    flows = sweep.named_flows()
+    ends = [
+        sweep.t_end or (5 / lambda0 if flow.name == "gradient_flow" else 10 / math.sqrt(lambda0))
+        for flow in flows
+    ]
+    return planning.plan(
+        data,
+        [flow.build(lambda0) for flow in flows],
+        sweep.neurons,
+        sweep.chosen_seeds(),
+        np.stack([np.linspace(0.0, end, sweep.times) for end in ends]),
+        strategy=strategy,
+        **{**built, **_compared(sweep, data, model)},
+    )
+
+
+def _compared(sweep: Sweep, data: Dataset, model: Callable | None) -> dict[str, Any]:
+    """The kernel that kernel_distance compares with, or the read-outs without it."""
+    if sweep.reference == named.INFINITE:
+        return {}
+    if sweep.reference != named.NO_REFERENCE:
+        reference = named.load_reference(sweep.reference)
+        if reference.shape != (data.n, data.n):
+            raise InputError(
+                f"the kernel in {sweep.reference} is for {reference.shape[0]} samples, but "
+                f"{data.name} has {data.n}."
+            )
+        return {"reference": reference}
+    if sweep.readouts:
+        return {}
+    from ..dynamics.readout import default_readouts
+
+    return {"readouts": (*default_readouts(_example(sweep, data, model, 2)), "lyapunov")}
+
+
+def _kept_plan(
+    sweep: Sweep,
     data: Dataset,
     model: Callable | None,
     folder: Path,
     identity: dict[str, Any],
     strategy: str | None,
+    write: bool,
 ) -> Plan:
     """The plan of a sweep on one data set, with the strategy that was chosen when the sweep
     began."""
-    from ..ensembles import axes, planning
-
-    lambda0 = math.nan
-    if grid.t_end is None or "heavy_ball" in grid.flows:
-        if model is not None:
-            axes.recipe_dtype(model, grid.widths)  # what is wrong with it is said first
-        lambda0 = float(
-            np.linalg.eigvalsh(np.asarray(_kernel(data, model, grid.widths[0]), np.float64))[0]
-        )
-        if lambda0 <= 0:
-            raise InputError(
-                f"the kernel of {data.name} is singular (lambda_0 = {lambda0:.2e}); "
-                "drop near-duplicates or use float64."
-            )
-    flows = [build_flow(text, lambda0) for text in grid.flows]
-    ends = [
-        grid.t_end or (5 / lambda0 if text.startswith("gradient_flow") else 10 / math.sqrt(lambda0))
-        for text in grid.flows
-    ]
-    ts = np.stack([np.linspace(0.0, end, grid.times) for end in ends])
+    check_fits(
+        max(sweep.neurons) * data.input_size if model is None else 0,
+        f"{max(sweep.neurons)} neurons of {data.input_size} weights",
+        "use smaller --widths",
+    )
+    check_fits(
+        len(sweep.flows) * sweep.times * max(1, data.y.size),
+        f"{sweep.times} saved times of {data.n} predictions",
+        "use fewer --times",
+    )
+    lambda0 = _lambda0(sweep, data, model) if sweep.needs_lambda0() else math.nan
     path = folder / f"sweep-{store.fingerprint(identity)}.json"
-
-    def make(strategy: str | None) -> Plan:
-        return planning.plan(
-            data,
-            flows,
-            grid.widths,
-            grid.seeds,
-            ts,
-            model=model,
-            antisymmetric=grid.antisymmetric,
-            readouts=grid.readouts or None,
-            config=grid.numerics(),
-            strategy=strategy,
-            layout=grid.layout,
-            unit_runs=grid.unit_runs,
-        )
-
+    if not write:
+        return _make_plan(sweep, data, model, lambda0, _chosen(path) or sweep.strategy or strategy)
     with work.Locks(folder) as locks:
         locks.take(path.name, wait=True)  # one process chooses
         kept = _chosen(path)
-        made = make(kept or grid.strategy or strategy)
+        if kept is None and path.exists():
+            store.set_aside(path)
+        made = _make_plan(sweep, data, model, lambda0, kept or sweep.strategy or strategy)
         if kept is None:
             record = {
                 "strategy": made.strategy,
@@ -447,17 +376,6 @@ def _chosen(path: Path) -> str | None:
         files.set_aside(path, "sweep")
         return None
     return str(json.loads(path.read_text(encoding="utf-8"))["strategy"])
-
-
-def _settings(made: Plan) -> dict[str, Any]:
-    """What distinguishes runs of the same coordinates, flat: all settings but how they share a
-    device and what is read off."""
-    settings = {
-        key: value
-        for key, value in made.settings.items()
-        if key not in ("strategy", "readouts", "config")
-    }
-    return {**settings, **made.settings["config"]}
 
 
 def _label(source: Source, data: Dataset) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import ntk_momentum
 from ntk_momentum import cli
 from ntk_momentum.ledger import ledger
 from ntk_momentum.study import registry
@@ -81,6 +82,9 @@ def test_every_command_has_help_with_an_example(capsys):
         assert "None" not in text and "False" not in text and "(default: )" not in text
 
 
+ONE_OF_TWO = ("--num-processes", "2", "--process-id", "0")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -89,18 +93,33 @@ def test_every_command_has_help_with_an_example(capsys):
         (["reproduce", "--only", "decya"], "Did you mean 'decay'"),
         (["sweep", "--flows", "heavyball"], "Did you mean 'heavy_ball'"),
         (["sweep", "--flows", "heavy_ball:-1"], "must be finite and >= 0"),
-        (["sweep", "--widths", "-4"], "widths must be finite and > 0"),
+        (["sweep", "--widths", "-4"], "whole numbers from 1 on"),
+        (["sweep", "--widths", "many"], "a number or a range"),
+        (["sweep", "--widths", "1" + "0" * 15], "takes 7.11e+03 TiB"),
+        (["sweep", "--times", "1" + "0" * 9], "times must be at most 1,000,000"),
+        (["sweep", "--loss", "hubr"], "Did you mean 'huber'"),
+        (["sweep", "--activation", "rellu"], "Did you mean 'relu'"),
+        (["sweep", "--solver", "tsit"], "Did you mean 'tsit5'"),
+        (["sweep", "--trainable", "hiden"], "Did you mean 'hidden'"),
+        (["sweep", "--reference", "initial"], "infinite, none, or"),
+        (["sweep", "--reference", "none", "--readouts", "kernel_distance"], "compares with"),
+        (["sweep", "--first-seed", "9" * 19], "between -2^63 and 2^63 - 1"),
+        (["sweep", "--model", "m.py:build", "--activation", "tanh"], "with --model leave it out"),
+        (["sweep", "--data", "sphere", "--n", "200000"], "give --t-end and the frictions"),
+        (["sweep", *ONE_OF_TWO, "--coordinator", "a:b"], "HOST:PORT, with a port"),
+        (["sweep", *ONE_OF_TWO, "--coordinator", "a"], "HOST:PORT, with a port"),
+        (["sweep", *ONE_OF_TWO, "--coordinator", "a:99999"], "HOST:PORT, with a port"),
         (["sweep", "--widths", "3", "--antisymmetric"], "must be even"),
         (["sweep", "--data", "missing.npz"], "no file missing.npz"),
         (["sweep", "--data", "didgits"], "Did you mean 'digits'"),
-        (["sweep", "--n", "0"], "n must be finite and > 0"),
+        (["sweep", "--n", "0"], "n must be at least 1"),
         (["sweep", "--flows", "nesterov:3", "nesterov:3.0"], "flows holds the same value twice"),
         (["sweep", "--num-processes", "2"], "together, or none"),
         (["sweep", "--readouts", "los"], "Did you mean 'loss'"),
         (["sweep", "--tol", "0"], "tol must be finite and > 0"),
         (["--float32", "sweep", "--float64"], "exclude each other"),
         (["sweep", "--data-seed", "9" * 20], "between -2^63 and 2^63 - 1"),
-        (["sweep", "--seeds", "9" * 20], "at most a million"),
+        (["sweep", "--seeds", "9" * 20], "at most 1,000,000"),
         (["sweep", "--out", ROOT / "README.md"], "is a file where a folder is needed"),
         (["sweep", "--out", ""], "--out is empty"),
         (["reproduce", "--out="], "--out is empty"),
@@ -271,6 +290,54 @@ def test_a_missing_parser_is_named_with_code_2():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "'tyro'" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_version_is_told(capsys):
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"ntk-momentum {ntk_momentum.__version__}\n"
+
+
+def test_every_flow_is_listed_with_its_parameters(capsys):
+    assert run("list", "--flows") == 0
+    said = capsys.readouterr().out
+    assert "heavy_ball:b=sqrt(2 lambda_0)" in said and "triple_momentum:mu=...,smooth" in said
+
+
+def test_one_process_of_one_needs_no_runtime(house, capsys, monkeypatch):
+    """The runtime dies of a signal when the coordinator cannot be had."""
+    from ntk_momentum.ensembles import devices
+
+    monkeypatch.setattr(devices.jax.distributed, "initialize", lambda *job: 1 / 0)
+    assert devices.initialize("localhost:1234", 1, 0) == (0, 1)
+
+
+SMALL = ("sweep", "--data", "sphere", "--n", 4, "--p", 3, "--widths", "8..16x2", "--seeds", 3)
+
+
+def test_a_dry_run_says_what_a_sweep_takes_and_writes_nothing(house, capsys):
+    words = (*SMALL, "--flows", "nesterov:d=2..3", "--times", 3, "--t-end", 1, "--readouts", "loss")
+    assert run(*words, "--dry-run", "--out", house[0] / "out") == 0
+    said = capsys.readouterr().out
+    assert "2 units (0 there already), 12 runs" in said and "nothing was written" in said
+    assert list(house[0].iterdir()) == []
+    assert run(*words, "--out", house[0] / "out") == 0
+    assert run(*words, "--dry-run", "--out", house[0] / "out") == 0
+    assert "2 units (2 there already), 12 runs" in capsys.readouterr().out
+
+
+def test_a_model_is_one_function_for_every_command(house, capsys):
+    file = house[0] / "mine.py"
+    file.write_text(
+        "import equinox as eqx\ndef sized(width, key):\n"
+        "    return eqx.nn.MLP(3, 'scalar', width, 1, key=key)\n"
+        "def plain(key): return sized(7, key)\n"
+    )
+    data = ("--data", "sphere", "--n", 4, "--p", 3)
+    for name in ("sized", "plain"):
+        model = ("--model", f"{file}:{name}")
+        assert run("diagnose", *data, *model, "--steps", 2, "--width", 5) == 0
+        assert run("advise", *data, *model, "--width", 5) == 0
+        assert run(*SMALL, *model, "--dry-run", "--t-end", 1, "--flows", "nesterov") == 0
 
 
 def test_doctor_names_device_dtype_and_precision(capsys):

@@ -93,7 +93,7 @@ def test_a_users_model_is_loaded_and_what_is_wrong_with_it_said(tmp_path):
         "import equinox as eqx\ndef build(key): return eqx.nn.Linear(10, 'scalar', "
         "key=key)\ndef broken(key): return 1 / 0\n"
     )
-    assert load_model(f"{file}:build", jax.random.key(0))(jnp.ones(10)).shape == ()
+    assert load_model(f"{file}:build", jax.random.key(0), 5)(jnp.ones(10)).shape == ()
     wrong = {
         "build": "FILE.py:FUNCTION",
         "no.py:build": "no file",
@@ -102,7 +102,7 @@ def test_a_users_model_is_loaded_and_what_is_wrong_with_it_said(tmp_path):
     }
     for text, said in wrong.items():
         with pytest.raises(nm.InputError, match=said):
-            load_model(text, jax.random.key(0))
+            load_model(text, jax.random.key(0), 5)
     assert jax.vmap(perceptron(DATA, 5, 2, jax.random.key(0)))(DATA.X).shape == (6,)
 
 

@@ -26,18 +26,16 @@ jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_compilation_cache_dir", sys.argv[1])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-from functools import partial
 from pathlib import Path
 import h5netcdf, xarray  # slow to import, and used by every child
 import numpy as np
 import ntk_momentum as nm
-from ntk_momentum.results import checkpoint, sweep, work
-from ntk_momentum import kernel
-from ntk_momentum.ensembles import planning, program
+from ntk_momentum.results import checkpoint, grid, sweep, work
 # sources may be edited while tests run
 sweep.source_digest = checkpoint.source_digest = lambda **options: "code"
-planning.plan = partial(planning.plan, readouts=("loss", "f"))
-grid = sweep.Grid(("sphere",), 4, 3, 0, ("heavy_ball:0.5",), (16,), 8, False, 4.0, 5, 1)
+sizes = {"n": 4, "p": 3, "widths": (16,), "seeds": 8, "t_end": 4.0, "times": 5, "unit_runs": 1}
+sizes["readouts"] = ("loss", "f")
+swept = grid.Sweep(data=("sphere",), flows=("heavy_ball:0.5",), **sizes)
 
 
 def solve(path):
@@ -60,7 +58,7 @@ for line in sys.stdin:
     child = os.fork()
     if child == 0:
         if what == "sweep":
-            assert sweep.run(grid, Path(where)).ok
+            assert sweep.carry_out(swept, Path(where)).ok
         else:
             solve(Path(where))
         os._exit(0)

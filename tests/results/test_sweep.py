@@ -17,10 +17,10 @@ import ntk_momentum as nm
 from ntk_momentum import files
 from ntk_momentum.ensembles import ensemble as ensembles
 from ntk_momentum.errors import InputError
-from ntk_momentum.network import loading as models
+from ntk_momentum.network.loading import load_maker
 from ntk_momentum.progress import Bar
 from ntk_momentum.results import provenance, store, sweep, work
-from ntk_momentum.results.sweep import Grid, Source, build_flow, parse_flow
+from ntk_momentum.results.grid import Source, Sweep
 
 
 @pytest.fixture(autouse=True)
@@ -29,46 +29,10 @@ def fixed_code(monkeypatch):
     monkeypatch.setattr(sweep, "source_digest", lambda **options: "code")
 
 
-def test_flows_are_spelt_with_their_parameter():
-    assert [
-        parse_flow(text)
-        for text in ("gradient_flow", "heavy_ball", "heavy_ball:0.25", "nesterov:3")
-    ] == [
-        ("gradient_flow", None),
-        ("heavy_ball", None),
-        ("heavy_ball", 0.25),
-        ("nesterov", 3.0),
-    ]
-    assert float(build_flow("heavy_ball", 0.5).b) == 1.0  # sqrt(2 lambda_0)
-    assert float(build_flow("nesterov", 0.5).d) == 3.0
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "heavy_ball:",
-        "heavy_ball:x",
-        "heavy_ball:-1",
-        "heavy_ball:nan",
-        "nesterov:0",
-        "gradient_flow:1",
-        "gradiant_flow",
-    ],
-)
-def test_a_flow_that_is_none_is_refused(text):
-    with pytest.raises(InputError):
-        parse_flow(text)
-
-
-def grid(**changes) -> Grid:
-    sizes = {"n": 4, "p": 3, "widths": (16,), "seeds": 2, "times": 3, "t_end": 1.0}
-    plain = {
-        "data": ("sphere",),
-        "data_seed": 0,
-        "flows": ("gradient_flow", "heavy_ball"),
-        "antisymmetric": False,
-    }
-    return Grid(**{**sizes, **plain, **changes})
+def grid(**changes) -> Sweep:
+    small = {"data": ("sphere",), "flows": ("gradient_flow", "heavy_ball"), "widths": (16,)}
+    sizes = {"n": 4, "p": 3, "seeds": 2, "times": 3, "t_end": 1.0}
+    return Sweep(**{**small, **sizes, **changes})
 
 
 @pytest.mark.parametrize(
@@ -105,6 +69,36 @@ def test_no_judgement_of_results_changes_what_a_sweep_is_named_by():
         open_ = {b for a in open_ for b in graph.get(a, ())} - seen
     rooms = {room(path) for path in seen}
     assert rooms.isdisjoint((*provenance.JUDGEMENT, *provenance.SURFACE))
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """Units that cost nothing: the loss of seed s decays like exp(-(1 + s) t), and seed 2 fails.
+    Returns the units computed."""
+    computed = []
+
+    def run_unit(plan, unit):
+        computed.append(unit.index)
+        flows, widths = (
+            tuple(plan.flows[i] for i in unit.flows),
+            tuple(plan.widths[j] for j in unit.widths),
+        )
+        seeds, ts = (
+            tuple(plan.seeds[k] for k in unit.seeds),
+            jnp.asarray(plan.ts[unit.data, list(unit.flows)]),
+        )
+        shape, seed = (len(flows), len(widths), len(seeds)), jnp.asarray(seeds)
+        loss = jnp.broadcast_to(
+            jnp.exp(-(1 + seed[None, None, :, None]) * ts[:, None, None, :]), (*shape, ts.shape[1])
+        )
+        verdict = jnp.broadcast_to((seed == 2).astype(jnp.int32), shape)
+        f = jnp.broadcast_to(loss[..., None], (*loss.shape, plan.data[0].n))
+        return ensembles.Ensemble(
+            flows, widths, seeds, ts, {"loss": loss, "f": f}, verdict, 7 + verdict, verdict
+        )
+
+    monkeypatch.setattr(ensembles, "run_unit", run_unit)
+    return computed
 
 
 def units_of(out: Path) -> list[Path]:
@@ -163,7 +157,7 @@ def test_a_sweep_of_a_users_model_is_found_again_while_its_file_stays_as_it_is(t
         done = sweep.carry_out(mine, tmp_path / "out")
         assert done.ok and len(done.done.computed) == computed
     data = Source("sphere", 4, 3, 0).load()
-    model = models.load_function(mine.model)
+    model = load_maker(mine.model)
     kernel = nm.empirical_ntk(model(5, key=jax.random.key(0)), data.X)
     friction = float(jnp.sqrt(2 * jnp.linalg.eigvalsh(kernel)[0]))
     runs = nm.ensemble(

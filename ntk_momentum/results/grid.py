@@ -1,0 +1,290 @@
+"""What is swept, declared once: the command's options, the grid of runs and what names the results
+are the fields of `Sweep`, in plain values. Nothing heavy is imported before one is made."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..ensembles import UNIT_RUNS
+from ..errors import InputError, check_positive, check_seed, unknown_name
+from ..memory import gib
+from ..network.loading import load_maker
+from ..numerics import Numerics, Precision
+from . import named
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..data import Dataset
+
+LARGEST_COUNT = 10**6
+"""Seeds, saved times or runs of a unit, at most: a slip of the keyboard is refused at once."""
+WIDEST = 2**31 - 1
+"""Neurons that an array can number."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A data set by name: "digits", "sphere", an .npz file with arrays X and y, or a folder with
+    MNIST's IDX files."""
+
+    name: str
+    n: int = 50
+    p: int = 20
+    seed: int = 0
+
+    def __post_init__(self):
+        for field in ("n", "p"):
+            check_positive(field, getattr(self, field))
+        check_seed("seed", self.seed)
+
+    def load(self) -> Dataset:
+        """The data set."""
+        import jax
+
+        from ..data import load_digits, load_mnist, load_npz, sphere
+        from ..memory import check_fits
+
+        key = jax.random.key(self.seed)
+        if self.name == "sphere":
+            check_fits(self.n * self.p, f"{self.n} inputs of size {self.p}", "use fewer samples")
+        if self.name == "digits":
+            return load_digits(self.n, key=key)
+        if self.name == "sphere":
+            return sphere(self.n, self.p, key=key)
+        path = Path(self.name)
+        if path.is_dir():
+            return load_mnist(path, self.n, key=key)
+        if not path.exists() and not path.suffix:
+            near = unknown_name("data", self.name, ("digits", "sphere"))
+            raise InputError(f"{near} Or give an .npz file, or a folder with MNIST's IDX files.")
+        return load_npz(path)
+
+
+def _decides(usual: Any) -> Any:
+    """A field that decides the numbers of a run of the same data, flow, width, seed and times."""
+    return dataclasses.field(default=usual, metadata={"decides": True})
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Flows x widths x seeds on data sets, in plain values: options, grid and identity in one.
+
+    Once made it is in one spelling, ranges and lists written out: `widths` are whole numbers, each
+    of `flows` is one flow. Raises `InputError` for what cannot be swept.
+    """
+
+    data: tuple[str, ...] = ("digits",)
+    """One or more of: digits (scikit-learn), sphere (random), an .npz file with arrays X and y, a
+    folder with MNIST's IDX files."""
+    n: int = 50
+    """Number of samples drawn (not for an .npz file, which is taken whole)."""
+    p: int = 20
+    """Input size of sphere."""
+    data_seed: int = 0
+    """Seed of that draw."""
+    flows: tuple[str, ...] = ("gradient_flow", "heavy_ball", "nesterov:3")
+    """Flows, as NAME:PARAMETER=NUMBERS, e.g. heavy_ball:b=0.1,0.2,0.4 nesterov:d=2..8
+    hessian_damped:b=0.5,gamma=0.01..0.16x2: one for each combination of values. Numbers are lists
+    of numbers and ranges: 2..8 in steps of 1, 0.1..0.5+0.1 in steps of 0.1, 256..4096x2 by
+    doubling. heavy_ball:0.25 is short for heavy_ball:b=0.25; without b it is the paper's sqrt(2
+    lambda_0), without d it is 3. All flows with their parameters: `ntk-momentum list --flows`."""
+    widths: tuple[int | str, ...] = (256, 1024)
+    """Hidden neurons, one ensemble of seeds for each: numbers and ranges, e.g. 256..4096x2."""
+    model: str | None = None
+    """FILE.py:FUNCTION, where FUNCTION(width, key=key), or FUNCTION(key=key), returns an Equinox
+    model (default: a two-layer ReLU network)."""
+    activation: str = _decides("relu")
+    """Activation of the two-layer network: a function of one number in jax.nn or jax.numpy, e.g.
+    tanh, gelu, softplus."""
+    antisymmetric: bool = _decides(False)
+    """Start from networks with output zero."""
+    trainable: Literal["hidden", "output", "all"] | None = _decides(None)
+    """Layers of the two-layer network that are trained (default: hidden; of another model,
+    everything)."""
+    loss: str = _decides("squared")
+    """What is trained on: squared, logistic (targets +1 and -1), softmax (rows of class
+    probabilities), huber or huber:DELTA."""
+    seeds: int = 4
+    """Networks drawn per width, from as many seeds in a row."""
+    first_seed: int = 0
+    """The first of them."""
+    t_end: float | None = None
+    """Final time of every flow (default: 5/lambda_0 for gradient flow, 10/sqrt(lambda_0) with
+    momentum)."""
+    times: int = 101
+    """Saved times, equally spaced from 0."""
+    unit_runs: int = UNIT_RUNS
+    """Runs in one unit of work, at most: what a crash can cost."""
+    readouts: tuple[str, ...] = ()
+    """What is read off, by name, e.g. loss f lambda_min (default: all that suit a two-layer
+    network; eigenvalues of large n are dear)."""
+    reference: str = _decides(named.INFINITE)
+    """The kernel that kernel_distance compares with: infinite (that of infinite width, for ReLU
+    networks), none, or an .npy or .npz file with an (n, n) kernel."""
+    solver: str = _decides("default")
+    """default (what fits best), lazy, or an explicit solver of diffrax by name, e.g. tsit5,
+    dopri8."""
+    tol: float = Numerics.tol
+    """Local error allowed in one step of the solver, relative to the residual."""
+    precision: Precision = Numerics.precision
+    """Of matrix products; on a GPU "default" means TF32 for float32, on a TPU bfloat16."""
+    strategy: Literal["map", "vmap"] | None = None
+    """How runs share a device: one after another or in lock-step (default: what is faster on this
+    kind of device, measured once)."""
+    layout: Literal["runs", "neurons"] | None = None
+    """What is spread over several devices (default: runs, and neurons where one run does not
+    fit)."""
+
+    def __post_init__(self):
+        for option, most in (
+            ("n", None),
+            ("p", None),
+            ("seeds", LARGEST_COUNT),
+            ("unit_runs", LARGEST_COUNT),
+        ):
+            _check_count(option, getattr(self, option), most)
+        _check_count("times", self.times, LARGEST_COUNT, least=2)
+        if not self.data or not self.flows or not self.widths:
+            raise InputError(
+                "a sweep needs data, flows and widths, e.g. --data sphere --flows "
+                "gradient_flow --widths 256."
+            )
+        widths = tuple(width for text in self.widths for width in _widths(str(text)))
+        self._set("widths", widths)
+        for end in (self.first_seed, self.first_seed + self.seeds - 1):
+            check_seed("first_seed", end)
+        check_seed("data_seed", self.data_seed)
+        self._check_network(widths)
+        if self.t_end is not None:
+            check_positive("t_end", self.t_end)
+        self._set("flows", tuple(flow.label for t in self.flows for flow in named.named_flows(t)))
+        flows = [(str(flow.build(1.0)), "b" in flow.customary) for flow in self.named_flows()]
+        for option, values in (("data", self.data), ("flows", flows), ("widths", widths)):
+            if len(set(values)) < len(values):
+                raise InputError(
+                    f"{option} holds the same value twice: "
+                    f"{' '.join(map(str, getattr(self, option)))}."
+                )
+        named.build_loss(self.loss)
+        named.build_solver(self.solver)
+        if self.reference not in (named.INFINITE, named.NO_REFERENCE):
+            named.load_reference(self.reference)
+        elif self.reference == named.NO_REFERENCE and "kernel_distance" in self.readouts:
+            raise InputError(
+                "kernel_distance compares with a kernel; leave out --reference none, or the "
+                "read-out."
+            )
+        self.numerics()
+
+    def _set(self, option: str, value: Any) -> None:
+        """In one spelling, as the sweep is made."""
+        object.__setattr__(self, option, value)
+
+    def _check_network(self, widths: tuple[int, ...]) -> None:
+        """Raise for networks that do not exist."""
+        odd = [width for width in widths if width % 2]
+        if self.antisymmetric and odd:
+            raise InputError(
+                "antisymmetric networks come in pairs of neurons, so widths must be "
+                f"even, got {odd}."
+            )
+        if self.model:
+            for option, usual in (("antisymmetric", False), ("activation", "relu")):
+                if getattr(self, option) != usual:
+                    raise InputError(
+                        f"{option} is of the built-in network; with --model leave it out."
+                    )
+        named.build_activation(self.activation)
+        if self.trainable not in (None, "hidden", "output", "all"):
+            raise unknown_name("trainable", str(self.trainable), ("hidden", "output", "all"))
+
+    def numerics(self) -> Numerics:
+        """Tolerance and precision."""
+        return Numerics(tol=self.tol, precision=self.precision)
+
+    def sources(self) -> tuple[Source, ...]:
+        """The data sets by name."""
+        return tuple(Source(name, self.n, self.p, self.data_seed) for name in self.data)
+
+    def named_flows(self) -> tuple[named.NamedFlow, ...]:
+        """The flows in plain values."""
+        return tuple(flow for text in self.flows for flow in named.named_flows(text))
+
+    def chosen_seeds(self) -> tuple[int, ...]:
+        """The seeds of each width."""
+        return tuple(range(self.first_seed, self.first_seed + self.seeds))
+
+    @property
+    def neurons(self) -> tuple[int, ...]:
+        """The widths as numbers."""
+        return tuple(map(int, self.widths))
+
+    def needs_lambda0(self) -> bool:
+        """Whether an end time or a friction was left to lambda_0."""
+        return self.t_end is None or any("b" in flow.customary for flow in self.named_flows())
+
+    def built(self, model: Callable | None) -> dict[str, Any]:
+        """What the words stand for, as `planning.plan` takes them, with the user's model. Apart
+        from axes, times and the kernel to compare with."""
+        return {
+            "model": model,
+            "activation": named.build_activation(self.activation),
+            "antisymmetric": self.antisymmetric,
+            "loss": named.build_loss(self.loss),
+            "trainable": self.trainable,
+            "solver": named.build_solver(self.solver),
+            "readouts": self.readouts or None,
+            "config": self.numerics(),
+            "layout": self.layout,
+            "unit_runs": self.unit_runs,
+        }
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the numbers of a run beside its data, flow, width, seed and times, in plain
+        values; files by their hash."""
+        values: dict[str, Any] = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if "decides" in field.metadata
+        }
+        if self.reference not in (named.INFINITE, named.NO_REFERENCE):
+            values["reference"] = f"{Path(self.reference).name} {_digest(self.reference)}"
+        if self.model:
+            file, _, function = self.model.rpartition(":")
+            values["model"] = f"{Path(file).name}:{function} {_digest(file)}"
+            del values["activation"], values["antisymmetric"]
+        return {**values, **dataclasses.asdict(self.numerics())}
+
+    def make_model(self) -> Callable | None:
+        """The user's function (width, key=key); None for the two-layer network."""
+        return load_maker(self.model) if self.model else None
+
+
+def _digest(path: str | Path) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+
+
+def _check_count(option: str, value: int, most: int | None, least: int = 1) -> None:
+    """Raise unless a whole number lies between two others."""
+    if value < least:
+        raise InputError(f"{option} must be at least {least}, got {value}.")
+    if most is not None and value > most:
+        raise InputError(f"{option} must be at most {most:,}, got {value:,}.")
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    """The widths of a number or a range."""
+    found = named.numbers(text, "widths")
+    for width in found:
+        if width < 1 or not width.is_integer():
+            raise InputError(f"widths must be whole numbers from 1 on, got {text}.")
+        if width > WIDEST:
+            raise InputError(
+                f"widths must be at most {WIDEST:,}, got {text}: one number for each neuron "
+                f"takes {gib(8 * width)}."
+            )
+    return tuple(int(width) for width in found)

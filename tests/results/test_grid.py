@@ -1,0 +1,251 @@
+"""A sweep in plain values: what its words mean, what they reach, and what is wrong with them."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+import ntk_momentum as nm
+from ntk_momentum.errors import InputError
+from ntk_momentum.method import AbstractFlow, high_resolution_nesterov, triple_momentum
+from ntk_momentum.network.loading import load_maker
+from ntk_momentum.results import sweep as sweeps
+from ntk_momentum.results.grid import Source, Sweep
+from ntk_momentum.results.named import build_loss, flows_by_name, named_flows, numbers
+
+NM = nm  # the flows of the table below
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("3", (3,)),
+        ("1e-3", (0.001,)),
+        ("2..5", (2, 3, 4, 5)),
+        ("0.1..0.3+0.1", (0.1, 0.2, 0.3)),
+        ("256..4096x2", (256, 512, 1024, 2048, 4096)),
+        ("1e-3..1x10", (0.001, 0.01, 0.1, 1)),
+        ("2..7x2", (2, 4)),
+    ],
+)
+def test_a_range_holds_both_its_ends(text, meant):
+    assert numbers(text, "it") == meant
+
+
+@pytest.mark.parametrize("text", ["", "x", "nan", "5..2", "1..9+0", "0..8x2", "1..8x1", "1..1e9"])
+def test_a_range_that_is_none_is_refused(text):
+    with pytest.raises(InputError, match="it"):
+        numbers(text, "it")
+
+
+FLOWS = {
+    "gradient_flow": [NM.GradientFlow()],
+    "heavy_ball": [NM.HeavyBall(1.0)],  # sqrt(2 lambda_0) at lambda_0 = 1/2
+    "heavy_ball:0.25": [NM.HeavyBall(0.25)],
+    "heavy_ball:b=0.1,0.2": [NM.HeavyBall(0.1), NM.HeavyBall(0.2)],
+    "nesterov": [NM.Nesterov(3.0)],
+    "nesterov:d=2..4": [NM.Nesterov(2.0), NM.Nesterov(3.0), NM.Nesterov(4.0)],
+    "nesterov:1,4..5": [NM.Nesterov(1.0), NM.Nesterov(4.0), NM.Nesterov(5.0)],
+    "hessian_damped:b=1,gamma=0.1,0.2": [
+        NM.HessianDamped(1.0, 0.1),
+        NM.HessianDamped(1.0, 0.2),
+    ],
+    "hessian_damped_nesterov:gamma=0.1": [NM.HessianDampedNesterov(3.0, 0.1)],
+    "nesterov_strongly_convex:mu=0.3": [NM.NesterovStronglyConvex(0.3)],
+    "multi_step_momentum:b=0.5,beta2=-0.2": [NM.MultiStepMomentum(0.5, -0.2)],
+    "restarted_nesterov:scheme=gradient,2.5": [
+        NM.RestartedNesterov(3.0, "gradient"),
+        NM.RestartedNesterov(3.0, 2.5),
+    ],
+    "high_resolution_nesterov:eta=0.1,mu=0.3": [high_resolution_nesterov(0.1, 0.3)],
+    "triple_momentum:mu=0.3,smoothness=2": [triple_momentum(0.3, 2.0).flow()[0]],
+}
+
+
+@pytest.mark.parametrize("text", FLOWS)
+def test_a_flow_is_written_with_any_of_its_parameters(text):
+    made = named_flows(text)
+    assert [str(flow.build(0.5)) for flow in made] == [str(flow) for flow in FLOWS[text]]
+    assert [named_flows(flow.label) for flow in made] == [(flow,) for flow in made]
+
+
+def test_every_flow_of_the_package_that_numbers_can_state_has_a_name():
+    def below(cls):
+        return {cls}.union(*(below(child) for child in cls.__subclasses__()))
+
+    public = {cls for cls in below(AbstractFlow) if getattr(nm, cls.__name__, None) is cls}
+    stated = set(flows_by_name().values())
+    assert (
+        public - stated <= {nm.AbstractFlow, nm.Friction}
+        if hasattr(nm, "AbstractFlow")
+        else (public - stated <= {nm.Friction})
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("gradiant_flow", "Did you mean 'gradient_flow'"),
+        ("gradient_flow:1", "gradient_flow has no parameter"),
+        ("heavy_ball:", "b of heavy_ball must be a number or a range"),
+        ("heavy_ball:x", "b of heavy_ball must be a number or a range"),
+        ("heavy_ball:nan", "b of heavy_ball must be a number or a range"),
+        ("heavy_ball:-1", "b must be finite and >= 0, got -1.0. .'heavy_ball:-1'"),
+        ("heavy_ball:c=1", "has no parameter 'c'. It has: b"),
+        ("heavy_ball:b=1,b=2", "given twice"),
+        ("nesterov:0", "d must be finite and > 0"),
+        ("hessian_damped:b=1,gama=1", "Did you mean 'gamma'"),
+        ("hessian_damped:b=1", "needs gamma, e.g. hessian_damped:b=0.1,gamma=0.1"),
+        ("triple_momentum:mu=1", "needs smoothness, e.g. triple_momentum:mu=0.1,smoothness=0.1"),
+        ("restarted_nesterov:scheme=sped", "Did you mean 'speed'"),
+    ],
+)
+def test_what_is_no_flow_is_said_in_one_line(text, said):
+    with pytest.raises(InputError, match=said) as error:
+        named_flows(text)
+    assert "\n" not in str(error.value)
+
+
+def test_a_sweep_is_in_one_spelling_once_it_is_made():
+    loose = Sweep(flows=("heavy_ball:b=0.10,0.2", "nesterov:d=2..3"), widths=("8..32x2", 5))
+    assert loose.flows == ("heavy_ball:0.1", "heavy_ball:0.2", "nesterov:2", "nesterov:3")
+    assert loose.widths == (8, 16, 32, 5)
+    assert dataclasses.replace(loose) == loose
+
+
+@pytest.mark.parametrize(
+    "flows", [("heavy_ball:0.5", "heavy_ball:b=0.50"), ("nesterov", "nesterov:3")]
+)
+def test_a_flow_named_twice_is_refused_however_it_is_spelt(flows):
+    with pytest.raises(InputError, match="same value twice"):
+        Sweep(flows=flows)
+
+
+def plan(data=("sphere",), **options):
+    """The plan of a small sweep."""
+    small = {"n": 4, "p": 3, "widths": (16,), "seeds": 2, "times": 3, "t_end": 1.0}
+    sweep = Sweep(**{**small, "data": data, "flows": ("nesterov",), **options})
+    source = sweep.sources()[0].load()
+    return sweeps._make_plan(sweep, source, sweep.make_model(), 0.5, None)
+
+
+def test_every_option_reaches_the_plan(tmp_path):
+    np.save(tmp_path / "k.npy", np.eye(4))
+    made = plan(
+        loss="huber:0.5",
+        trainable="all",
+        activation="tanh",
+        solver="dopri5",
+        reference=str(tmp_path / "k.npy"),
+        readouts=("loss", "kernel_distance"),
+        first_seed=7,
+        tol=1e-4,
+        precision="high",
+        unit_runs=1,
+    )
+    recipe = made.recipe
+    assert recipe.loss is nm.huber(0.5) and recipe.trainable == "all" and not recipe.antisymmetric
+    assert recipe.activation is jax.nn.tanh and type(recipe.solver).__name__ == "Dopri5"
+    assert recipe.readouts == ("loss", "kernel_distance") and made.seeds == (7, 8)
+    assert recipe.config.tol == 1e-4 and recipe.config.precision == "high" and len(made.units) == 2
+    np.testing.assert_array_equal(recipe.reference, np.eye(4))
+    assert "kernel_distance" not in plan(reference="none").recipe.readouts
+    assert plan(antisymmetric=True).recipe.antisymmetric
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"loss": "logistic"}, "targets"),
+        ({"solver": "lazy", "activation": "tanh"}, "cannot be used here"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options, said, tmp_path):
+    np.savez(tmp_path / "half.npz", X=np.eye(3), y=np.full(3, 0.5))
+    with pytest.raises(InputError, match=said):
+        plan((str(tmp_path / "half.npz"),), **options)
+
+
+def test_a_kernel_of_another_size_or_kind_is_refused(tmp_path):
+    for name, array, said in (
+        ("small.npy", np.eye(3), "is for 3 samples, but sphere4x3 has 4"),
+        ("flat.npy", np.ones(4), "an .n, n. array"),
+    ):
+        np.save(tmp_path / name, array)
+        with pytest.raises(InputError, match=said):
+            plan(reference=str(tmp_path / name))
+    with pytest.raises(InputError, match="cannot read"):
+        plan(reference=str(tmp_path / "missing.npz"))
+
+
+def test_lambda_0_is_asked_for_only_where_something_is_left_to_it():
+    assert Sweep().needs_lambda0() and Sweep(t_end=1.0, flows=("heavy_ball",)).needs_lambda0()
+    assert not Sweep(t_end=1.0, flows=("heavy_ball:1", "nesterov")).needs_lambda0()
+
+
+def test_what_decides_numbers_is_in_the_settings_and_nothing_else():
+    plain = Sweep()
+    for other in (
+        {"loss": "huber:0.5"},
+        {"loss": "huber"},
+        {"trainable": "all"},
+        {"activation": "tanh"},
+        {"solver": "tsit5"},
+        {"reference": "none"},
+        {"antisymmetric": True},
+        {"tol": 1e-3},
+        {"precision": "high"},
+    ):
+        assert dataclasses.replace(plain, **other).settings() != plain.settings()
+    for other in ({"seeds": 9}, {"widths": (8,)}, {"unit_runs": 2}, {"flows": ("nesterov",)}):
+        assert dataclasses.replace(plain, **other).settings() == plain.settings()
+
+
+def test_a_sweep_of_options_holds_what_simulate_gives(tmp_path):
+    """Loss, trained part, activation and solver reach the runs themselves."""
+    sweep = Sweep(
+        data=("sphere",),
+        n=4,
+        p=3,
+        flows=("multi_step_momentum:b=0.5,beta2=0.1",),
+        widths=(8,),
+        seeds=1,
+        first_seed=3,
+        times=3,
+        t_end=1.0,
+        loss="huber:0.3",
+        trainable="all",
+        activation="softplus",
+        solver="dopri5",
+        readouts=("loss",),
+    )
+    assert sweeps.carry_out(sweep, tmp_path).ok
+    import diffrax
+
+    net = nm.init_two_layer(8, 3, key=jax.random.key(3), activation=jax.nn.softplus)
+    alone = nm.simulate(
+        net,
+        Source("sphere", 4, 3).load(),
+        nm.MultiStepMomentum(0.5, 0.1),
+        np.linspace(0, 1, 3),
+        loss=build_loss("huber:0.3"),
+        trainable="all",
+        solver=diffrax.Dopri5(),
+        readouts=("loss",),
+    )
+    stored = nm.open_results(tmp_path)
+    np.testing.assert_allclose(np.ravel(stored.loss), alone.loss, rtol=1e-6)
+    assert stored.attrs["loss"] == "huber:0.3" and stored.attrs["activation"] == "softplus"
+
+
+@pytest.mark.parametrize(
+    "signature", ["width, key", "width, *, key", "m, k", "key", "k", "key, width=4", "**options"]
+)
+def test_a_users_function_is_called_by_its_signature(tmp_path, signature):
+    file = tmp_path / "mine.py"
+    file.write_text(f"def build({signature}): return dict(locals())\n")
+    got = load_maker(f"{file}:build")(9, key="the key")
+    got = got.get("options", got)
+    assert "the key" in got.values() and set(got.values()) <= {9, "the key"}
+    assert (9 in got.values()) == ("width" in signature or "m" in signature)
