@@ -103,9 +103,12 @@ class Ensemble(eqx.Module):
 
 
 def flow_label(flow: AbstractFlow | AbstractOptimizer) -> str:
-    """A flow's name with its parameters, e.g. "heavy_ball b=0.25"."""
+    """A flow's name with its parameters, e.g. "heavy_ball b=0.25"; words as they are, e.g.
+    "restarted_nesterov d=3 scheme=speed"."""
     values = [
-        f"{key}={float(value):.6g}" for key, value in vars(flow).items() if np.ndim(value) == 0
+        f"{key}={value if isinstance(value, str) else f'{float(value):.6g}'}"
+        for key, value in vars(flow).items()
+        if value is not None and np.ndim(value) == 0
     ]
     return " ".join([flow.name, *values])
 

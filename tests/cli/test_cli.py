@@ -95,7 +95,7 @@ ONE_OF_TWO = ("--num-processes", "2", "--process-id", "0")
         (["sweep", "--flows", "heavy_ball:-1"], "must be finite and >= 0"),
         (["sweep", "--widths", "-4"], "whole numbers from 1 on"),
         (["sweep", "--widths", "many"], "a number or a range"),
-        (["sweep", "--widths", "1" + "0" * 15], "takes 7.11e+03 TiB"),
+        (["sweep", "--widths", "1" + "0" * 15], "takes 7.28e+03 TiB"),
         (["sweep", "--times", "1" + "0" * 9], "times must be at most 1,000,000"),
         (["sweep", "--loss", "hubr"], "Did you mean 'huber'"),
         (["sweep", "--activation", "rellu"], "Did you mean 'relu'"),
