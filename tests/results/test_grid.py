@@ -71,7 +71,7 @@ def test_a_flow_is_written_with_any_of_its_parameters(text):
 
 
 def test_every_flow_has_a_label():
-    said = [flow_label(flow) for flow in sum(FLOWS.values(), [])]
+    said = [flow_label(flow) for flows in FLOWS.values() for flow in flows]
     assert "restarted_nesterov d=3 scheme=gradient" in said and "heavy_ball b=0.25" in said
 
 
