@@ -250,12 +250,11 @@ def _example(sweep: Sweep, data: Dataset, model: Callable | None, width: int) ->
     """A network of the sweep, of seed 0: two-layer of this width, or the user's at the first."""
     import jax
 
-    from ..ensembles import planning
     from ..network.two_layer import init_two_layer
 
     key = jax.random.key(0)
     if model is not None:
-        planning.recipe_dtype(model, sweep.neurons)  # says what is wrong before it is called
+        recipe_dtype(model, sweep.neurons)  # says what is wrong before it is called
         return model(sweep.neurons[0], key=key)
     return init_two_layer(
         width,
@@ -270,7 +269,7 @@ def _make_plan(
     sweep: Sweep, data: Dataset, model: Callable | None, lambda0: float, strategy: str | None
 ) -> Plan:
     """The plan of a sweep on one data set: the one place where its options are handed on."""
-    from ..dynamics.simulation import weight_problem
+    from ..dynamics.run import weight_problem
     from ..dynamics.solver import why_not_lazy
     from ..ensembles import planning
     from ..loss import check_targets
@@ -348,12 +347,12 @@ def _kept_plan(
     lambda0 = _lambda0(sweep, data, model) if sweep.needs_lambda0() else math.nan
     path = folder / f"sweep-{store.fingerprint(identity)}.json"
     if not write:
-        return _make_plan(sweep, data, model, lambda0, _chosen(path) or sweep.strategy or strategy)
+        return _make_plan(
+            sweep, data, model, lambda0, _chosen(path, False) or sweep.strategy or strategy
+        )
     with work.Locks(folder) as locks:
         locks.take(path.name, wait=True)  # one process chooses
         kept = _chosen(path)
-        if kept is None and path.exists():
-            store.set_aside(path)
         made = _make_plan(sweep, data, model, lambda0, kept or sweep.strategy or strategy)
         if kept is None:
             record = {
@@ -367,13 +366,15 @@ def _kept_plan(
     return made
 
 
-def _chosen(path: Path) -> str | None:
-    """The strategy kept in a sweep's configuration file; None, the file set aside, when damaged."""
+def _chosen(path: Path, write: bool = True) -> str | None:
+    """The strategy kept in a sweep's configuration file; None when that is damaged, and then it is
+    set aside if anything may be written."""
     files.check_target(path, "sweep")
     if not path.exists():
         return None
     if files.checksum(path, "sweep") is None:
-        files.set_aside(path, "sweep")
+        if write:
+            files.set_aside(path, "sweep")
         return None
     return str(json.loads(path.read_text(encoding="utf-8"))["strategy"])
 
