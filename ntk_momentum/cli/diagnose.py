@@ -47,9 +47,9 @@ class Diagnose:
     """Momentum of heavy_ball (default: recommended, with --eta too)."""
     d: float | None = None
     """Constant of nesterov (default: recommended)."""
-    loss: Literal["squared", "logistic", "softmax"] = "squared"
-    """What is trained on. logistic takes targets +1 and -1, softmax one row of class probabilities
-    for each sample."""
+    loss: str = "squared"
+    """What is trained on: squared, logistic (targets +1 and -1), softmax (rows of class
+    probabilities), huber or huber:DELTA."""
     steps: int = 100
     """Steps taken."""
 
@@ -63,9 +63,9 @@ def print_diagnosis(asked: Diagnose) -> int:
     import jax
 
     from ..judge.diagnosis import diagnose, recommend
-    from ..loss import logistic, softmax_cross_entropy, squared
     from ..memory import check_fits
     from ..results.grid import Source
+    from ..results.named import build_loss
 
     needs = {"beta": "heavy_ball", "d": "nesterov"}
     for option, optimizer in needs.items():
@@ -74,6 +74,7 @@ def print_diagnosis(asked: Diagnose) -> int:
                 f"--{option} goes with --optimizer {optimizer}, got --optimizer "
                 f"{asked.optimizer}; leave it out."
             )
+    loss = build_loss(asked.loss)
     data = Source(asked.data, asked.n, asked.p, asked.seed).load()
     check_fits(8 * data.y.size**2, f"the kernels of {data.n} samples", "use fewer samples")
     check_fits(
@@ -87,7 +88,6 @@ def print_diagnosis(asked: Diagnose) -> int:
         if asked.model
         else perceptron(data, asked.width, asked.depth, key)
     )
-    loss = {"squared": squared, "logistic": logistic, "softmax": softmax_cross_entropy}[asked.loss]
     optimizer = build(asked, lambda: recommend(model, data, loss=loss))
     print(diagnose(model, data, optimizer, asked.steps, loss=loss))
     return 0

@@ -129,6 +129,7 @@ ONE_OF_TWO = ("--num-processes", "2", "--process-id", "0")
         (["advise", "--width", "9" * 11], "use a smaller --width"),
         (["diagnose", "--width", "9" * 11], "use a smaller --width"),
         (["diagnose", "--d", "3"], "--d goes with --optimizer nesterov"),
+        (["diagnose", "--loss", "hubr"], "Did you mean 'huber'"),
         (["diagnose", "--loss", "softmax"], "try np.eye(k)[labels]"),
         (["verify", "--n", "-1"], "--n must be at least 1"),
         (["verify", "--claims"], "--claims is given without a value"),
