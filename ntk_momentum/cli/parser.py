@@ -28,7 +28,7 @@ from .list import List
 from .options import check, command
 from .plot import Plot
 from .reproduce import Reproduce
-from .run import Run
+from .run import RunOne
 from .sweep import SweepCommand
 from .table import Table
 from .verify import Verify
@@ -36,7 +36,7 @@ from .verify import Verify
 COMMANDS = {
     "reproduce": Reproduce,
     "list": List,
-    "run": Run,
+    "run": RunOne,
     "verify": Verify,
     "sweep": SweepCommand,
     "table": Table,

@@ -14,7 +14,7 @@ from .start import start
 
 
 @command
-class Run:
+class RunOne:
     """Run one experiment and draw its figure.
 
     Example: ntk-momentum run concentration --size smoke

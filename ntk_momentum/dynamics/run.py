@@ -277,7 +277,7 @@ class Run(eqx.Module):
 
 solve = eqx.filter_jit(Run.solve)
 """`Run.solve`, compiled; runs of one shape share a program."""
-start = eqx.filter_jit(Run.start)
+begin = eqx.filter_jit(Run.start)
 proceed = eqx.filter_jit(Run.proceed)
 count_off = eqx.filter_jit(Run.count_off)
 
@@ -291,7 +291,7 @@ def follow(
     A solve in blocks differs from one in a single program by round-off; two in the same blocks do
     not.
     """
-    state = start(run) if state is None else state
+    state = begin(run) if state is None else state
     while done < ts.size:
         state, values = proceed(run, state, ts[done : done + every])
         done = min(done + every, ts.size)
@@ -306,7 +306,7 @@ def watched(
     if progress is None:
         return solve(run, ts)
     blocks = []
-    state = start(run)
+    state = begin(run)
     for done, reached, values in follow(run, ts, max(1, -(-ts.size // 20)), 0, state):
         state = reached
         blocks.append(values)

@@ -264,7 +264,7 @@ def test_neurons_by_tiles_are_all_neurons_at_once(monkeypatch, order):
     )
     whole = solve()
     monkeypatch.setattr(slopes, "TILE", 12 * 75)
-    assert neurons.count(DATA.X, net.hidden, slopes.TILE) == 4
+    assert neurons.parts_of(DATA.X, net.hidden, slopes.TILE) == 4
     jax.clear_caches()
     tiled = solve()
     assert (int(tiled.accepted), int(tiled.rejected)) == (int(whole.accepted), int(whole.rejected))

@@ -39,7 +39,7 @@ def gradient(problem, w):
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda activation: activation.__name__)
 @pytest.mark.parametrize("p", [3, 40], ids=["narrow", "wide"])
 def test_the_right_side_by_tiles_is_autodiffs(monkeypatch, p, activation):
-    monkeypatch.setattr(neurons, "TILE", 50)
+    monkeypatch.setattr(neurons, "CACHED", 50)
     data = nm.sphere(5, p, key=jax.random.key(0))
     for width, trainable in (
         ((64, "all"), (61, "hidden"), (61, "output"))
@@ -48,7 +48,7 @@ def test_the_right_side_by_tiles_is_autodiffs(monkeypatch, p, activation):
     ):
         net = nm.init_two_layer(width, p, key=jax.random.key(1), activation=activation)
         net = eqx.tree_at(lambda n: n.output, net, net.output * jnp.linspace(0.5, 2, width))
-        assert neurons.count(data.X, net.hidden) == 4
+        assert neurons.parts_of(data.X, net.hidden) == 4
         problem, w = weight_problem(net, data, nm.logistic, trainable, None)
         for ours, theirs in zip(
             jax.tree.leaves(gradient(problem, w)), plain(net, data, nm.logistic, w), strict=True
