@@ -1,7 +1,7 @@
 # Sourced by the other scripts with $root set: makes $root/.venv from the lock file, or does nothing when it is up to date.
 # The lock file is made by
 #   uv pip compile --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
-#       --extra test --extra build pyproject.toml -o requirements.lock
+#       --extra all --extra test --extra build pyproject.toml -o requirements.lock
 # Needs Python >= 3.11 with venv and pip; PYTHON=... chooses the interpreter. `uv` is used where there is one.
 
 python="$root/.venv/bin/python"
