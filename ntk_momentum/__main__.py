@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import sys
 
-from .errors import MissingPackage, require
+from .errors import MissingPackage
 
 
 def main() -> int:
     """The command line, or one line saying that its parser is missing."""
     try:
-        require("tyro", "the command line")
+        from . import cli
     except MissingPackage as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    from . import cli
-
     return cli.main()
 
 

@@ -32,14 +32,49 @@ class MissingPackage(ImportError):
     """A package outside the numerical core is needed and not installed."""
 
 
-def require(module: str, purpose: str, package: str | None = None) -> ModuleType:
-    """Import `module`, or say which package is missing and what it is needed for."""
+EXTRAS = {
+    "tyro": "cli",
+    "tqdm": "cli",
+    "xarray": "results",
+    "h5netcdf": "results",
+    "h5py": "results",
+    "jinja2": "report",
+    "latex2mathml": "report",
+    "pandas": "data",
+    "pyarrow": "data",
+    "matfree": "lanczos",
+    "cvxpy": "lyapunov",
+}
+"""The extra of pyproject.toml that brings a package; what is not here belongs to the core."""
+
+
+def require(module: str, purpose: str) -> ModuleType:
+    """Import a module where it is used, or say what it is needed for and how to install it.
+
+    Args:
+        module: dotted name; its first part is the package.
+        purpose: what needs it, the beginning of the message.
+
+    Returns:
+        The module.
+
+    Raises:
+        MissingPackage: it is not installed, or cannot be imported.
+
+    Example:
+        >>> require("scipy.linalg", "the certificate").__name__
+        'scipy.linalg'
+    """
     try:
         return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        name = package or module.split(".")[0]
+    except ImportError as error:
+        package = module.partition(".")[0]
+        extra = EXTRAS.get(package)
+        absent = isinstance(error, ModuleNotFoundError)
         raise MissingPackage(
-            f"{purpose} needs the package {name!r}; try: pip install {name}"
+            f"{purpose} needs the package {package!r}, which "
+            f"{'is not installed' if absent else f'cannot be imported ({error})'}; "
+            f"try: pip install 'ntk_momentum{f'[{extra}]' if extra else ''}'"
         ) from error
 
 

@@ -15,7 +15,7 @@ class Export:
     """Write the sweeps of a results folder in another format.
 
     One row for each run and saved time, with data set, flow, hyperparameters, width and seed;
-    read-outs per sample become lists. Needs the package pyarrow.
+    read-outs per sample become lists. Needs the extra `data`.
 
     Example: ntk-momentum export results --to runs.parquet
     """

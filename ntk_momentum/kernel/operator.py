@@ -117,7 +117,7 @@ def extreme_eigenvalues(
     check_positive("order", order)
     if rtol is not None:
         check_positive("rtol", rtol)
-    decomp = require("matfree.decomp", "extreme_eigenvalues", "matfree")
+    decomp = require("matfree.decomp", "extreme_eigenvalues")
     structure = operator.in_structure()
     if not isinstance(structure, jax.ShapeDtypeStruct):
         raise InputError(f"the operator must act on one array, got the structure {structure}.")

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args
 
-from ..errors import InputError, unknown_name
+from ..errors import InputError, require, unknown_name
 
 Size = Literal["smoke", "default", "full"]
 SIZES: tuple[str, ...] = get_args(Size)
@@ -37,7 +37,9 @@ class Experiment:
     path: Path
 
     def load(self) -> ModuleType:
-        """The module. Raises `InputError` when it lacks a part that every experiment has."""
+        """The module. Raises `InputError` when it lacks a part that every experiment has, and
+        `MissingPackage` without xarray, in which every experiment returns its numbers."""
+        require("xarray", "an experiment")
         name = f"ntk_momentum.experiments.{self.name}"
         spec = importlib.util.spec_from_file_location(name, self.path)
         assert spec is not None and spec.loader is not None

@@ -233,7 +233,7 @@ def export(folder: Path, to: Path) -> int:
         )
     dataset = open_results(folder)
     arrow, parquet = (
-        require(module, "writing parquet", "pyarrow") for module in ("pyarrow", "pyarrow.parquet")
+        require(module, "writing parquet") for module in ("pyarrow", "pyarrow.parquet")
     )
     files.check_file(to, "table", "--to", "sweeps.parquet")
     rows = 0

@@ -256,4 +256,4 @@ def test_a_missing_parquet_package_is_named(folder, capsys, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert run("export", folder) == 2 and "pip install pyarrow" in capsys.readouterr().err
+    assert run("export", folder) == 2 and "ntk_momentum[data]" in capsys.readouterr().err
