@@ -13,7 +13,16 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "judge.advice": ("advise",),
-    "data": ("Dataset", "load_digits", "load_mnist", "load_npz", "sphere"),
+    "data": (
+        "Dataset",
+        "encode_labels",
+        "load_digits",
+        "load_mnist",
+        "load_npz",
+        "load_table",
+        "normalize",
+        "sphere",
+    ),
     "judge.diagnosis": ("diagnose", "linearize"),
     "errors": ("InputError", "MissingPackage"),
     "dynamics.function_space": ("predict_law", "simulate_function"),
@@ -77,7 +86,16 @@ _ROOMS = {module.partition(".")[0] for module in _HOMES} | {"theory"}
 __all__ = sorted(_HOME_OF)  # noqa: PLE0605
 
 if TYPE_CHECKING:
-    from .data import Dataset, load_digits, load_mnist, load_npz, sphere
+    from .data import (
+        Dataset,
+        encode_labels,
+        load_digits,
+        load_mnist,
+        load_npz,
+        load_table,
+        normalize,
+        sphere,
+    )
     from .dynamics.function_space import predict_law, simulate_function
     from .dynamics.prediction import Prediction, predict, response
     from .dynamics.simulation import simulate, simulate_error

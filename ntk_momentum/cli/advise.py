@@ -55,6 +55,7 @@ def print_advice(asked: Advise) -> int:
     """Print the recommendations for a data set and, if asked, what training with them took."""
     import jax
 
+    from ..data import warn_unless_unit
     from ..dynamics.run import check_output, unequal_shapes
     from ..judge.advice import advise, check_advice
     from ..kernel import empirical_ntk, infinite_ntk
@@ -84,6 +85,7 @@ def print_advice(asked: Advise) -> int:
         )
     else:
         X, infinite = data.X.reshape(data.n, -1), asked.width is None
+        warn_unless_unit(X, "advice for the two-layer network")
         check_fits(
             7 * (asked.width or 0) * X.shape[1], f"{asked.width} neurons", "use a smaller --width"
         )

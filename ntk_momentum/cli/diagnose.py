@@ -97,6 +97,7 @@ def perceptron(data: Any, width: int, depth: int, key: Any) -> Any:
     """Flattened input, `depth` hidden ReLU layers of one width, and the outputs that the targets
     want."""
     import equinox as eqx
+    import jax.numpy as jnp
 
     if width < 1 or depth < 1:
         raise InputError(f"width and depth must be positive, got {width} and {depth}.")
@@ -106,7 +107,8 @@ def perceptron(data: Any, width: int, depth: int, key: Any) -> Any:
             "or give --model FILE.py:FUNCTION."
         )
     size: Any = "scalar" if data.y.ndim == 1 else data.y.shape[1]
-    return eqx.nn.MLP(data.input_size, size, width, depth, key=key, dtype=data.X.dtype)
+    dtype = jnp.result_type(data.X, float)  # also where the inputs are integers
+    return eqx.nn.MLP(data.input_size, size, width, depth, key=key, dtype=dtype)
 
 
 def build(asked: Diagnose, advice: Any) -> Any:

@@ -18,7 +18,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PyTree, Real
 
 from ..errors import concrete
 from ..network.two_layer import TwoLayerNet
@@ -63,10 +63,11 @@ class Decomposition(eqx.Module):
     full: bool = eqx.field(static=True)
 
 
-def decompose(X: Float[Array, "n ..."]) -> Decomposition:
+def decompose(X: Real[Array, "n ..."]) -> Decomposition:
     """By singular values, in float64; where X is being traced, its n <= p rows are taken to be
     independent."""
     X = X.reshape(X.shape[0], -1)
+    X = X if jnp.issubdtype(X.dtype, jnp.inexact) else X.astype(float)
     known = concrete(X)
     if known is None:
         return Decomposition(None, None, jnp.linalg.qr(X.T)[0].T, False)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Real
 
 from ..data import Dataset
 from ..dynamics.coordinates import Decomposition
@@ -81,8 +81,8 @@ class Batch(eqx.Module):
     """
 
     recipe: Recipe
-    X: Float[Array, "n ..."]
-    y: Float[Array, n * k]
+    X: Real[Array, "n ..."]
+    y: Real[Array, n * k]
     inputs: Decomposition | None
     flows: AbstractFlow | AbstractOptimizer
     times: Float[Array, "flow time"]

@@ -42,8 +42,8 @@ def two_layer_ntk(
     """
     if not (hidden or output):
         raise InputError("nothing is trained: set hidden=True, output=True or both.")
-    X1 = jnp.asarray(X1).reshape(X1.shape[0], -1)
-    Y = X1 if X2 is None else jnp.asarray(X2).reshape(X2.shape[0], -1)
+    X1 = _floating(X1)
+    Y = X1 if X2 is None else _floating(X2)
     if chunk is None:
         chunk = max(1, CHUNK_ENTRIES // (X1.shape[0] + (0 if X2 is None else Y.shape[0])))
     elif chunk < 1:
@@ -68,6 +68,12 @@ def two_layer_ntk(
         H = H + sums[-1]
     H = scale2 * H
     return H if X2 is not None else 0.5 * (H + H.T)
+
+
+def _floating(X: Any) -> Array:
+    """Inputs as rows; integers as floats, since x . x' would overflow in theirs."""
+    X = jnp.asarray(X).reshape(X.shape[0], -1)
+    return X if jnp.issubdtype(X.dtype, jnp.inexact) else X.astype(float)
 
 
 def _over_chunks(grams, net: TwoLayerNet, chunk: int) -> list[Array]:

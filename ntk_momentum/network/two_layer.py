@@ -16,7 +16,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Key, PyTree, Real
 
 from ..errors import InputError, check_positive, unknown_name
 from ..memory import check_fits, in_short
@@ -57,7 +57,7 @@ class TwoLayerNet(eqx.Module):
         self.scale = self.hidden.shape[0] ** -0.5 if scale is None else scale
         check_positive("scale", self.scale)
 
-    def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, ""]:
+    def __call__(self, x: Real[Array, "*shape"]) -> Float[Array, ""]:
         return self.scale * jnp.dot(self.output, self.activation(self.hidden @ x.reshape(-1)))
 
     @property
@@ -131,7 +131,7 @@ def _normal(
 
 
 @functools.singledispatch
-def outputs(model: Any, X: Float[Array, "n ..."]) -> Float[Array, n * k]:
+def outputs(model: Any, X: Real[Array, "n ..."]) -> Float[Array, n * k]:
     """f(x_i) for every row of X: (n,) for a scalar model, (n, k) for k outputs."""
     return jax.vmap(model)(X)
 

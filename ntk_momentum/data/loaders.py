@@ -1,0 +1,312 @@
+"""Where data come from: digits that ship with the package, random points, MNIST's files, an .npz;
+and `open_data`, which commands call."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Key
+
+from ..errors import InputError, unknown_name
+from ..memory import check_fits, in_short
+from .dataset import Dataset, normalize
+from .labels import TARGETS, encode_labels
+from .tables import TABLES, kind_of, load_table
+
+DIGITS = Path(__file__).with_name("digits.npz")
+
+
+def _pick(n: int, available: int, key: Key[Array, ""] | None, what: str) -> np.ndarray:
+    if not 1 <= n <= available:
+        raise InputError(f"n must lie between 1 and {available} for {what}, got {n}.")
+    if key is None:
+        return np.arange(n)
+    return np.asarray(jax.random.permutation(key, available))[:n]
+
+
+def load_digits(
+    n: int, *, key: Key[Array, ""], target: str = "parity", unit: bool = True
+) -> Dataset:
+    """n of the 1,797 handwritten digits that ship with the package (8 x 8 pixels, so p = 64), those
+    of scikit-learn (Alpaydin and Kaynak, UCI, CC BY 4.0), drawn with `key`.
+
+    Args:
+        n: how many, at most 1,797.
+        key: of the draw.
+        target: "parity" (+1 for even, -1 for odd digits), "digit" (0..9 as a number, the published
+            experiments), "class" (one-hot, ten columns) or "index" (0..9 as an integer).
+        unit: inputs of norm one; else in [0, 1].
+
+    Returns:
+        The data set.
+
+    Raises:
+        InputError: n is out of range, or the target unknown.
+
+    Example:
+        >>> load_digits(10, key=jax.random.key(0)).X.shape
+        (10, 64)
+    """
+    with np.load(DIGITS) as archive:
+        images, digits = archive["images"], archive["labels"]
+    rows = _pick(n, images.shape[0], key, "the digits")
+    X = images[rows] / 16.0
+    y = _digit_targets(digits[rows], target, 10)
+    return Dataset(normalize(X) if unit else X, y, name=f"digits{n}")
+
+
+def _digit_targets(digits: np.ndarray, target: str, count: int) -> np.ndarray:
+    known = ("parity", "digit", "class", "index")
+    if target not in known:
+        raise unknown_name("target", str(target), known)
+    return encode_labels(digits, target, classes=range(count))
+
+
+def sphere(n: int, p: int, *, key: Key[Array, ""]) -> Dataset:
+    """n points uniform on the unit sphere of R^p, with independent targets +1 or -1.
+
+    Raises `InputError`, also where they do not fit into memory.
+    """
+    if n < 1 or p < 1:
+        raise InputError(f"sphere needs n >= 1 and p >= 1, got n = {n}, p = {p}.")
+    check_fits(
+        5 * int(n) * int(p),
+        f"{in_short(n)} points of {in_short(p)} coordinates",
+        "draw fewer",
+        host=True,
+    )
+    inputs, labels = jax.random.split(key)
+    X = normalize(np.asarray(jax.random.normal(inputs, (n, p))))
+    return Dataset(
+        X, np.asarray(jax.random.rademacher(labels, (n,)), np.float64), name=f"sphere{n}x{p}"
+    )
+
+
+def load_npz(
+    path: str | Path, *, target: str | None = None, on_duplicates: str = "error"
+) -> Dataset:
+    """A data set of your own from an .npz file, read without pickle, never rescaled.
+
+    Args:
+        path: the file, with arrays X (n, ...) and y (n,) or (n, k).
+        target: what y means, see `encode_labels`; by default numbers stay what they are.
+        on_duplicates: see `Dataset`.
+
+    Returns:
+        The data set.
+
+    Raises:
+        InputError: no such file, a damaged one, one without X and y, or one that does not fit into
+            memory.
+    """
+    path = Path(path)
+    save = "an .npz holding arrays X and y (np.savez(path, X=X, y=y))"
+    if kind_of(path) in TABLES:
+        raise InputError(f"{path} is a table; expected {save}; try nm.load_table({str(path)!r}).")
+    if path.is_dir():
+        raise InputError(
+            f"{path} is a folder; expected {save}; MNIST's files are read by nm.load_mnist."
+        )
+    if not path.is_file():
+        raise InputError(f"no file {path}; expected {save}.")
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            missing = {"X", "y"} - set(archive.files)
+            if missing:
+                raise InputError(
+                    f"{path} lacks {sorted(missing)}; it holds {archive.files}. Save "
+                    "it with np.savez(path, X=X, y=y)."
+                )
+            for name in ("X", "y"):
+                _check_member(path, archive.zip, name)
+            X, y = archive["X"], archive["y"]
+    except InputError:
+        raise
+    except (
+        Exception
+    ) as error:  # numpy raises zipfile, value, OS, EOF and zlib errors on damaged archives
+        raise InputError(
+            f"{path} is not a readable .npz of plain numbers; save it again with "
+            "np.savez(path, X=X, y=y)."
+        ) from error
+    return Dataset(X, encode_labels(y, target), on_duplicates, name=path.stem)
+
+
+def _check_member(path: Path, archive: Any, name: str) -> None:
+    """Refuse an array by its header, which is all that is unpacked: an archive may announce far
+    more than its own size."""
+    member = f"{name}.npy" if f"{name}.npy" in archive.namelist() else name
+    with archive.open(member) as stream:
+        start = io.BytesIO(stream.read(2**14))
+    version = np.lib.format.read_magic(start)
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    shape, _, dtype = read[version](start)
+    if dtype.hasobject:
+        raise ValueError("pickled objects")
+    check_fits(
+        math.prod(shape),
+        f"{name} in {path}, of shape {shape},",
+        "store fewer samples",
+        itemsize=dtype.itemsize,
+        host=True,
+    )
+
+
+_IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+
+_DEFLATED = 1032
+"""Bytes that one byte of a gzip file stands for, at most."""
+
+
+def _read_idx(folder: Path, stem: str) -> np.ndarray:
+    candidates = [
+        folder / name
+        for name in (
+            stem,
+            stem + ".gz",
+            stem.replace("-idx", ".idx"),
+            stem.replace("-idx", ".idx") + ".gz",
+        )
+    ]
+    path = next((c for c in candidates if c.is_file()), None)
+    if path is None:
+        raise InputError(
+            f"no MNIST file {stem} or {stem}.gz in {folder}; put the four IDX files of MNIST there."
+        )
+    try:
+        packed = path.suffix == ".gz"
+        with gzip.open(path) if packed else path.open("rb") as file:
+            zero, code, ndim = struct.unpack(">HBB", file.read(4))
+            shape = struct.unpack(f">{ndim}I", file.read(4 * ndim))
+            kind = np.dtype(_IDX_TYPES[code])
+            size = math.prod(shape) * kind.itemsize
+            most = path.stat().st_size * (_DEFLATED if packed else 1)
+            if zero or size > most:
+                raise ValueError(
+                    f"header announces shape {shape}, the file holds at most {most} bytes"
+                )
+            check_fits(
+                size, f"{path}, of shape {shape},", "use fewer images", itemsize=1, host=True
+            )
+            raw = file.read(size + 1)  # one more tells a file that goes on behind its array
+        if len(raw) != size:
+            raise ValueError(
+                f"header announces shape {shape}, the file holds {len(raw) // kind.itemsize} values"
+            )
+        return np.frombuffer(raw, kind).reshape(shape)
+    except InputError:
+        raise
+    except (
+        Exception
+    ) as error:  # gzip, zlib, struct, KeyError, ValueError: all mean a damaged or foreign file
+        raise InputError(f"{path} is not a complete IDX file ({error}); fetch it again.") from error
+
+
+def load_mnist(
+    folder: str | Path,
+    n: int,
+    *,
+    key: Key[Array, ""] | None = None,
+    target: str = "parity",
+    unit: bool = True,
+) -> Dataset:
+    """The first n training images of MNIST, or of a data set in its format, from IDX files; for
+    MNIST p = 784.
+
+    Args:
+        folder: where train-images-idx3-ubyte and train-labels-idx1-ubyte are, gzipped or not.
+        n: how many.
+        key: draw them at random instead.
+        target: "parity" (+1 for even, -1 for odd labels), "digit" (the label as a number), "class"
+            (one-hot, a column for each of the labels 0..9 and beyond where there are more) or
+            "index" (the label as an integer).
+        unit: inputs of norm one; else in [0, 1].
+
+    Returns:
+        The data set, its images flattened.
+
+    Raises:
+        InputError: files are missing or damaged, n is out of range, the target unknown, an image
+            is blank.
+    """
+    images = _read_idx(Path(folder), "train-images-idx3-ubyte")
+    digits = _read_idx(Path(folder), "train-labels-idx1-ubyte")
+    if images.ndim < 2 or digits.ndim != 1 or images.shape[0] != digits.shape[0]:
+        raise InputError(
+            f"{folder} holds images of shape {images.shape} but labels of shape {digits.shape}; "
+            "there must be one label per image. Fetch both files again."
+        )
+    rows = _pick(n, images.shape[0], key, f"MNIST in {folder}")
+    numbers = n * math.prod(images.shape[1:])
+    check_fits(3 * numbers, f"{n} images of {numbers // n} pixels", "use fewer", host=True)
+    X = images[rows].reshape(n, -1) / (255.0 if images.dtype == np.uint8 else 1.0)
+    y = _digit_targets(digits[rows], target, max(10, int(digits.max()) + 1))
+    return Dataset(normalize(X) if unit else X, y, name=f"mnist{n}")
+
+
+def open_data(
+    text: str, n: int = 50, p: int = 20, seed: int = 0, target: str | None = None
+) -> Dataset:
+    """The data set that a command's `--data` names.
+
+    Args:
+        text: "digits", "sphere", "mnist:FOLDER" (or a folder of MNIST's IDX files), or the path of
+            an .npz, .csv, .tsv or .parquet file. What the targets mean may follow after a colon, as
+            in "digits:digit", "mnist:FOLDER:class" or "mine.csv:sign" (see `encode_labels`), and
+            before it a table's column of labels, as in "mine.csv:species:class".
+        n: samples drawn; files are taken whole.
+        p: input size of the sphere.
+        seed: of the draw.
+        target: what the targets mean, where `text` does not say it.
+
+    Returns:
+        The data set.
+
+    Raises:
+        InputError: an unknown name, and what the loaders raise.
+        MissingPackage: tables need the extra `data`.
+
+    Example:
+        >>> open_data("digits:class", n=5).y.shape
+        (5, 10)
+    """
+    key = jax.random.key(seed)
+    kind, colon, rest = text.partition(":")
+    mnist = kind == "mnist" and bool(colon) and not Path(text).exists()
+    place, label = rest if mnist else text, None
+    if not Path(place).exists():  # what stands after its colons is no part of the path
+        before, colon, last = place.rpartition(":")
+        if colon and last in TARGETS:
+            place, target = before, last
+        before, colon, last = place.rpartition(":")
+        if colon and kind_of(Path(before)) in TABLES and not Path(place).exists():
+            place, label = before, last
+    known: dict[str, Any] = {} if target is None else {"target": target}
+    path = Path(place)
+    if mnist or path.is_dir():
+        return load_mnist(path, n, key=key, **known)
+    if place == "digits":
+        return load_digits(n, key=key, **known)
+    if place == "sphere":
+        if known:
+            raise InputError(f"the sphere's targets are +1 and -1 at random, not {target!r}.")
+        return sphere(n, p, key=key)
+    if kind_of(path) in TABLES:
+        return load_table(path, label, **known)
+    if not path.exists() and not path.suffix:
+        near = unknown_name("data", text, ("digits", "sphere", "mnist:FOLDER"))
+        raise InputError(
+            f"{near} Or give an .npz, .csv or .parquet file, or a folder with MNIST's IDX files; "
+            f"after a colon what its targets mean ({', '.join(TARGETS)})."
+        )
+    return load_npz(path, **known)
