@@ -63,6 +63,11 @@ def check_targets(loss: Loss, y: Float[Array, n * k]) -> None:
         raise InputError(f"{loss.__name__} takes {wanted}; y[{i}] is {known[i]}.")
 
 
+def is_known(loss: Loss) -> bool:
+    """Whether a loss is one of this file's, whose targets are real numbers shaped like f."""
+    return loss in (squared, logistic, softmax_cross_entropy) or hasattr(loss, "delta")
+
+
 @functools.cache
 def huber(delta: float = 1.0) -> Loss:
     """The Huber loss, L = sum e^2/2 where e = |f - y| <= delta and delta (e - delta/2) beyond; one
@@ -74,4 +79,5 @@ def huber(delta: float = 1.0) -> Loss:
         inside = jnp.minimum(error, delta)
         return jnp.sum(inside * (error - inside / 2))
 
+    loss.delta = delta  # type: ignore[attr-defined]
     return loss

@@ -425,7 +425,7 @@ def test_a_command_opens_what_python_loads(tmp_path):
 
 
 def test_sizes_are_asked_before_they_are_taken(tmp_path):
-    with pytest.raises(nm.InputError, match="inputs of size"):
+    with pytest.raises(nm.InputError, match="points of"):
         nm.sphere(10**9, 10**6, key=KEY)
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(
@@ -434,5 +434,5 @@ def test_sizes_are_asked_before_they_are_taken(tmp_path):
     with zipfile.ZipFile(tmp_path / "bomb.npz", "w") as archive:
         archive.writestr("X.npy", header.getvalue() + bytes(64))
         archive.writestr("y.npy", header.getvalue())
-    with pytest.raises(nm.InputError, match=r"bomb\.npz need about"):
+    with pytest.raises(nm.InputError, match=r"X in .*bomb\.npz, of shape"):
         nm.load_npz(tmp_path / "bomb.npz")

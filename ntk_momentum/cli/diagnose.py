@@ -22,10 +22,11 @@ class Diagnose:
     """
 
     data: str = "digits"
-    """digits (scikit-learn), sphere (random), an .npz file with arrays X and y, or a folder with
-    MNIST's IDX files."""
+    """Digits (the 8 x 8 images that ship with the package), sphere (random), mnist:FOLDER (IDX
+    files), or an .npz, .csv, .tsv or .parquet file. What the targets mean may follow: digits:digit,
+    mnist:FOLDER:class, mine.csv:species:sign."""
     n: int = 50
-    """Number of samples drawn (not for an .npz file, which is taken whole)."""
+    """Number of samples drawn; files of arrays and tables are taken whole."""
     p: int = 20
     """Input size of --data sphere."""
     seed: int = 0

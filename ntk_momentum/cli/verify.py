@@ -39,7 +39,7 @@ class Verify:
     """Unit inputs and scalar targets for the claims about data and networks: as for `sweep`
     (default: digits and sphere)."""
     n: int = 50
-    """Number of samples drawn (not for an .npz file, which is taken whole)."""
+    """Number of samples drawn; files of arrays and tables are taken whole."""
 
     def __call__(self, float32: bool) -> int:
         from ..results.grid import Source

@@ -7,13 +7,14 @@ set of read-outs serve the weight dynamics (2.2, 3.2, 4.2) and the error dynamic
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from ..errors import InputError
 from ..kernel import empirical_ntk, sliding
@@ -160,8 +161,8 @@ class WeightProblem(AbstractProblem):
 
     frozen: Any
     trained: PyTree
-    X: Float[Array, "n ..."]
-    y: Float[Array, n * k]
+    X: Shaped[Array, "n ..."]
+    y: Shaped[Array, "n ..."]
     loss: Loss = eqx.field(static=True)
     span: Any = None
     metric: Metric | None = None
@@ -195,7 +196,7 @@ class WeightProblem(AbstractProblem):
         return self.loss
 
     def residual_size(self, w):
-        return self.y.size
+        return jax.eval_shape(self.f, w).size
 
     def value(self, w):
         return self.loss(self.f(w), self.y)
@@ -279,7 +280,7 @@ class WeightProblem(AbstractProblem):
         if self.metric is not None:
             return self._kernel_of_preactivations(net, self.metric.gram)
         kernel = empirical_ntk(net, self.X, trainable=self.trained, output="full")
-        size = self.y.size
+        size = math.prod(kernel.shape[: kernel.ndim // 2])
         return kernel.reshape(size, size)
 
     def _kernel_of_preactivations(

@@ -26,7 +26,7 @@ from .. import memory
 from ..data import Dataset
 from ..errors import InputError, concrete
 from ..kernel import infinite_ntk
-from ..loss import Loss, check_targets, squared
+from ..loss import Loss, check_targets, is_known, squared
 from ..method import AbstractFlow, AbstractOptimizer, State
 from ..network.two_layer import TwoLayerNet, outputs, trainable_spec
 from ..numerics import Numerics, Precision
@@ -43,7 +43,7 @@ from .readout import (
     watch,
 )
 from .solver import REASONS, AbstractIntegrator, Descent, LazyExponential, RungeKutta, why_not_lazy
-from .solver.base import NOT_FINITE, NOT_REFINED, Progress
+from .solver.base import NO_START, NOT_FINITE, NOT_REFINED, Progress
 from .solver.restarting import restarting
 from .trajectory import Trajectory
 
@@ -166,9 +166,12 @@ class Run(eqx.Module):
     def start(self) -> Progress:
         """Where the run starts: at rest, at t = 0."""
         with jax.default_matmul_precision(self.numerics.precision):
-            return self._integrator().start(
+            progress = self._integrator().start(
                 self.problem, self.method, self.state, self._watch(), self.numerics, self.dtype
             )
+            sound = all_finite(self.problem.gradient(self.w))
+            verdict = jnp.where(sound, progress.verdict, NO_START).astype(jnp.int32)
+            return progress._replace(verdict=verdict)
 
     def proceed(
         self, progress: Progress, ts: Float[Array, " times"]
@@ -246,13 +249,18 @@ class Run(eqx.Module):
             )  # here, not inside the loop; removed by the compiler when nothing reads it
 
         def advance(progress, t1):
-            progress = integrator.advance(
-                self.problem, self.method, progress, t1, watcher, self.numerics
+            # A run that has failed goes no further: NaN would only make it creep.
+            progress = jax.lax.cond(
+                progress.verdict == 0,
+                lambda p: integrator.advance(
+                    self.problem, self.method, p, t1, watcher, self.numerics
+                ),
+                lambda p: p,
+                progress,
             )
             # The loss overflows before the weights do; a run without a loss is no success.
             w = progress.state.w
-            numbers = [self.problem.value(w), *jax.tree.leaves(w)]
-            finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(number)) for number in numbers]))
+            finite = all_finite((self.problem.value(w), w))
             lost = (progress.verdict == 0) & ~finite
             verdict = jnp.where(lost, NOT_FINITE, progress.verdict).astype(jnp.int32)
             return progress._replace(verdict=verdict)
@@ -315,16 +323,32 @@ def watched(
     return run.trajectory(ts, state, values)
 
 
-def warn_of_failure(trajectory: Trajectory, stacklevel: int) -> Trajectory:
-    """The trajectory, with a warning when its solve has failed."""
+def warn_of_failure(run: Run, trajectory: Trajectory, stacklevel: int) -> Trajectory:
+    """The trajectory, with a warning when its solve has failed; `InputError` where it could not
+    start."""
     verdict = concrete(trajectory.verdict)
     if verdict is not None and verdict.ndim == 0 and verdict != 0:
+        if verdict == NO_START:
+            raise InputError(why_no_start(run))
         warnings.warn(
             f"the solve failed and its read-outs are NaN from there on: {REASONS[int(verdict)]}",
             RuntimeWarning,
             stacklevel=stacklevel + 1,
         )
     return trajectory
+
+
+def why_no_start(run: Run) -> str:
+    """Which weights a gradient that is not finite belongs to, at the start of a run."""
+    if not bool(all_finite(run.problem.value(run.w))):
+        return "the loss is not finite at the start; check the model's outputs and the targets."
+    leaves = jax.tree_util.tree_leaves_with_path(run.problem.gradient(run.w))
+    names = [jax.tree_util.keystr(path) for path, leaf in leaves if not bool(all_finite(leaf))]
+    return (
+        f"the gradient is not finite at the start (leaf {', '.join(names[:3])}), though the loss "
+        "is; look for a square root, logarithm, division or norm at zero behind a jnp.where, and "
+        "guard its argument, not its value."
+    )
 
 
 def refined(
@@ -369,6 +393,11 @@ def refined(
     return eqx.tree_at(lambda t: t.verdict, trajectory, jnp.asarray(NOT_REFINED, jnp.int32))
 
 
+def all_finite(tree: PyTree) -> Array:
+    """Whether every number is finite."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
 def weights_dtype(w: PyTree) -> Any:
     """The precision of trained weights."""
     return jnp.result_type(*jax.tree.leaves(w))
@@ -385,22 +414,80 @@ def weight_problem(
         )
     trained = trainable_spec(model, trainable, where)
     w, frozen = eqx.partition(model, trained)
+    check_weights(w)
     dtype = weights_dtype(w)
-    X, y = data.X.astype(dtype), data.y.astype(dtype)
+    real = jnp.issubdtype(data.X.dtype, jnp.inexact) or isinstance(model, TwoLayerNet)
+    X = data.X.astype(dtype) if real else data.X  # tokens stay whole numbers
+    # classes stay whole numbers for a loss of the user's, which may index by them
+    real = jnp.issubdtype(data.y.dtype, jnp.inexact) or is_known(loss)
+    y = data.y.astype(dtype) if real else data.y
     try:
         f = jax.eval_shape(lambda: outputs(model, X))
-    except TypeError as error:
+    except InputError:
+        raise
+    except Exception as error:  # the user's code: anything may be raised
         raise InputError(
-            f"the model does not take inputs of shape {X.shape[1:]}: {error}"
+            f"the model cannot be called on inputs of shape {X.shape[1:]} and dtype {X.dtype}: "
+            f"{type(error).__name__}, {error}"
         ) from error
     check_output(f)
-    shape = f.shape
-    if not callable(loss):
-        raise InputError(f"loss must be a function of (f, y) such as nm.squared, got {loss!r}.")
-    if shape != y.shape and loss is squared:
-        raise InputError(unequal_shapes(shape, y.shape))
+    check_loss(loss, f, y)
     check_targets(loss, y)
     return WeightProblem(frozen, trained, X, y, loss), w
+
+
+def check_weights(w: PyTree) -> None:
+    """Raise `InputError` unless trained weights are real numbers of one precision; warn where one
+    array stands in two places."""
+    places: dict[int, list[str]] = {}
+    dtypes: dict[str, str] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(w):
+        name = jax.tree_util.keystr(path)
+        dtypes.setdefault(str(leaf.dtype), name)
+        if not isinstance(leaf, jax.core.Tracer):
+            places.setdefault(id(leaf), []).append(name)
+    wrong = [dtype for dtype in dtypes if dtype not in ("float32", "float64")]
+    if wrong or len(dtypes) > 1:
+        found = ", ".join(f"{dtype} ({name})" for dtype, name in dtypes.items())
+        raise InputError(
+            f"trained weights must be float32 or float64, all alike, got {found}; cast the model, "
+            "jax.tree.map(lambda a: a.astype(jnp.float32) if eqx.is_inexact_array(a) "
+            "else a, model)."
+        )
+    for names in places.values():
+        if len(names) > 1:
+            warnings.warn(
+                f"one array stands in {' and '.join(names)} and is trained as {len(names)}; "
+                "eqx.nn.Shared ties weights.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+
+
+def check_loss(loss: Any, f: Any, y: Any) -> None:
+    """Raise `InputError` unless a loss takes outputs and targets of these shapes to a number."""
+    known = "such as nm.squared or nm.huber(1.0)"
+    if not callable(loss):
+        raise InputError(f"loss must be a function of (f, y) {known}, got {loss!r}.")
+    labels = not is_known(loss) and not jnp.issubdtype(y.dtype, jnp.inexact)
+    if f.shape != y.shape and not (labels and y.shape == f.shape[:1]):
+        raise InputError(unequal_shapes(f.shape, y.shape))
+    try:
+        value = jax.eval_shape(loss, f, y)
+    except InputError as error:
+        raise InputError(f"loss must be a function of (f, y) {known}: {error}") from error
+    except Exception as error:  # the user's code: anything may be raised
+        raise InputError(
+            f"the loss cannot be taken of outputs {f.shape} and targets {y.shape}: "
+            f"{type(error).__name__}, {error}; it must be a function of (f, y) {known}."
+        ) from error
+    shape = getattr(value, "shape", None)
+    if shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
+        got = f"shape {shape}" if shape is not None else type(value).__name__
+        raise InputError(
+            f"the loss must return one real number, got {got}; a sum or a mean over "
+            f"samples {known}."
+        )
 
 
 def check_output(f: Any) -> None:

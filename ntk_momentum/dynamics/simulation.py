@@ -186,7 +186,7 @@ def follow_times(
         return watched(eqx.tree_at(lambda r: r.numerics, run, config), times, progress)
 
     if refine is False:
-        return warn_of_failure(solved(times, run.numerics), 3)
+        return warn_of_failure(run, solved(times, run.numerics), 3)
     return refined(solved, times, run.numerics, None if refine is True else refine)
 
 

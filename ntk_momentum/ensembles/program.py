@@ -271,7 +271,8 @@ def _prepared(
 ) -> tuple[Run, Array]:
     """One run ready to be solved, and its times."""
     recipe = batch.recipe
-    data = Dataset(batch.X.astype(recipe.dtype), batch.y.astype(recipe.dtype), "allow")
+    cast_real = lambda a: a.astype(recipe.dtype) if jnp.issubdtype(a.dtype, jnp.inexact) else a
+    data = Dataset(cast_real(batch.X), cast_real(batch.y), "allow")
     key = jax.random.key(seed)
     plain = recipe.net(batch.widths[0], data.input_size, key)
     run = Run.prepare(

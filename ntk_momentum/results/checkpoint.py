@@ -118,7 +118,7 @@ def simulate_checkpointed(
             progress(done, ts.size)
     assert state is not None  # there is at least one saved time
     readings = jax.tree.map(jnp.asarray, values[0])
-    return warn_of_failure(run.trajectory(ts, state, readings), 2)
+    return warn_of_failure(run, run.trajectory(ts, state, readings), 2)
 
 
 def _identity(run: Run, ts: Any, every: int) -> str:

@@ -28,8 +28,7 @@ WIDEST = 2**31 - 1
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A data set by name: "digits", "sphere", an .npz file with arrays X and y, or a folder with
-    MNIST's IDX files."""
+    """A data set by name, as `data.open_data` takes it."""
 
     name: str
     n: int = 50
@@ -43,25 +42,9 @@ class Source:
 
     def load(self) -> Dataset:
         """The data set."""
-        import jax
+        from ..data import open_data
 
-        from ..data import load_digits, load_mnist, load_npz, sphere
-        from ..memory import check_fits
-
-        key = jax.random.key(self.seed)
-        if self.name == "sphere":
-            check_fits(self.n * self.p, f"{self.n} inputs of size {self.p}", "use fewer samples")
-        if self.name == "digits":
-            return load_digits(self.n, key=key)
-        if self.name == "sphere":
-            return sphere(self.n, self.p, key=key)
-        path = Path(self.name)
-        if path.is_dir():
-            return load_mnist(path, self.n, key=key)
-        if not path.exists() and not path.suffix:
-            near = unknown_name("data", self.name, ("digits", "sphere"))
-            raise InputError(f"{near} Or give an .npz file, or a folder with MNIST's IDX files.")
-        return load_npz(path)
+        return open_data(self.name, self.n, self.p, self.seed)
 
 
 def _decides(usual: Any) -> Any:
@@ -78,10 +61,11 @@ class Sweep:
     """
 
     data: tuple[str, ...] = ("digits",)
-    """One or more of: digits (scikit-learn), sphere (random), an .npz file with arrays X and y, a
-    folder with MNIST's IDX files."""
+    """One or more of: digits (the 8 x 8 images that ship with the package), sphere (random),
+    mnist:FOLDER (IDX files), or an .npz, .csv, .tsv or .parquet file. What the targets mean may
+    follow: digits:digit, mnist:FOLDER:class, mine.csv:species:sign."""
     n: int = 50
-    """Number of samples drawn (not for an .npz file, which is taken whole)."""
+    """Number of samples drawn; files of arrays and tables are taken whole."""
     p: int = 20
     """Input size of sphere."""
     data_seed: int = 0

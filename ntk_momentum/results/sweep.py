@@ -250,6 +250,7 @@ def _example(sweep: Sweep, data: Dataset, model: Callable | None, width: int) ->
     """A network of the sweep, of seed 0: two-layer of this width, or the user's at the first."""
     import jax
 
+    from ..ensembles.axes import recipe_dtype
     from ..network.two_layer import init_two_layer
 
     key = jax.random.key(0)
@@ -381,7 +382,7 @@ def _chosen(path: Path, write: bool = True) -> str | None:
 
 def _label(source: Source, data: Dataset) -> str:
     """How a data set is called in the results; drawn ones by their seed too."""
-    drawn = source.name in ("digits", "sphere") or Path(source.name).is_dir()
+    drawn = not Path(source.name).is_file()
     return f"{data.name} seed {source.seed}" if drawn else data.name
 
 

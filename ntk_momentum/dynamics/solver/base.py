@@ -13,7 +13,7 @@ from ...method import AbstractFlow, State
 from ...numerics import Numerics
 from ..objective import AbstractProblem
 
-SUCCESS, MAX_STEPS, STEP_UNDERFLOW, NOT_FINITE, NOT_REFINED = 0, 1, 2, 3, 4
+SUCCESS, MAX_STEPS, STEP_UNDERFLOW, NOT_FINITE, NOT_REFINED, NO_START = 0, 1, 2, 3, 4, 5
 
 REASONS = {
     SUCCESS: "success",
@@ -26,6 +26,7 @@ REASONS = {
         "raise tol or use float64"
     ),
     NOT_FINITE: "the run left the finite numbers; lower the step size or check the model's scale",
+    NO_START: "the gradient is not finite at the start; check the model there",
     NOT_REFINED: (
         "the run succeeded, but the error asked for with refine= was not reached; see its errors"
     ),
