@@ -1,12 +1,14 @@
 """The one rule for every file that is written: it carries our mark, and nothing else is touched.
 
-A mark is a line of text inside the file, `ntk_momentum KIND 1 sha256:HASH`, where HASH is that of
-the whole file with its own 64 digits taken as zeros. It is the first thing in a file of results
-and in JSON, a comment at the end of pages and figures, metadata of tables. So whose a file is, and
-whether it is whole, is known before anything parses it:
+A mark is a line of text inside the file, `ntk_momentum KIND 1 sha256:HASH of:IDENTITY`. HASH is
+that of the whole file with its own 64 digits taken as zeros; IDENTITY, of what is kept to be found
+again, is the hash of all that determines the content. The mark is the first thing in a file of
+results and in JSON, a comment at the end of pages and figures, metadata of tables. So whose a file
+is, whether it is whole and what it holds, whatever its name, is known before anything parses it:
 
 * replaced or removed is only what is whole, hence byte for byte what was written here;
-* set aside, as `*.damaged`, is only a stored result that begins with our mark and is not whole;
+* set aside, as `*.damaged`, is only a stored result that begins with our mark, and is not whole or
+  holds something else than its name says;
 * everything else (folders, links, files of the user's, files edited since) is refused, untouched.
 
 A file is written under a temporary name in its folder, flushed to the disk, and renamed, so a
@@ -17,6 +19,8 @@ which machine writes it; those of processes that are gone are removed.
 from __future__ import annotations
 
 import contextlib
+import contextvars
+import fnmatch
 import functools
 import hashlib
 import json
@@ -25,7 +29,7 @@ import platform
 import re
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -34,7 +38,7 @@ from .errors import InputError, require
 STORED = ("result", "checkpoint", "sweep")
 """Kinds of files that only programs read: begun with the mark, set aside when they are damaged."""
 
-_MARK = re.compile(rb"ntk_momentum ([a-z]+) 1 sha256:([0-9a-f]{64})")
+_MARK = re.compile(rb"ntk_momentum ([a-z]+) 1 sha256:([0-9a-f]{64})(?: of:([0-9a-f]+))?")
 _FIRST = re.compile(rb'(?:\{\s*"made_by": ")?' + _MARK.pattern)
 _TAIL = 1 << 20  # bytes at a file's end that are searched: the metadata of a parquet file is there
 _BLOCK = 1 << 22
@@ -50,13 +54,22 @@ class Seal(NamedTuple):
 
     kind: str
     digits: bytes
+    identity: str
     at: int
     first: bool
 
 
-def mark(kind: str) -> str:
+class Whole(NamedTuple):
+    """What the mark of a file says that is as it was written."""
+
+    kind: str
+    checksum: str
+    identity: str
+
+
+def mark(kind: str, identity: str = "") -> str:
     """What a writer puts into its file, once; `atomically` fills in the hash."""
-    return f"ntk_momentum {kind} 1 sha256:{'0' * 64}"
+    return f"ntk_momentum {kind} 1 sha256:{'0' * 64}{f' of:{identity}' if identity else ''}"
 
 
 def check_folder(path: str | Path) -> Path:
@@ -111,26 +124,74 @@ def check_target(path: Path, kind: str) -> None:
         what = "a folder" if stat.S_ISDIR(mode) else "a link" if stat.S_ISLNK(mode) else "no file"
         raise Refused(f"{path} is {what} where a file would be written; {advice}")
     seal = _look(path)
+    if kind in STORED and seal is not None and seal.first and seal.kind == kind:
+        return
+    found = _whole(path)
+    if found is not None and found.kind != kind:
+        raise Refused(f"{path} holds {found.kind!r} of ntk_momentum and not {kind!r}; {advice}")
+    if found is not None or (kind in STORED and _begins_like(path, kind)):
+        return
     if seal is None:
         raise Refused(f"{path} was not written by this version of ntk_momentum; {advice}")
-    if seal.kind != kind:
-        raise Refused(f"{path} holds {seal.kind!r} of ntk_momentum and not {kind!r}; {advice}")
-    if not (kind in STORED and seal.first) and checksum(path, kind) is None:
-        raise Refused(f"{path} was changed since ntk_momentum wrote it; {advice}")
+    raise Refused(f"{path} was changed since ntk_momentum wrote it; {advice}")
 
 
-def checksum(path: Path, kind: str) -> str | None:
-    """The hash in a file's mark; None unless the file is of this kind and whole."""
+def whole(path: Path, kind: str) -> Whole | None:
+    """What a file's mark says; None unless the file is of this kind and as it was written."""
+    found = _whole(path)
+    return found if found is not None and found.kind == kind else None
+
+
+def current(path: Path, kind: str, identity: str) -> bool:
+    """Whether a whole file of this kind and identity is there already."""
+    found = whole(path, kind)
+    return found is not None and found.identity == identity
+
+
+@contextlib.contextmanager
+def hashed_once() -> Iterator[None]:
+    """Within this, also as a decorator, a file is read for its hash once unless it is changed."""
+    token = _HASHED.set({})
     try:
-        if not stat.S_ISREG(os.lstat(path).st_mode):
+        yield
+    finally:
+        _HASHED.reset(token)
+
+
+_HASHED: contextvars.ContextVar[dict[Any, Whole | None] | None] = contextvars.ContextVar(
+    "_HASHED", default=None
+)
+
+
+def _whole(path: Path) -> Whole | None:
+    known = _HASHED.get()
+    try:
+        found = os.lstat(path)
+        if not stat.S_ISREG(found.st_mode):
             return None
+        key = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        if known is not None and key in known:
+            return known[key]
         with path.open("rb") as file:
             seal = _find(file)
-            if seal is None or seal.kind != kind or _digest(file, seal.at) != seal.digits:
-                return None
+            good = seal is not None and _digest(file, seal.at) == seal.digits
     except OSError:
         return None
-    return seal.digits.decode()
+    answer = Whole(seal.kind, seal.digits.decode(), seal.identity) if seal and good else None
+    if known is not None:
+        known[key] = answer
+    return answer
+
+
+def below(folder: Path, pattern: str) -> list[Path]:
+    """The files below a folder whose names match, in order; folders in it may be links."""
+    links = [path for path in folder.iterdir() if path.is_symlink() and path.is_dir()]
+    found: dict[str, Path] = {}
+    for start in (folder, *links):
+        for place, _, names in os.walk(start):
+            for name in fnmatch.filter(names, pattern):
+                found.setdefault(os.path.realpath(os.path.join(place, name)), Path(place, name))
+    return sorted(found.values())
 
 
 def atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -163,10 +224,10 @@ def atomically(path: Path, write: Callable[[Path], object]) -> None:
         ) from error
 
 
-def append_mark(path: Path, kind: str) -> None:
+def append_mark(path: Path, kind: str, identity: str = "") -> None:
     """End a page or a figure with its mark, as a comment of its format."""
     with path.open("ab") as file:
-        file.write(_COMMENTS[path.suffix.lower()].format(mark(kind)).encode())
+        file.write(_COMMENTS[path.suffix.lower()].format(mark(kind, identity)).encode())
 
 
 def write_text(path: Path, kind: str, text: str) -> None:
@@ -179,19 +240,21 @@ def write_text(path: Path, kind: str, text: str) -> None:
     atomically(path, fill)
 
 
-def write_json(path: Path, kind: str, record: dict[str, Any], **options: Any) -> None:
+def write_json(
+    path: Path, kind: str, record: dict[str, Any], identity: str = "", **options: Any
+) -> None:
     """Write a record as JSON, its mark under the first key, "made_by"; options: of `json.dumps`."""
     options = {"indent": 1, "ensure_ascii": False, **options}
-    text = json.dumps({"made_by": mark(kind), **record}, **options) + "\n"
+    text = json.dumps({"made_by": mark(kind, identity), **record}, **options) + "\n"
     atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def write_figure(path: Path, figure: Any, **options: Any) -> None:
+def write_figure(path: Path, figure: Any, identity: str = "", **options: Any) -> None:
     """Write a matplotlib figure as .svg, .pdf or .png; options: of its `savefig`."""
 
     def fill(temporary: Path) -> None:
         figure.savefig(temporary, format=path.suffix[1:].lower(), **options)
-        append_mark(temporary, "figure")
+        append_mark(temporary, "figure", identity)
 
     check_figure(path)
     atomically(path, fill)
@@ -206,16 +269,21 @@ def check_figure(path: Path) -> None:
     check_file(path, "figure")
 
 
-def set_aside(path: Path, kind: str) -> str:
-    """Rename a damaged file of a stored kind, so that it is neither read nor lost.
+def set_aside(path: Path, kind: str, identity: str) -> str:
+    """Make room for a file of a stored kind: rename what is damaged, or holds something else.
+
+    So it is neither read nor lost.
 
     Returns:
-        What was done, in one line.
+        What was done, in one line; nothing when there was nothing to do.
 
     Raises:
-        Refused: it does not begin with our mark.
+        Refused: what is there does not begin with our mark.
     """
     check_target(path, kind)
+    if not os.path.lexists(path) or current(path, kind, identity):
+        return ""
+    what = "is a copy of another file" if whole(path, kind) else "was truncated or altered"
     aside, number = path.with_name(f"{path.name}.damaged"), 1
     while os.path.lexists(aside):
         number += 1
@@ -227,7 +295,7 @@ def set_aside(path: Path, kind: str) -> str:
         raise InputError(
             f"{path} is damaged and cannot be moved ({reason}); remove it and run again."
         ) from error
-    return f"{path.name} was truncated or altered; it was set aside as {aside.name}"
+    return f"{path.name} {what}; it was set aside as {aside.name}"
 
 
 def _look(path: Path) -> Seal | None:
@@ -238,17 +306,36 @@ def _look(path: Path) -> Seal | None:
         return None
 
 
+def _begins_like(path: Path, kind: str) -> bool:
+    """Whether a file begins with a mark of this kind that was damaged: a few characters of it are
+    others, or the file ends inside it."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(1024)
+    except OSError:
+        return False
+    for opening in (b"", b'{\n "made_by": "'):
+        text = opening + mark(kind).encode()
+        fixed = len(text) - 64
+        wrong = sum(a != b for a, b in zip(head[:fixed], text, strict=False))
+        if len(head) >= fixed and wrong <= 3:
+            return True
+    return False
+
+
 def _find(file: BinaryIO) -> Seal | None:
     """The mark that a file begins with, or else the last one near its end."""
     found = _FIRST.match(file.read(1024))
     if found:
-        return Seal(found[1].decode(), found[2], found.start(2), True)
+        kind, digits, identity = found.groups(b"")
+        return Seal(kind.decode(), digits, identity.decode(), found.start(2), True)
     size = file.seek(0, os.SEEK_END)
     start = file.seek(max(0, size - _TAIL))
     marks = list(_MARK.finditer(file.read(_TAIL)))
     if not marks:
         return None
-    return Seal(marks[-1][1].decode(), marks[-1][2], start + marks[-1].start(2), False)
+    kind, digits, identity = marks[-1].groups(b"")
+    return Seal(kind.decode(), digits, identity.decode(), start + marks[-1].start(2), False)
 
 
 def _digest(file: BinaryIO, at: int) -> bytes:

@@ -28,7 +28,6 @@ import ntk_momentum as nm
 from ntk_momentum import cli, files
 from ntk_momentum.errors import InputError
 from ntk_momentum.ledger import drawing, ledger
-from ntk_momentum.results import checkpoint, sweep
 from ntk_momentum.study import outcome, registry
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -159,7 +158,7 @@ THINGS: dict[str, Callable[[Path], object]] = {
     "quoting": quoting,
     "another file of ours": lambda path: files.write_json(path, "other", {"a": 1}),
 }
-OURS = "report.html claims.json claims.stamp.json decay.svg sweep-loss.svg unit-0.nc a-0.nc"
+OURS = "report.html claims.json decay.svg sweep-loss.svg unit-0.nc a-0.nc"
 BESIDE = [*OURS.split(), "sweep-0.json", "x.damaged", ".notes", ".ntk_momentum-1-notes", "a.npz"]
 
 
@@ -171,8 +170,6 @@ def cheap(monkeypatch, pretended):
     monkeypatch.setattr(benchmarks, "pin", lambda: 0)
     rows = types.SimpleNamespace(rows=lambda size: [{"ratio": 2.0}])
     monkeypatch.setitem(sys.modules, "kernels", rows)
-    for user in (checkpoint, sweep):  # sources may be edited while tests run
-        monkeypatch.setattr(user, "source_digest", lambda **options: "code")
 
 
 @dataclasses.dataclass
@@ -281,10 +278,10 @@ def test_our_own_files_are_written_again(name, tmp_path, written, kept):
     place = Place(tmp_path / "again", name)
     place.prepare(kept[0])
     assert place.run() == place.run() == 0
-    kinds = (*files.STORED, "claims", "stamp", "bench", "figure", "report", "table")
+    kinds = (*files.STORED, "claims", "bench", "figure", "report", "table")
     for path in place.root.rglob("*"):
         if path.is_file() and path.name != ".locks":
-            assert any(files.checksum(path, kind) for kind in kinds), path
+            assert any(files.whole(path, kind) for kind in kinds), path
 
 
 @pytest.mark.parametrize("mask", [0o077, 0o022])
@@ -328,8 +325,8 @@ def test_a_marked_figure_is_known_by_its_bytes(tmp_path, suffix):
 
     path = tmp_path / f"x{suffix}"
     files.write_figure(path, Figure())
-    assert files.checksum(path, "figure") and not files.checksum(path, "report")
+    assert files.whole(path, "figure") and not files.whole(path, "report")
     path.write_bytes(path.read_bytes() + b"\n")
-    assert files.checksum(path, "figure") is None
+    assert files.whole(path, "figure") is None
     with pytest.raises(files.Refused, match="was changed since"):
         files.write_figure(path, Figure())

@@ -7,6 +7,7 @@ from typing import Literal
 
 import tyro
 
+from .. import files
 from .options import command
 
 
@@ -27,6 +28,7 @@ class Export:
     to: Path | None = None
     """File to write (default: FOLDER/sweeps.parquet)."""
 
+    @files.hashed_once()
     def __call__(self, float32: bool) -> int:
         from ..results.reading import damaged
         from ..study.summary import export

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import tyro
 
+from .. import files
 from ..errors import InputError
 from .options import command
 
@@ -28,6 +29,7 @@ class Plot:
     """File of one read-out's figure, .svg, .pdf or .png (default: FOLDER/figures/sweep-READOUT.svg,
     and the experiments' figures)."""
 
+    @files.hashed_once()
     def __call__(self, float32: bool) -> int:
         from ..results.reading import damaged
         from ..study.summary import plot

@@ -47,7 +47,7 @@ def reproduce(size: str, out: Path, only: tuple[str, ...], float32: bool) -> int
     """Experiments, figures, claims and report into `out`; returns the exit code."""
     from ..ledger.ledger import refuted as refuted_claims
     from ..progress import Bar
-    from ..study.claims_file import Claims
+    from ..study.claims_file import Claims, check_ledger
     from ..study.outcome import check_places, recall, run_experiment
     from ..study.report import write_report
 
@@ -69,7 +69,7 @@ def reproduce(size: str, out: Path, only: tuple[str, ...], float32: bool) -> int
     for experiment in everything:
         check_places(experiment, out)
     if ledger:
-        claims.check()
+        check_ledger(claims.path)
     start(float32, figures=True, brief=size != "full")
     begin = time.perf_counter()
     with Bar(len(asked) + ledger) as bar:

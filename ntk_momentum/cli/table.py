@@ -6,6 +6,7 @@ from pathlib import Path
 
 import tyro
 
+from .. import files
 from .options import command
 
 
@@ -25,6 +26,7 @@ class Table:
     readouts: tuple[str, ...] = ("loss",)
     """Read-outs of sweeps to show."""
 
+    @files.hashed_once()
     def __call__(self, float32: bool) -> int:
         from ..results.reading import damaged
         from ..study.summary import table

@@ -351,17 +351,18 @@ def figures_folder(path: Path) -> Path:
     return path.with_name(f"{path.stem}_figures")
 
 
-def write_claims(path: str | Path, claims: Iterable[Claim]) -> None:
+def write_claims(path: str | Path, claims: Iterable[Claim], identity: str = "") -> None:
     """Write claims.json atomically: a reader sees the old file or the whole new one.
 
-    The records are the list "claims"; their figures are named, see `figures_folder`.
+    The records are the list "claims"; their figures are named, see `figures_folder`. identity: of
+    what determines them, for the file's mark.
 
     Raises:
         InputError: it cannot be written, or what stands there was not written by this function.
     """
     path = Path(path)
     records = [claim.to_json(figures_folder(path).name) for claim in claims]
-    files.write_json(path, "claims", {"claims": records}, allow_nan=False)
+    files.write_json(path, "claims", {"claims": records}, identity, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
-PACKAGE = Path(__file__).resolve().parents[1]
+from .sources import PACKAGE, Code
+from .store import fingerprint
+
 RECORDED = (
     "jax",
     "jaxlib",
@@ -25,21 +27,36 @@ RECORDED = (
     "h5netcdf",
     "jinja2",
 )
-# Rooms that no number depends on: the way results are kept and shown.
-SURFACE = ("cli", "study", "results", "experiments", "files.py", "progress.py", "__main__.py")
-# Rooms that no simulation depends on either.
-JUDGEMENT = ("judge", "ledger", "theory")
+# Packages whose version decides numbers, where a computation imports them.
+DECIDING = ("diffrax", "equinox", "jax", "jaxlib", "lineax", "optax", "optimistix")
 
 
-def source_digest(*parts: str, without: tuple[str, ...] = ()) -> str:
-    """A hash of the package's sources that decide numbers, or of the named files and folders in
-    it."""
-    digest = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        relative = path.relative_to(PACKAGE)
-        if relative.parts[0] in parts if parts else relative.parts[0] not in SURFACE + without:
-            digest.update(f"{relative.as_posix()}\0".encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
+def basis(code: Code) -> dict[str, Any]:
+    """What a computation's numbers depend on beside its settings: code, versions, device, dtype."""
+    used = {*code.packages, *(("jaxlib",) if "jax" in code.packages else ())}
+    return {
+        "code": code.digest,
+        "versions": {name: _version(name) for name in DECIDING if name in used},
+        "device": device_kind(),
+        "dtype": dtype(),
+    }
+
+
+def identity_of(code: Code, settings: Mapping[str, Any], computed: bool = True) -> str:
+    """A hash of all that determines a result; it is in the file's name and in its mark (`files`).
+
+    settings: data and settings, as plain values. computed: whether JAX computes the result; a
+    drawing rests on its code alone.
+    """
+    return fingerprint({**(basis(code) if computed else {"code": code.digest}), **settings})
+
+
+def device_kind() -> str:
+    """The kind of device that computes, whichever host it is in."""
+    import jax
+
+    first = jax.devices()[0]
+    return f"{first.platform} {first.device_kind}"
 
 
 def git(*arguments: str) -> str | None:
@@ -61,12 +78,15 @@ def git(*arguments: str) -> str | None:
 def versions() -> dict[str, str]:
     """Python and the packages that matter for numbers; "absent" where one is missing."""
     found = {"python": platform.python_version()}
-    for name in RECORDED:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found
+    return found | {name: _version(name) for name in RECORDED}
+
+
+@functools.cache
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "absent"
 
 
 def dtype() -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import files
 from ..errors import InputError, require, unknown_name
 from .store import Stored, fingerprint
 from .tiles import Tile, tiled
@@ -46,7 +47,8 @@ def open_results(folder: str | Path) -> Any:
     codes = {unit.stored.attributes["code"] for unit in units}
     if len(codes) > 1:
         warnings.warn(
-            f"the units in {folder} were computed by {len(codes)} versions of the code",
+            f"the units in {folder} were computed by {len(codes)} versions of the code, "
+            "its packages or devices",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -128,7 +130,7 @@ def _units(folder: Path) -> tuple[list[_Unit], list[str]]:
             f"no results folder {folder}; make one with: ntk-momentum sweep --out {folder}."
         )
     units, unread = [], []
-    for path in sorted(folder.rglob("unit-*.nc")):
+    for path in files.below(folder, "unit-*.nc"):
         try:
             units.append(_Unit(Stored.open(path)))
         except (InputError, KeyError, ValueError) as error:
@@ -139,7 +141,7 @@ def _units(folder: Path) -> tuple[list[_Unit], list[str]]:
 
 
 def _nothing(folder: Path) -> str:
-    others = sorted({path.name.rsplit("-", 1)[0] for path in folder.rglob("*-*.nc")})
+    others = sorted({path.name.rsplit("-", 1)[0] for path in files.below(folder, "*-*.nc")})
     found = (
         f"; it holds the experiments {', '.join(others)}, see: ntk-momentum table {folder}"
         if others

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ from ..errors import InputError, require
 KIND = "result"
 _BLOCK = 512  # bytes of the user block, the least that HDF5 knows
 _ENGINE = "h5netcdf"
+_NAMED = re.compile(r".+-([0-9a-f]{16})")  # a name that ends in the identity of the content
 
 
 def fingerprint(value: Any) -> str:
     """A short hash of plain values (dataclasses, mappings, sequences, numbers, strings)."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()[:12]
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
 
 
 def canonical(value: Any) -> str:
@@ -43,8 +45,8 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=plain, ensure_ascii=False)
 
 
-def write_dataset(path: Path, dataset: Any, attributes: dict[str, Any]) -> None:
-    """Store an xarray.Dataset with `attributes` added."""
+def write_dataset(path: Path, dataset: Any, attributes: dict[str, Any], identity: str = "") -> None:
+    """Store an xarray.Dataset with `attributes` added; identity: of what determines it."""
     require("h5netcdf", "storing results")
     given = {**dataset.attrs, **attributes}
     contents = {str(name): _describe(variable) for name, variable in dataset.variables.items()}
@@ -55,7 +57,7 @@ def write_dataset(path: Path, dataset: Any, attributes: dict[str, Any]) -> None:
 
     def fill(temporary: Path) -> None:
         with temporary.open("wb") as file:
-            file.write(f"{files.mark(KIND):<{_BLOCK - 1}}\n".encode())
+            file.write(f"{files.mark(KIND, identity):<{_BLOCK - 1}}\n".encode())
             file.write(encoded)
 
     files.atomically(path, fill)
@@ -136,13 +138,18 @@ def _written(path: str | Path) -> tuple[int, ...]:
 
 def _verified(path: Path) -> str:
     """The hash of a result file that is whole, before anything parses it."""
-    checksum = files.checksum(path, KIND)
-    if checksum is None:
+    found, named = files.whole(path.resolve(), KIND), _NAMED.fullmatch(path.stem)
+    if found is None:
         raise InputError(
             f"{path} is no result of this version of ntk_momentum, or was truncated or altered: "
             "its first line and checksum do not match; move it away and run again."
         )
-    return checksum
+    if found.identity and named and named[1] != found.identity:
+        raise InputError(
+            f"{path} holds the result {found.identity} under the name of another; move it away "
+            "and run again."
+        )
+    return found.checksum
 
 
 def _describe(variable: Any) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 stored file per unit of work.
 
 A unit's file is named by the hash of all that decides its numbers: data, coordinates, settings,
-code. So a sweep that was killed goes on where it was, a larger one reuses what a smaller one left,
-and several processes share one folder. How runs share a device (`planning.STRATEGIES`) is decided
-once and kept beside the results, so that going on gives the same bits.
+code, versions, device. So a sweep that was killed goes on where it was, a larger one reuses what a
+smaller one left, and several processes share one folder. How runs share a device
+(`planning.STRATEGIES`) is decided once and kept beside the results, so that going on gives the same
+bits.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from ..memory import check_fits
 from ..progress import Bar
 from . import named, store, work
 from .grid import Source, Sweep
-from .provenance import JUDGEMENT, provenance, source_digest
+from .provenance import basis, identity_of, provenance
+from .sources import code_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,7 +122,7 @@ def _pieces(sweep: Sweep, folder: Path, write: bool = True) -> list[work.Piece]:
     if write:
         files.check_folder(folder)
     sets = [(source, source.load()) for source in sweep.sources()]
-    code, origin = source_digest(without=JUDGEMENT), provenance()
+    code, origin = code_of("ensembles.ensemble"), provenance()
     model, settings = sweep.make_model(), {**sweep.settings(), "dtype": origin["dtype"]}
     strategy = None
     pieces = []
@@ -128,8 +130,8 @@ def _pieces(sweep: Sweep, folder: Path, write: bool = True) -> list[work.Piece]:
         digest = hashlib.sha256(
             np.asarray(data.X).tobytes() + np.asarray(data.y).tobytes()
         ).hexdigest()
-        identity = {"grid": sweep, "data": digest, "code": code, **settings}
-        made = _kept_plan(sweep, data, model, folder, identity, strategy, write)
+        plan_identity = identity_of(code, {"grid": sweep, "data": digest, **settings})
+        made = _kept_plan(sweep, data, model, folder, plan_identity, strategy, write)
         strategy = made.strategy
         for unit in made.units:
             coordinates = {
@@ -139,26 +141,29 @@ def _pieces(sweep: Sweep, folder: Path, write: bool = True) -> list[work.Piece]:
             }
             labels = [sweep.flows[i] for i in unit.flows]
             widths, seeds = coordinates["widths"], coordinates["seeds"]
-            identity = {
-                "data": digest,
-                "coordinates": coordinates,
-                "flows": labels,
-                "readouts": sweep.readouts,
-                "settings": {**settings, "dtype": str(np.dtype(made.recipe.dtype))},
-                "strategy": made.strategy,
-                "code": code,
-            }
+            decisive = {**settings, "dtype": str(np.dtype(made.recipe.dtype))}
+            unit_identity = identity_of(
+                code,
+                {
+                    "data": digest,
+                    "coordinates": coordinates,
+                    "flows": labels,
+                    "readouts": sweep.readouts,
+                    "settings": decisive,
+                    "strategy": made.strategy,
+                },
+            )
             described = {
                 "experiment": "sweep",
                 "data": _label(source, data),
                 "data_sha256": digest,
-                "code": code,
+                "code": store.fingerprint(basis(code)),
                 "flows": labels,
                 "parameters": coordinates["flows"],
                 "widths": widths,
                 "seeds": seeds,
                 "settings": {
-                    **identity["settings"],
+                    **decisive,
                     "t_end": sweep.t_end or "default",
                     "times": sweep.times,
                 },
@@ -175,8 +180,9 @@ def _pieces(sweep: Sweep, folder: Path, write: bool = True) -> list[work.Piece]:
                 f"{described['data']}, {' '.join(labels)}, width {_brief(widths)}, seed "
                 f"{_brief(seeds)}"
             )
-            path = folder / f"unit-{store.fingerprint(identity)}.nc"
-            pieces.append(work.Piece(path, title, _Compute(made, unit, labels, described)))
+            path = folder / f"unit-{unit_identity}.nc"
+            compute = _Compute(made, unit, labels, described)
+            pieces.append(work.Piece(path, title, compute, unit_identity))
     return pieces
 
 
@@ -329,7 +335,7 @@ def _kept_plan(
     data: Dataset,
     model: Callable | None,
     folder: Path,
-    identity: dict[str, Any],
+    plan_identity: str,
     strategy: str | None,
     write: bool,
 ) -> Plan:
@@ -346,13 +352,13 @@ def _kept_plan(
         "use fewer --times",
     )
     lambda0 = _lambda0(sweep, data, model) if sweep.needs_lambda0() else math.nan
-    path = folder / f"sweep-{store.fingerprint(identity)}.json"
+    path = folder / f"sweep-{plan_identity}.json"
     if not write:
-        return _make_plan(
-            sweep, data, model, lambda0, _chosen(path, False) or sweep.strategy or strategy
-        )
+        kept = _chosen(path)
+        return _make_plan(sweep, data, model, lambda0, kept or sweep.strategy or strategy)
     with work.Locks(folder) as locks:
         locks.take(path.name, wait=True)  # one process chooses
+        files.set_aside(path, "sweep", plan_identity)
         kept = _chosen(path)
         made = _make_plan(sweep, data, model, lambda0, kept or sweep.strategy or strategy)
         if kept is None:
@@ -360,22 +366,16 @@ def _kept_plan(
                 "strategy": made.strategy,
                 "units": len(made.units),
                 "data": data.name,
-                **identity,
+                "grid": sweep,
                 "lambda0": lambda0,
             }
-            files.write_json(path, "sweep", json.loads(store.canonical(record)))
+            files.write_json(path, "sweep", json.loads(store.canonical(record)), plan_identity)
     return made
 
 
-def _chosen(path: Path, write: bool = True) -> str | None:
-    """The strategy kept in a sweep's configuration file; None when that is damaged, and then it is
-    set aside if anything may be written."""
-    files.check_target(path, "sweep")
-    if not path.exists():
-        return None
-    if files.checksum(path, "sweep") is None:
-        if write:
-            files.set_aside(path, "sweep")
+def _chosen(path: Path) -> str | None:
+    """The strategy kept in a sweep's configuration file; None where there is none that is whole."""
+    if not files.whole(path, "sweep"):
         return None
     return str(json.loads(path.read_text(encoding="utf-8"))["strategy"])
 

@@ -28,11 +28,12 @@ POLL = 0.2  # seconds between looks at the pieces that other processes hold
 @dataclasses.dataclass(frozen=True)
 class Piece:
     """One file's worth of work. title: for people; compute: makes the xarray.Dataset and the
-    attributes stored with it."""
+    attributes stored with it; identity: of what determines them."""
 
     path: Path
     title: str
     compute: Callable[[], tuple[Any, dict[str, Any]]]
+    identity: str = ""
 
 
 @dataclasses.dataclass
@@ -97,10 +98,13 @@ class Locks:
 def do(pieces: Sequence[Piece], bar: Bar) -> Done:
     """Do every piece that is not done, and wait for those that another process is doing.
 
-    A piece that raises is reported and left out, the others go on. A damaged file is set aside
-    under the name `*.damaged` and its piece done again. Raises `InputError` when the disk refuses,
-    `files.Refused` when a file that is not ours has a piece's name, before anything is computed,
-    and `MissingPackage`.
+    A piece that raises is reported and left out, the others go on. A file that is damaged, or a
+    copy of another piece's, is set aside as `*.damaged` and its piece done again.
+
+    Raises:
+        InputError: the disk refuses.
+        Refused: a file that is not ours has a piece's name; before anything is computed.
+        MissingPackage: a package that the pieces need.
     """
     done, left, first = Done(), list(pieces), True
     if not pieces:
@@ -120,19 +124,19 @@ def do(pieces: Sequence[Piece], bar: Bar) -> Done:
 
 def _attempt(piece: Piece, locks: Locks, done: Done, bar: Bar, first: bool) -> bool:
     """Whether the piece is settled now; False while another process holds it."""
-    if files.checksum(piece.path, store.KIND):
+    if files.current(piece.path, store.KIND, piece.identity):
         (done.kept if first else done.elsewhere).append(piece.title)
         bar.skip_piece()
         return True
     if not locks.take(piece.path.name):
         return False
     try:
-        if piece.path.exists():
-            if files.checksum(piece.path, store.KIND):  # by another process since we looked
-                done.elsewhere.append(piece.title)
-                bar.skip_piece()
-                return True
-            done.notes.append(f"{files.set_aside(piece.path, store.KIND)} and is computed again")
+        if files.current(piece.path, store.KIND, piece.identity):  # since we looked
+            done.elsewhere.append(piece.title)
+            bar.skip_piece()
+            return True
+        if note := files.set_aside(piece.path, store.KIND, piece.identity):
+            done.notes.append(f"{note} and is computed again")
             bar.say(done.notes[-1])
         bar.piece(piece.title)
         try:
@@ -148,7 +152,7 @@ def _attempt(piece: Piece, locks: Locks, done: Done, bar: Bar, first: bool) -> b
             if not isinstance(error, InputError):
                 bar.say(traceback.format_exc(), error=True)
         else:
-            store.write_dataset(piece.path, dataset, attributes)
+            store.write_dataset(piece.path, dataset, attributes, piece.identity)
             done.computed.append(piece.title)
         bar.finish_piece()
         return True

@@ -69,7 +69,7 @@ def write_figures(folder: Path, claims: Iterable[Claim]) -> None:
     for name in drawn:
         files.check_target(folder / name, "figure")
     for old in folder.glob("*.svg"):
-        if old.name not in drawn and files.checksum(old, "figure"):
+        if old.name not in drawn and files.whole(old, "figure"):
             old.unlink()
     for name, drawing in drawn.items():
         files.write_text(folder / name, "figure", svg(drawing))

@@ -1,9 +1,10 @@
 """Running one experiment: from its file to a stored data set, a figure and a few numbers, skipping
 what is done.
 
-What determines a result is hashed into its file's name: the experiment's code and configuration,
-the package's numerical sources, the dtype. So a stored result is either current or ignored, and a
-second run computes nothing.
+What determines a result is hashed into its file's name and mark: its configuration, the code of
+`run` and of all that it imports, versions, device, dtype. A figure's mark has the hash of the data
+and of the code that draws it. So what is stored is either current or not looked at, and a second
+run computes nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, Literal
 from .. import files
 from ..errors import MissingPackage, require
 from ..results import store
-from ..results.provenance import dtype, provenance, source_digest
+from ..results.provenance import identity_of, provenance
 from .registry import Experiment
 
 OnProgress = Callable[[int, int], None]
@@ -86,22 +87,16 @@ def _data(
 ) -> Any | None:
     experiment, size = outcome.experiment, outcome.size
     config = experiment.config(module, size)
-    identity = {
-        "source": experiment.source(),
-        "config": config,
-        "package": source_digest(),
-        "dtype": dtype(),
-    }
-    path = out / "data" / f"{experiment.name}-{store.fingerprint(identity)}.nc"
-    dataset = None
+    key = identity_of(experiment.code("run", "SIZES"), {"config": config})
+    path = out / "data" / f"{experiment.name}-{key}.nc"
     files.check_target(path, store.KIND)
-    if files.checksum(path, store.KIND):
+    dataset = None
+    if files.current(path, store.KIND, key):
         dataset = store.read_dataset(path)
-    elif path.exists() and compute:
-        outcome.message = f"{files.set_aside(path, store.KIND)} and was computed again."
-    if dataset is not None:
         outcome.status = "kept"
     elif compute:
+        if note := files.set_aside(path, store.KIND, key):
+            outcome.message = f"{note} and was computed again."
         begin = time.perf_counter()
         result = module.run(config, progress or (lambda done, total: None))
         record = {
@@ -112,7 +107,7 @@ def _data(
             **provenance(getattr(config, "precision", None)),
             "seconds": round(time.perf_counter() - begin, 3),
         }
-        store.write_dataset(path, result, record)
+        store.write_dataset(path, result, record, key)
         dataset = store.read_dataset(path)
         outcome.status = "computed"
     if dataset is not None:
@@ -136,27 +131,20 @@ def _figures(experiment: Experiment, out: Path) -> dict[str, Path]:
 
 
 def draw(experiment: Experiment, module: Any, dataset: Any, out: Path) -> dict[str, Path]:
-    """figures/NAME.svg and .pdf, drawn again only when data or drawing code changed: the SVG
-    carries the hash of both."""
+    """figures/NAME.svg and .pdf, drawn again only when data or drawing code changed."""
     paths = _figures(experiment, out)
     for path in paths.values():
         files.check_target(path, "figure")
-    drawing = experiment.path.read_text(encoding="utf-8") + source_digest("study")
-    key = store.fingerprint([dataset.attrs["checksum"], drawing])
-    drawn = paths["svg"].read_text(encoding="utf-8") if paths["svg"].exists() else ""
-    if f"ntk_momentum {key}" in drawn and paths["pdf"].exists():
-        return paths
     matplotlib = require("matplotlib", "drawing figures")
+    by = {"data": dataset.attrs["checksum"], "matplotlib": matplotlib.__version__}
+    key = identity_of(experiment.code("plot"), by, computed=False)
+    if all(files.current(path, "figure", key) for path in paths.values()):
+        return paths
     with matplotlib.rc_context({"svg.hashsalt": experiment.name}):
         figure = module.plot(dataset)
-        svg = {
-            "Date": None,
-            "Creator": None,
-            "Title": experiment.title,
-            "Source": f"ntk_momentum {key}",
-        }
-        pdf = {"CreationDate": None, "Title": experiment.title, "Subject": f"ntk_momentum {key}"}
-        files.write_figure(paths["svg"], figure, metadata=svg)
-        files.write_figure(paths["pdf"], figure, metadata=pdf)
+        svg = {"Date": None, "Creator": None, "Title": experiment.title}
+        pdf = {"CreationDate": None, "Title": experiment.title}
+        files.write_figure(paths["svg"], figure, key, metadata=svg)
+        files.write_figure(paths["pdf"], figure, key, metadata=pdf)
     require("matplotlib.pyplot", "drawing figures").close(figure)
     return paths

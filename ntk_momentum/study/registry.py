@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any, Literal, get_args
 
 from ..errors import InputError, require, unknown_name
+from ..results.sources import Code, code_in_file
 
 Size = Literal["smoke", "default", "full"]
 SIZES: tuple[str, ...] = get_args(Size)
@@ -65,22 +66,10 @@ class Experiment:
             raise unknown_name(f"size of experiment {self.name}:", size, module.SIZES)
         return module.SIZES[size]
 
-    def source(self) -> str:
-        """The code that decides the numbers: without docstring, caption, headline and plot, so that
-        mending a label keeps results."""
-        tree = ast.parse(self.path.read_text(encoding="utf-8"))
-        kept = [
-            node
-            for node in tree.body
-            if not (_is_docstring(node) or _names(node) & {"CAPTION", "ORDER", "plot", "headline"})
-        ]
-        shared = [
-            self.path.with_name(f"{alias.name}.py").read_text(encoding="utf-8")
-            for node in kept
-            if isinstance(node, ast.ImportFrom) and node.module == "ntk_momentum.experiments"
-            for alias in node.names
-        ]
-        return "\n".join([*(ast.unparse(node) for node in kept), *shared])
+    def code(self, *names: str) -> Code:
+        """The code behind a few of the file's names, here and in all that it imports: of "run" and
+        "SIZES" for the numbers, of "plot" for the figure. So mending a label keeps results."""
+        return code_in_file(self.path, names)
 
 
 def folder() -> Path:
@@ -129,7 +118,7 @@ def _read(path: Path) -> Experiment:
         (
             node.value
             for node in tree.body
-            if isinstance(node, ast.Assign) and "ORDER" in _names(node)
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ORDER"
         ),
         None,
     )
@@ -140,17 +129,3 @@ def _read(path: Path) -> Experiment:
         int(ast.literal_eval(order)) if order else EXTRA - 1,
         path,
     )
-
-
-def _is_docstring(node: ast.stmt) -> bool:
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
-
-
-def _names(node: ast.stmt) -> set[str]:
-    if isinstance(node, ast.Assign):
-        return {target.id for target in node.targets if isinstance(target, ast.Name)}
-    return {node.name} if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else set()

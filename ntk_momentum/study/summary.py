@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def stored_experiments(folder: Path) -> tuple[list[Kept], list[str]]:
         )
     known, damaged = experiments(), []
     newest: dict[Any, Kept] = {}
-    for path in sorted(folder.rglob("*-*.nc")):
+    for path in files.below(folder, "*-*.nc"):
         if path.name.startswith(("unit-", ".")):
             continue
         try:
@@ -59,7 +60,7 @@ def stored_experiments(folder: Path) -> tuple[list[Kept], list[str]]:
 
 def has_units(folder: Path) -> bool:
     """Whether a folder holds units of sweeps."""
-    return next(iter(folder.rglob("unit-*.nc")), None) is not None
+    return bool(files.below(folder, "unit-*.nc"))
 
 
 def table(folder: Path, names: Sequence[str]) -> list[str]:
@@ -131,7 +132,10 @@ def plot(folder: Path, names: Sequence[str], to: Path | None) -> list[Path]:
 
     matplotlib = require("matplotlib", "drawing figures")
     matplotlib.use("agg")
-    kept, made = stored_experiments(folder)[0], []
+    kept, damaged = stored_experiments(folder)
+    made: list[Path] = []
+    for line in damaged:
+        warnings.warn(f"left out: {line}", RuntimeWarning, stacklevel=2)
     for one in kept if to is None else ():
         if one.experiment is not None:
             made += list(

@@ -30,9 +30,9 @@ from pathlib import Path
 import h5netcdf, xarray  # slow to import, and used by every child
 import numpy as np
 import ntk_momentum as nm
-from ntk_momentum.results import checkpoint, grid, sweep, work
+from ntk_momentum.results import checkpoint, grid, sources, sweep, work
 # sources may be edited while tests run
-sweep.source_digest = checkpoint.source_digest = lambda **options: "code"
+sweep.code_of = checkpoint.code_of = lambda *modules: sources.Code("code", frozenset({"jax"}))
 sizes = {"n": 4, "p": 3, "widths": (16,), "seeds": 8, "t_end": 4.0, "times": 5, "unit_runs": 1}
 sizes["readouts"] = ("loss", "f")
 swept = grid.Sweep(data=("sphere",), flows=("heavy_ball:0.5",), **sizes)

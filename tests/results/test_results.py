@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_sweep import fixed_code, grid, units_of  # noqa: F401
+from test_sweep import grid, units_of
 
 import ntk_momentum as nm
 from ntk_momentum import cli
 from ntk_momentum.errors import InputError
-from ntk_momentum.results import store, sweep
+from ntk_momentum.results import sources, store, sweep
 from ntk_momentum.study import registry
 
 FLOWS = ("heavy_ball:0.5", "heavy_ball:0.1", "gradient_flow", "nesterov:3")
@@ -139,7 +139,8 @@ def test_data_sets_of_one_name_are_told_apart(folder, tmp_path):
 
 
 def test_a_unit_computed_again_counts_the_last_time(folder, pretended, monkeypatch):
-    monkeypatch.setattr(sweep, "source_digest", lambda **options: "newer code")
+    newer = sources.Code("newer", frozenset({"jax"}))
+    monkeypatch.setattr(sweep, "code_of", lambda *modules: newer)
     sweep.carry_out(
         grid(flows=FLOWS[:1], widths=(64,), seeds=2, times=5, t_end=1.0, unit_runs=1), folder
     )

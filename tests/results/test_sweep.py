@@ -19,14 +19,8 @@ from ntk_momentum.ensembles import ensemble as ensembles
 from ntk_momentum.errors import InputError
 from ntk_momentum.network.loading import load_maker
 from ntk_momentum.progress import Bar
-from ntk_momentum.results import provenance, store, sweep, work
+from ntk_momentum.results import store, sweep, work
 from ntk_momentum.results.grid import Source, Sweep
-
-
-@pytest.fixture(autouse=True)
-def fixed_code(monkeypatch):
-    """Sources may be edited while tests run."""
-    monkeypatch.setattr(sweep, "source_digest", lambda **options: "code")
 
 
 def grid(**changes) -> Sweep:
@@ -54,51 +48,6 @@ def grid(**changes) -> Sweep:
 def test_a_grid_is_checked_before_anything_is_computed(changes):
     with pytest.raises(InputError):
         grid(**changes)
-
-
-def test_no_judgement_of_results_changes_what_a_sweep_is_named_by():
-    """What the hash of the code leaves out is nothing that an ensemble imports."""
-    from test_layout import PACKAGE, arrows, room
-
-    graph: dict[Path, set[Path]] = {}
-    for a, b in arrows():
-        graph.setdefault(a, set()).add(b)
-    seen, open_ = set(), set((PACKAGE / "ensembles").glob("*.py"))
-    while open_:
-        seen |= open_
-        open_ = {b for a in open_ for b in graph.get(a, ())} - seen
-    rooms = {room(path) for path in seen}
-    assert rooms.isdisjoint((*provenance.JUDGEMENT, *provenance.SURFACE))
-
-
-@pytest.fixture
-def pretended(monkeypatch):
-    """Units that cost nothing: the loss of seed s decays like exp(-(1 + s) t), and seed 2 fails.
-    Returns the units computed."""
-    computed = []
-
-    def run_unit(plan, unit):
-        computed.append(unit.index)
-        flows, widths = (
-            tuple(plan.flows[i] for i in unit.flows),
-            tuple(plan.widths[j] for j in unit.widths),
-        )
-        seeds, ts = (
-            tuple(plan.seeds[k] for k in unit.seeds),
-            jnp.asarray(plan.ts[unit.data, list(unit.flows)]),
-        )
-        shape, seed = (len(flows), len(widths), len(seeds)), jnp.asarray(seeds)
-        loss = jnp.broadcast_to(
-            jnp.exp(-(1 + seed[None, None, :, None]) * ts[:, None, None, :]), (*shape, ts.shape[1])
-        )
-        verdict = jnp.broadcast_to((seed == 2).astype(jnp.int32), shape)
-        f = jnp.broadcast_to(loss[..., None], (*loss.shape, plan.data[0].n))
-        return ensembles.Ensemble(
-            flows, widths, seeds, ts, {"loss": loss, "f": f}, verdict, 7 + verdict, verdict
-        )
-
-    monkeypatch.setattr(ensembles, "run_unit", run_unit)
-    return computed
 
 
 def units_of(out: Path) -> list[Path]:

@@ -10,7 +10,7 @@ import pytest
 
 from ntk_momentum import files
 from ntk_momentum.errors import InputError
-from ntk_momentum.results import provenance, store
+from ntk_momentum.results import store
 from ntk_momentum.study import outcome, registry
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -184,8 +184,3 @@ def test_fingerprints_depend_on_values_and_not_on_their_order_or_type():
         {"b": [np.float64(2), np.int64(3)], "a": 1}
     )
     assert store.fingerprint({"a": 1}) != store.fingerprint({"a": 2})
-
-
-def test_the_source_digest_ignores_how_results_are_shown():
-    assert provenance.source_digest() != provenance.source_digest("study")
-    assert "study" in provenance.SURFACE and "dynamics" not in provenance.SURFACE
