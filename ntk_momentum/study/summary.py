@@ -3,6 +3,7 @@ the screen or in other formats."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -59,14 +60,31 @@ def stored_experiments(folder: Path) -> tuple[list[Kept], list[str]]:
 
 
 def has_units(folder: Path) -> bool:
-    """Whether a folder holds units of sweeps."""
-    return bool(files.below(folder, "unit-*.nc"))
+    """Whether a folder holds units of sweeps that can be read."""
+    for path in files.below(folder, "unit-*.nc"):
+        with contextlib.suppress(InputError):
+            store.Stored.open(path)
+            return True
+    return False
+
+
+def _found(folder: Path) -> tuple[list[Kept], bool]:
+    """(results of experiments, whether there are sweeps), with a warning for what cannot be read;
+    beside sweeps that can be, `open_results` warns of the others."""
+    from ..results.reading import damaged
+
+    kept, unread = stored_experiments(folder)
+    sweeps = has_units(folder)
+    for line in unread if sweeps else [*unread, *damaged(folder)]:
+        warnings.warn(f"left out: {line}", RuntimeWarning, stacklevel=3)
+    return kept, sweeps
 
 
 def table(folder: Path, names: Sequence[str]) -> list[str]:
     """Lines: what is in the folder, experiments by their headlines, sweeps by the median over seeds
     at the last time."""
-    kept, lines = stored_experiments(folder)
+    kept, sweeps = _found(folder)
+    lines: list[str] = []
     rows: list[dict[str, Any]] = []
     for one in kept:
         headline = _headline(one)
@@ -78,7 +96,7 @@ def table(folder: Path, names: Sequence[str]) -> list[str]:
         ] or [about]
     if rows:
         lines += _aligned(rows)
-    if has_units(folder):
+    if sweeps:
         lines += [""] * bool(lines) + _aligned(summary(folder, names))
     if not lines:
         raise InputError(
@@ -132,10 +150,8 @@ def plot(folder: Path, names: Sequence[str], to: Path | None) -> list[Path]:
 
     matplotlib = require("matplotlib", "drawing figures")
     matplotlib.use("agg")
-    kept, damaged = stored_experiments(folder)
+    kept, sweeps = _found(folder)
     made: list[Path] = []
-    for line in damaged:
-        warnings.warn(f"left out: {line}", RuntimeWarning, stacklevel=2)
     for one in kept if to is None else ():
         if one.experiment is not None:
             made += list(
@@ -143,7 +159,7 @@ def plot(folder: Path, names: Sequence[str], to: Path | None) -> list[Path]:
                     one.experiment, one.experiment.load(), store.read_dataset(one.path), folder
                 ).values()
             )
-    if has_units(folder):
+    if sweeps:
         dataset = open_results(folder)
         check_readouts(names, dataset)
         paths = {name: to or folder / "figures" / f"sweep-{name}.svg" for name in names}

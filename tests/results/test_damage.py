@@ -22,6 +22,7 @@ import ntk_momentum as nm
 from ntk_momentum import cli, files
 from ntk_momentum.errors import InputError
 from ntk_momentum.results import store, sweep
+from ntk_momentum.study import registry
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 60.0  # seconds for one damaged folder, on a busy machine
@@ -230,6 +231,19 @@ def test_a_flipped_byte_in_an_attribute_is_found_before_it_is_parsed(swept):
         assert cli.main(["table", str(swept)]) == 1
     assert len(sweep.carry_out(grid(unit_runs=1), swept).done.computed) == 1
     assert cli.main(["table", str(swept)]) == 0
+
+
+def test_experiments_are_shown_beside_sweeps_of_which_nothing_is_whole(swept, monkeypatch, capsys):
+    monkeypatch.setattr(registry, "folder", lambda: ROOT / "tests" / "examples")
+    assert cli.main(["run", "decay", "--size", "smoke", "--out", str(swept)]) == 0
+    for path in units_of(swept):
+        path.write_bytes(path.read_bytes()[:-1])
+    capsys.readouterr()
+    for command, shown in (("table", "phi(1)"), ("plot", "decay.svg")):
+        with warnings.catch_warnings(action="default"):
+            assert cli.main([command, str(swept)]) == 1
+        said = capsys.readouterr()
+        assert shown in said.out and said.err.count("truncated or altered") == 4
 
 
 def test_the_folder_of_data_may_be_a_link(swept, tmp_path):
