@@ -25,11 +25,31 @@ else:
 
 
 class InputError(ValueError):
-    """Bad input, said in one message: what was expected, what came, what to try."""
+    """Bad input, said in one message: what was expected, what came, what to try.
+
+    Everything a user can get wrong raises it. The command line prints the message and exits with 2.
+
+    Examples:
+        >>> try:
+        ...     nm.HeavyBall(-1.0)
+        ... except nm.InputError as error:
+        ...     print(error)
+        the friction b must be finite and >= 0, got -1.0.
+    """
 
 
 class MissingPackage(ImportError):
-    """A package outside the numerical core is needed and not installed."""
+    """A package outside the numerical core is needed and not installed; the message says how to get
+    it.
+
+    Examples:
+        >>> from ntk_momentum.errors import require
+        >>> try:
+        ...     require("no_such_package", "this example")
+        ... except nm.MissingPackage as error:
+        ...     print(error)
+        this example needs the package 'no_such_package'; try: pip install no_such_package
+    """
 
 
 EXTRAS = {
@@ -102,11 +122,26 @@ def not_an_array(name: str, value: Any) -> InputError:
     )
 
 
+def check_number(name: str, value: Any) -> Any | None:
+    """The value as a numpy array, None for a tracer; raise for what is no number of Python, numpy
+    or jax, nor an array of them."""
+    array = concrete(value)
+    if array is None:
+        import jax
+
+        if not isinstance(value, jax.core.Tracer | jax.ShapeDtypeStruct):
+            raise InputError(
+                f"{name} must be a number, got {value!r} of type {type(value).__name__}; "
+                "try a float, such as 1.0."
+            )
+    return array
+
+
 def check_positive(name: str, value: Any, *, strict: bool = True, hint: str = "") -> None:
     """Raise unless every concrete entry of `value` is finite and > 0 (>= 0 when not strict)."""
     import numpy as np
 
-    array = concrete(value)
+    array = check_number(name, value)
     if array is None:
         return
     good = np.isfinite(array) & ((array > 0) if strict else (array >= 0))
@@ -121,7 +156,7 @@ def check_interval(name: str, value: Any, low: float, high: float, hint: str = "
     """Raise unless every concrete entry of `value` lies in [low, high)."""
     import numpy as np
 
-    array = concrete(value)
+    array = check_number(name, value)
     if array is not None and not np.all((array >= low) & (array < high)):
         raise InputError(
             f"{name} must lie in [{low:g}, {high:g}), got {value}.{' ' + hint if hint else ''}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +21,27 @@ Loss = Callable[[Float[Array, "n *k"], Float[Array, "n *k"]], Float[Array, ""]]
 
 
 def squared(f: Float[Array, n * k], y: Float[Array, n * k]) -> Float[Array, ""]:
-    """L = |f - y|^2 / 2, the paper's loss (section 2). Authors' published runs use the mean: L_mean
-    = 2 L / n."""
+    """The paper's loss, a half-sum of squares and not a mean.
+
+        L = |f - y|^2 / 2                    (section 2)
+
+    Its gradient in f is the residual Delta = f - y. The authors' published runs use the mean,
+    L_mean = 2 L / n.
+
+    Args:
+        f: Predictions, (n,) or (n, k).
+        y: Targets, of the same shape.
+
+    Returns:
+        The loss, a scalar.
+
+    Raises:
+        TypeError: If the shapes do not broadcast.
+
+    Examples:
+        >>> float(nm.squared(jnp.array([1.0, 2.0]), jnp.array([0.0, 0.0])))
+        2.5
+    """
     return 0.5 * jnp.sum(jnp.square(f - y))
 
 
@@ -33,18 +53,68 @@ def output_gradient(
 
 
 def logistic(f: Float[Array, n * k], y: Float[Array, n * k]) -> Float[Array, ""]:
-    """L = sum log(1 + exp(-y f)) for targets y = +1 or -1."""
+    """The logistic loss of a binary classifier with targets +1 and -1.
+
+        L = sum log(1 + exp(-y f))
+
+    The paper names other losses as an extension (section 5); they enter through dL/df alone.
+
+    Args:
+        f: Predictions, (n,) or (n, k).
+        y: Targets +1 or -1, of the same shape.
+
+    Returns:
+        The loss, a scalar.
+
+    Raises:
+        TypeError: If the shapes do not broadcast.
+
+    Examples:
+        >>> round(float(nm.logistic(jnp.array([0.0]), jnp.array([1.0]))), 3)
+        0.693
+    """
     return jnp.sum(jax.nn.softplus(-y * f))
 
 
 def softmax_cross_entropy(f: Float[Array, "n k"], y: Float[Array, "n k"]) -> Float[Array, ""]:
-    """L = -sum y . log softmax(f) for targets y, one-hot or probabilities, one row per sample."""
+    """The cross entropy of a classifier with k classes.
+
+        L = -sum y . log softmax(f)
+
+    The paper names other losses as an extension (section 5); they enter through dL/df alone.
+
+    Args:
+        f: Predictions, (n, k), before the softmax.
+        y: Targets, (n, k): one-hot or probabilities, one row per sample.
+
+    Returns:
+        The loss, a scalar.
+
+    Raises:
+        TypeError: If the shapes do not broadcast.
+
+    Examples:
+        >>> round(float(nm.softmax_cross_entropy(jnp.zeros((1, 4)), jnp.eye(4)[:1])), 3)
+        1.386
+    """
     return -jnp.sum(y * jax.nn.log_softmax(f, axis=-1))
+
+
+def check_loss(loss: Any) -> None:
+    """Raise for what is no loss, and for `huber` itself, which has to be called first."""
+    if loss is huber:
+        raise InputError("nm.huber makes a loss for a given delta; call it: loss=nm.huber(1.0).")
+    if not callable(loss):
+        raise InputError(
+            f"a loss must be a function of predictions and targets, got {loss!r} of type "
+            f"{type(loss).__name__}; try loss=nm.squared."
+        )
 
 
 def check_targets(loss: Loss, y: Float[Array, n * k]) -> None:
     """Raise for concrete targets that a classification loss does not take, with the first that is
     wrong."""
+    check_loss(loss)
     known = concrete(y)
     if known is None or loss not in (logistic, softmax_cross_entropy):
         return
@@ -70,8 +140,28 @@ def is_known(loss: Loss) -> bool:
 
 @functools.cache
 def huber(delta: float = 1.0) -> Loss:
-    """The Huber loss, L = sum e^2/2 where e = |f - y| <= delta and delta (e - delta/2) beyond; one
-    function for each delta > 0."""
+    """The Huber loss for one delta: squares near the target, straight lines beyond. Call it to get
+    a loss.
+
+        L = sum of e^2/2 where e = |f - y| <= delta, and of delta (e - delta/2) beyond
+
+    Source: Huber (1964). One function for each delta, so that programs compiled for it are found
+        again.
+
+    Args:
+        delta: Where the lines begin, > 0, in the units of y.
+
+    Returns:
+        A loss: a function of predictions and targets, both (n,) or (n, k), with a scalar value.
+
+    Raises:
+        InputError: If delta is no number, or not positive and finite.
+
+    Examples:
+        >>> loss = nm.huber(1.0)
+        >>> float(loss(jnp.array([0.5, 3.0]), jnp.zeros(2)))
+        2.625
+    """
     check_positive("delta", delta)
 
     def loss(f: Float[Array, n * k], y: Float[Array, n * k]) -> Float[Array, ""]:

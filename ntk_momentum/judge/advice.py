@@ -144,17 +144,36 @@ def advise(
     objective: str = "steps",
     max_steps: int = 10**6,
 ) -> Advice:
-    """The best parameters of every method for a kernel and an initial error, with stability limits
-    and predicted numbers of steps.
+    """What a kernel's spectrum recommends: the best parameters of every method, and the steps they
+    take.
 
-    kernel: (n, n), or (n, k, n, k) for several outputs; residual0 = f(0) - y, (n,) or (n, k).
-    target: the share of the initial loss to reach. margin: how much lambda_max may grow, by drift
-    or for want of the exact kernel, before anything is unstable; 0 for the textbook parameters.
-    objective: "steps", the fewest to the target for this error, or "rate", the best for any error
-    in the long run.
+        Delta_{k+1} = A(eta lambda, beta) Delta_k  for each eigenvalue lambda of a constant kernel
 
-    Squared loss, full batch, constant kernel. Raises `InputError`, also for a target that the
-    kernel's null space keeps out of reach.
+    so stability limits, rates and numbers of steps are known beforehand. Parameters are those of
+    `nm.best_parameters` (Lessard, Recht and Packard 2016) on [cut, (1 + margin) lambda_max], with
+    the best cut >= lambda_min. Squared loss, full batch, constant kernel.
+
+    Args:
+        kernel: (n, n), or (n, k, n, k) for several outputs.
+        residual0: f(0) - y, (n,) or (n, k).
+        target: The share of the initial loss to reach, and to stay below.
+        margin: How much lambda_max may grow, by drift or for want of the exact kernel, before
+            anything is unstable; 0 for the textbook parameters.
+        objective: "steps", the fewest to the target for this error, or "rate", the best for any
+            error in the long run.
+        max_steps: Predicted steps beyond this are infinite.
+
+    Returns:
+        Recommendations by method, printed as a table.
+
+    Raises:
+        InputError: If an argument does not fit, or the kernel's null space keeps the target out of
+            reach.
+
+    Examples:
+        >>> advice = nm.advise(jnp.diag(jnp.array([1.0, 100.0])), jnp.ones(2))
+        >>> advice["gradient_descent"].steps > advice["heavy_ball"].steps
+        True
     """
     check_interval(
         "target", target, 1e-300, 1.0, "It is the share of the initial loss that may remain."

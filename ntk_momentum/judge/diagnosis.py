@@ -47,8 +47,30 @@ class Linearized(eqx.Module):
 
 
 def linearize(model: Any, *, trainable: Any = None, where: Callable | None = None) -> Linearized:
-    """A model linearised in its trained weights at their present values; train it with
-    `trainable=trained_part(linear)`."""
+    """A model linearised in its trained weights at their present values: a model whose kernel is
+    constant.
+
+        f_lin(x) = f(w_0, x) + J(w_0, x) (w - w_0)
+
+    It follows (2.5), (3.5) and (4.3) with constant H. Train it with
+    `trainable=trained_part(linear)`.
+
+    Args:
+        model: Any Equinox model of one input.
+        trainable: What is trained, as in `nm.empirical_ntk`.
+        where: As in `nm.empirical_ntk`.
+
+    Returns:
+        The linearised model, equal to the model at the start.
+
+    Raises:
+        InputError: If nothing is trained.
+
+    Examples:
+        >>> net = nm.init_two_layer(8, 2, key=jax.random.key(0))
+        >>> bool(nm.linearize(net)(jnp.ones(2)) == net(jnp.ones(2)))
+        True
+    """
     w, frozen = eqx.partition(model, trainable_spec(model, trainable, where))
     return Linearized(w, w, frozen)
 
@@ -158,10 +180,35 @@ def diagnose(
 ) -> Diagnosis:
     """Train a model briefly, beside its linearisation, and say how lazy it is.
 
-    model: any Equinox model of one input; optimizer: ours or optax's, gradient descent with eta =
-    1/lambda_max if None. steps: full-batch steps, of which about `saves` are kept. The full kernel,
-    (nk, nk) for n samples and k outputs, is formed twice: take a few hundred samples. Raises
-    `InputError`.
+        gap(k) = |f(k) - f_lin(k)| / max_j |f_lin(j) - f(0)|,   drift = |H - H_0| / |H_0|
+
+    The verdict is by the larger of the two (Chizat, Oyallon and Bach 2019 for lazy training; it is
+    the constancy of H that Theorems 1-3 rest on). The full kernel, (nk, nk) for n samples and k
+    outputs, is formed twice: take a few hundred samples.
+
+    Args:
+        model: Any Equinox model of one input.
+        data: A `nm.Dataset`, or a pair (X, y).
+        optimizer: Ours or optax's; gradient descent with eta = 1/lambda_max if None.
+        steps: Full-batch steps.
+        saves: About how many of them are kept.
+        loss: A function of predictions and targets.
+        trainable: What is trained, as in `nm.empirical_ntk`.
+        where: As in `nm.empirical_ntk`.
+        target: Of the advice, the share of the initial loss.
+        config: Precision and tolerance.
+
+    Returns:
+        Losses, gaps, drifts and the advice for H(0); printed as a table.
+
+    Raises:
+        InputError: If steps or saves is no positive whole number, or another argument does not fit.
+
+    Examples:
+        >>> data = nm.sphere(4, 3, key=jax.random.key(0))
+        >>> net = nm.init_two_layer(32, 3, key=jax.random.key(1))
+        >>> nm.diagnose(net, data, steps=4, saves=2).verdict in ("lazy", "between", "rich")
+        True
     """
     if not isinstance(steps, int | np.integer) or steps < 1 or saves < 1:
         raise InputError(

@@ -39,17 +39,42 @@ def empirical_ntk(
     output: str = "trace-mean",
     per_layer: bool = False,
 ) -> Any:
-    """The kernel of `model` between inputs x1 (n1, ...) and x2 (n2, ...); x2 = None means x1.
+    """The empirical neural tangent kernel of any Equinox model, over its trained leaves.
 
-    model: a function of one input, real-valued; k counts its outputs, flattened. A scalar model has
-    a kernel (n1, n2). Otherwise `output` picks the mean over outputs of the diagonal blocks
-    ("trace-mean", the default), their sum ("trace-sum"), the blocks ("diagonal", (n1, n2, k)) or
-    everything ("full", (n1, k, n2, k)). trainable, where: what is trained, as everywhere
-    (`network.trainable_spec`). method: "auto" takes the cheapest by the cost model of `plan_ntk`.
-    block_size: samples whose Jacobians are held at once; bounds the memory. per_layer: a dictionary
-    from the path of each trained leaf to its kernel instead; they sum to the whole.
+        K_ij = <df(x_i)/dtheta, df(x_j)/dtheta>                  (2.6)
 
-    Dropout and batch statistics must be in inference mode. Raises `InputError`.
+    A kernel of one set of inputs is symmetric to the last bit. Dropout and batch statistics must be
+    in inference mode.
+
+    Args:
+        model: A function of one input, real-valued; k counts its outputs, flattened.
+        x1: Inputs, (n1, ...).
+        x2: Inputs, (n2, ...); None means x1.
+        trainable: What is trained, as everywhere: None, the name of a layer or a filter spec
+            (`network.two_layer.trainable_spec`).
+        where: A function of the model that returns the trained leaves, instead of `trainable`.
+        method: "jacobian", "structured" or "ntk-vp"; "auto" takes the cheapest by the cost model of
+            `nm.plan_ntk`.
+        block_size: Samples whose Jacobians are held at once; bounds the memory.
+        output: Of a model with outputs: the mean over them of the diagonal blocks ("trace-mean"),
+            their sum ("trace-sum"), the blocks ("diagonal") or everything ("full").
+        per_layer: A dictionary from the path of each trained leaf to its kernel instead; they sum
+            to the whole.
+
+    Returns:
+        (n1, n2) for a scalar model and for traces; (n1, n2, k) for "diagonal"; (n1, k, n2, k) for
+        "full".
+
+    Raises:
+        InputError: If an argument does not fit, the kernel would not fit in memory, or it holds
+            NaN.
+
+    Examples:
+        >>> net = nm.init_two_layer(32, 3, key=jax.random.key(0))
+        >>> X = jnp.eye(3)
+        >>> K = nm.empirical_ntk(net, X)
+        >>> K.shape, bool(jnp.all(K == K.T))
+        ((3, 3), True)
     """
     problem = prepare(model, x1, x2, trainable, where, method, block_size, output)
     special = structured_form(model, problem) if method in ("auto", "structured") else None
@@ -81,11 +106,32 @@ def plan_ntk(
     block_size: int | None = None,
     output: str = "trace-mean",
 ) -> KernelPlan:
-    """What `empirical_ntk` would do with these arguments: method, block size, flops and bytes (cost
-    model in `kernel.plan`).
+    """What `empirical_ntk` would do with these arguments: method, block size, flops and bytes.
 
-    x1 and x2 may be `jax.ShapeDtypeStruct`: nothing is computed. The two-layer net's own structured
+    The cost model stands in `kernel.plan`. Nothing is computed. The two-layer net's own structured
     form streams neurons too, and needs less memory than stated here.
+
+    Args:
+        model: A function of one input, real-valued.
+        x1: Inputs, (n1, ...), or a `jax.ShapeDtypeStruct` in their place.
+        x2: Inputs, (n2, ...), or a `jax.ShapeDtypeStruct`; None means x1.
+        trainable: What is trained, as in `empirical_ntk`.
+        where: As in `empirical_ntk`.
+        method: As in `empirical_ntk`.
+        block_size: As in `empirical_ntk`.
+        output: As in `empirical_ntk`.
+
+    Returns:
+        The plan, with those of the methods not taken in `others`.
+
+    Raises:
+        InputError: If an argument does not fit.
+
+    Examples:
+        >>> net = nm.init_two_layer(32, 3, key=jax.random.key(0))
+        >>> plan = nm.plan_ntk(net, jax.ShapeDtypeStruct((10, 3), float))
+        >>> plan.method, plan.result_bytes
+        ('structured', 800)
     """
     problem = prepare(model, x1, x2, trainable, where, method, block_size, output)
     special = structured_form(model, problem) if method == "auto" else None

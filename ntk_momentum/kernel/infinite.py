@@ -89,12 +89,30 @@ def _directions(x: Array) -> tuple[Array, Array]:
 
 
 def infinite_ntk(x1: Any, x2: Any = None, *, trainable: str | None = None) -> Float[Array, "n1 n2"]:
-    """H-infinity, (n1, n2), for trainable None or "hidden" (the paper's), "output" or "all" (their
-    sum).
+    """The kernel of the infinitely wide two-layer ReLU network in closed form, for inputs of any
+    norm.
 
-    Inputs (n, ...) of any norm; the diagonal is |x|^2 / 2 (hidden, output) or |x|^2 (all) to
-    round-off. The absolute error is a few eps times |x| |x'| at every angle. Symmetric to the last
-    bit when x2 is None; gradients are finite at duplicates.
+        hidden layer:  H = x . x' (pi - theta) / (2 pi)                               (Fact 2.1)
+        output layer:  K = |x| |x'| (sin theta + (pi - theta) cos theta) / (2 pi)
+
+    with theta the angle of x and x'. The diagonal is |x|^2 / 2 (hidden, output) or |x|^2 (all) to
+    round-off, the absolute error a few eps times |x| |x'| at every angle. Symmetric to the last bit
+    when x2 is None; gradients are finite at duplicates. Source of the second: Cho and Saul (2009).
+
+    Args:
+        x1: Inputs, (n1, ...).
+        x2: Inputs, (n2, ...); None means x1.
+        trainable: None or "hidden" (the paper's), "output" or "all" (their sum).
+
+    Returns:
+        (n1, n2).
+
+    Raises:
+        InputError: If the inputs are not finite rows of one size, or the layer's name is not known.
+
+    Examples:
+        >>> nm.infinite_ntk(jnp.eye(2)).tolist()
+        [[0.5, 0.0], [0.0, 0.5]]
     """
     if trainable not in (None, "hidden", "output", "all"):
         raise unknown_name("trainable", str(trainable), ("hidden", "output", "all"))

@@ -31,12 +31,34 @@ def ntk_operator(
     where: Callable | None = None,
     block_size: int | None = None,
 ) -> lineax.FunctionLinearOperator:
-    """H on inputs x (n, ...) as a lineax operator on arrays shaped like the outputs, (n,) or (n,
-    k): `output="full"` of `empirical_ntk`.
+    """The kernel as a linear operator, which never forms it.
 
-    block_size: samples linearised at once; the model is then evaluated again for every product.
-    None linearises all of them once and keeps what that needs. The operator is tagged symmetric and
-    positive semi-definite, so conjugate gradients apply.
+        v -> H v = J (J^T v),  H as in (2.6)
+
+    by one reverse and one forward pass. It acts on arrays shaped like the outputs, (n,) or (n, k):
+    `output="full"` of `empirical_ntk`. Tagged symmetric and positive semi-definite, so conjugate
+    gradients apply.
+
+    Args:
+        model: A function of one input, real-valued.
+        x: Inputs, (n, ...).
+        trainable: What is trained, as in `empirical_ntk`.
+        where: As in `empirical_ntk`.
+        block_size: Samples linearised at once; the model is then evaluated again for every product.
+            None linearises all of them once and keeps what that needs.
+
+    Returns:
+        A lineax operator.
+
+    Raises:
+        InputError: If an argument does not fit.
+        MissingPackage: Without lineax.
+
+    Examples:
+        >>> net = nm.init_two_layer(32, 3, key=jax.random.key(0))
+        >>> H = nm.ntk_operator(net, jnp.eye(3))
+        >>> bool(jnp.allclose(H.mv(jnp.ones(3)), nm.empirical_ntk(net, jnp.eye(3)).sum(1)))
+        True
     """
     lineax = require("lineax", "ntk_operator")
     problem = prepare(model, x, None, trainable, where, "auto", block_size, "full")
@@ -105,14 +127,38 @@ def extreme_eigenvalues(
     rtol: float | None = None,
     most: int = 1600,
 ) -> Extremes:
-    """The ends of the spectrum of a symmetric lineax operator by `order` Lanczos steps, fully
-    reorthogonalised, from a random start.
+    """The ends of the spectrum of a symmetric operator, by Lanczos steps from a random start.
 
-    The largest eigenvalue of a kernel converges in a few tens of steps; the smallest one slowly
-    when it sits in a crowd: like exp(-4 order/sqrt(kappa)), kappa without the few large
-    eigenvalues. error_* is the residual |H v - theta v|: an eigenvalue lies that near, and
-    lambda_min is an upper bound. rtol: double the order, up to `most`, until error_min <= rtol
-    lambda_min; see `converged`. Memory: as many vectors as steps.
+        |H v - theta v| = error: an eigenvalue lies within error of theta
+
+    The largest eigenvalue of a kernel converges in a few tens of steps; the smallest one, the
+    lambda_0 of (2.7), slowly when it sits in a crowd: like exp(-4 order/sqrt(kappa)), kappa without
+    the few large eigenvalues (Kaniel 1966, Saad 1980). Fully reorthogonalised. Memory: as many
+    vectors as steps.
+
+    Args:
+        operator: A symmetric lineax operator on one array, such as `nm.ntk_operator`'s.
+        key: Of the start, as from `jax.random.key`.
+        order: Lanczos steps, at most the operator's size.
+        rtol: Double the order, up to `most`, until error_min <= rtol lambda_min; see `converged` of
+            the result.
+        most: The largest order.
+
+    Returns:
+        Both ends, their errors, the steps taken and whether rtol was reached. lambda_min is an
+        upper bound of the smallest eigenvalue, lambda_max a lower bound of the largest.
+
+    Raises:
+        InputError: If order or rtol is not positive, or the operator acts on more than one array.
+        MissingPackage: Without matfree.
+
+    Examples:
+        >>> import lineax
+        >>> matrix = jnp.diag(jnp.array([1.0, 2.0, 5.0]))
+        >>> H = lineax.MatrixLinearOperator(matrix, lineax.symmetric_tag)
+        >>> ends = nm.extreme_eigenvalues(H, key=jax.random.key(0))
+        >>> round(float(ends.lambda_min), 3), round(float(ends.lambda_max), 3)
+        (1.0, 5.0)
     """
     check_positive("order", order)
     if rtol is not None:

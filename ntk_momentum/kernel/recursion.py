@@ -241,12 +241,35 @@ def fully_connected_ntk(
     bias_std: Any = 0.0,
     order: int = 80,
 ) -> FullyConnected:
-    """The kernels of a fully connected network with `depth` hidden layers of infinite width and one
-    output, all layers trained.
+    """The kernels of an infinitely wide fully connected network of any depth, all layers trained.
 
-    weight_std, bias_std: sigma_w and sigma_b, one number or one for each of the depth + 1 layers.
-    order: of the quadrature, where the activation has no closed form (`dual_of`). Raises
-    `InputError`.
+        Sigma^0 = sigma_w^2 x.x'/p + sigma_b^2
+        Sigma^{l+1} = sigma_w^2 E[phi(u) phi(v)] + sigma_b^2
+        Theta^{l+1} = Sigma^{l+1} + sigma_w^2 E[phi'(u) phi'(v)] Theta^l,   Theta^0 = Sigma^0
+
+    with (u, v) ~ N(0, Sigma^l) (Jacot, Gabriel and Hongler 2018; Lee et al. 2018). The paper's
+    network with both layers trained is depth 1 with weight_std (sqrt p, 1).
+
+    Args:
+        depth: Hidden layers, at least 1; one output layer follows.
+        activation: phi, a function of arrays built from jax.numpy.
+        weight_std: sigma_w > 0, one number or one for each of the depth + 1 layers.
+        bias_std: sigma_b >= 0, likewise.
+        order: Of the quadrature, where the activation has no closed form
+            (`kernel.recursion.dual_of`).
+
+    Returns:
+        The network; called on inputs (n1, ...) and (n2, ...) it gives its `nngp` and `ntk`, (n1,
+        n2) each.
+
+    Raises:
+        InputError: If depth is no positive whole number, or a scale is out of its range.
+
+    Examples:
+        >>> network = nm.fully_connected_ntk(depth=1, weight_std=(2**0.5, 1.0))
+        >>> x = jnp.eye(2)
+        >>> bool(jnp.allclose(network(x).ntk, nm.infinite_ntk(x, trainable="all")))
+        True
     """
     if isinstance(depth, bool) or int(depth) != depth or depth < 1:
         raise InputError(

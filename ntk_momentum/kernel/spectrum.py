@@ -110,11 +110,29 @@ class Spectrum(eqx.Module):
 
 
 def spectrum(kernel: Any, y: Any = None) -> Spectrum:
-    """The spectrum of a kernel (n, n), or (n, k, n, k) with labels (n, k), and the shares of labels
-    y in its eigenvectors.
+    """The spectrum of a kernel, and the shares of labels in its eigenvectors.
 
-    Raises `InputError` unless the kernel is square, symmetric to round-off and finite, and y
-    non-zero and of its shape.
+        H = sum_k lambda_k u_k u_k^T,  shares_k = <u_k, y>^2 / |y|^2
+
+    For a constant kernel they fix every loss curve: Delta(t) = sum_k phi(lambda_k, t) <u_k,
+        Delta(0)>
+    u_k, phi solving (2.5), (3.5) or (4.3).
+
+    Args:
+        kernel: (n, n), or (n, k, n, k) with labels (n, k).
+        y: Labels, (n,) or (n, k).
+
+    Returns:
+        Eigenvalues (ascending), eigenvectors and shares.
+
+    Raises:
+        InputError: Unless the kernel is square, symmetric to round-off and finite, and y non-zero
+            and of its shape.
+
+    Examples:
+        >>> found = nm.spectrum(jnp.diag(jnp.array([1.0, 4.0])), jnp.array([1.0, 1.0]))
+        >>> float(found.kappa), found.shares.round(3).tolist()
+        (4.0, [0.5, 0.5])
     """
     if concrete(kernel) is None and not isinstance(kernel, jax.Array):
         raise not_an_array("kernel", kernel)

@@ -57,6 +57,11 @@ class Check:
     reason: str | None = None
 
 
+Forms = Sequence[Check | Drawing | None]
+"""A statement as printed, corrected and sharp, later forms left out where there are none, and
+perhaps a drawing."""
+
+
 def identity(
     statement: str, instance: str, error: float, tolerance: float = 1e-10, **measured: Any
 ) -> Check:
@@ -190,7 +195,7 @@ class Entry:
     kind: Kind
     note: str
     experiment: str | None
-    run: Callable[[Setting], Sequence[Check | Drawing | None]]
+    run: Callable[[Setting], Forms]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,11 +244,13 @@ class Claim:
 _REGISTRY: dict[str, Entry] = {}
 
 
-def claim(id: str, *, section: str, kind: Kind, note: str, experiment: str | None = None):
+def claim(
+    id: str, *, section: str, kind: Kind, note: str, experiment: str | None = None
+) -> Callable[[Callable[[Setting], Forms]], Callable[[Setting], Forms]]:
     """Register a function Setting -> (printed, corrected, sharp) as the claim `id`; later forms may
     be left out, a `Drawing` may end it."""
 
-    def register(run):
+    def register(run: Callable[[Setting], Forms]) -> Callable[[Setting], Forms]:
         if id in _REGISTRY:
             raise ValueError(f"claim {id!r} is registered twice")
         _REGISTRY[id] = Entry(id, section, kind, " ".join(note.split()), experiment, run)
@@ -278,12 +285,28 @@ def verify(
     data: Dataset | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> list[Claim]:
-    """Run the named claims (default: all), in the paper's order, in float64.
+    """Run the numbered statements of the paper, in its order and in float64: verdicts are measured.
 
-    data: unit inputs with scalar targets, on which the claims about data sets and networks run
-    instead of their own. claims: identifiers such as "eq-b.1" and "thm-3", or the paper's own
-    "(B.1)" and "Theorem 3". progress(id, done, total) is called before each claim. Raises
-    `InputError` on unknown names or unsuitable data.
+        (2.1) ... Theorem 3, Lemmas 4-9: `ntk-momentum list --claims`
+
+    Args:
+        claims: Identifiers such as "eq-b.1" and "thm-3", or the paper's own "(B.1)" and "Theorem
+            3"; all of them if None.
+        size: "smoke" for seconds each, "full" for the sizes of the report.
+        data: Unit inputs with scalar targets, on which the claims about data sets and networks run
+            instead of their own.
+        progress: Called as progress(id, done, total) before each claim.
+
+    Returns:
+        What was measured for each statement as printed, corrected and sharp.
+
+    Raises:
+        InputError: On unknown names or unsuitable data.
+
+    Examples:
+        >>> claim, = nm.verify("(2.1)")
+        >>> claim.id, claim.printed.ok
+        ('eq-2.1', True)
     """
     import jax
 

@@ -8,12 +8,17 @@ code reuse.
 from __future__ import annotations
 
 import abc
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, PyTree
+
+Number = int | float | np.number | np.ndarray | Array
+"""A number of Python, numpy or jax, also a traced one, or an array of them where flows are stacked
+or eigenvalues and times broadcast."""
 
 
 class State(NamedTuple):
@@ -40,10 +45,11 @@ class FrozenStep(NamedTuple):
 
 
 class AbstractFlow(eqx.Module):
-    """An optimization flow, first order in (w, v). Its parameters are leaves, so flows stack and
-    vmap.
+    """An optimization flow, first order in (w, v): the base class of (2.2), (3.2) and (4.2).
 
-    inertial: whether the momentum is the velocity, v = dw/dt.
+    Its parameters are leaves, so flows stack and vmap. A flow of one's own defines `init`,
+    `vector_field`, `mode`, `discretize`, `lyapunov` and `fastest_rate`, and `name`. `inertial` says
+    whether the momentum is the velocity, v = dw/dt.
     """
 
     name: ClassVar[str]
@@ -60,7 +66,7 @@ class AbstractFlow(eqx.Module):
         kernel evolve apart."""
         return True
 
-    def settled(self, eigenvalues: Any, start: Any, end: float) -> AbstractFlow:
+    def settled(self, eigenvalues: ArrayLike, start: ArrayLike, end: float) -> AbstractFlow:
         """The linear flow that acts until `end` on a constant kernel, from errors `start` along its
         eigenvectors; itself where linear."""
         return self
@@ -70,26 +76,26 @@ class AbstractFlow(eqx.Module):
         """The state at t = 0, at rest at w."""
 
     @abc.abstractmethod
-    def vector_field(self, t: Float[Array, ""], state: State, gradient: PyTree) -> State:
+    def vector_field(self, t: Number, state: State, gradient: PyTree) -> State:
         """(dw/dt, dv/dt) at time t >= 0, given the gradient at state.w. Exact at t = 0."""
 
     @abc.abstractmethod
-    def mode(self, eigenvalue: Float[Array, ...], t: Float[Array, ...]) -> tuple[Array, Array]:
+    def mode(self, eigenvalue: Number, t: Number) -> tuple[Array, Array]:
         """(phi, dphi/dt) of one kernel eigenvalue: the closed-form solution with phi(0) = 1,
         started at rest. Broadcasts."""
 
     @abc.abstractmethod
-    def discretize(self, h: float) -> tuple[AbstractOptimizer, Any]:
+    def discretize(self, h: float) -> tuple[AbstractOptimizer, Number]:
         """(optimizer, offset): iterate k of the optimizer approximates the flow at t = k h +
         offset."""
 
     @abc.abstractmethod
     def lyapunov(
         self,
-        t: Float[Array, ""],
-        residual: Float[Array, " n"],
-        velocity: Float[Array, " n"],
-        kernel: Float[Array, "n n"],
+        t: Number,
+        residual: Float[Array | np.ndarray, " n"],
+        velocity: Float[Array | np.ndarray, " n"],
+        kernel: Float[Array | np.ndarray, "n n"],
     ) -> Float[Array, ""]:
         """The paper's Lyapunov function of the error Delta and its velocity."""
 
@@ -101,29 +107,43 @@ class AbstractFlow(eqx.Module):
         residual: Float[Array, " n"],
         velocity: Float[Array, " n"],
     ) -> FrozenStep:
-        """Solve one step of the frozen dynamics mode by mode, from Delta and J v at t, for any flow
-        linear in (w, v, gradient).
+        """Solve one step of the frozen dynamics mode by mode, for any flow linear in (w, v,
+        gradient).
 
-        The impulses obey the flow itself, driven by -Delta = -(Delta_0 + C J v_0 - lambda Q), and
-        the carries obey it without force. Fourth-order substeps of 1/20 of the fastest scale cost n
-        numbers each, next to nothing beside a network's evaluation, and leave relative errors of
-        1e-8.
+        With the Jacobian J frozen, Delta = Delta_0 + J (w - w_0) closes on itself. What moves the
+        weights is a combination of the past forces, w(s) - w_0 = carry_w(s) v_0 - J^T Q(s), and
+        likewise v with carry_v and its own sum R. On an eigenvalue lambda of H = J J^T, Q and R are
+        numbers that obey the flow itself with the gradient -Delta in place of grad L,
+
+            (Q, R)' = flow(s, (Q, R), -Delta),   Delta = Delta_0 + carry_w J v_0 - lambda Q,
+
+        from 0, and the carries, the same for every eigenvalue, obey it without force from (0, 1).
+
+        Args:
+            eigenvalues: (n,), of H, in 1/time (first order) or 1/time^2.
+            t: The time at the step's start.
+            h: The step's length.
+            residual: (n,), Delta at t in the eigenbasis.
+            velocity: (n,), J v at t in the eigenbasis.
+
+        Returns:
+            What moves the weights, and the exact Delta and J v at t + h.
         """
         fastest = jnp.maximum(self.fastest_rate(jnp.max(eigenvalues)), self._damping_rate(t, h))
         substeps = jnp.ceil(20.0 * h * fastest).astype(jnp.int32) + 1
         dt = h / substeps
 
-        def rate(s, pair):
+        def rate(s: Array, pair: tuple[State, State]) -> tuple[State, State]:
             impulse, carry = pair
             now = residual + carry.w * velocity - eigenvalues * impulse.w
             return self.vector_field(s, impulse, -now), self.vector_field(
                 s, carry, jnp.zeros_like(h)
             )
 
-        def add(pair, scale, slope):
+        def add(pair: PyTree, scale: Array, slope: PyTree) -> PyTree:
             return jax.tree.map(lambda a, b: a + scale * b, pair, slope)
 
-        def substep(i, pair):
+        def substep(i: Array, pair: tuple[State, State]) -> tuple[State, State]:
             s = t + i * dt
             k1 = rate(s, pair)
             k2 = rate(s + dt / 2, add(pair, dt / 2, k1))
@@ -146,32 +166,35 @@ class AbstractFlow(eqx.Module):
             carry.v,
         )
 
-    def _damping_rate(self, t: Float[Array, ""], h: Float[Array, ""]) -> Float[Array, ""]:
+    def _damping_rate(self, t: Number, h: Number) -> Number:
         """How fast friction alone acts in the step from t to t + h (1/time)."""
         return jnp.zeros_like(t)
 
     @abc.abstractmethod
-    def fastest_rate(self, lambda_max: Float[Array, ""]) -> Float[Array, ""]:
+    def fastest_rate(self, lambda_max: Number) -> Number:
         """The largest rate (1/time) at which a kernel with this largest eigenvalue makes the flow
         move: the scale of a first step."""
 
 
 class AbstractMomentumFlow(AbstractFlow):
-    """w'' + b(t) w' + grad L(w) = 0, written as w' = v, v' = -b(t) v - grad L(w)."""
+    """w'' + b(t) w' + grad L(w) = 0, written as w' = v, v' = -b(t) v - grad L(w): (3.2) and
+    (4.2)."""
 
     inertial: ClassVar[bool] = True
 
     @abc.abstractmethod
-    def friction(self, t: Float[Array, ""]) -> Float[Array, ""]:
+    def friction(self, t: Number) -> Number:
         """b(t)."""
 
     def init(self, w: PyTree) -> State:
+        """(w, 0): at rest."""
         return State(w, jax.tree.map(jnp.zeros_like, w))
 
-    def fastest_rate(self, lambda_max):
+    def fastest_rate(self, lambda_max: Number) -> Number:
+        """sqrt(lambda_max), the fastest mode's frequency."""
         return jnp.sqrt(lambda_max)
 
-    def _damping_rate(self, t, h):
+    def _damping_rate(self, t: Number, h: Number) -> Number:
         return self.friction(t + h)
 
 
@@ -198,5 +221,5 @@ class AbstractOptimizer(eqx.Module):
         """(w_{k+1} - w_k, new state) from the gradient at w_k."""
 
     @abc.abstractmethod
-    def flow(self) -> tuple[AbstractFlow, Any]:
+    def flow(self) -> tuple[AbstractFlow, Number]:
         """(flow, h): the flow whose `discretize(h)` is this optimizer."""

@@ -9,24 +9,41 @@ from typing import Any, ClassVar, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from ..errors import InputError, check_positive
-from .base import AbstractMomentumFlow, AbstractOptimizer, State
+from .base import AbstractMomentumFlow, AbstractOptimizer, Number, State
+
+Step = tuple[Array, Array, Array]  # the time, the step wanted next, and (x, x')
+Traceless = tuple[Array, Array, Array]  # (p, q, r) of [[p, q], [r, -p]], for each eigenvalue
 
 
 class Friction(AbstractMomentumFlow):
-    """w'' + b(t) w' + grad L(w) = 0, w'(0) = 0, for any function b(t) >= 0 that is finite at t = 0
-    (b = d/t is `Nesterov`).
+    """A flow with friction b(t) of any form: (3.2) and (4.2) are b(t) = b and b(t) = d/t.
 
-    b: a function of an array t built from jax.numpy, or an Equinox module, whose parameters then
-    stack and vmap. Where b varies slowly against sqrt(lambda), L ~ exp(-int b).
+        w'' + b(t) w' + grad L(w) = 0,  w'(0) = 0
+
+    Where b varies slowly against sqrt(lambda), L ~ exp(-int b).
+
+    Args:
+        b: A function of an array t (time) with values b(t) >= 0 in 1/time, finite at t = 0 (for d/t
+            take `nm.Nesterov`), built from jax.numpy; or an Equinox module, whose parameters then
+            stack and vmap.
+
+    Raises:
+        InputError: If b is no function, or b(0) is negative or not finite.
+
+    Examples:
+        >>> flow = nm.Friction(lambda t: 1 / (1 + t))
+        >>> round(float(flow.friction(jnp.asarray(3.0))), 3)
+        0.25
     """
 
     b: Callable = eqx.field(converter=lambda b: _as_module(b))
     name: ClassVar[str] = "friction"
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if not callable(self.b):
             raise InputError(
                 "the friction b must be a function of time, got "
@@ -39,16 +56,18 @@ class Friction(AbstractMomentumFlow):
             hint="For b = d/t take nm.Nesterov(d).",
         )
 
-    def friction(self, t):
+    def friction(self, t: Number) -> Number:
+        """b(t)."""
         return jnp.asarray(self.b(t))
 
-    def vector_field(self, t, state, gradient):
+    def vector_field(self, t: Number, state: State, gradient: PyTree) -> State:
+        """The equation as a system, v = dw/dt."""
         b = self.friction(t)
         return State(
             state.v, jax.tree.map(lambda v, g: (-b * v - g).astype(v.dtype), state.v, gradient)
         )
 
-    def mode(self, eigenvalue, t):
+    def mode(self, eigenvalue: Number, t: Number) -> tuple[Array, Array]:
         """Solved numerically, once for all times and eigenvalues: sixth-order Magnus steps, which
         are exact while b is constant.
 
@@ -64,16 +83,22 @@ class Friction(AbstractMomentumFlow):
         column = jnp.broadcast_to(jnp.arange(eigenvalue.size).reshape(eigenvalue.shape), shape)
         return path[row, 0, column], path[row, 1, column]
 
-    def discretize(self, h):
+    def discretize(self, h: Number) -> tuple[FrictionMethod, Number]:
         """The heavy ball's central difference with b at t = (k + 1/2) h, where w_k is compared:
         order 2."""
         check_positive("the step h", h)
         return FrictionMethod(h**2, self.b), h / 2
 
-    def _damping_rate(self, t, h):
+    def _damping_rate(self, t: Number, h: Number) -> Number:
         return jnp.max(jnp.stack([self.friction(t + part * h) for part in (0.0, 0.5, 1.0)]))
 
-    def lyapunov(self, t, residual, velocity, kernel):
+    def lyapunov(
+        self,
+        t: Number,
+        residual: Float[Array | np.ndarray, " n"],
+        velocity: Float[Array | np.ndarray, " n"],
+        kernel: Float[Array | np.ndarray, "n n"],
+    ) -> Float[Array, ""]:
         """(A.6) with alpha = b(t)/2; its decay is proven for constant b only."""
         return 0.5 * residual @ (kernel @ residual) + 0.5 * jnp.sum(
             (0.5 * self.friction(t) * residual + velocity) ** 2
@@ -91,17 +116,21 @@ class FrictionMethod(AbstractOptimizer):
     """w_{k+1} = w_k + ((1 - a_k)(w_k - w_{k-1}) - eta grad L(w_k))/(1 + a_k), a_k = b((k + 1/2) h)
     h/2, h = sqrt(eta), w_{-1} = w_0."""
 
-    eta: Any
+    eta: Number
     b: Callable = eqx.field(converter=lambda b: _as_module(b))
     name: ClassVar[str] = "friction"
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_positive("the step size eta", self.eta)
 
     def init(self, params: PyTree) -> FrictionState:
+        """No step taken, no last step."""
         return FrictionState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
 
-    def update(self, updates, state, params=None):
+    def update(
+        self, updates: PyTree, state: FrictionState, params: PyTree | None = None
+    ) -> tuple[PyTree, FrictionState]:
+        """The step, which becomes the last one."""
         h = jnp.asarray(self.eta) ** 0.5
         a = self.b((state.steps + 0.5) * h) * h / 2
         step = jax.tree.map(
@@ -111,7 +140,7 @@ class FrictionMethod(AbstractOptimizer):
         )
         return step, FrictionState(state.steps + 1, step)
 
-    def flow(self):
+    def flow(self) -> tuple[Friction, Number]:
         """Time is t = (k + 1/2) h with h = sqrt(eta)."""
         return Friction(self.b), self.eta**0.5
 
@@ -121,7 +150,7 @@ class _Function(eqx.Module):
 
     function: Callable = eqx.field(static=True)
 
-    def __call__(self, t):
+    def __call__(self, t: Number) -> Number:
         return self.function(t)
 
 
@@ -144,8 +173,8 @@ def _propagate(
 
     steps = jax.vmap(lambda t, h: _magnus(friction, lam, t, h))
 
-    def segment(carry, end):
-        def attempt(carry):
+    def segment(carry: Step, end: Array) -> tuple[Step, Array]:
+        def attempt(carry: Step) -> Step:
             t, wanted, y = carry
             h = jnp.minimum(wanted, end - t)
             one, first, second = steps(jnp.stack([t, t, t + h / 2]), jnp.stack([h, h / 2, h / 2]))
@@ -214,7 +243,7 @@ def _unseen(friction: Callable, t: Array, h: Array) -> Array:
     """h times what the Gauss nodes of the half steps fail to foretell of b at t and t + h: no node
     sees a jump so near an end."""
 
-    def defect(end, sign):
+    def defect(end: Array, sign: float) -> Array:
         before, middle, after = (
             friction(end - sign * h / 2 * (0.5 + node))
             for node in (-(15**0.5) / 10, 0.0, 15**0.5 / 10)
@@ -229,17 +258,19 @@ def _unseen(friction: Callable, t: Array, h: Array) -> Array:
     return h * (jnp.abs(defect(t, -1.0)) + jnp.abs(defect(t + h, 1.0)))
 
 
-def _commutator(X, Y):
+def _commutator(X: Traceless, Y: Traceless) -> Traceless:
     (p, q, r), (u, v, w) = X, Y
     return q * w - v * r, 2 * (p * v - u * q), 2 * (r * u - w * p)
 
 
-def _add(*parts):
-    return tuple(sum(entries) for entries in zip(*parts, strict=True))
+def _add(*parts: Traceless) -> Traceless:
+    p, q, r = (sum(entries[1:], entries[0]) for entries in zip(*parts, strict=True))
+    return p, q, r
 
 
-def _scale(factor, X):
-    return tuple(factor * entry for entry in X)
+def _scale(factor: float, X: Traceless) -> Traceless:
+    p, q, r = X
+    return factor * p, factor * q, factor * r
 
 
 def _hyperbolic(square: Array, damping: Array) -> tuple[Array, Array]:

@@ -2,37 +2,56 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+import numpy as np
+from jaxtyping import Array, Float, PyTree
 
 from ..errors import check_positive
-from .base import AbstractFlow, AbstractOptimizer, FrozenStep, State
+from .base import AbstractFlow, AbstractOptimizer, FrozenStep, Number, State
 
 
 class GradientFlow(AbstractFlow):
-    """dw/dt = -grad L(w) (2.2); on the error, dDelta/dt = -H Delta (2.5)."""
+    """The gradient flow, the limit of gradient descent for small steps.
+
+        dw/dt = -grad L(w)                  (2.2)
+        dDelta/dt = -H Delta                (2.5)
+
+    Examples:
+        >>> phi, slope = nm.GradientFlow().mode(2.0, jnp.asarray(1.0))
+        >>> round(float(phi), 3), round(float(slope), 3)
+        (0.135, -0.271)
+    """
 
     name: ClassVar[str] = "gradient_flow"
 
     def init(self, w: PyTree) -> State:
+        """(w, None): there is no momentum."""
         return State(w, None)
 
-    def vector_field(self, t, state, gradient):
+    def vector_field(self, t: Number, state: State, gradient: PyTree) -> State:
+        """-grad L."""
         return State(jax.tree.map(jnp.negative, gradient), None)
 
-    def mode(self, eigenvalue, t):
+    def mode(self, eigenvalue: Number, t: Number) -> tuple[Array, Array]:
         """phi = exp(-lambda t)."""
         phi = jnp.exp(-eigenvalue * t)
-        return phi, -eigenvalue * phi
+        return phi, jnp.negative(eigenvalue) * phi
 
-    def discretize(self, h):
+    def discretize(self, h: Number) -> tuple[GradientDescent, Number]:
         """Gradient descent with eta = h, compared at t = k h: Euler's method, order 1."""
         return GradientDescent(h), 0.0 * h
 
-    def frozen_step(self, eigenvalues, t, h, residual, velocity):
+    def frozen_step(
+        self,
+        eigenvalues: Float[Array, " n"],
+        t: Float[Array, ""],
+        h: Float[Array, ""],
+        residual: Float[Array, " n"],
+        velocity: Float[Array, " n"],
+    ) -> FrozenStep:
         """Delta decays as exp(-lambda h); its integral is (1 - exp(-lambda h)) / lambda, without
         cancellation."""
         x = eigenvalues * h
@@ -41,10 +60,17 @@ class GradientFlow(AbstractFlow):
         after, zero, nothing = jnp.exp(-x) * residual, jnp.zeros_like(residual), jnp.zeros_like(h)
         return FrozenStep(after, -eigenvalues * after, integral, zero, nothing, nothing)
 
-    def fastest_rate(self, lambda_max):
+    def fastest_rate(self, lambda_max: Number) -> Number:
+        """lambda_max."""
         return lambda_max
 
-    def lyapunov(self, t, residual, velocity, kernel):
+    def lyapunov(
+        self,
+        t: Number,
+        residual: Float[Array | np.ndarray, " n"],
+        velocity: Float[Array | np.ndarray, " n"],
+        kernel: Float[Array | np.ndarray, "n n"],
+    ) -> Float[Array, ""]:
         """L = |Delta|^2 / 2, of which L' = -Delta . H Delta."""
         return 0.5 * jnp.sum(residual**2)
 
@@ -52,23 +78,47 @@ class GradientFlow(AbstractFlow):
 class GradientDescent(AbstractOptimizer):
     """w_{k+1} = w_k - eta grad L(w_k) (2.1)."""
 
-    eta: Any
+    eta: Number
     name: ClassVar[str] = "gradient_descent"
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_positive("the step size eta", self.eta)
 
     def init(self, params: PyTree) -> tuple[()]:
+        """Nothing is remembered."""
         return ()
 
-    def update(self, updates, state, params=None):
+    def update(
+        self, updates: PyTree, state: tuple[()], params: PyTree | None = None
+    ) -> tuple[PyTree, tuple[()]]:
+        """-eta grad L."""
         return jax.tree.map(lambda g: -self.eta * g, updates), state
 
-    def flow(self):
+    def flow(self) -> tuple[GradientFlow, Number]:
         """Time is t = k eta."""
         return GradientFlow(), self.eta
 
 
-def gradient_descent(eta: Any) -> GradientDescent:
-    """Gradient descent (2.1) with step size eta > 0, as an optax-style transformation."""
+def gradient_descent(eta: Number) -> GradientDescent:
+    """Gradient descent as an optax-style transformation.
+
+        w_{k+1} = w_k - eta grad L(w_k)                (2.1)
+
+    Its flow is `nm.GradientFlow()` at t = k eta.
+
+    Args:
+        eta: Step size, > 0, in units of time. Stable on a constant kernel for eta < 2/lambda_max.
+
+    Returns:
+        The method, with optax's `init` and `update`.
+
+    Raises:
+        InputError: If eta is no number, or not positive and finite.
+
+    Examples:
+        >>> method = nm.gradient_descent(0.1)
+        >>> step, state = method.update(jnp.ones(2), method.init(jnp.zeros(2)))
+        >>> step.tolist()
+        [-0.1, -0.1]
+    """
     return GradientDescent(eta)

@@ -2,43 +2,59 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+import numpy as np
+from jaxtyping import Array, Float, PyTree
 
 from ..errors import check_interval, check_positive
-from .base import AbstractMomentumFlow, AbstractOptimizer, State
+from .base import AbstractMomentumFlow, AbstractOptimizer, Number, State
 from .special import damped_oscillator
 
 
 class HeavyBall(AbstractMomentumFlow):
-    """w'' + b w' + grad L(w) = 0 (3.2), w'(0) = 0; on the error, Delta'' + b Delta' + H Delta = 0
-    (3.5).
+    """The heavy ball with friction, the limit of Polyak's method.
 
-    b: friction, >= 0, in units of 1/time. The paper takes b = sqrt(2 lambda_0); for a constant
-    kernel b = 2 sqrt(lambda_min) decays fastest.
+        w'' + b w' + grad L(w) = 0,  w'(0) = 0           (3.2)
+        Delta'' + b Delta' + H Delta = 0                 (3.5)
+
+    Args:
+        b: Friction, >= 0, in 1/time. The paper takes b = sqrt(2 lambda_0) (3.3); on a constant
+            kernel b = 2 sqrt(lambda_min) decays fastest.
+
+    Raises:
+        InputError: If b is no number, or negative or not finite.
+
+    Examples:
+        Critically damped at the eigenvalue 1, where phi = (1 + t) exp(-t):
+
+        >>> phi, slope = nm.HeavyBall(2.0).mode(1.0, jnp.asarray(1.0))
+        >>> round(float(phi), 3), round(float(slope), 3)
+        (0.736, -0.368)
     """
 
-    b: Any
+    b: Number
     name: ClassVar[str] = "heavy_ball"
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_positive("the friction b", self.b, strict=False)
 
-    def friction(self, t):
+    def friction(self, t: Number) -> Number:
+        """b."""
         return jnp.asarray(self.b)
 
-    def vector_field(self, t, state, gradient):
+    def vector_field(self, t: Number, state: State, gradient: PyTree) -> State:
+        """(3.2) as a system."""
         return State(state.v, jax.tree.map(lambda v, g: -self.b * v - g, state.v, gradient))
 
-    def mode(self, eigenvalue, t):
+    def mode(self, eigenvalue: Number, t: Number) -> tuple[Array, Array]:
         """phi = exp(-b t / 2) (cos wt + (b / 2w) sin wt), w^2 = lambda - b^2/4, and its other
         regimes."""
         return damped_oscillator(eigenvalue, self.b, t)
 
-    def discretize(self, h):
+    def discretize(self, h: Number) -> tuple[HeavyBallMethod, Number]:
         """beta = (1 - bh/2)/(1 + bh/2), eta = h^2/(1 + bh/2): the central difference, order 2 with
         a cold start at t = h/2.
 
@@ -54,7 +70,13 @@ class HeavyBall(AbstractMomentumFlow):
         half = self.b * h / 2
         return HeavyBallMethod(h**2 / (1 + half), (1 - half) / (1 + half)), h / 2
 
-    def lyapunov(self, t, residual, velocity, kernel):
+    def lyapunov(
+        self,
+        t: Number,
+        residual: Float[Array | np.ndarray, " n"],
+        velocity: Float[Array | np.ndarray, " n"],
+        kernel: Float[Array | np.ndarray, "n n"],
+    ) -> Float[Array, ""]:
         """(A.6): V = Delta . H Delta / 2 + |alpha Delta + Delta'|^2 / 2 with alpha = b/2."""
         return 0.5 * residual @ (kernel @ residual) + 0.5 * jnp.sum(
             (0.5 * self.b * residual + velocity) ** 2
@@ -64,11 +86,11 @@ class HeavyBall(AbstractMomentumFlow):
 class HeavyBallMethod(AbstractOptimizer):
     """w_{k+1} = w_k - eta grad L(w_k) + beta (w_k - w_{k-1}) (3.1), with w_{-1} = w_0."""
 
-    eta: Any
-    beta: Any
+    eta: Number
+    beta: Number
     name: ClassVar[str] = "heavy_ball"
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_positive("the step size eta", self.eta)
         check_interval(
             "the momentum beta",
@@ -79,13 +101,17 @@ class HeavyBallMethod(AbstractOptimizer):
         )
 
     def init(self, params: PyTree) -> PyTree:
+        """No last step: w_{-1} = w_0."""
         return jax.tree.map(jnp.zeros_like, params)
 
-    def update(self, updates, state, params=None):
+    def update(
+        self, updates: PyTree, state: PyTree, params: PyTree | None = None
+    ) -> tuple[PyTree, PyTree]:
+        """The step, which is also what is remembered."""
         step = jax.tree.map(lambda g, last: self.beta * last - self.eta * g, updates, state)
         return step, step
 
-    def flow(self):
+    def flow(self) -> tuple[HeavyBall, Number]:
         """The inverse of `HeavyBall.discretize`: bh/2 = (1 - beta)/(1 + beta), h^2 = eta (1 +
         bh/2)."""
         half = (1 - self.beta) / (1 + self.beta)
@@ -93,7 +119,27 @@ class HeavyBallMethod(AbstractOptimizer):
         return HeavyBall(2 * half / h), h
 
 
-def heavy_ball(eta: Any, beta: Any) -> HeavyBallMethod:
-    """The heavy ball method (3.1) with step size eta > 0 and momentum beta in [0, 1), as an
-    optax-style transformation."""
+def heavy_ball(eta: Number, beta: Number) -> HeavyBallMethod:
+    """Polyak's heavy ball as an optax-style transformation.
+
+        w_{k+1} = w_k - eta grad L(w_k) + beta (w_k - w_{k-1}),  w_{-1} = w_0           (3.1)
+
+    Its flow is `nm.HeavyBall(b)`: `heavy_ball(eta, beta).flow()` is (flow, h) with iterate k at
+    t = (k + 1/2) h.
+
+    Args:
+        eta: Step size, > 0, in units of time squared of the flow.
+        beta: Momentum, in [0, 1), dimensionless.
+
+    Returns:
+        The method, with optax's `init` and `update`.
+
+    Raises:
+        InputError: If a parameter is no number or out of its range.
+
+    Examples:
+        >>> flow, h = nm.heavy_ball(0.01, 0.9).flow()
+        >>> round(float(flow.b), 3), round(float(h), 3)
+        (1.026, 0.103)
+    """
     return HeavyBallMethod(eta, beta)

@@ -3,35 +3,33 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PyTree
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
 
 from ..errors import check_positive
-from .base import AbstractMomentumFlow, AbstractOptimizer, State
+from .base import AbstractMomentumFlow, AbstractOptimizer, Number, State
 from .special import nesterov_oscillator
 
 
-class Nesterov(AbstractMomentumFlow):
-    """w'' + (d/t) w' + grad L(w) = 0 (4.2), w'(0) = 0; on the error (4.3). d > 0, dimensionless; d
-    = 3 is standard.
+class AbstractNesterov(AbstractMomentumFlow):
+    """The equation of (4.2) and (B.1), shared by Nesterov's flow and its course of given restarts;
+    only the response of an eigenvalue is left open."""
 
-    At t = 0 the friction is infinite and the velocity zero; the solution is regular there with
-    w''(0) = -grad L/(1 + d), which is the value the vector field takes.
-    """
+    d: Number
 
-    d: Any
-    name: ClassVar[str] = "nesterov"
-
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_positive("the Nesterov constant d", self.d)
 
-    def friction(self, t):
+    def friction(self, t: Number) -> Number:
+        """d/t."""
         return self.d / t
 
-    def vector_field(self, t, state, gradient):
+    def vector_field(self, t: Number, state: State, gradient: PyTree) -> State:
+        """(4.2) as a system; at t = 0 its limit, dv/dt = -grad L/(1 + d)."""
         started = t > 0
         rate = jnp.where(started, self.d / jnp.where(started, t, 1.0), 0.0)
         pull = jnp.where(started, 1.0, 1.0 / (1.0 + self.d))
@@ -40,29 +38,59 @@ class Nesterov(AbstractMomentumFlow):
             jax.tree.map(lambda v, g: (-rate * v - pull * g).astype(v.dtype), state.v, gradient),
         )
 
-    def mode(self, eigenvalue, t):
-        """phi = Lambda_d(sqrt(lambda) t) = 0F1(; (d+1)/2; -lambda t^2/4), phi' = -lambda t
-        Lambda_{d+2}/(d + 1). d up to 64."""
-        return nesterov_oscillator(eigenvalue, self.d, t)
-
-    def discretize(self, h):
+    def discretize(self, h: Number) -> tuple[NesterovMethod, Number]:
         """Nesterov's method with eta = h^2; w_k is compared at t = (k + d/2) h. Order 1 (the h^2
         corrected flow damps by h H)."""
         check_positive("the step h", h)
         return NesterovMethod(h**2, self.d), self.d * h / 2
 
-    def lyapunov(self, t, residual, velocity, kernel):
+    def lyapunov(
+        self,
+        t: Number,
+        residual: Float[Array | np.ndarray, " n"],
+        velocity: Float[Array | np.ndarray, " n"],
+        kernel: Float[Array | np.ndarray, "n n"],
+    ) -> Float[Array, ""]:
         """(B.1) with alpha = max(2, 2d/3): V = t^alpha L^ + t^(alpha-2) |(2d - alpha) Delta + 2t
         Delta'|^2 / 8.
 
         Not monotone in general (Lemma 8 bounds it, no more).
         """
-        alpha = jnp.maximum(2.0, 2.0 * self.d / 3.0)
+        t, alpha = jnp.asarray(t), jnp.maximum(2.0, 2.0 * self.d / 3.0)
         mixed = (2.0 * self.d - alpha) * residual + 2.0 * t * velocity
         return (
             t**alpha * 0.5 * residual @ (kernel @ residual)
             + t ** (alpha - 2.0) * jnp.sum(mixed**2) / 8.0
         )
+
+
+class Nesterov(AbstractNesterov):
+    """Nesterov's flow, whose friction d/t dies away.
+
+        w'' + (d/t) w' + grad L(w) = 0,  w'(0) = 0                 (4.2)
+        Delta'' + (d/t) Delta' + H Delta = 0                       (4.3)
+
+    At t = 0 the friction is infinite and the velocity zero; the solution is regular there with
+    w''(0) = -grad L/(1 + d), which is the value the vector field takes.
+
+    Args:
+        d: Nesterov's constant, > 0, dimensionless; 3 is standard.
+
+    Raises:
+        InputError: If d is no number, or not positive and finite.
+
+    Examples:
+        >>> phi, slope = nm.Nesterov(3.0).mode(2.0, jnp.linspace(0.0, 5.0, 6))
+        >>> phi.shape, float(phi[0])
+        ((6,), 1.0)
+    """
+
+    name: ClassVar[str] = "nesterov"
+
+    def mode(self, eigenvalue: Number, t: Number) -> tuple[Array, Array]:
+        """phi = Lambda_d(sqrt(lambda) t) = 0F1(; (d+1)/2; -lambda t^2/4), phi' = -lambda t
+        Lambda_{d+2}/(d + 1). d up to 64."""
+        return nesterov_oscillator(eigenvalue, self.d, t)
 
 
 class NesterovState(NamedTuple):
@@ -72,7 +100,27 @@ class NesterovState(NamedTuple):
     ahead: PyTree
 
 
-class NesterovMethod(AbstractOptimizer):
+class AbstractNesterovMethod(AbstractOptimizer):
+    """What the two forms share: k, a vector of memory, the momentum k/(k + d) and the flow
+    (4.2)."""
+
+    eta: Number
+    d: Number
+
+    def __check_init__(self) -> None:
+        check_positive("the step size eta", self.eta)
+        check_positive("the Nesterov constant d", self.d)
+
+    def init(self, params: PyTree) -> NesterovState:
+        """No step taken, no momentum."""
+        return NesterovState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
+
+    def flow(self) -> tuple[Nesterov, Number]:
+        """Time is t = (k + d/2) h for w_k with h = sqrt(eta)."""
+        return Nesterov(self.d), self.eta**0.5
+
+
+class NesterovMethod(AbstractNesterovMethod):
     """R_{k+1} = w_k - eta grad L(w_k), w_{k+1} = R_{k+1} + k/(k+d) (R_{k+1} - R_k), R_0 = w_0
     (4.1).
 
@@ -80,18 +128,12 @@ class NesterovMethod(AbstractOptimizer):
     is k/(k+d).
     """
 
-    eta: Any
-    d: Any
     name: ClassVar[str] = "nesterov"
 
-    def __check_init__(self):
-        check_positive("the step size eta", self.eta)
-        check_positive("the Nesterov constant d", self.d)
-
-    def init(self, params: PyTree) -> NesterovState:
-        return NesterovState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
-
-    def update(self, updates, state, params=None):
+    def update(
+        self, updates: PyTree, state: NesterovState, params: PyTree | None = None
+    ) -> tuple[PyTree, NesterovState]:
+        """(w_{k+1} - w_k, new state) from the gradient at w_k."""
         advance = jax.tree.map(
             lambda g, ahead: (ahead - self.eta * g).astype(g.dtype), updates, state.ahead
         )  # R_{k+1} - R_k
@@ -100,23 +142,23 @@ class NesterovMethod(AbstractOptimizer):
         step = jax.tree.map(lambda g, a: (a - self.eta * g).astype(g.dtype), updates, ahead)
         return step, NesterovState(state.steps + 1, ahead)
 
-    def flow(self):
-        """Time is t = (k + d/2) h for w_k with h = sqrt(eta)."""
-        return Nesterov(self.d), self.eta**0.5
 
+class NesterovTorch(AbstractNesterovMethod):
+    """w_{k+1} = w_k + beta_k v_{k+1} - eta g_k, v_{k+1} = beta_k v_k - eta g_k, beta_k = k/(k+d),
+    g_k = grad L(w_k), but v_1 = 0.
 
-class NesterovTorch(NesterovMethod):
-    """v_{k+1} = beta_k v_k - eta grad L(w_k), w_{k+1} = w_k + beta_k v_{k+1} - eta grad L(w_k), v_0
-    = 0, beta_k = k/(k+d).
-
-    PyTorch's form, in which the authors' experiments run: velocity and look-ahead share beta_k,
-    where (4.1) has beta_{k-1} in the velocity. A constant beta would make them equal; a growing one
-    makes other iterates with the same flow (4.2).
+    The iterates of torch.optim.SGD(nesterov=True) whose momentum is set to beta_k before step k.
+    Velocity and look-ahead share beta_k, where (4.1) has beta_{k-1} in the velocity; and PyTorch
+    makes its buffer, -v/eta, in the first step whose momentum is not zero, as a copy of that step's
+    gradient. Since beta_0 = 0 this is the second step, and g_0 is never remembered.
     """
 
     name: ClassVar[str] = "nesterov_torch"
 
-    def update(self, updates, state, params=None):
+    def update(
+        self, updates: PyTree, state: NesterovState, params: PyTree | None = None
+    ) -> tuple[PyTree, NesterovState]:
+        """(w_{k+1} - w_k, new state) from the gradient at w_k."""
         momentum = state.steps / (state.steps + self.d)
         velocity = jax.tree.map(
             lambda g, v: (momentum * v - self.eta * g).astype(g.dtype), updates, state.ahead
@@ -124,16 +166,64 @@ class NesterovTorch(NesterovMethod):
         step = jax.tree.map(
             lambda g, v: (momentum * v - self.eta * g).astype(g.dtype), updates, velocity
         )
-        return step, NesterovState(state.steps + 1, velocity)
+        kept = jax.tree.map(lambda v: jnp.where(state.steps > 0, v, jnp.zeros_like(v)), velocity)
+        return step, NesterovState(state.steps + 1, kept)
 
 
-def nesterov(eta: Any, d: Any) -> NesterovMethod:
-    """Nesterov's method (4.1) with step size eta > 0 and constant d > 0, as an optax-style
-    transformation."""
+def nesterov(eta: Number, d: Number) -> NesterovMethod:
+    """Nesterov's method as an optax-style transformation.
+
+        R_{k+1} = w_k - eta grad L(w_k),  w_{k+1} = R_{k+1} + k/(k+d) (R_{k+1} - R_k)      (4.1)
+
+    from R_0 = w_0. The paper counts t = k + 1 and writes the momentum (t-1)/(t+d-1). Its flow is
+    `nm.Nesterov(d)` at t = (k + d/2) sqrt(eta).
+
+    Args:
+        eta: Step size, > 0, in units of time squared of the flow.
+        d: Nesterov's constant, > 0, dimensionless; 3 is standard.
+
+    Returns:
+        The method, with optax's `init` and `update`.
+
+    Raises:
+        InputError: If a parameter is no number, or not positive and finite.
+
+    Examples:
+        >>> method = nm.nesterov(0.1, 3.0)
+        >>> step, state = method.update(jnp.ones(2), method.init(jnp.zeros(2)))
+        >>> step.tolist()
+        [-0.1, -0.1]
+    """
     return NesterovMethod(eta, d)
 
 
-def nesterov_torch(eta: Any, d: Any) -> NesterovTorch:
-    """Nesterov's method in PyTorch's form with momentum k/(k + d), as an optax-style
-    transformation."""
+def nesterov_torch(eta: Number, d: Number) -> NesterovTorch:
+    """The iterates of PyTorch's SGD(nesterov=True) under a growing momentum, in which the authors'
+    experiments run.
+
+        v_{k+1} = beta_k v_k - eta grad L(w_k),  beta_k = k/(k + d),  but v_1 = 0
+        w_{k+1} = w_k + beta_k v_{k+1} - eta grad L(w_k)
+
+    They are not those of (4.1), whose velocity has beta_{k-1}, and they forget the first gradient:
+    PyTorch makes its momentum buffer only once the momentum is not zero. The flow is the same,
+    (4.2). `beta_k` has to be set before every step of `torch.optim.SGD`, as the authors do with
+    their (t - 1)/(t + d - 1), t = k + 1.
+
+    Args:
+        eta: Step size, > 0: PyTorch's `lr` for the same loss (theirs is the mean, not the
+            half-sum).
+        d: Nesterov's constant, > 0, dimensionless.
+
+    Returns:
+        The method, with optax's `init` and `update`.
+
+    Raises:
+        InputError: If a parameter is no number, or not positive and finite.
+
+    Examples:
+        >>> method = nm.nesterov_torch(0.1, 3.0)
+        >>> step, state = method.update(jnp.ones(2), method.init(jnp.zeros(2)))
+        >>> state.ahead.tolist()
+        [0.0, 0.0]
+    """
     return NesterovTorch(eta, d)

@@ -14,33 +14,46 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from ..errors import InputError, check_positive, unknown_name
-from .base import AbstractMomentumFlow, AbstractOptimizer, State
-from .nesterov import Nesterov
+from .base import AbstractFlow, AbstractMomentumFlow, AbstractOptimizer, Number, State
+from .nesterov import AbstractNesterov, Nesterov
 from .special import nesterov_oscillator
 
 SCHEMES = ("speed", "gradient", "function")
 
 
 class RestartedNesterov(AbstractMomentumFlow):
-    """Nesterov's flow (4.2), put to rest again and again: at a restart v = 0, and the friction d/t
-    starts anew at t = 0.
+    """Nesterov's flow (4.2), put to rest again and again: at a restart v = 0, and d/t starts anew
+    at t = 0.
 
-    scheme: "speed", at a maximum of |dw/dt| (Su, Boyd and Candes 2016); "function" or "gradient",
-    the same here, at a minimum of the loss, where grad L . dw/dt = 0; or the period between
-    restarts, a time. With a fixed period the flow is linear: an eigenvalue of a constant kernel
-    shrinks by Lambda_d(sqrt(lambda) period) each time. Adaptive restarts couple the eigenmodes
-    through their times.
+        w'' + (d/s) w' + grad L(w) = 0,  s the time since the last restart
+
+    With a fixed period the flow is linear: an eigenvalue of a constant kernel shrinks by
+    Lambda_d(sqrt(lambda) period) each time. Adaptive restarts couple the eigenmodes through their
+    times.
+
+    Args:
+        d: Nesterov's constant, > 0, dimensionless.
+        scheme: "speed", at a maximum of |dw/dt| (Su, Boyd and Candes 2016); "function" or
+            "gradient", the same here, at a minimum of the loss, where grad L . dw/dt = 0
+            (O'Donoghue and Candes 2015); or the period between restarts, a time.
+
+    Raises:
+        InputError: If d or the period is no positive number, or the scheme is not known.
+
+    Examples:
+        >>> nm.RestartedNesterov(3.0).linear, nm.RestartedNesterov(3.0, 2.5).linear
+        (False, True)
     """
 
-    d: Any
+    d: Number
     scheme: str = eqx.field(static=True)
-    period: Any
+    period: Number | None
     name: ClassVar[str] = "restarted_nesterov"
 
-    def __init__(self, d: Any, scheme: Any = "speed"):
+    def __init__(self, d: Number, scheme: str | Number = "speed") -> None:
         check_positive("the Nesterov constant d", d)
         if isinstance(scheme, str) and scheme not in SCHEMES:
             raise unknown_name("restart scheme", scheme, SCHEMES)
@@ -51,6 +64,7 @@ class RestartedNesterov(AbstractMomentumFlow):
 
     @property
     def linear(self) -> bool:
+        """Whether the restarts come at a fixed period."""
         return self.period is not None
 
     @property
@@ -58,11 +72,11 @@ class RestartedNesterov(AbstractMomentumFlow):
         """The flow between two restarts; its time is that since the last one."""
         return Nesterov(self.d)
 
-    def friction(self, t):
+    def friction(self, t: Number) -> Number:
         """d/t, t the time since the last restart."""
         return self.between.friction(t)
 
-    def vector_field(self, t, state, gradient):
+    def vector_field(self, t: Number, state: State, gradient: PyTree) -> State:
         """That of (4.2), t the time since the last restart."""
         return self.between.vector_field(t, state, gradient)
 
@@ -73,7 +87,7 @@ class RestartedNesterov(AbstractMomentumFlow):
             return inner(state.v, self.vector_field(t, state, gradient).v)
         return -inner(state.v, gradient)
 
-    def mode(self, eigenvalue, t):
+    def mode(self, eigenvalue: Number, t: Number) -> tuple[Array, Array]:
         """`restarted_response`, for a fixed period. Raises InputError for adaptive restarts, which
         have no response of one eigenvalue."""
         if not self.linear:
@@ -81,9 +95,10 @@ class RestartedNesterov(AbstractMomentumFlow):
                 f'restarts by "{self.scheme}" depend on all eigenmodes together; take '
                 "nm.predict or a fixed period."
             )
+        assert self.period is not None
         return restarted_response(eigenvalue, self.d, self.period, t)
 
-    def settled(self, eigenvalues, start, end):
+    def settled(self, eigenvalues: ArrayLike, start: ArrayLike, end: float) -> AbstractFlow:
         """The same restarts at times given beforehand, those of `restart_times`."""
         return (
             self
@@ -91,31 +106,38 @@ class RestartedNesterov(AbstractMomentumFlow):
             else _RestartedAt(self.d, jnp.asarray(restart_times(eigenvalues, start, self, end)))
         )
 
-    def discretize(self, h):
+    def discretize(self, h: Number) -> tuple[RestartedNesterovMethod, Number]:
         """The restarted method with eta = h^2; w_k is compared at t = (k + d/2) h. A period becomes
         the nearest number of steps."""
         check_positive("the step h", h)
-        scheme = max(1, round(float(self.period / h))) if self.linear else self.scheme
+        scheme = self.scheme if self.period is None else max(1, round(float(self.period / h)))
         return RestartedNesterovMethod(h**2, self.d, scheme), self.d * h / 2
 
-    def lyapunov(self, t, residual, velocity, kernel):
+    def lyapunov(
+        self,
+        t: Number,
+        residual: Float[Array | np.ndarray, " n"],
+        velocity: Float[Array | np.ndarray, " n"],
+        kernel: Float[Array | np.ndarray, "n n"],
+    ) -> Float[Array, ""]:
         """The energy (Delta . H Delta + |dDelta/dt|^2)/2: for a constant kernel it falls along
         (4.3), and at every restart."""
         return 0.5 * residual @ (kernel @ residual) + 0.5 * jnp.sum(velocity**2)
 
 
-class _RestartedAt(Nesterov):
+class _RestartedAt(AbstractNesterov):
     """Nesterov's flow on a constant kernel, put to rest at given times (R,): positive, ascending,
     filled up with infinity."""
 
     times: Float[Array, " R"]
+    name: ClassVar[str] = "nesterov"
 
-    def mode(self, eigenvalue, t):
+    def mode(self, eigenvalue: Number, t: Number) -> tuple[Array, Array]:
         """The product of Lambda_d(sqrt(lambda) P_j) over the periods that are over at t, times the
         mode since."""
         begins = jnp.concatenate([jnp.zeros(1, self.times.dtype), self.times])
 
-        def turn(amplitude, ends):
+        def turn(amplitude: Array, ends: tuple[Array, Array]) -> tuple[Array, None]:
             whole = nesterov_oscillator(
                 eigenvalue, self.d, jnp.where(jnp.isfinite(ends[1]), ends[1] - ends[0], 0.0)
             )[0]
@@ -132,7 +154,9 @@ class _RestartedAt(Nesterov):
         return amplitude * phi, amplitude * slope
 
 
-def restart_times(eigenvalues: Any, start: Any, flow: RestartedNesterov, end: float) -> np.ndarray:
+def restart_times(
+    eigenvalues: ArrayLike, start: ArrayLike, flow: RestartedNesterov, end: float
+) -> np.ndarray:
     """When `flow` restarts before `end` on a constant kernel with these eigenvalues (n,), from
     errors `start` (n,) along them.
 
@@ -147,7 +171,7 @@ def restart_times(eigenvalues: Any, start: Any, flow: RestartedNesterov, end: fl
     lam, amplitude = lam[moving], amplitude[moving]
     cell, found, now = 0.5 / float(lam[-1]) ** 0.5, [], 0.0
 
-    def sign(t: Any) -> np.ndarray:
+    def sign(t: Number) -> np.ndarray:
         return np.asarray(_due(lam, amplitude, flow, np.atleast_1d(t)))
 
     while True:
@@ -181,18 +205,18 @@ _GRID = 64
 
 
 @eqx.filter_jit
-def _due(lam: Any, amplitude: Any, flow: RestartedNesterov, ts: Any) -> Array:
+def _due(lam: np.ndarray, amplitude: np.ndarray, flow: RestartedNesterov, ts: np.ndarray) -> Array:
     """`RestartedNesterov.due` of the weights behind the modes: Delta_j = sqrt(lambda_j) z_j and
     grad L = sqrt(lambda_j) Delta_j, scaled."""
     root, size = jnp.sqrt(lam), amplitude / jnp.max(jnp.abs(amplitude))
 
-    def at(t):
+    def at(t: Array) -> Array:
         phi, slope = nesterov_oscillator(lam, flow.d, t)
         return flow.due(
             t, State(size * phi / root, size * slope / root), size * phi * root, jnp.dot
         )
 
-    return jax.vmap(at)(ts)
+    return jax.vmap(at)(jnp.asarray(ts))
 
 
 class RestartedState(NamedTuple):
@@ -211,12 +235,12 @@ class RestartedNesterovMethod(AbstractOptimizer):
     whole number, the fixed period in steps.
     """
 
-    eta: Any
-    d: Any
+    eta: Number
+    d: Number
     scheme: str | int = eqx.field(static=True)
     name: ClassVar[str] = "restarted_nesterov"
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_positive("the step size eta", self.eta)
         check_positive("the Nesterov constant d", self.d)
         if isinstance(self.scheme, str):
@@ -229,16 +253,28 @@ class RestartedNesterovMethod(AbstractOptimizer):
 
     @property
     def linear(self) -> bool:
+        """Whether the restarts come at a fixed period."""
         return not isinstance(self.scheme, str)
 
     def init(self, params: PyTree) -> RestartedState:
+        """No step taken; the first measure restarts nothing."""
         dtype = jnp.result_type(*jax.tree.leaves(params))
         measure = jnp.asarray(jnp.inf if self.scheme == "function" else 0.0, dtype)
         return RestartedState(
             jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params), measure
         )
 
-    def update(self, updates, state, params=None, *, value=None, **extra):
+    def update(
+        self,
+        updates: PyTree,
+        state: RestartedState,
+        params: PyTree | None = None,
+        *,
+        value: Number | None = None,
+        **extra: Any,
+    ) -> tuple[PyTree, RestartedState]:
+        """(w_{k+1} - w_k, new state) from the gradient at w_k and, for "function", value =
+        L(w_k)."""
         advance = jax.tree.map(
             lambda g, ahead: (ahead - self.eta * g).astype(g.dtype), updates, state.ahead
         )  # R_{k+1} - R_k
@@ -256,16 +292,17 @@ class RestartedNesterovMethod(AbstractOptimizer):
                     'the restart scheme "function" needs update(..., value=loss); '
                     '"speed" and "gradient" do without.'
                 )
-            measure, restart = value, value > state.measure
+            measure = jnp.asarray(value, state.measure.dtype)
+            restart = jnp.asarray(value) > state.measure
         else:
-            measure, restart = state.measure, state.steps >= self.scheme
+            measure, restart = state.measure, state.steps >= int(self.scheme)
         count = jnp.where(restart, 0, state.steps)
         momentum = count / (count + self.d)
         ahead = jax.tree.map(lambda r: (momentum * r).astype(r.dtype), advance)
         step = jax.tree.map(lambda g, a: (a - self.eta * g).astype(g.dtype), updates, ahead)
         return step, RestartedState(count + 1, ahead, jnp.asarray(measure, state.measure.dtype))
 
-    def flow(self):
+    def flow(self) -> tuple[RestartedNesterov, Number]:
         """The restarted flow; time is t = (k + d/2) h for w_k with h = sqrt(eta)."""
         h = self.eta**0.5
         return RestartedNesterov(
@@ -281,15 +318,65 @@ def _inner(a: PyTree, b: PyTree) -> Array:
     )
 
 
-def restarted_nesterov(eta: Any, d: Any, scheme: str | int = "gradient") -> RestartedNesterovMethod:
-    """Nesterov's method (4.1) with restarts, as an optax-style transformation. Not linear in w,
-    unless the period is fixed."""
+def restarted_nesterov(
+    eta: Number, d: Number, scheme: str | int = "gradient"
+) -> RestartedNesterovMethod:
+    """Nesterov's method (4.1) whose k goes back to 0 when a scheme says so, as an optax-style
+    transformation.
+
+        R_{k+1} = w_k - eta grad L(w_k),  w_{k+1} = R_{k+1} + j/(j+d) (R_{k+1} - R_k)
+
+    with j the steps since the last restart. Not linear in w, unless the period is fixed.
+
+    Args:
+        eta: Step size, > 0, in units of time squared of the flow.
+        d: Nesterov's constant, > 0, dimensionless.
+        scheme: "speed", when |R_{k+1} - R_k| falls (Su, Boyd and Candes 2016); "gradient", when
+            grad L(w_k) . (R_{k+1} - R_k) > 0, or "function", when L(w_k) rises (O'Donoghue and
+            Candes 2015; `update` then needs value=L(w_k), as optax hands it on); or a whole number,
+            the fixed period in steps.
+
+    Returns:
+        The method, with optax's `init` and `update`.
+
+    Raises:
+        InputError: If a parameter is out of its range, or the scheme is not known.
+
+    Examples:
+        >>> flow, h = nm.restarted_nesterov(0.01, 3.0, 50).flow()
+        >>> round(float(flow.period), 3), round(float(h), 3)
+        (5.0, 0.1)
+    """
     return RestartedNesterovMethod(eta, d, scheme)
 
 
-def restarted_response(eigenvalue: Any, d: Any, period: Any, t: Any) -> tuple[Array, Array]:
-    """(phi, dphi/dt) of the flow (4.3) put to rest at every multiple of `period`:
-    Lambda_d(sqrt(lambda) period)^j times the mode."""
+def restarted_response(
+    eigenvalue: Number, d: Number, period: Number, t: Number
+) -> tuple[Array, Array]:
+    """The response of one kernel eigenvalue to Nesterov's flow, put to rest at every multiple of a
+    period.
+
+        phi(t) = Lambda_d(sqrt(lambda) period)^j Lambda_d(sqrt(lambda) (t - j period))
+
+    with j = floor(t/period): the solution of (4.3) with d/t started anew each time.
+
+    Args:
+        eigenvalue: lambda >= 0, in 1/time^2; broadcasts against t.
+        d: Nesterov's constant, > 0, up to 64.
+        period: The time between restarts, > 0.
+        t: Times >= 0.
+
+    Returns:
+        (phi, dphi/dt), of the common shape.
+
+    Raises:
+        InputError: If d or the period is out of its range.
+
+    Examples:
+        >>> phi, slope = nm.restarted_response(1.0, 3.0, 2.0, jnp.asarray([0.0, 2.0, 4.0]))
+        >>> bool(jnp.isclose(phi[2], phi[1] ** 2)), float(abs(slope[1]))
+        (True, 0.0)
+    """
     check_positive("the period", period)
     turns = jnp.floor(t / period)
     whole = nesterov_oscillator(eigenvalue, d, period)[0]
@@ -306,12 +393,29 @@ class RestartPeriod(NamedTuple):
 
 
 def best_restart_period(lam_min: float, d: float = 3.0) -> RestartPeriod:
-    """The fixed period that decays fastest for the worst spectrum in [lam_min, infinity): 0.612
-    sqrt(lam_min) at d = 3.
+    """The fixed restart period that decays fastest for the worst spectrum in [lam_min, infinity).
 
-    Every eigenvalue shrinks by |Lambda_d(sqrt(lambda) P)| per period, at most by the height M of
-    the first side lobe or by the main lobe at lam_min. -log Lambda_d(s)/s rises along the main
-    lobe, so the best P is where that lobe falls to M.
+        P maximises min over lambda >= lam_min of -log |Lambda_d(sqrt(lambda) P)| / P
+
+    Every eigenvalue of (4.3) shrinks by |Lambda_d(sqrt(lambda) P)| per period, at most by the
+    height M of the first side lobe or by the main lobe at lam_min. -log Lambda_d(s)/s rises along
+    the main lobe, so the best P is where that lobe falls to M. The exponent is 0.612 sqrt(lam_min)
+    at d = 3.
+
+    Args:
+        lam_min: The smallest eigenvalue, > 0, in 1/time^2.
+        d: Nesterov's constant, > 0, dimensionless.
+
+    Returns:
+        The period (a time) and the exponent (1/time) of the error's decay.
+
+    Raises:
+        InputError: If a parameter is no number, or not positive and finite.
+
+    Examples:
+        >>> best = nm.best_restart_period(4.0, 3.0)
+        >>> round(best.period, 3), round(best.exponent, 3)
+        (1.653, 1.224)
     """
     from scipy import optimize, special
 

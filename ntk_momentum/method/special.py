@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +35,10 @@ _UNROLL = 4
 _QUARTER_SINGLE = (1.5703125, 4.837512969970703125e-4, 7.54978995489188216e-8)
 _QUARTER_DOUBLE = (1.57079625129699707031, 7.54978941586159635335e-8, 5.39030285815811905290e-15)
 _STEPS = math.ceil((_LARGEST_SHIFT + 2.5) ** 2 / 4 / _SEED_RATIO - _LARGEST_SHIFT)
+
+
+Pair = tuple[Array, Array]
+Carry = TypeVar("Carry", bound=tuple[Array, ...])
 
 
 def _promote(*values: ArrayLike) -> list[Array]:
@@ -155,7 +161,9 @@ def _modes(d: Array, q: Array) -> tuple[Array, Array]:
 
 
 @functools.partial(_modes.defjvp, symbolic_zeros=True)
-def _modes_jvp(primals, tangents):
+def _modes_jvp(
+    primals: Pair, tangents: tuple[Array | SymbolicZero, Array | SymbolicZero]
+) -> tuple[Pair, Pair]:
     """d Lambda_d/dq = -Lambda_{d+2}/(2(d+1)); in d, the derivative of the recurrences."""
     (d, q), (d_dot, q_dot) = primals, tangents
     if isinstance(d_dot, SymbolicZero):
@@ -165,9 +173,9 @@ def _modes_jvp(primals, tangents):
         out, out_dot = jax.jvp(lambda d: _modes_by_recurrence(d, q), (d,), (d_dot,))
     if not isinstance(q_dot, SymbolicZero):
         slopes = _modes(d + 2, q)
-        out_dot = tuple(
-            dot - slope / (2 * (d + k)) * q_dot
-            for dot, slope, k in zip(out_dot, slopes, (1, 3), strict=True)
+        out_dot = (
+            out_dot[0] - slopes[0] / (2 * (d + 1)) * q_dot,
+            out_dot[1] - slopes[1] / (2 * (d + 3)) * q_dot,
         )
     return out, out_dot
 
@@ -187,11 +195,11 @@ def _modes_by_recurrence(d: Array, q: Array) -> tuple[Array, Array]:
     small = q < edge
     x = jnp.where(small, q, 0.0) / 4
 
-    def seed(pair, m):
+    def seed(pair: Pair, m: Array) -> tuple[Pair, None]:
         c = nu + _STEPS + m
         return (1 - x * (1 / (m * c)) * pair[0], 1 - x * (1 / (m * (c + 1))) * pair[1]), None
 
-    def down(pair, k):
+    def down(pair: Pair, k: Array) -> tuple[Pair, None]:
         low, high = pair
         return (low - x * (1 / ((nu + k) * (nu + k + 1))) * high, low), None
 
@@ -202,7 +210,7 @@ def _modes_by_recurrence(d: Array, q: Array) -> tuple[Array, Array]:
     base = d - 2 * shift
     q = jnp.where(small, edge, q)
 
-    def up(pair, j):
+    def up(pair: Pair, j: Array) -> tuple[Pair, None]:
         first, second = pair
         order = (base + 1) / 2 + j
         third = order * (order + 1) * (4 / q) * (second - first)
@@ -221,7 +229,7 @@ def _hankel(d: Array, s: Array) -> tuple[Array, Array]:
     """
     y = 1 / s
 
-    def nest(sums, k):
+    def nest(sums: tuple[Array, ...], k: Array) -> tuple[tuple[Array, ...], None]:
         p, q, p_up, q_up = sums
         odd = (2 * k - 1) ** 2
         r, r_up = ((d - 1) ** 2 - odd) / (8 * k) * y, ((d + 1) ** 2 - odd) / (8 * k) * y
@@ -238,7 +246,7 @@ def _hankel(d: Array, s: Array) -> tuple[Array, Array]:
     return amplitude * (p * cos - q * sin), amplitude * (d + 1) * y * (p_up * sin + q_up * cos)
 
 
-def _fold(step, start: tuple[Array, ...], over: range) -> tuple[Array, ...]:
+def _fold(step: Callable, start: Carry, over: range) -> Carry:
     """A scan over whole numbers; unrolled enough to stay in registers, little enough to compile
     fast."""
     return jax.lax.scan(step, start, jnp.array(over, start[0].dtype), unroll=_UNROLL)[0]
@@ -264,7 +272,7 @@ def decay_constant(d: Real[ArrayLike, "*s"]) -> Float[Array, "*s"]:
     nu = jax.lax.stop_gradient(jnp.maximum((d - 1) / 2, 0.5))
     order = 2 * nu + 1
 
-    def halve(_, ends):
+    def halve(_: Array, ends: Pair) -> Pair:
         low, high = ends
         middle = (low + high) / 2
         value, slope = nesterov_modes(order, middle)

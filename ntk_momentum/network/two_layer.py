@@ -27,11 +27,26 @@ DRAWN = 2**24
 
 
 class TwoLayerNet(eqx.Module):
-    """f(x) = scale * sum_r a_r sigma(w_r . x).
+    """The paper's network, a plain Equinox module.
 
-    hidden: (m, p), the rows w_r; output: (m,), the weights a_r. `scale` is m^{-1/2} unless given (1
-    for the standard parametrisation, 1/m for mean field) and is never trained. A bias is a constant
-    coordinate of x.
+        f(W, a, x) = scale * sum_r a_r sigma(w_r . x)            (section 2)
+
+    A bias is a constant coordinate of x. Unless told otherwise only the hidden layer is trained.
+
+    Args:
+        hidden: (m, p), the rows w_r.
+        output: (m,), the weights a_r.
+        activation: sigma, a function of arrays built from jax.numpy.
+        scale: m^{-1/2} unless given (1 for the standard parametrisation, 1/m for mean field); never
+            trained.
+
+    Raises:
+        InputError: If the shapes do not fit, sigma is no function or scale is not positive.
+
+    Examples:
+        >>> net = nm.TwoLayerNet(jnp.eye(2), jnp.array([1.0, -1.0]), scale=1.0)
+        >>> net.width, float(net(jnp.array([3.0, 1.0])))
+        (2, 2.0)
     """
 
     hidden: Float[Array, "m p"]
@@ -58,6 +73,7 @@ class TwoLayerNet(eqx.Module):
         check_positive("scale", self.scale)
 
     def __call__(self, x: Real[Array, "*shape"]) -> Float[Array, ""]:
+        """f(x) of one input x of any shape, taken as p numbers."""
         return self.scale * jnp.dot(self.output, self.activation(self.hidden @ x.reshape(-1)))
 
     @property
@@ -78,10 +94,33 @@ def init_two_layer(
 ) -> TwoLayerNet:
     """The initialisation of Theorems 1-3: w_r ~ N(0, I_p), a_r uniform on {-1, +1}, independent.
 
-    antisymmetric: the second half of the neurons repeats the first with the opposite sign of a_r,
-    so that f = 0 at the start and the kernel's law is that of m/2 independent neurons; the width
-    must then be even. key: as from `jax.random.key`. The hidden layer is `normal(split(key)[0], (m,
-    p))`, up to 2^24 weights.
+        f(W, a, x) = m^{-1/2} sum_r a_r sigma(w_r . x)           (section 2)
+
+    The hidden layer is `normal(split(key)[0], (m, p))`, up to 2^24 weights; more are drawn in
+    parts.
+
+    Args:
+        width: m, the number of hidden neurons.
+        input_size: p, the number of coordinates of an input.
+        key: As from `jax.random.key`.
+        activation: sigma, a function of arrays built from jax.numpy.
+        antisymmetric: The second half of the neurons repeats the first with the opposite sign of
+            a_r, so that f = 0 at the start and the kernel's law is that of m/2 independent neurons;
+            the width must then be even.
+        dtype: Of the weights; the default float of JAX if None.
+        scale: The factor of f, m^{-1/2} if None.
+
+    Returns:
+        The network.
+
+    Raises:
+        InputError: If a size is no positive whole number, or the width is odd where it must be
+            even.
+
+    Examples:
+        >>> net = nm.init_two_layer(64, 3, key=jax.random.key(0), antisymmetric=True)
+        >>> net.hidden.shape, float(net(jnp.ones(3)))
+        ((64, 3), 0.0)
     """
     if isinstance(width, bool) or int(width) != width or width < 1:
         raise InputError(f"width must be a positive whole number, got {width}.")

@@ -558,16 +558,24 @@ def test_bad_parameters_are_refused(make, message):
         make()
 
 
+def sgd(gradient, w, lr, momenta):
+    """The iterates of torch.optim.SGD(nesterov=True) with dampening 0, as its documentation and
+    `_single_tensor_sgd` have them, its momentum set anew before every step."""
+    buffer, path = None, [w]
+    for momentum in momenta:
+        g = gradient(w)
+        if momentum != 0:
+            buffer = g.copy() if buffer is None else momentum * buffer + g
+            g = g + momentum * buffer
+        w = w - lr * g
+        path.append(w)
+    return np.stack(path)
+
+
 def test_pytorchs_nesterov_is_the_published_one_and_not_the_printed_one():
     stiffness, eta, d, w = jnp.array([0.5, 3.0]), 0.01, 3.0, np.array([1.0, -2.0])
-    buffer, path = np.zeros(2), [w]
-    for k in range(
-        1, 200
-    ):  # torch.optim.SGD(momentum=beta, nesterov=True), beta set before every step
-        beta, gradient = (k - 1) / (k + d - 1), np.asarray(stiffness) * w
-        buffer = beta * buffer + gradient
-        w = w - eta * (gradient + beta * buffer)
-        path.append(w)
+    momenta = [(t - 1) / (t + d - 1) for t in range(1, 200)]  # as the authors' code has them
+    path = sgd(lambda w: np.asarray(stiffness) * w, w, eta, momenta)
     steps = np.arange(200)
     torch = nm.predict(
         jnp.diag(stiffness), jnp.array(path[0]), nm.nesterov_torch(eta, d), steps

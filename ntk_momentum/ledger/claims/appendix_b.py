@@ -15,7 +15,7 @@ from ...theory import bounds
 from ...theory.lyapunov import nesterov_energy
 from ...theory.switching import switched_peaks
 from ..drawing import against, drawing, line, panel
-from ..ledger import bound, claim, every, identity
+from ..ledger import Forms, bound, claim, every, identity
 from .fits import growth
 from .linear import displacement_identity
 from .modes import DS, constant, frozen, reach
@@ -34,7 +34,7 @@ def _vanishing(d: float, t: float) -> float:
     monotone, and the proof does not need it to be: V' is bounded by a multiple of
     t^{alpha-3}|Delta|^2.""",
 )
-def eq_b_1(setting: Setting):
+def eq_b_1(setting: Setting) -> Forms:
     rng, error = np.random.default_rng(10), 0.0
     for d in (3.0, 6.0, 9.0):
         A = rng.standard_normal((4, 4))
@@ -91,7 +91,7 @@ def eq_b_1(setting: Setting):
     kind="definition",
     note="The pseudo-loss with the kernel of the moment; it jumps at crossings.",
 )
-def eq_b_2(setting: Setting):
+def eq_b_2(setting: Setting) -> Forms:
     run = setting.heavy_ball_run
     residual, kernel = np.asarray(run.residual), np.asarray(run.kernel)
     error = float(
@@ -111,7 +111,7 @@ def eq_b_2(setting: Setting):
 
 
 @claim("eq-b.3", section="B", kind="definition", note="Half the sum of squares, not a mean.")
-def eq_b_3(setting: Setting):
+def eq_b_3(setting: Setting) -> Forms:
     run = setting.heavy_ball_run
     error = float(
         np.abs(
@@ -138,7 +138,7 @@ def eq_b_3(setting: Setting):
     eps^{2-a/2} with a > 4 diverges as eps -> 0. For a frozen kernel the displacement is bounded for
     every d > 0 by w(t) - w(0) = J^T H^{-1}(Delta(t) - D0).""",
 )
-def eq_b_4(setting: Setting):
+def eq_b_4(setting: Setting) -> Forms:
     d, a = 9.0, 5.0
     n, p = 2, 3
     integral = scipy.integrate.quad(lambda s: s ** (d - a / 2), 0, 1)[0]
@@ -199,7 +199,7 @@ def eq_b_4(setting: Setting):
     away, and H in {1, 3/2}, soft on the way out, pumps a factor sqrt(3/2) per half cycle at any d.
     Constant H: L <= (2/lambda0) C (sqrt(lambda0/2) t)^{-a} L^(0), C = sup s^a Lambda_d^2.""",
 )
-def lemma_8(setting: Setting):
+def lemma_8(setting: Setting) -> Forms:
     still = 0.5  # L(t) with H = 0, for ever; L^(0) = 0
     d, a = 9.0, 6.0
     C = reach(d, a)
@@ -304,7 +304,7 @@ def lemma_8(setting: Setting):
     t^{2d/3} L/L(0) is proportional to lambda^{-d/3}. Corrected: (sqrt(lambda_min) t)^{-2d/3}, or
     the sharp exponent d.""",
 )
-def lemma_9(setting: Setting):
+def lemma_9(setting: Setting) -> Forms:
     d = 9.0
     needed = {f"{lam:g}": reach(d, 2 * d / 3, lam) for lam in (0.5, 0.05, 0.005)}
     values, c = setting.eigen

@@ -13,7 +13,7 @@ from ...kernel import empirical_ntk
 from ...method import gradient_descent
 from ...network.two_layer import outputs
 from ..drawing import against, drawing, line, panel, points, theory
-from ..ledger import claim, every, identity, typed, within
+from ..ledger import Forms, claim, every, identity, typed, within
 from .fits import agrees, slope
 from .setting import Setting, predictions
 
@@ -62,7 +62,7 @@ def _numpy_gradient(hidden, output, X, y):
     note="""Gradient descent with dL/dw_r = m^{-1/2} a_r sum_i Delta_i x_i 1{w_r.x_i >= 0}. The
     program's optimizer is compared with this recursion, written out.""",
 )
-def eq_2_1(setting: Setting):
+def eq_2_1(setting: Setting) -> Forms:
     net, eta = setting.network(64, 0), 0.1
     X, y = np.asarray(setting.points.X).reshape(setting.points.n, -1), np.asarray(setting.points.y)
     hidden = np.asarray(net.hidden)
@@ -94,7 +94,7 @@ def eq_2_1(setting: Setting):
     classical solution; the limit of gradient descent is Filippov's solution, which slides: velocity
     = theta (right side, active) + (1 - theta)(right side, inactive), 0 < theta < 1.""",
 )
-def eq_2_2(setting: Setting):
+def eq_2_2(setting: Setting) -> Forms:
     net = setting.network(128, 0)
     X, y = np.asarray(setting.points.X).reshape(setting.points.n, -1), np.asarray(setting.points.y)
 
@@ -165,7 +165,7 @@ def eq_2_2(setting: Setting):
     (2.5)). A transpose is missing: dw_r/dt = -(df/dw_r)^T (f - y) = -sum_i (f_i - y_i)
     df_i/dw_r.""",
 )
-def eq_2_3(setting: Setting):
+def eq_2_3(setting: Setting) -> Forms:
     net, points = setting.network(64, 0), setting.points
     gradient = jax.grad(lambda w: 0.5 * jnp.sum((predictions(net, w, points.X) - points.y) ** 2))(
         net.hidden
@@ -203,7 +203,7 @@ def _rate_along_gradient(net, points):
     (df/dw_r)(df/dw_r)^T (f - y) with 1{w.x_1 >= 0} = 1 gives -(Delta_1 + c Delta_2) = -0.4. Off the
     sliding set, and on it with df_1/dw = theta x_1, the equation holds.""",
 )
-def eq_2_4(setting: Setting):
+def eq_2_4(setting: Setting) -> Forms:
     net, points = setting.network(256, 0), setting.points
     rate = _rate_along_gradient(net, points)
     expected = -empirical_ntk(net, points.X) @ (outputs(net, points.X) - points.y)
@@ -271,7 +271,7 @@ def _sliding_pairs(
     descent; with the indicator averaged over a short window, which tends to theta, it does. About
     m^{1/2} pairs meet their kink, and a fixed share of them is pushed back from both sides.""",
 )
-def eq_2_5(setting: Setting):
+def eq_2_5(setting: Setting) -> Forms:
     conventions = {
         name: float(np.abs(_TRUE_RATE + _sliding_kernel(v) @ _DELTA).max())
         for name, v in (("active", 1.0), ("inactive", 0.0))

@@ -9,7 +9,7 @@ import scipy.integrate
 from ...kernel import empirical_ntk, infinite_ntk
 from ...theory import bounds
 from ..drawing import against, drawing, line, panel, theory
-from ..ledger import claim, every, within
+from ..ledger import Forms, claim, every, within
 from .fits import agrees, slope
 from .setting import Setting
 
@@ -39,7 +39,7 @@ def momentum_path(net_gradient, hidden: np.ndarray, b: float, until: float, step
     momentum dynamics gains 2 m^{-1/2} sum_r a_r' (w_r'.x_i) 1{w_r.x_i > 0}; a sum of m terms of
     size m^{-3/2} whose signs a_r cancel to leading order: O(1/m).""",
 )
-def footnote_1(setting: Setting):
+def footnote_1(setting: Setting) -> Forms:
     X, y = np.asarray(setting.points.X).reshape(setting.points.n, -1), np.asarray(setting.points.y)
     cos = np.clip(X @ X.T, -1, 1)
     np.fill_diagonal(cos, 1.0)
@@ -123,7 +123,7 @@ def footnote_1(setting: Setting):
     a_r sigma''(w_r.x)(w_r'.x)^2, a sum of m terms of size m^{-3/2} whose signs a_r cancel to
     leading order: O(1/m), smaller than the impulses O(m^{-1/2}) of ReLU.""",
 )
-def remark_piecewise_linear(setting: Setting):
+def remark_piecewise_linear(setting: Setting) -> Forms:
     clip = lambda z: np.clip(z, -1, 1)
     gap = float(clip(1.0) - 0.5 * (clip(0.0) + clip(2.0)))
     X, y = np.asarray(setting.points.X).reshape(setting.points.n, -1), np.asarray(setting.points.y)
@@ -195,7 +195,7 @@ def remark_piecewise_linear(setting: Setting):
     lambda_min). The logistic loss is not strongly convex: L' = -lambda sigma(-f)^2 gives L ~
     1/(lambda t), not linear.""",
 )
-def remark_other_losses(setting: Setting):
+def remark_other_losses(setting: Setting) -> Forms:
     H = 0.5
     logistic = scipy.integrate.solve_ivp(
         lambda t, f: H / (1 + np.exp(f)),

@@ -8,7 +8,7 @@ from ...method import HeavyBall
 from ...theory import bounds
 from ...theory.lyapunov import heavy_ball_energy, heavy_ball_energy_rate, sharp_energy
 from ..drawing import drawing, line, panel, points, theory
-from ..ledger import bound, claim, every, identity
+from ..ledger import Forms, bound, claim, every, identity
 from .modes import frozen, worst_modes
 from .setting import Setting
 
@@ -19,7 +19,7 @@ from .setting import Setting
     kind="identity",
     note="dL/dDelta = Delta, whereas (A.4) has H Delta = dL^/dDelta: the hat is missing.",
 )
-def eq_a_5(setting: Setting):
+def eq_a_5(setting: Setting) -> Forms:
     ts = np.linspace(0, 20, 400)
     H, b, step = 0.5, 1.0, 1e-4
     run = frozen(HeavyBall(b), [H], [1.0], ts + 2 * step)
@@ -59,7 +59,7 @@ def eq_a_5(setting: Setting):
     at most |J|/sqrt 2 to sqrt V. So V is not decreasing along the training dynamics, but sqrt V_+
     <= sqrt(rho) sqrt V_- + |J|/sqrt 2 is.""",
 )
-def eq_a_6(setting: Setting):
+def eq_a_6(setting: Setting) -> Forms:
     runs = [run for group in setting.crossings.values() for run in group]
     rises = sum(int(np.sum(run.energy_after > run.energy_before * (1 + 1e-12))) for run in runs)
     largest = max(float(np.max(run.energy_after / run.energy_before)) for run in runs)
@@ -131,7 +131,7 @@ def eq_a_6(setting: Setting):
     |Delta'|^2. Better: V# = Delta.(H - mu) Delta/2 + |sqrt(mu) Delta + Delta'|^2/2 has V#' = -2
     sqrt(mu) V# exactly at b = 2 sqrt(mu).""",
 )
-def eq_a_7(setting: Setting):
+def eq_a_7(setting: Setting) -> Forms:
     rng, n = np.random.default_rng(6), 5
     A, B = rng.standard_normal((2, n, n))
     A, B = A @ A.T + np.eye(n), B + B.T
@@ -212,7 +212,7 @@ def eq_a_7(setting: Setting):
     (not alpha) gives V(0) <= 2 L^(0): a factor 2 is lost in (A.8). With H = alpha^2 the ratio
     L^(t)/(e^{-alpha t} L^(0)) is (1 + s)^2 e^{-s}, s = alpha t, 4/e at s = 1.""",
 )
-def eq_a_8(setting: Setting):
+def eq_a_8(setting: Setting) -> Forms:
     alpha = 0.5
     ts = np.linspace(0, 40, 401)  # contains t = 1/alpha
     lams = worst_modes(alpha)

@@ -10,7 +10,7 @@ from ...kernel import empirical_ntk
 from ...method import GradientFlow
 from ...network.two_layer import split
 from ..drawing import by_name, drawing, line, panel, theory
-from ..ledger import claim, every, identity, typed, within
+from ..ledger import Forms, claim, every, identity, typed, within
 from .modes import frozen
 from .setting import Setting, infinite_kernel, predictions
 
@@ -22,7 +22,7 @@ from .setting import Setting, infinite_kernel, predictions
     note="""H = sum_r (df/dw_r)(df/dw_r)^T = J J^T with J the n x mp Jacobian, so it is positive
     semi-definite. Two routes: reverse-mode Jacobian against the structured kernel.""",
 )
-def eq_2_6(setting: Setting):
+def eq_2_6(setting: Setting) -> Forms:
     net, points = setting.network(64, 0), setting.points
     J = jax.jacrev(lambda w: predictions(net, w, points.X))(net.hidden).reshape(points.n, -1)
     H = empirical_ntk(net, points.X)
@@ -46,7 +46,7 @@ def eq_2_6(setting: Setting):
     Delta. The text's "matrix ODE (2.2)" must read (2.5): the unknown of (2.2) is W, of shape (m,
     p), on which an n x n matrix H does not act, and W does not tend to 0.""",
 )
-def pseudo_loss(setting: Setting):
+def pseudo_loss(setting: Setting) -> Forms:
     n, (values, c) = setting.data.n, setting.eigen
     K = jnp.asarray(setting.kernel)
     D = -jnp.asarray(setting.data.y)
@@ -97,7 +97,7 @@ def pseudo_loss(setting: Setting):
     its indicator jumps; so no two parallel inputs suffices. Z_i is the x_i of the other sections;
     here H_inf is compared with Monte Carlo.""",
 )
-def fact_2_1(setting: Setting):
+def fact_2_1(setting: Setting) -> Forms:
     rng, K, X = (
         np.random.default_rng(0),
         setting.points_kernel,
@@ -146,7 +146,7 @@ def fact_2_1(setting: Setting):
     independent. So {+-e_i} has lambda0 = 1/2, a regular hexagon 0. The arccos form needs |x_i| = 1,
     which the fact forgets to say; for other norms the angle must stand in its place.""",
 )
-def fact_2_2(setting: Setting):
+def fact_2_2(setting: Setting) -> Forms:
     X = setting.X
     gram = np.clip(X @ X.T, -1, 1)
     error = float(np.abs((0.5 - np.arccos(gram) / (2 * np.pi)) * gram - setting.kernel).max())
@@ -217,7 +217,7 @@ def _positive(Z: np.ndarray) -> bool:
     note="""df_i/dw_r = m^{-1/2} a_r x_i 1{w_r.x_i >= 0}, and a_r^2 = 1 removes the output weights.
     With other output weights each term of the sum carries a_r^2.""",
 )
-def eq_2_8(setting: Setting):
+def eq_2_8(setting: Setting) -> Forms:
     net, points = setting.network(64, 3, antisymmetric=False), setting.points
     X = np.asarray(points.X).reshape(points.n, -1)
 

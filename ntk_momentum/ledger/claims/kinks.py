@@ -9,7 +9,7 @@ import numpy as np
 
 from ...theory.crossings import Crossings, heavy_ball_crossings
 from ..drawing import against, drawing, line, panel, theory
-from ..ledger import claim, every, identity, typed
+from ..ledger import Forms, claim, every, identity, typed
 from .fits import agrees, slope
 from .setting import Setting
 
@@ -119,7 +119,7 @@ def _impulses(setting: Setting, statement: str, sharp: bool):
     is O(1/m), mostly of one sign per sample (against Delta_i': they act as a drag), so the sum is
     O(m^{-1/2}) without further cancellation.""",
 )
-def eq_3_5(setting: Setting):
+def eq_3_5(setting: Setting) -> Forms:
     return _impulses(
         setting, "Delta'' + sqrt(2 lambda0) Delta' + H(t) Delta = 0, integrated over [0, t]", True
     )
@@ -132,7 +132,7 @@ def eq_3_5(setting: Setting):
     note="""f'' = sum_r df/dw_r w_r'' + sum_rl (d2f/dw_r dw_l) w_r' w_l': the second sum is zero at
     almost every t but a sum of Dirac masses at the crossings, and it is integrated over time.""",
 )
-def eq_a_1(setting: Setting):
+def eq_a_1(setting: Setting) -> Forms:
     return _impulses(setting, "f'' = sum_r (df/dw_r) w_r'', integrated over [0, t]", False)
 
 
@@ -145,7 +145,7 @@ def eq_a_1(setting: Setting):
     sign(v.x_i), the jump of the gradient. And delta(w_r.x_i) is not zero "almost surely" along a
     path that crosses.""",
 )
-def eq_a_2(setting: Setting):
+def eq_a_2(setting: Setting) -> Forms:
     rng, m, p = np.random.default_rng(5), 4, 3
     x, v, w = rng.standard_normal((3, p))
     w = w - x * (w @ x) / (x @ x)  # on the kink
@@ -186,7 +186,7 @@ def eq_a_2(setting: Setting):
         "(A.1) with (3.3): the prediction dynamics carries the same impulses as the error dynamics."
     ),
 )
-def eq_a_3(setting: Setting):
+def eq_a_3(setting: Setting) -> Forms:
     return _impulses(
         setting, "f'' + sqrt(2 lambda0) f' + H(t)(f - y) = 0, integrated over [0, t]", False
     )
@@ -199,7 +199,7 @@ def eq_a_3(setting: Setting):
     note="""(A.3) with y constant. The width at which the missing impulses stop mattering is set by
     their sum, O(m^{-1/2}).""",
 )
-def eq_a_4(setting: Setting):
+def eq_a_4(setting: Setting) -> Forms:
     return _impulses(
         setting, "Delta'' + sqrt(2 lambda0) Delta' + H(t) Delta = 0, integrated over [0, t]", True
     )
@@ -214,7 +214,7 @@ def eq_a_4(setting: Setting):
     proof drops with H'. A crossing of (r, i) changes row and column i by x_i.x_j 1{r active on
     j}/m, so each jump is at most 2 sqrt(n)/m, and about n sqrt(m) of them occur.""",
 )
-def remark_hdot_zero(setting: Setting):
+def remark_hdot_zero(setting: Setting) -> Forms:
     runs = [run for group in setting.crossings.values() for run in group]
     n = setting.points.n
     drift = min(float(run.drift.max()) for run in runs)

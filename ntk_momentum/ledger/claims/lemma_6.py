@@ -11,7 +11,7 @@ from ...theory import bounds
 from ...theory.crossings import heavy_ball_crossings
 from ...theory.switching import switched_peaks
 from ..drawing import drawing, line, panel, points, theory
-from ..ledger import claim, every, undefined
+from ..ledger import Forms, claim, every, undefined
 from .linear import displacement_identity
 from .modes import theorem_2_ratio
 from .setting import Setting
@@ -88,7 +88,7 @@ def _moving_defect(h: float) -> float:
     both ends of the interval give k^2 (h - 1)/2 >= ((h - 1)/2)^2 in units of mu: safe below h = 9
     (the circle criterion), unsafe above 17.85.""",
 )
-def lemma_6(setting: Setting):
+def lemma_6(setting: Setting) -> Forms:
     times, peaks = switched_peaks(lambda t: 2.0, 1.0, 25.0, 8)  # mu = 1, b = 2
     growth = float((peaks[-1] / peaks[0]) ** (1 / (len(peaks) - 1)))
     frozen_ratio = theorem_2_ratio(
@@ -216,7 +216,7 @@ def lemma_6(setting: Setting):
     the repaired decay (which asks for ||H(t) - H_inf|| <= (sqrt 2 - 1) lambda0/2, not lambda0/4
     twice) the argument closes. n = 1 is the case a machine can reach: R' = 8/sqrt(m).""",
 )
-def lemma_7(setting: Setting):
+def lemma_7(setting: Setting) -> Forms:
     m, delta, n, lam0 = (
         (32_768 if setting.size == "smoke" else 131_072),
         0.6 if setting.size == "smoke" else 0.3,

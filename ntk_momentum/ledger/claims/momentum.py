@@ -12,7 +12,7 @@ from ...method import HeavyBall, heavy_ball
 from ...network.two_layer import outputs
 from ...theory import bounds
 from ..drawing import against, by_name, drawing, line, panel, points, theory
-from ..ledger import claim, every, identity, undefined, within
+from ..ledger import Forms, claim, every, identity, undefined, within
 from .fits import slope
 from .modes import ONE, exponent, frozen, radius
 from .setting import Setting, infinite_kernel, predictions
@@ -26,7 +26,7 @@ from .setting import Setting, infinite_kernel, predictions
     + beta) and beta < 1. At beta = 1 the product of the roots is 1: nothing is lost. So beta lies
     in [0, 1), not [0, 1].""",
 )
-def eq_3_1(setting: Setting):
+def eq_3_1(setting: Setting) -> Forms:
     betas, xs = np.linspace(0, 1, 11), np.linspace(0.01, 0.99, 20)
     closed = max(radius([1, -(1 + beta - x), beta]) for beta in betas for x in xs * 2 * (1 + beta))
     opened = max(
@@ -118,7 +118,7 @@ def _order(
     from a cold start w_{-1} = w_0. Second order: central differences, beta = (1 - bh/2)/(1 + bh/2),
     eta = h^2/(1 + bh/2), a cold start being the flow at t = h/2.""",
 )
-def eq_3_2(setting: Setting):
+def eq_3_2(setting: Setting) -> Forms:
     hs = 0.1 / 2.0 ** np.arange(5)
     naive = {
         "1 - bh": _order(lambda h, b: (h**2, 1 - b * h), 0.0, hs)[0],
@@ -175,7 +175,7 @@ def eq_3_2(setting: Setting):
     note="""J is defined nowhere; if it were the Jacobian df/dw its derivative would vanish almost
     everywhere and no neuron would move. The force is dL/dw_r = (df/dw_r)^T (f - y).""",
 )
-def eq_3_3(setting: Setting):
+def eq_3_3(setting: Setting) -> Forms:
     net, points = setting.network(64, 1), setting.points
     gradient = jax.grad(lambda w: 0.5 * jnp.sum((predictions(net, w, points.X) - points.y) ** 2))(
         net.hidden
@@ -207,7 +207,7 @@ def eq_3_3(setting: Setting):
     the wrong unit; the two agree only at lambda0 = 2. Theorem 2's b = sqrt(2 lambda0^2) has the
     wrong unit too.""",
 )
-def remark_friction_choice(setting: Setting):
+def remark_friction_choice(setting: Setting) -> Forms:
     lam0 = np.array([0.5, 0.1, float(setting.eigen[0][0])])
     b = bounds.paper_friction(lam0)
     grid = np.linspace(0.01, 3, 200)
@@ -251,7 +251,7 @@ def remark_friction_choice(setting: Setting):
     best one for the worst kernel it allows, lambda_min = lambda0/2; if lambda_min = lambda0 it
     reaches 1/sqrt 2 of the best.""",
 )
-def footnote_2(setting: Setting):
+def footnote_2(setting: Setting) -> Forms:
     lam0 = 0.5
     grid = np.linspace(0.3, 4.0, 371) * np.sqrt(lam0)
     best = grid[np.argmax(bounds.heavy_ball_rate(grid, lam0))]
@@ -318,7 +318,7 @@ def footnote_2(setting: Setting):
     iteration the guarantees are eta lambda0 and sqrt(eta lambda0/2); at eta ~ 1/lambda_max that is
     1/kappa against 1/sqrt(2 kappa): this square root is what momentum gains.""",
 )
-def remark_rate_comparison(setting: Setting):
+def remark_rate_comparison(setting: Setting) -> Forms:
     lam0s = {
         "n = 1, |x| = 1": 0.5,
         "n = 1, |x| = 2": 2.0,
@@ -386,7 +386,7 @@ def remark_rate_comparison(setting: Setting):
     pair of inputs is orthogonal or antipodal; n = 1 included. Norms other than one scale it: |x| =
     2 gives 2.""",
 )
-def remark_lambda0_half(setting: Setting):
+def remark_lambda0_half(setting: Setting) -> Forms:
     rng = np.random.default_rng(3)
     near = np.eye(3) + 0.05 * rng.standard_normal((3, 3))
     sets = {
@@ -438,7 +438,7 @@ def remark_lambda0_half(setting: Setting):
     crosses zero and comes back, so L is not monotone for Delta(0) along it. b = sqrt(2 lambda0) < 2
     sqrt(lambda0) oscillates for every kernel H >= lambda0.""",
 )
-def remark_oscillation(setting: Setting):
+def remark_oscillation(setting: Setting) -> Forms:
     values, c = setting.eigen
     top = values[-1]
     ts = np.linspace(0, 40 / np.sqrt(top), 2048)

@@ -11,7 +11,7 @@ import scipy.optimize
 from ...method import Nesterov, nesterov
 from ...theory import bounds
 from ..drawing import against, drawing, line, panel, points, theory
-from ..ledger import bound, claim, every, identity
+from ..ledger import Forms, bound, claim, every, identity
 from .fits import growth, slope
 from .modes import DS, amplitude, constant, frozen, radius, reach
 from .setting import Setting
@@ -25,7 +25,7 @@ from .setting import Setting
     -1/(d - 1): negative, infinite at d = 1, and R(0) is undefined. It must run over t = 1, 2, ...
     with R(1) = w(1). R is the x of Su, Boyd, Candes and w their y: the gradient is taken at w.""",
 )
-def eq_4_1(setting: Setting):
+def eq_4_1(setting: Setting) -> Forms:
     momenta = {f"d = {d:g}": -1 / (d - 1) if d != 1 else -np.inf for d in (1.0, 3.0, 6.0)}
     rng, eta, d = np.random.default_rng(0), 0.2, 3.0
     H = rng.standard_normal((4, 4))
@@ -83,7 +83,7 @@ def _modified_mode(d: float, h: float, lam: float, ts: np.ndarray) -> np.ndarray
     H Delta' + (1 + dh/(2t)) H Delta = 0, w_k at t = (k + d/2) h and R_k at t = (k + (d-2)/2) h, k
     steps taken, with the regular start Delta'(0) = -(h/2) H Delta(0).""",
 )
-def eq_4_2(setting: Setting):
+def eq_4_2(setting: Setting) -> Forms:
     lam, until = 1.0, 5.0
     orders: dict[str, float] = {}
     first: dict[str, float] = {}
@@ -152,7 +152,7 @@ def eq_4_2(setting: Setting):
     unless H is the identity; it should be dL^/dDelta. The first holds between crossings; with
     impulses as in (3.5).""",
 )
-def eq_4_3(setting: Setting):
+def eq_4_3(setting: Setting) -> Forms:
     ts = np.linspace(0.1, 20, 400)
     residuals = []
     for d in DS:
@@ -203,7 +203,7 @@ def eq_4_3(setting: Setting):
     Lambda_d^2, and limsup t^d L = kappa_d sum c_k^2 lambda_k^{-d/2}/2, kappa_d = 2^d
     Gamma((d+1)/2)^2/pi.""",
 )
-def thm_3(setting: Setting):
+def thm_3(setting: Setting) -> Forms:
     values, c = setting.eigen
     ts = np.geomspace(0.05, 300, 2048) / np.sqrt(values[0])
     ratios = {}
@@ -275,7 +275,7 @@ def thm_3(setting: Setting):
     Delta.H Delta = 2 L^. Corrected: L <= A_d (sqrt(lambda_min) t)^{-2d/3} L(0), A_d = sup s^{2d/3}
     Lambda_d^2.""",
 )
-def eq_4_4(setting: Setting):
+def eq_4_4(setting: Setting) -> Forms:
     d, needed = 9.0, {}
     for lam in (0.5, 0.05, 0.005):
         needed[f"{lam:g}"] = reach(d, 2 * d / 3, lam) / lam
@@ -352,7 +352,7 @@ def _bouncing_exponent(d: float) -> float:
     reached. But the paper draws them on for L^, a quadratic for a frozen kernel: there the exponent
     is exactly d for every d > 0, and 1/t^2 fails only for d < 2.""",
 )
-def remark_rate_exponents(setting: Setting):
+def remark_rate_exponents(setting: Setting) -> Forms:
     found = {}
     for d in DS:
         run = frozen(Nesterov(d), [1.0], [1.0], np.linspace(20, 2000, 16384))
@@ -425,7 +425,7 @@ def remark_rate_exponents(setting: Setting):
     mode with x = eta lambda < 1 the momentum tends to 1 and z^2 - 2(1 - x) z + (1 - x) has |z|^2 =
     1 - x, hence L_k ~ k^{-d} (1 - x)^k. For 1 < x < 4/3 the root is (x - 1) + sqrt(x(x - 1)).""",
 )
-def remark_only_sublinear(setting: Setting):
+def remark_only_sublinear(setting: Setting) -> Forms:
     d, fits = 3.0, {}
     for x in (0.05, 0.2, 0.6):
         steps = int(60 / x)

@@ -7,7 +7,7 @@ import numpy as np
 from ...method import GradientFlow, HeavyBall
 from ...theory import bounds
 from ..drawing import against, by_name, drawing, line, panel, theory
-from ..ledger import attained, bound, claim, every, rarely, within
+from ..ledger import Forms, attained, bound, claim, every, rarely, within
 from .fits import agrees, slope, while_bounded
 from .modes import frozen, radius
 from .pairs import pair_eigenvalues, pair_lambda_min
@@ -28,7 +28,7 @@ from .setting import Setting
     Against the lazy twin, O(m^{1/2}) neurons whose pattern changed part by O(m^{-1/2}) each, so ||W
     - W_lazy|| ~ m^{-1/4}, while ||W_lazy - W(0)|| = O(1).""",
 )
-def remark_lazy_training(setting: Setting):
+def remark_lazy_training(setting: Setting) -> Forms:
     widths, moved = setting.along_widths(lambda run: run.displaced.max())
     _, drift = setting.along_widths(lambda run: run.drift.max())
     _, pairs = setting.along_widths(lambda run: run.pairs)
@@ -139,7 +139,7 @@ def _thinned(widths: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.nda
     delta^3). Given lambda_min(H(t)) >= lambda0/2, L' = -Delta.H Delta <= -lambda0 L gives
     (2.7).""",
 )
-def thm_1(setting: Setting):
+def thm_1(setting: Setting) -> Forms:
     rng, delta = np.random.default_rng(2), 0.1
     printed, corrected, trials = {}, {}, setting.sizes.trials
     for theta in (1e-1, 1e-3, 1e-6, 1e-9):
@@ -218,7 +218,7 @@ def thm_1(setting: Setting):
     lambda0/2. For constant H the exponent is 2 lambda_min, so for H = lambda0/2 (2.7) is
     attained.""",
 )
-def eq_2_7(setting: Setting):
+def eq_2_7(setting: Setting) -> Forms:
     run, lam0 = setting.gradient_run, setting.points_lam0
     ts, loss, lam = np.asarray(run.ts), np.asarray(run.loss), np.asarray(run.lambda_min)
     held = while_bounded(run, lam0 / 2)
@@ -265,7 +265,7 @@ def eq_2_7(setting: Setting):
     1)/(sqrt kappa + 1), and 1 - 2/sqrt(3 kappa + 1). At the second-order map of (3.1), -2 log|z|/h
     tends to r(b) as h^2.""",
 )
-def remark_discrete(setting: Setting):
+def remark_discrete(setting: Setting) -> Forms:
     values = setting.eigen[0]
     b, lam = bounds.paper_friction(values[0]), values[0]
     hs = 0.4 / np.sqrt(values[-1]) / 2.0 ** np.arange(5)

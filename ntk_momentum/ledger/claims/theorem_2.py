@@ -7,7 +7,7 @@ import numpy as np
 from ...method import HeavyBall
 from ...theory import bounds
 from ..drawing import drawing, line, panel, points, theory
-from ..ledger import attained, bound, claim, every
+from ..ledger import Forms, attained, bound, claim, every
 from .fits import while_bounded
 from .modes import ONE, exponent, frozen, theorem_2_ratio, worst_modes
 from .setting import Setting
@@ -21,7 +21,7 @@ from .setting import Setting
     constant enters. Nor does it for any other b > 0: r(b) depends on lambda_min alone, so a
     Lipschitz gradient is not needed there either.""",
 )
-def remark_lipschitz(setting: Setting):
+def remark_lipschitz(setting: Setting) -> Forms:
     alpha = 0.5
     ts = np.linspace(0, 40, 512)
     ratios = {}
@@ -80,7 +80,7 @@ def remark_lipschitz(setting: Setting):
     = 0 for ever, while Delta moves. With a velocity, V(0) = L^(0) + |alpha Delta(0) +
     Delta'(0)|^2/2 must stand on the right: L <= (2/lambda0) e^{-alpha t} V(0).""",
 )
-def remark_zero_velocity(setting: Setting):
+def remark_zero_velocity(setting: Setting) -> Forms:
     lam0, ts = 0.5, np.linspace(0, 30, 512)
     alpha = np.sqrt(lam0 / 2)
     run = frozen(HeavyBall(2 * alpha), [lam0], [1.0], ts)
@@ -142,7 +142,7 @@ def remark_zero_velocity(setting: Setting):
     <= 2. The printed b = sqrt(2 lambda0^2) has exponent sqrt 2 lambda0, below sqrt(lambda0/2) when
     lambda0 < 1/4.""",
 )
-def thm_2(setting: Setting):
+def thm_2(setting: Setting) -> Forms:
     lam0 = 0.1
     ts = np.linspace(0, 400, 512)
     slow = frozen(HeavyBall(np.sqrt(2 * lam0**2)), [lam0], [1.0], ts)
@@ -253,7 +253,7 @@ def thm_2(setting: Setting):
     phi = e^{-t/2}(cos(t/2) + sin(t/2)), and the first form fails at sin t = 3/5 with ratio (8/5)
     e^{-0.3218} = 1.16. Best constant: sup (1 + s)^2 e^{-s} = 4/e at s = 1 gives 8/(e lambda0).""",
 )
-def eq_3_4(setting: Setting):
+def eq_3_4(setting: Setting) -> Forms:
     lam0, ts = 0.5, np.concatenate([[0.0, np.arcsin(0.6)], np.linspace(0.01, 20, 510)])
     run = frozen(HeavyBall(1.0), [lam0], [1.0], ts)
     ratios = {

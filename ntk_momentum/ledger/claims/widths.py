@@ -7,7 +7,7 @@ import numpy as np
 
 from ...theory import bounds
 from ..drawing import Drawing, by_name, drawing, panel, points, theory
-from ..ledger import Check, bound, claim, every, rarely
+from ..ledger import Check, Forms, bound, claim, every, rarely
 from .fits import growth, slope
 from .pairs import ANGLES, DELTA, FAMILY, pair_eigenvalues, pair_kernels, pair_lambda_min
 from .setting import Setting
@@ -32,7 +32,7 @@ def _draw(setting: Setting, width: int, trials: int, seed: int):
     mean of independent positive matrices D_r X X^T D_r of norm <= ||X||^2, and matrix Chernoff at 1
     - 1/4 gives n exp(-m lambda0/(32 ||X||^2)) <= delta.""",
 )
-def lemma_4(setting: Setting):
+def lemma_4(setting: Setting) -> Forms:
     rng, failed, chernoff, widths, trials = (
         np.random.default_rng(11),
         {},
@@ -134,7 +134,7 @@ def _worst_drift(setting: Setting, radius: float, width: int, trials: int, seed:
     conservative: the measured radius is far larger, and real trajectories leave R behind while H(t)
     stays close.""",
 )
-def lemma_5(setting: Setting):
+def lemma_5(setting: Setting) -> Forms:
     n, lam0, width = setting.points.n, setting.points_lam0, 4096
     R = bounds.lemma_5_radius(n, DELTA, lam0)
     trials = setting.sizes.trials // 4
@@ -306,7 +306,7 @@ def _proof_drawing(family: dict[str, dict[str, float]]) -> Drawing:
     |Delta(0)|^2 = O(n/delta) give m = Omega(n^6/(delta^3 lambda0^4)) (Du et al.). n^6/delta^3
     without lambda0 is refuted by two inputs that approach each other.""",
 )
-def width_thm_1(setting: Setting):
+def width_thm_1(setting: Setting) -> Forms:
     rng, printed = np.random.default_rng(16), {}
     for theta in (1e-3, 1e-6, 1e-9):
         lam0 = pair_eigenvalues(theta)[0]
@@ -357,7 +357,7 @@ def width_thm_1(setting: Setting):
     appendix "equivalently" lambda0^{-4}. The constant-kernel displacement gives n^6/(delta^3
     lambda0^4).""",
 )
-def width_thm_2(setting: Setting):
+def width_thm_2(setting: Setting) -> Forms:
     def condition(
         n, delta, lam0
     ):  # printed displacement = R, L^(0) <= ||H|| |Delta(0)|^2/2 <= n |Delta(0)|^2/2
@@ -421,7 +421,7 @@ def width_thm_2(setting: Setting):
     lambda0^{-2.5}. The frozen-kernel displacement bound holds for Nesterov as for the other flows:
     n^6/(delta^3 lambda0^4).""",
 )
-def width_thm_3(setting: Setting):
+def width_thm_3(setting: Setting) -> Forms:
     powers = {}
     for a in (4.5, 6.0):
 
