@@ -38,7 +38,7 @@ class Numerics:
     max_steps: int = 100_000
     precision: Precision = "highest"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_positive("tol", self.tol)
         check_positive("max_steps", self.max_steps)
         if self.precision not in ("default", "high", "highest"):

@@ -316,12 +316,12 @@ def _until(
     still = jnp.sum(jnp.where(seen, 0.0, size**2))
     goal = target * jnp.sum(size**2)
 
-    def count(optimizer, period):
-        def more(carry):
+    def count(optimizer: AbstractOptimizer, period: Array | None) -> Array:
+        def more(carry: tuple) -> Array:
             k, z, _ = carry
             return (k < max_steps) & (jnp.sum(eigenvalues * z**2) + still > goal)
 
-        def step(carry):
+        def step(carry: tuple) -> tuple:
             k, z, memory = carry
             if period is not None:
                 taken, ahead = memory

@@ -46,7 +46,9 @@ class Linearized(eqx.Module):
         return value + change
 
 
-def linearize(model: Any, *, trainable: Any = None, where: Callable | None = None) -> Linearized:
+def linearize(
+    model: PyTree, *, trainable: PyTree = None, where: Callable | None = None
+) -> Linearized:
     """A model linearised in its trained weights at their present values: a model whose kernel is
     constant.
 
@@ -173,7 +175,7 @@ def diagnose(
     *,
     saves: int = 20,
     loss: Loss = squared,
-    trainable: Any = None,
+    trainable: PyTree = None,
     where: Callable | None = None,
     target: float = 1e-3,
     config: Numerics = Numerics(),
@@ -255,7 +257,7 @@ def recommend(
     data: Any,
     *,
     loss: Loss = squared,
-    trainable: Any = None,
+    trainable: PyTree = None,
     where: Callable | None = None,
     target: float = 1e-3,
     config: Numerics = Numerics(),
@@ -308,7 +310,7 @@ def _drifts(
     f0, before = jax.vjp(problem.f, start)
     _, after = jax.vjp(problem.f, end)
 
-    def row(unit):
+    def row(unit: Array) -> Array:
         one, other = before(unit)[0], after(unit)[0]
         return norm(jax.tree.map(jnp.subtract, other, one)) ** 2
 

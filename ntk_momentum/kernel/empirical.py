@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 import equinox as eqx
 import jax
@@ -32,7 +32,7 @@ def empirical_ntk(
     x1: Any,
     x2: Any = None,
     *,
-    trainable: Any = None,
+    trainable: PyTree = None,
     where: Callable | None = None,
     method: str = "auto",
     block_size: int | None = None,
@@ -100,7 +100,7 @@ def plan_ntk(
     x1: Any,
     x2: Any = None,
     *,
-    trainable: Any = None,
+    trainable: PyTree = None,
     where: Callable | None = None,
     method: str = "auto",
     block_size: int | None = None,
@@ -157,7 +157,16 @@ def _outputs(trained: PyTree, frozen: PyTree, x: Array) -> Array:
     return jnp.ravel(eqx.combine(trained, frozen)(x))
 
 
-def prepare(model, x1, x2, trainable, where, method, block_size, output) -> Problem:
+def prepare(
+    model: Callable,
+    x1: Any,
+    x2: Any,
+    trainable: PyTree,
+    where: Callable | None,
+    method: str,
+    block_size: int | None,
+    output: str,
+) -> Problem:
     """Check everything and take the model apart. Raises `InputError`."""
     if method != "auto" and method not in get_args(Method):
         raise unknown_name("method", str(method), ("auto", *get_args(Method)))
@@ -190,7 +199,7 @@ def prepare(model, x1, x2, trainable, where, method, block_size, output) -> Prob
         raise InputError(
             f"the model must return one real array, got {value}; wrap it in a function that does."
         )
-    return Problem(trained, frozen, x1, x2, output, value.shape == (), value.size)
+    return Problem(trained, frozen, x1, x2, cast(Output, output), value.shape == (), value.size)
 
 
 def _inputs(name: str, x: Any) -> Any:
@@ -250,14 +259,14 @@ def structured_form(model: Any, problem: Problem) -> Callable[[bool], dict[str, 
 
 
 @structured_form.register
-def _(model: TwoLayerNet, problem):
+def _(model: TwoLayerNet, problem: Problem) -> Callable[[bool], dict[str, Array]] | None:
     trained = problem.trained
     if trained.scale is not None or problem.x1.ndim < 2:
         return None
     hidden, output = trained.hidden is not None, trained.output is not None
     layers = [(".hidden", True, False)] * hidden + [(".output", False, True)] * output
 
-    def kernels(per_layer):
+    def kernels(per_layer: bool) -> dict[str, Array]:
         parts = layers if per_layer else [("", hidden, output)]
         return {
             name: _two_layer(model, problem.x1, problem.x2, hidden, output)
@@ -268,7 +277,9 @@ def _(model: TwoLayerNet, problem):
 
 
 @eqx.filter_jit
-def _two_layer(model, x1, x2, hidden, output):
+def _two_layer(
+    model: TwoLayerNet, x1: Array, x2: Array | None, hidden: bool, output: bool
+) -> Array:
     return two_layer_ntk(model, x1, x2, hidden=hidden, output=output)
 
 
@@ -284,10 +295,10 @@ def _stream(problem: Problem, how: KernelPlan, per_layer: bool) -> dict[str, Arr
     blocks1 = blocks(problem.x1, how.block_size)
     blocks2 = blocks1 if symmetric else blocks(problem.x2, how.block_size)
 
-    def row(i, block):
+    def row(i: Array, block: Array) -> dict[str, Array]:
         of_row = left(block)
 
-        def cell(j, block):
+        def cell(j: Array, block: Array) -> dict[str, Array]:
             compute = lambda block: pair(of_row, right(block))
             if not symmetric:
                 return compute(block)
@@ -392,7 +403,7 @@ def _push_forward(
         n2, k = gradients[0].delta.shape[:2]
 
         def kernel(moved: list[int]) -> Array:
-            def f(*some):
+            def f(*some: Array) -> Array:
                 here = [
                     some[moved.index(i)] if i in moved else leaf for i, leaf in enumerate(leaves)
                 ]

@@ -86,7 +86,7 @@ def products(jaxpr: Jaxpr, leaves: int) -> dict[int, Product]:
     nothing else: that product."""
     uses: dict[int, list[Product | None]] = {index: [] for index in range(leaves)}
 
-    def walk(jaxpr, tags):
+    def walk(jaxpr: Jaxpr, tags: dict) -> None:
         for eqn in jaxpr.eqns:
             inner = _inner(eqn)
             tagged = [tags.get(var) if not isinstance(var, Literal) else None for var in eqn.invars]
@@ -168,8 +168,10 @@ def jacobian(
     """
     leaves, tree = jax.tree.flatten(trained)
 
-    def sample(x):
-        def probed(probes, dense):
+    def sample(x: Array) -> list[Factor]:
+        def probed(
+            probes: dict[int, Array], dense: dict[int, Array]
+        ) -> tuple[Array, dict[int, Array]]:
             inputs: dict[int, Array] = {}
             args = [dense.get(index, leaf) for index, leaf in enumerate(leaves)]
             if not chosen:

@@ -127,7 +127,7 @@ def infinite_ntk(x1: Any, x2: Any = None, *, trainable: str | None = None) -> Fl
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _infinite_ntk(x1, x2, layers):
+def _infinite_ntk(x1: Array, x2: Array | None, layers: str) -> Array:
     pairs = angles(x1, x1 if x2 is None else x2)
     K = jnp.zeros_like(pairs.near)
     if layers in ("hidden", "all"):

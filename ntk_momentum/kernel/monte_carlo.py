@@ -82,7 +82,9 @@ def monte_carlo_ntk(
     def run(keys: Array) -> MonteCarlo:
         kernel = lambda key: empirical_ntk(make(key), x1, x2, **options)
 
-        def add(carry, step):
+        def add(
+            carry: tuple[Array, Array], step: tuple[Array, Array]
+        ) -> tuple[tuple[Array, Array], None]:
             count, key = step
             mean, spread = carry
             new = kernel(key)

@@ -14,7 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, PyTree
 
 from ..errors import InputError, check_positive, require
 from .empirical import blocks, prepare
@@ -27,7 +27,7 @@ def ntk_operator(
     model: Callable,
     x: Any,
     *,
-    trainable: Any = None,
+    trainable: PyTree = None,
     where: Callable | None = None,
     block_size: int | None = None,
 ) -> lineax.FunctionLinearOperator:
@@ -79,13 +79,13 @@ def ntk_operator(
             count, size, -1
         )
 
-        def gather(gradient, block):
+        def gather(gradient: PyTree, block: tuple[Array, Array]) -> tuple[PyTree, None]:
             here, v = block
             return jax.tree.map(
                 jnp.add, gradient, jax.vjp(lambda trained: f(trained, here), trained)[1](v)[0]
             ), None
 
-        def product(v):
+        def product(v: Array) -> Array:
             gradient, _ = jax.lax.scan(
                 gather, jax.tree.map(jnp.zeros_like, trained), (inputs, padded(v))
             )

@@ -72,7 +72,7 @@ def slope_gram(
     dense = functools.partial(dense_gram, activation)
 
     # everything n x m is made inside the branches: as operands they would be written out
-    def counted(X1, X2, W, a):
+    def counted(X1: Array, X2: Array | None, W: Array, a: Array) -> Array:
         preactivations = [X @ W.T for X in ((X1,) if X2 is None else (X1, X2))]
         words = [
             pack(((z >= 0) if at_zero == high else (z > 0)) & alive[None, :])
@@ -101,7 +101,7 @@ def slope_gram(
 
 
 @slope_gram.defjvp
-def _(activation, primals, tangents):
+def _(activation: Callable, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     X1, X2, W, a = primals
     if X2 is None:
         moving = lambda X1, W, a: dense_gram(activation, X1, None, W, a)
@@ -119,7 +119,7 @@ def common_bits(left: Array, right: Array) -> Array:
     size = 16 if n > 64 else 1  # rows counted together: they share each load of the columns
     groups = jnp.pad(left, ((0, -n % size), (0, 0))).reshape(-1, size, left.shape[1])
 
-    def group(words):
+    def group(words: Array) -> Array:
         by_place = words.T
         add = lambda k, total: (
             total

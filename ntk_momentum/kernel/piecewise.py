@@ -38,6 +38,9 @@ _EDGES = (
 )
 
 
+Sums = tuple[Array, Array]
+
+
 class Pieces(NamedTuple):
     """phi(z) = intercept + slope z + sum_k jumps_k (z - kinks_k)_+."""
 
@@ -163,7 +166,7 @@ def _integrals(
     share = np.exp(-y)
     weight = (wide / 2 * weights).ravel() * share
 
-    def add(total, node):
+    def add(total: Sums, node: Sums) -> tuple[Sums, None]:
         share, weight = node
         below = jnp.square(jnp.sin(0.5 * angle * share))  # (1 - cos psi)/2
         apart = -1 / jnp.maximum(

@@ -13,7 +13,7 @@ round-off at every depth.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -194,13 +194,13 @@ def gauss_hermite(activation: Callable, order: int = 80) -> Dual:
     table *= weights / np.sqrt(2 * np.pi)
 
     def dual(law: Angles) -> Moments:
-        def coefficients(norm):
+        def coefficients(norm: Array) -> tuple[Array, Array]:
             z = norm[:, None] * jnp.asarray(nodes, norm.dtype)[None, :]
             value, slope = jax.jvp(activation, (z,), (jnp.ones_like(z),))
             project = jnp.asarray(table, norm.dtype)
             return project @ value.T, project @ slope.T
 
-        def series(a1, a2):
+        def series(a1: Array, a2: Array) -> Array:
             step = lambda total, pair: (total * law.cos + pair[0][:, None] * pair[1][None, :], None)
             return jax.lax.scan(step, jnp.zeros_like(law.near), (a1, a2), reverse=True)[0]
 
@@ -237,8 +237,8 @@ def fully_connected_ntk(
     *,
     depth: int,
     activation: Callable = jax.nn.relu,
-    weight_std: Any = 1.0,
-    bias_std: Any = 0.0,
+    weight_std: float | int | Sequence[float | int] | np.ndarray = 1.0,
+    bias_std: float | int | Sequence[float | int] | np.ndarray = 0.0,
     order: int = 80,
 ) -> FullyConnected:
     """The kernels of an infinitely wide fully connected network of any depth, all layers trained.

@@ -54,7 +54,7 @@ def average(
         return jnp.full_like(before, low)
     weight = jnp.diagonal(gram) * force
 
-    def ways(before, own):  # own: dz_1 / d slope
+    def ways(before: Array, own: Array) -> tuple[Array, ...]:  # own: dz_1 / d slope
         above = before > 0
         near, side = (
             jnp.where(above, high, low).astype(before.dtype),
@@ -84,7 +84,7 @@ def average(
     couple = gram[at[:, None, :], at[None, :, :]]
     z = z + jnp.einsum("klm,lm->km", couple, push * (now - old))
 
-    def solve(z, slot):
+    def solve(z: Array, slot: tuple[Array, ...]) -> tuple[Array, Array]:
         k, now, side, near, far, own, distance, jump, push, couple = slot
         stay = side * (z[k] + own * (near - now))
         new = far + (near - far) * _fraction(distance, stay, jump)
@@ -140,7 +140,7 @@ def _largest(say: Float[Array, "n m"], count: int) -> Int[Array, "count m"]:
     keys = jax.lax.bitcast_convert_type(say.astype(jnp.float32), jnp.int32)
     keys = (keys & ~mask) | jnp.arange(n, dtype=jnp.int32)[:, None]
 
-    def next_largest(limit, _):
+    def next_largest(limit: Array, _: None) -> tuple[Array, Array]:
         best = jnp.max(jnp.where(keys < limit[None, :], keys, -1), axis=0)
         return best, best
 

@@ -14,7 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from ..errors import InputError, check_interval, concrete, not_an_array
 from ..memory import check_fits, shape_of
@@ -62,7 +62,7 @@ class Spectrum(eqx.Module):
         the identity."""
         return jnp.sum(self.eigenvalues * self._labels()) / jnp.linalg.norm(self.eigenvalues)
 
-    def loss(self, flow: Any, ts: Any) -> Float[Array, " times"]:
+    def loss(self, flow: Any, ts: ArrayLike) -> Float[Array, " times"]:
         """L(t) / L(0) from Delta(0) = -y, at rest; without labels, of the slowest mode. flow: any
         object with `mode(eigenvalue, t)`."""
         eigenvalues, shares = (
@@ -109,7 +109,7 @@ class Spectrum(eqx.Module):
         return self.shares
 
 
-def spectrum(kernel: Any, y: Any = None) -> Spectrum:
+def spectrum(kernel: Any, y: ArrayLike | None = None) -> Spectrum:
     """The spectrum of a kernel, and the shares of labels in its eigenvectors.
 
         H = sum_k lambda_k u_k u_k^T,  shares_k = <u_k, y>^2 / |y|^2

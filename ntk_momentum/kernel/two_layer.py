@@ -10,6 +10,7 @@ n^2 + n * chunk, never n * m.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -49,7 +50,7 @@ def two_layer_ntk(
     elif chunk < 1:
         raise InputError(f"chunk must be a positive number of neurons, got {chunk}.")
 
-    def grams(W, a, counted):
+    def grams(W: Array, a: Array, counted: Array) -> list[Array]:
         """This chunk's share of (sum_r a_r^2 sigma' sigma', sum_r sigma sigma)."""
         parts = []
         if hidden:
@@ -76,7 +77,7 @@ def _floating(X: Any) -> Array:
     return X if jnp.issubdtype(X.dtype, jnp.inexact) else X.astype(float)
 
 
-def _over_chunks(grams, net: TwoLayerNet, chunk: int) -> list[Array]:
+def _over_chunks(grams: Callable, net: TwoLayerNet, chunk: int) -> list[Array]:
     """The sum of `grams` over chunks of neurons; the last chunk is filled up with neurons that do
     not count."""
     counted = jnp.ones_like(net.output)

@@ -183,7 +183,7 @@ class AbstractMomentumFlow(AbstractFlow):
     inertial: ClassVar[bool] = True
 
     @abc.abstractmethod
-    def friction(self, t: Number) -> Number:
+    def friction(self, t: Number) -> Array:
         """b(t)."""
 
     def init(self, w: PyTree) -> State:

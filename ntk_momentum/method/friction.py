@@ -56,7 +56,7 @@ class Friction(AbstractMomentumFlow):
             hint="For b = d/t take nm.Nesterov(d).",
         )
 
-    def friction(self, t: Number) -> Number:
+    def friction(self, t: Number) -> Array:
         """b(t)."""
         return jnp.asarray(self.b(t))
 
@@ -100,7 +100,7 @@ class Friction(AbstractMomentumFlow):
         kernel: Float[Array | np.ndarray, "n n"],
     ) -> Float[Array, ""]:
         """(A.6) with alpha = b(t)/2; its decay is proven for constant b only."""
-        return 0.5 * residual @ (kernel @ residual) + 0.5 * jnp.sum(
+        return jnp.asarray(0.5 * residual @ (kernel @ residual)) + 0.5 * jnp.sum(
             (0.5 * self.friction(t) * residual + velocity) ** 2
         )
 

@@ -41,7 +41,7 @@ class HeavyBall(AbstractMomentumFlow):
     def __check_init__(self) -> None:
         check_positive("the friction b", self.b, strict=False)
 
-    def friction(self, t: Number) -> Number:
+    def friction(self, t: Number) -> Array:
         """b."""
         return jnp.asarray(self.b)
 
@@ -78,7 +78,7 @@ class HeavyBall(AbstractMomentumFlow):
         kernel: Float[Array | np.ndarray, "n n"],
     ) -> Float[Array, ""]:
         """(A.6): V = Delta . H Delta / 2 + |alpha Delta + Delta'|^2 / 2 with alpha = b/2."""
-        return 0.5 * residual @ (kernel @ residual) + 0.5 * jnp.sum(
+        return jnp.asarray(0.5 * residual @ (kernel @ residual)) + 0.5 * jnp.sum(
             (0.5 * self.b * residual + velocity) ** 2
         )
 

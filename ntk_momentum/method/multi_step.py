@@ -88,7 +88,7 @@ class MultiStepMomentum(AbstractFlow):
     ) -> Float[Array, ""]:
         """(A.6) of the kernel H/(1 + beta2) with alpha = b/(2 (1 + beta2))."""
         mass = 1 + self.beta2
-        return 0.5 * residual @ (kernel @ residual) / mass + 0.5 * jnp.sum(
+        return jnp.asarray(0.5 * residual @ (kernel @ residual)) / mass + 0.5 * jnp.sum(
             (0.5 * self.b / mass * residual + velocity) ** 2
         )
 

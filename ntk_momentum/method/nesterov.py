@@ -24,9 +24,9 @@ class AbstractNesterov(AbstractMomentumFlow):
     def __check_init__(self) -> None:
         check_positive("the Nesterov constant d", self.d)
 
-    def friction(self, t: Number) -> Number:
+    def friction(self, t: Number) -> Array:
         """d/t."""
-        return self.d / t
+        return jnp.asarray(self.d) / t
 
     def vector_field(self, t: Number, state: State, gradient: PyTree) -> State:
         """(4.2) as a system; at t = 0 its limit, dv/dt = -grad L/(1 + d)."""

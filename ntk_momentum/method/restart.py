@@ -72,7 +72,7 @@ class RestartedNesterov(AbstractMomentumFlow):
         """The flow between two restarts; its time is that since the last one."""
         return Nesterov(self.d)
 
-    def friction(self, t: Number) -> Number:
+    def friction(self, t: Number) -> Array:
         """d/t, t the time since the last restart."""
         return self.between.friction(t)
 
@@ -122,7 +122,7 @@ class RestartedNesterov(AbstractMomentumFlow):
     ) -> Float[Array, ""]:
         """The energy (Delta . H Delta + |dDelta/dt|^2)/2: for a constant kernel it falls along
         (4.3), and at every restart."""
-        return 0.5 * residual @ (kernel @ residual) + 0.5 * jnp.sum(velocity**2)
+        return jnp.asarray(0.5 * residual @ (kernel @ residual)) + 0.5 * jnp.sum(velocity**2)
 
 
 class _RestartedAt(AbstractNesterov):

@@ -40,7 +40,7 @@ class NesterovStronglyConvex(AbstractMomentumFlow):
     def __check_init__(self) -> None:
         check_positive("the strong convexity mu", self.mu)
 
-    def friction(self, t: Number) -> Number:
+    def friction(self, t: Number) -> Array:
         """2 sqrt(mu)."""
         return 2 * jnp.asarray(self.mu) ** 0.5
 
@@ -68,7 +68,7 @@ class NesterovStronglyConvex(AbstractMomentumFlow):
         kernel: Float[Array | np.ndarray, "n n"],
     ) -> Float[Array, ""]:
         """(A.6) with alpha = sqrt(mu)."""
-        return 0.5 * residual @ (kernel @ residual) + 0.5 * jnp.sum(
+        return jnp.asarray(0.5 * residual @ (kernel @ residual)) + 0.5 * jnp.sum(
             (self.mu**0.5 * residual + velocity) ** 2
         )
 

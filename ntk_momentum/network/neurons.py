@@ -34,7 +34,7 @@ def values(
 ) -> Float[Array, " n"]:
     """sum_r a_r sigma(w_r . x_i); differentiable, forwards and backwards."""
 
-    def tiled(X, hidden, output):
+    def tiled(X: Array, hidden: Array, output: Array) -> Array:
         add = lambda total, tile: (total + activation(X @ tile[0].T) @ tile[1], None)
         return jax.lax.scan(
             add, jnp.zeros_like(X, shape=X.shape[:1], dtype=output.dtype), tiles(X, hidden, output)
@@ -60,12 +60,12 @@ def pullback(
     (under jit).
     """
 
-    def narrow(X, hidden, output):
+    def narrow(X: Array, hidden: Array, output: Array) -> tuple[Array, Array]:
         pieces = tiles(X, hidden, output)
         u = cotangent(values(activation, X, hidden, output))[:, None]
         columns = X.T
 
-        def pull(_, tile):
+        def pull(_: None, tile: tuple[Array, Array]) -> tuple[None, tuple[Array, Array]]:
             value, back = jax.vjp(activation, X @ tile[0].T)
             slopes = back(jnp.broadcast_to(u, value.shape))[0]
             rows = (columns @ slopes) * tile[1][
@@ -75,10 +75,10 @@ def pullback(
 
         return _joined(jax.lax.scan(pull, None, pieces)[1], hidden)
 
-    def wide(X, hidden, output):
+    def wide(X: Array, hidden: Array, output: Array) -> tuple[Array, Array]:
         pieces = tiles(X, hidden, output)
 
-        def push(total, tile):
+        def push(total: Array, tile: tuple[Array, Array]) -> tuple[Array, Array]:
             z = tile[0] @ X.T
             return total + tile[1] @ activation(z), z
 
@@ -91,7 +91,7 @@ def pullback(
             hidden,
         )
 
-    def whole(X, hidden, output):
+    def whole(X: Array, hidden: Array, output: Array) -> tuple[Array, Array]:
         z = hidden @ X.T
         return neuron_major(activation, X, z, output, cotangent(output @ activation(z)))
 

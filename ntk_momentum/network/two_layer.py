@@ -16,7 +16,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, PyTree, Real
+from jaxtyping import Array, ArrayLike, DTypeLike, Float, Key, PyTree, Real
 
 from ..errors import InputError, check_positive, unknown_name
 from ..memory import check_fits, in_short
@@ -55,8 +55,13 @@ class TwoLayerNet(eqx.Module):
     scale: float | Float[Array, ""]
 
     def __init__(
-        self, hidden: Any, output: Any, activation: Callable = jax.nn.relu, *, scale: Any = None
-    ):
+        self,
+        hidden: ArrayLike,
+        output: ArrayLike,
+        activation: Callable = jax.nn.relu,
+        *,
+        scale: float | Float[Array, ""] | None = None,
+    ) -> None:
         self.hidden = jnp.asarray(hidden)
         self.output = jnp.asarray(output)
         self.activation = activation
@@ -89,8 +94,8 @@ def init_two_layer(
     key: Key[Array, ""],
     activation: Callable = jax.nn.relu,
     antisymmetric: bool = False,
-    dtype: Any = None,
-    scale: Any = None,
+    dtype: DTypeLike | None = None,
+    scale: float | Float[Array, ""] | None = None,
 ) -> TwoLayerNet:
     """The initialisation of Theorems 1-3: w_r ~ N(0, I_p), a_r uniform on {-1, +1}, independent.
 
@@ -176,7 +181,7 @@ def outputs(model: Any, X: Real[Array, "n ..."]) -> Float[Array, n * k]:
 
 
 @outputs.register
-def _(model: TwoLayerNet, X):
+def _(model: TwoLayerNet, X: Float[Array, "n ..."]) -> Array:
     return model.scale * values(
         model.activation, X.reshape(X.shape[0], -1), model.hidden, model.output
     )
@@ -196,7 +201,7 @@ def default_trainable(model: Any) -> PyTree:
 
 
 @default_trainable.register
-def _(model: TwoLayerNet):
+def _(model: TwoLayerNet) -> PyTree:
     return _two_layer_spec(model, hidden=True, output=False)
 
 
@@ -208,7 +213,9 @@ def _two_layer_spec(model: TwoLayerNet, hidden: bool, output: bool) -> PyTree:
 _LAYERS = {"hidden": (True, False), "output": (False, True), "all": (True, True)}
 
 
-def trainable_spec(model: Any, trainable: Any = None, where: Callable | None = None) -> PyTree:
+def trainable_spec(
+    model: PyTree, trainable: PyTree = None, where: Callable | None = None
+) -> PyTree:
     """A tree of booleans shaped like `model`: True where a leaf is trained.
 
     trainable: None (the hidden layer of a `TwoLayerNet`, every inexact array of another model),
@@ -254,7 +261,9 @@ def _spread(filter_spec: Any, model: Any) -> PyTree:
     """A filter spec (a predicate, or a prefix tree of booleans and predicates) spread over the
     inexact arrays of `model`."""
 
-    def mark(choice, part):  # tree.map hands whole sub-trees to it where the spec is a prefix
+    def mark(
+        choice: Any, part: PyTree
+    ) -> PyTree:  # tree.map hands whole sub-trees to it where the spec is a prefix
         chosen = choice if callable(choice) else lambda _: bool(choice)
         return jax.tree.map(lambda leaf: bool(chosen(leaf)) and eqx.is_inexact_array(leaf), part)
 

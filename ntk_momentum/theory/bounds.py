@@ -11,35 +11,36 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Array
 
-Value = Any
+Value = int | float | np.number | np.ndarray | Array
 
 
 # Rates for a constant kernel: the exponent of L.
 
 
-def gradient_flow_rate(lam_min: Value) -> Value:
+def gradient_flow_rate(lam_min: Value) -> Any:
     """2 lambda_min: the exponent of L under (2.5)."""
     return 2 * lam_min
 
 
-def heavy_ball_rate(b: Value, lam_min: Value) -> Value:
+def heavy_ball_rate(b: Value, lam_min: Value) -> Any:
     """r(b) = b for b <= 2 sqrt(lambda_min), else b - sqrt(b^2 - 4 lambda_min): the exponent of L
     under (3.5)."""
     return b - np.sqrt(np.maximum(b**2 - 4 * lam_min, 0.0))
 
 
-def best_friction(lam_min: Value) -> Value:
+def best_friction(lam_min: Value) -> Any:
     """b = 2 sqrt(lambda_min), which maximises `heavy_ball_rate`."""
     return 2 * np.sqrt(lam_min)
 
 
-def paper_friction(lam0: Value) -> Value:
+def paper_friction(lam0: Value) -> Any:
     """b = sqrt(2 lambda_0) = 2 sqrt(mu), mu = lambda_0 / 2: the choice of (3.3)."""
     return np.sqrt(2 * lam0)
 
 
-def moving_kernel_rate(mu: Value, ceiling: Value) -> Value:
+def moving_kernel_rate(mu: Value, ceiling: Value) -> Any:
     """2 sqrt(mu) - sqrt((ceiling - 1) mu / 2): certified at b = 2 sqrt(mu) for every H(t) between
     mu and ceiling mu, however it moves.
 
@@ -52,12 +53,12 @@ def moving_kernel_rate(mu: Value, ceiling: Value) -> Value:
 # Curves of L(t).
 
 
-def theorem_1(t: Value, lam0: Value, loss0: Value) -> Value:
+def theorem_1(t: Value, lam0: Value, loss0: Value) -> Any:
     """(2.7): e^{-lambda_0 t} L(0), when lambda_min(H) >= lambda_0 / 2."""
     return np.exp(-lam0 * t) * loss0
 
 
-def gradient_flow_sharp(t: Value, lam_min: Value, loss0: Value) -> Value:
+def gradient_flow_sharp(t: Value, lam_min: Value, loss0: Value) -> Any:
     """e^{-2 lambda_min t} L(0), constant kernel."""
     return np.exp(-gradient_flow_rate(lam_min) * t) * loss0
 
@@ -67,50 +68,50 @@ def theorem_2_printed(
     lam0: Value,
     pseudo0: Value,
     reading: Literal["quadratic form", "pseudo-loss"] = "pseudo-loss",
-) -> Value:
+) -> Any:
     """(3.4) as printed: e^{-sqrt(lambda_0/2) t} times Delta . H Delta, or times half of it; the
     paper calls the two equal."""
     return np.exp(-np.sqrt(lam0 / 2) * t) * pseudo0 * (2.0 if reading == "quadratic form" else 1.0)
 
 
-def theorem_2_corrected(t: Value, lam0: Value, pseudo0: Value) -> Value:
+def theorem_2_corrected(t: Value, lam0: Value, pseudo0: Value) -> Any:
     """(4/lambda_0) e^{-sqrt(lambda_0/2) t} pseudo0, when H >= lambda_0/2 is constant and b = sqrt(2
     lambda_0)."""
     return 4 / lam0 * np.exp(-np.sqrt(lam0 / 2) * t) * pseudo0
 
 
-def theorem_2_best(t: Value, lam0: Value, pseudo0: Value) -> Value:
+def theorem_2_best(t: Value, lam0: Value, pseudo0: Value) -> Any:
     """The same with its best constant 8/(e lambda_0), attained by H = lambda_0/2 at t = 1/alpha."""
     return 8 / (np.e * lam0) * np.exp(-np.sqrt(lam0 / 2) * t) * pseudo0
 
 
-def heavy_ball_critical(t: Value, alpha: Value, loss0: Value) -> Value:
+def heavy_ball_critical(t: Value, alpha: Value, loss0: Value) -> Any:
     """(1 + alpha t)^2 e^{-2 alpha t} L(0), when H >= alpha^2 is constant and b = 2 alpha; equality
     for H = alpha^2."""
     return (1 + alpha * t) ** 2 * np.exp(-2 * alpha * t) * loss0
 
 
-def heavy_ball_sharp(t: Value, lam0: Value, loss0: Value) -> Value:
+def heavy_ball_sharp(t: Value, lam0: Value, loss0: Value) -> Any:
     """2 e^{-sqrt(2 lambda_0) t} L(0), when H >= lambda_0 is constant and b = sqrt(2 lambda_0)."""
     return 2 * np.exp(-np.sqrt(2 * lam0) * t) * loss0
 
 
-def lemma_6_printed(t: Value, lam0: Value, pseudo0: Value) -> Value:
+def lemma_6_printed(t: Value, lam0: Value, pseudo0: Value) -> Any:
     """Lemma 6 as printed: (2/lambda_0) e^{-sqrt(lambda_0/2) t} pseudo0."""
     return 2 / lam0 * np.exp(-np.sqrt(lam0 / 2) * t) * pseudo0
 
 
-def pseudo_loss_printed(t: Value, alpha: Value, pseudo0: Value) -> Value:
+def pseudo_loss_printed(t: Value, alpha: Value, pseudo0: Value) -> Any:
     """(A.8) as printed, a bound of the pseudo-loss: e^{-alpha t} pseudo0."""
     return np.exp(-alpha * t) * pseudo0
 
 
-def pseudo_loss_corrected(t: Value, alpha: Value, pseudo0: Value) -> Value:
+def pseudo_loss_corrected(t: Value, alpha: Value, pseudo0: Value) -> Any:
     """2 e^{-alpha t} pseudo0, from V(0) <= 2 pseudo0; the best constant is 4/e."""
     return 2 * np.exp(-alpha * t) * pseudo0
 
 
-def repaired(t: Value, lam0: Value, pseudo0: Value) -> Value:
+def repaired(t: Value, lam0: Value, pseudo0: Value) -> Any:
     """(3/(2 lambda_0)) e^{-sqrt(lambda_0/2) t} pseudo0 for any H(t) within `repaired_drift` of
     H_infinity, impulses apart.
 
@@ -119,38 +120,36 @@ def repaired(t: Value, lam0: Value, pseudo0: Value) -> Value:
     return 1.5 / lam0 * np.exp(-np.sqrt(lam0 / 2) * t) * pseudo0
 
 
-def repaired_drift(lam0: Value) -> Value:
+def repaired_drift(lam0: Value) -> Any:
     """(sqrt 2 - 1) lambda_0 / 2: the sup of ||H(t) - H_infinity||_2 that `repaired` allows at b =
     sqrt(2 lambda_0)."""
     return (np.sqrt(2) - 1) / 2 * lam0
 
 
-def nesterov_printed(t: Value, d: Value, constant: Value, pseudo0: Value) -> Value:
+def nesterov_printed(t: Value, d: Value, constant: Value, pseudo0: Value) -> Any:
     """(4.4) as printed: A t^{-2d/3} pseudo0 with A free of the kernel."""
     return constant * t ** (-2 * d / 3) * pseudo0
 
 
-def nesterov_sharp(
-    t: Value, d: Value, lam_min: Value, loss0: Value, decay_constant: Value
-) -> Value:
+def nesterov_sharp(t: Value, d: Value, lam_min: Value, loss0: Value, decay_constant: Value) -> Any:
     """K_d (sqrt(lambda_min) t)^{-d} L(0), constant kernel, any d > 0; K_d = sup_s s^d
     Lambda_d(s)^2."""
     return decay_constant * (np.sqrt(lam_min) * t) ** (-d) * loss0
 
 
-def nesterov_limsup(d: Value, eigenvalues: Value, coefficients: Value, kappa: Value) -> Value:
+def nesterov_limsup(d: Value, eigenvalues: Value, coefficients: Value, kappa: Value) -> Any:
     """limsup t^d L(t) = kappa_d sum_k c_k^2 lambda_k^{-d/2} / 2, for rationally independent
     sqrt(lambda_k)."""
     return kappa * np.sum(0.5 * np.square(coefficients) * eigenvalues ** (-d / 2))
 
 
-def lemma_8_printed(t: Value, a: Value, lam0: Value, pseudo0: Value, constant: Value) -> Value:
+def lemma_8_printed(t: Value, a: Value, lam0: Value, pseudo0: Value, constant: Value) -> Any:
     """Lemma 8 as printed: 4 C / (lambda_0 t^a (lambda_0/2)^{(a-2)/2}) pseudo0. It bounds the
     pseudo-loss."""
     return 4 * constant / (lam0 * t**a * (lam0 / 2) ** ((a - 2) / 2)) * pseudo0
 
 
-def lemma_8_corrected(t: Value, a: Value, lam0: Value, pseudo0: Value, constant: Value) -> Value:
+def lemma_8_corrected(t: Value, a: Value, lam0: Value, pseudo0: Value, constant: Value) -> Any:
     """(2/lambda_0) C (sqrt(lambda_0/2) t)^{-a} pseudo0 with C = sup_s s^a Lambda_d(s)^2, constant H
     >= lambda_0/2, a <= d."""
     return 2 / lam0 * constant * (np.sqrt(lam0 / 2) * t) ** (-a) * pseudo0
@@ -159,18 +158,18 @@ def lemma_8_corrected(t: Value, a: Value, lam0: Value, pseudo0: Value, constant:
 # How far a neuron moves.
 
 
-def displacement_printed(alpha: Value, n: Value, width: Value, pseudo0: Value) -> Value:
+def displacement_printed(alpha: Value, n: Value, width: Value, pseudo0: Value) -> Any:
     """The last line of the proof of Lemma 6: sqrt(n pseudo0 / (9 m alpha^2))."""
     return np.sqrt(n * pseudo0 / (9 * width * alpha**2))
 
 
-def displacement_corrected(alpha: Value, n: Value, width: Value, pseudo0: Value) -> Value:
+def displacement_corrected(alpha: Value, n: Value, width: Value, pseudo0: Value) -> Any:
     """(2/alpha^3) sqrt(n pseudo0 / m), from `theorem_2_corrected` and the kernel (1 - e^{-bs})/b <=
     1/(2 alpha)."""
     return 2 / alpha**3 * np.sqrt(n * pseudo0 / width)
 
 
-def displacement_constant(n: Value, width: Value, lam_min: Value, residual0: Value) -> Value:
+def displacement_constant(n: Value, width: Value, lam_min: Value, residual0: Value) -> Any:
     """2 sqrt(n) |Delta(0)| / (sqrt(m) lambda_min): constant kernel, any of the three flows."""
     return 2 * np.sqrt(n) * residual0 / (np.sqrt(width) * lam_min)
 
@@ -178,47 +177,47 @@ def displacement_constant(n: Value, width: Value, lam_min: Value, residual0: Val
 # Widths, probabilities and radii. `constant` stands for the one that Omega(.) hides.
 
 
-def width_theorem_1_printed(n: Value, delta: Value, constant: Value = 1.0) -> Value:
+def width_theorem_1_printed(n: Value, delta: Value, constant: Value = 1.0) -> Any:
     """n^6 / delta^3."""
     return constant * n**6 / delta**3
 
 
-def width_corrected(n: Value, delta: Value, lam0: Value, constant: Value = 1.0) -> Value:
+def width_corrected(n: Value, delta: Value, lam0: Value, constant: Value = 1.0) -> Any:
     """n^6 / (delta^3 lambda_0^4) (Du et al. 2018), for all three flows with a frozen kernel."""
     return constant * n**6 / (delta**3 * lam0**4)
 
 
 def width_theorem_2_printed(
     n: Value, delta: Value, lam0: Value, b: Value, constant: Value = 1.0
-) -> Value:
+) -> Any:
     """n^5 / (delta^2 lambda_0^{2.5} b^2)."""
     return constant * n**5 / (delta**2 * lam0**2.5 * b**2)
 
 
-def width_theorem_3_printed(n: Value, delta: Value, lam0: Value, constant: Value = 1.0) -> Value:
+def width_theorem_3_printed(n: Value, delta: Value, lam0: Value, constant: Value = 1.0) -> Any:
     """n^5 / (delta^2 lambda_0^{2.5})."""
     return constant * n**5 / (delta**2 * lam0**2.5)
 
 
-def width_from_displacement(n: Value, delta: Value, lam0: Value, residual0: Value) -> Value:
+def width_from_displacement(n: Value, delta: Value, lam0: Value, residual0: Value) -> Any:
     """The width at which `displacement_constant` meets `lemma_5_radius`: 4 n^5 |Delta(0)|^2 / (c^2
     delta^2 lambda_0^4)."""
     return (2 * np.sqrt(n) * residual0 / (lam0 * lemma_5_radius(n, delta, lam0))) ** 2
 
 
-def lemma_4_width(n: Value, delta: Value, lam0: Value) -> Value:
+def lemma_4_width(n: Value, delta: Value, lam0: Value) -> Any:
     """(8 n^2 / lambda_0^2) log(2 n^2 / delta): Hoeffding entry by entry gives ||H(0) -
     H_infinity||_2 <= lambda_0/4."""
     return 8 * n**2 / lam0**2 * np.log(2 * n**2 / delta)
 
 
-def chernoff_width(n: Value, delta: Value, lam0: Value, gram_norm: Value) -> Value:
+def chernoff_width(n: Value, delta: Value, lam0: Value, gram_norm: Value) -> Any:
     """32 (||X||_2^2 / lambda_0) log(n / delta): matrix Chernoff gives lambda_min(H(0)) >= 3
     lambda_0 / 4."""
     return 32 * gram_norm / lam0 * np.log(n / delta)
 
 
-def lemma_5_radius(n: Value, delta: Value, lam0: Value) -> Value:
+def lemma_5_radius(n: Value, delta: Value, lam0: Value) -> Any:
     """R = c delta lambda_0 / n^2 with c = sqrt(2 pi) / 16 (Markov on the expected number of
     flips)."""
     return np.sqrt(2 * np.pi) / 16 * delta * lam0 / n**2
@@ -227,14 +226,14 @@ def lemma_5_radius(n: Value, delta: Value, lam0: Value) -> Value:
 # Switching kernels (counterexamples).
 
 
-def heavy_ball_switching_factor(h: Value) -> Value:
+def heavy_ball_switching_factor(h: Value) -> Any:
     """Growth of the amplitude per half cycle when b = 2 sqrt(mu) and H is mu while moving out, h mu
     while moving in."""
     omega = np.sqrt(h - 1)
     return np.sqrt(h) * np.exp(-(np.pi - np.arctan(omega)) / omega - 1)
 
 
-def nesterov_switching_rate(h: Value) -> Value:
+def nesterov_switching_rate(h: Value) -> Any:
     """Exponent of L when H is 1 while moving out and h while moving in, and the friction d/t has
     died away."""
     return np.log(h) / (np.pi / 2 * (1 + 1 / np.sqrt(h)))

@@ -163,9 +163,178 @@ _PER_CROSSING = (
     "energy_after",
     "total",
 )
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(
-    4
-)  # error below round-off over a twentieth of a radian
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(4)
+"""For int H Delta over a step: exact to degree 7, so the error, (1/20)^8/8! relative, is below
+round-off."""
+STEP = 0.05
+"""Longest step, in radians of the fastest mode. Chosen: a pair that crosses twice within it is not
+seen, and `closure` shows that none did."""
+COMPARED = 8
+"""Samples between two comparisons with the linearised network, whose cost is one product of the
+neurons' size. Chosen, not measured."""
+
+
+class _Walk:
+    """The state of a run at time t, and what has been seen of it.
+
+    S (m, n) is the activation pattern, z = W X^T and v = z' the preactivations (m, n) and their
+    velocity; residual, velocity (n,); kernel (n, n) with its eigenpairs, constant until S changes.
+    """
+
+    def __init__(
+        self,
+        hidden: np.ndarray,
+        output: np.ndarray,
+        X: np.ndarray,
+        y: np.ndarray,
+        b: float,
+        alpha: float,
+    ) -> None:
+        m = hidden.shape[0]
+        self.width, self.b, self.alpha, self.y = m, b, alpha, y
+        self.gram, self.weight = X @ X.T, output[:, None] / np.sqrt(m)
+        self.inverse_gram = np.linalg.pinv(self.gram, hermitian=True)
+        # Eigenvalues of H below this are round-off of a null vector, which moves no neuron: they
+        # are kept from dividing. H <= G/m sum_r 1 = G, so the trace of G bounds its size.
+        self.floor = 1e-14 * self.gram.trace()
+        self.z, self.v = hidden @ X.T, np.zeros((m, X.shape[0]))
+        self.S = self.z > 0
+        counts = self.S.T.astype(np.float64) @ self.S
+        self.residual = (self.weight * np.where(self.S, self.z, 0.0)).sum(0) - y
+        self.velocity = np.zeros_like(y)
+        self.kernel = self.gram * counts / m
+        self.values, self.vectors = np.linalg.eigh(self.kernel)
+        self.work, self.total, self.t = np.zeros_like(y), np.zeros_like(y), 0.0
+        self.start = self.z.copy(), self.S.copy(), self.kernel, self.residual
+        self.start_modes = self.values, self.vectors
+        self.samples: list[tuple] = []
+        self.events: list[tuple] = []
+        self.lazy: list[tuple] = []
+
+    def advance(
+        self, s: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float | np.ndarray]:
+        """(residual, velocity, q, q', p) after a time s within the piece.
+
+        Along an eigenvector Delta is the response of a damped oscillator to its displacement and to
+        its velocity. From w'' + b w' = -J^T Delta the weights move by p w' - J^T q with p = (1 -
+        e^{-bs})/b and q = int_0^s p(s - u) Delta(u) du. So Delta(t + s) = Delta + p Delta' - H q,
+        which gives q without a quadrature, and q' = dq/ds likewise.
+        """
+        values, vectors, b = self.values, self.vectors, self.b
+        phi, psi = _modes(values, b, s)
+        D, V = vectors.T @ self.residual, vectors.T @ self.velocity
+        D1, V1 = phi * D + psi * V, -values * psi * D + (phi - b * psi) * V
+        p, decay = -np.expm1(-b * s) / b, np.exp(-b * s)
+        stiff = np.maximum(values, self.floor)
+        q, dq = (D + p * V - D1) / stiff, (decay * V - V1) / stiff
+        return vectors @ D1, vectors @ V1, vectors @ q, vectors @ dq, p
+
+    def reach(self, s: float) -> np.ndarray:
+        """z(t + s) within the piece: z + p z' - (a/sqrt m) (S o q) X X^T."""
+        _, _, q, _, p = self.advance(s)
+        return self.z + p * self.v - self.weight * ((self.S * q) @ self.gram)
+
+    def first_crossing(self, s: float, until: float) -> tuple[float, tuple[int, int] | None]:
+        """When the first pair crosses within a time s, and which; (s, None) if none does."""
+        crossed = np.argwhere((self.reach(s) > 0) != self.S)
+        if not crossed.size:
+            return s, None
+
+        def height(s: float, r: int, i: int) -> float:
+            _, _, q, _, p = self.advance(s)
+            move = self.weight[r, 0] * ((self.S[r] * q) @ self.gram[i])
+            return self.z[r, i] + p * self.v[r, i] - move
+
+        # a few units in the last place of the time
+        xtol = 1e-15 * (1 + until)
+        at, r, i = min(
+            (scipy.optimize.brentq(height, 0.0, s, args=(r, i), xtol=xtol), r, i)
+            for r, i in crossed
+        )
+        return at, (r, i)
+
+    def move(self, s: float) -> None:
+        """Go on to t + s within the piece."""
+        D1, V1, _, dq, _ = self.advance(s)
+        z = self.reach(s)
+        self.v = np.exp(-self.b * s) * self.v - self.weight * ((self.S * dq) @ self.gram)
+        self.z = z
+        # int H Delta over the piece, mode by mode at Gauss's nodes
+        vectors = self.vectors
+        phi, psi = _modes(self.values[:, None], self.b, s * (_NODES + 1) / 2)
+        displaced, moving = vectors.T @ self.residual, vectors.T @ self.velocity
+        paths = phi * displaced[:, None] + psi * moving[:, None]
+        self.work = self.work + vectors @ (self.values * (paths @ _WEIGHTS)) * (s / 2)
+        self.residual, self.velocity, self.t = D1, V1, self.t + s
+
+    def switch(self, r: int, i: int, before: float) -> None:
+        """Let neuron r cross the kink of sample i: the velocity jumps, and row and column i of H.
+
+        Df_i/dt = sum_r a_r S_ri z'_ri/sqrt m changes by +- a_r z'_ri/sqrt m, which is a_r
+        |z'_ri|/sqrt m in both directions: z' > 0 where the neuron becomes active.
+        """
+        sign = -1.0 if self.S[r, i] else 1.0
+        self.S[r, i] = not self.S[r, i]
+        # on the new side by less than any other number here resolves, so that the same root is not
+        # found again
+        self.z[r, i] = sign * 1e-14
+        impulse = self.weight[r, 0] * abs(self.v[r, i])
+        unit = np.eye(len(self.y))[i]
+        self.velocity = self.velocity + impulse * unit
+        self.total = self.total + impulse * unit
+        change = sign * self.gram[i] * self.S[r]
+        change[i] = sign * self.gram[i, i]
+        old, self.kernel = self.kernel, self.kernel.copy()
+        self.kernel[i] += change / self.width
+        self.kernel[:, i] = self.kernel[i]
+        self.values, self.vectors = np.linalg.eigh(self.kernel)
+        jump, factor = np.linalg.norm(self.kernel - old, 2), jump_factor(old, self.kernel)
+        after = self.record()
+        self.events.append((self.t, r, i, sign, impulse, jump, factor, before, after, self.total))
+
+    def record(self) -> float:
+        """Keep what `Crossings` samples; returns the energy."""
+        moved = self.z - self.start[0]
+        far = np.sqrt(max(((moved @ self.inverse_gram) * moved).sum(1).max(), 0.0))
+        energy = heavy_ball_energy(self.residual, self.velocity, self.kernel, self.alpha)
+        self.samples.append(
+            (
+                self.t,
+                0.5 * self.residual @ self.residual,
+                energy,
+                self.values[0],
+                np.linalg.norm(self.kernel - self.start[2], 2),
+                far,
+                self.residual,
+                self.velocity,
+                self.work,
+            )
+        )
+        return energy
+
+    def compare(self) -> None:
+        """Keep the distance to the network linearised at the start, in the norm of the weights.
+
+        With H(0) and S(0) for all times, H q = Delta(0) - Delta(t) from rest.
+        """
+        (values, vectors), (z, S, _, residual) = self.start_modes, self.start
+        lost = (1 - _modes(values, self.b, self.t)[0]) / np.maximum(values, self.floor)
+        q = vectors @ (lost * (vectors.T @ residual))
+        moved = -self.weight * ((S * q) @ self.gram)
+        self.lazy.append((self.t, self._norm(self.z - z - moved), self._norm(moved)))
+
+    def _norm(self, moved: np.ndarray) -> float:
+        """|W_1 - W_2|_F from the preactivations: motions lie in the span of the inputs, so it is
+        the trace of moved G^+ moved^T."""
+        return np.sqrt(max(np.sum((moved @ self.inverse_gram) * moved), 0.0))
+
+    def closure(self) -> float:
+        """How far the tracked error and velocity are from those of the network's own output."""
+        f = (self.weight * np.maximum(self.z, 0.0)).sum(0)
+        df = (self.weight * np.where(self.S, self.v, 0.0)).sum(0)
+        gap, slope = np.abs(f - self.y - self.residual).max(), np.abs(df - self.velocity).max()
+        return float(max(gap, slope))
 
 
 def heavy_ball_crossings(
@@ -178,141 +347,50 @@ def heavy_ball_crossings(
     mu: float | None = None,
     limit: int = 100_000,
 ) -> Crossings:
-    """Run (3.2) from rest to time `until` on f(x) = m^{-1/2} sum_r a_r relu(w_r . x) with a_r =
-    +-1, b > 0.
+    """Run (3.2) from rest on f(x) = m^{-1/2} sum_r a_r relu(w_r . x), from kink to kink.
 
-    mu: alpha^2 of the energy (A.6), by default b^2 / 4. limit: crossings allowed before giving up
-    with RuntimeError.
+    Args:
+        hidden: (m, p), the rows w_r.
+        output: (m,), a_r = +-1.
+        X: (n, p), inputs.
+        y: (n,), targets.
+        b: Friction, > 0, in 1/time.
+        until: The time of the end.
+        mu: alpha^2 of the energy (A.6), by default b^2 / 4.
+        limit: Crossings allowed.
+
+    Returns:
+        The run.
+
+    Raises:
+        RuntimeError: After more than `limit` crossings.
     """
     hidden, output, X, y = (np.asarray(v, np.float64) for v in (hidden, output, X, y))
-    m, alpha = hidden.shape[0], (b / 2 if mu is None else np.sqrt(mu))
-    gram, weight = X @ X.T, output[:, None] / np.sqrt(m)
-    z, v = hidden @ X.T, np.zeros((m, X.shape[0]))
-    z_start, S = z.copy(), z > 0
-    inverse_gram, floor = np.linalg.pinv(gram, hermitian=True), 1e-14 * gram.trace()
-    counts = S.T.astype(np.float64) @ S
-    residual, velocity = (weight * np.where(S, z, 0.0)).sum(0) - y, np.zeros_like(y)
-    start = kernel = gram * counts / m
-    values, vectors = np.linalg.eigh(kernel)
-    S_start, modes_start, D_start = S.copy(), (values, vectors), residual
-    work, total, t = np.zeros_like(y), np.zeros_like(y), 0.0
-    samples: list[tuple] = []
-    events: list[tuple] = []
-    lazy: list[tuple] = []
-
-    def length(moved):
-        """Norm over all neurons of a motion within the span of the inputs, from the
-        preactivations."""
-        return np.sqrt(max(np.sum((moved @ inverse_gram) * moved), 0.0))
-
-    def compare():
-        values, vectors = modes_start
-        q = vectors @ (
-            (1 - _modes(values, b, t)[0]) / np.maximum(values, floor) * (vectors.T @ D_start)
-        )
-        moved = -weight * ((S_start * q) @ gram)
-        lazy.append((t, length(z - z_start - moved), length(moved)))
-
-    def record():
-        moved = z - z_start
-        far = np.sqrt(max(((moved @ inverse_gram) * moved).sum(1).max(), 0.0))
-        energy = heavy_ball_energy(residual, velocity, kernel, alpha)
-        samples.append(
-            (
-                t,
-                0.5 * residual @ residual,
-                energy,
-                values[0],
-                np.linalg.norm(kernel - start, 2),
-                far,
-                residual,
-                velocity,
-                work,
-            )
-        )
-        return energy
-
-    def advance(s):
-        """(residual, velocity, q, q', p) after a time s within the piece."""
-        phi, psi = _modes(values, b, s)
-        D, V = vectors.T @ residual, vectors.T @ velocity
-        D1, V1 = phi * D + psi * V, -values * psi * D + (phi - b * psi) * V
-        p, decay = -np.expm1(-b * s) / b, np.exp(-b * s)
-        stiff = np.maximum(values, floor)  # a null vector of H moves no neuron
-        q, dq = (D + p * V - D1) / stiff, (decay * V - V1) / stiff
-        return vectors @ D1, vectors @ V1, vectors @ q, vectors @ dq, p
-
-    record()
-    while t < until:
-        s = min(0.05 / np.sqrt(max(values[-1], floor)), until - t)
-        D1, V1, q, dq, p = advance(s)
-        reach = z + p * v - weight * ((S * q) @ gram)
-        crossed = np.argwhere((reach > 0) != S)
-        event = None
-        if crossed.size:
-
-            def height(s, r, i, z=z, v=v):
-                _, _, q, _, p = advance(s)
-                return z[r, i] + p * v[r, i] - weight[r, 0] * ((S[r] * q) @ gram[i])
-
-            found = [
-                (scipy.optimize.brentq(height, 0.0, s, args=(r, i), xtol=1e-15 * (1 + until)), r, i)
-                for r, i in crossed
-            ]
-            s, *event = min(found)
-            D1, V1, q, dq, p = advance(s)
-            reach = z + p * v - weight * ((S * q) @ gram)
-        v = np.exp(-b * s) * v - weight * ((S * dq) @ gram)
-        z = reach
-        phi, psi = _modes(values[:, None], b, s * (_NODES + 1) / 2)
-        paths = phi * (vectors.T @ residual)[:, None] + psi * (vectors.T @ velocity)[:, None]
-        work = work + vectors @ (values * (paths @ _WEIGHTS)) * (
-            s / 2
-        )  # int H Delta over the piece
-        residual, velocity, t = D1, V1, t + s
-        before = record()
-        if len(samples) % 8 == 0 or t >= until:
-            compare()
-        if event is None:
+    walk = _Walk(hidden, output, X, y, b, b / 2 if mu is None else np.sqrt(mu))
+    walk.record()
+    while walk.t < until:
+        longest = min(STEP / np.sqrt(max(walk.values[-1], walk.floor)), until - walk.t)
+        s, pair = walk.first_crossing(longest, until)
+        walk.move(s)
+        before = walk.record()
+        if len(walk.samples) % COMPARED == 0 or walk.t >= until:
+            walk.compare()
+        if pair is None:
             continue
-        if len(events) >= limit:
-            raise RuntimeError(f"more than {limit} crossings before t = {t:g} of {until:g}")
-        r, i = event
-        sign = -1.0 if S[r, i] else 1.0
-        S[r, i] = not S[r, i]
-        z[r, i] = sign * 1e-14
-        impulse = weight[r, 0] * abs(v[r, i])
-        velocity = velocity + impulse * np.eye(len(y))[i]
-        total = total + impulse * np.eye(len(y))[i]
-        change = sign * gram[i] * S[r]
-        change[i] = sign * gram[i, i]
-        old, kernel = kernel, kernel.copy()
-        kernel[i] += change / m
-        kernel[:, i] = kernel[i]
-        values, vectors = np.linalg.eigh(kernel)
-        jump, factor = np.linalg.norm(kernel - old, 2), jump_factor(old, kernel)
-        events.append((t, r, i, sign, impulse, jump, factor, before, record(), total))
-    closure = max(
-        np.abs((weight * np.maximum(z, 0.0)).sum(0) - y - residual).max(),
-        np.abs((weight * np.where(S, v, 0.0)).sum(0) - velocity).max(),
-    )
-    columns = dict(
-        zip(_SAMPLED, (np.array(column) for column in zip(*samples, strict=True)), strict=True)
-    )
-    empty = [np.zeros(0)] * (len(_PER_CROSSING) - 1) + [np.zeros((0, len(y)))]
-    happened = dict(
-        zip(
-            _PER_CROSSING,
-            [np.array(column) for column in zip(*events, strict=True)] if events else empty,
-            strict=True,
-        )
-    )
+        if len(walk.events) >= limit:
+            raise RuntimeError(f"more than {limit} crossings before t = {walk.t:g} of {until:g}")
+        walk.switch(*pair, before)
+    columns = [np.array(column) for column in zip(*walk.samples, strict=True)]
+    happened = [np.array(column) for column in zip(*walk.events, strict=True)] or [
+        *([np.zeros(0)] * (len(_PER_CROSSING) - 1)),
+        np.zeros((0, len(y))),
+    ]
     return Crossings(
-        width=m,
+        width=walk.width,
         friction=b,
-        kernel_start=start,
-        lazy=np.array(lazy),
-        closure=float(closure),
-        **columns,
-        **happened,
+        kernel_start=walk.start[2],
+        lazy=np.array(walk.lazy),
+        closure=walk.closure(),
+        **dict(zip(_SAMPLED, columns, strict=True)),
+        **dict(zip(_PER_CROSSING, happened, strict=True)),
     )

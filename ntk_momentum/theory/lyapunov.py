@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from jaxtyping import Array, Float
 
-Vector = Any
-Matrix = Any
+Vector = Float[Array | np.ndarray, " n"]
+Matrix = Float[Array | np.ndarray, "n n"]
 
 
 def heavy_ball_energy(residual: Vector, velocity: Vector, kernel: Matrix, alpha: float) -> Any:

@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -115,17 +116,19 @@ def best_form(
     return best
 
 
-def _program(b: float, over: Class, ceiling: float | None, fixed: np.ndarray | None, margin: float):
+def _program(
+    b: float, over: Class, ceiling: float | None, fixed: np.ndarray | None, margin: float
+) -> Callable[[float], tuple[float, np.ndarray] | None]:
     """rate -> (c, P) or None, for mu = 1; compiled once."""
     cp = require("cvxpy", "the search for Lyapunov functions")
     rate, slack, P = cp.Parameter(nonneg=True), cp.Variable(), cp.Variable((2, 2), symmetric=True)
     p11, p12, p22 = P[0, 0], P[0, 1], P[1, 1]
     c = 0.0 if over == "moving" else p22
 
-    def form(xx, xv, vv):
+    def form(xx: Any, xv: Any, vv: Any) -> Any:
         return cp.bmat([[xx, xv], [xv, vv]])
 
-    def on_mode(lam):
+    def on_mode(lam: float) -> Any:
         """2 (V' + rate V) at g = lam x, f = lam x^2/2."""
         return form(
             rate * (c * lam + p11) - 2 * p12 * lam,
@@ -146,6 +149,7 @@ def _program(b: float, over: Class, ceiling: float | None, fixed: np.ndarray | N
     elif over == "frozen":
         falls, signs, rises = [on_mode(1.0)], [2 * p12 - rate * c], P + form(c, 0, 0)
     else:
+        assert ceiling is not None
         falls, signs, rises = [on_mode(1.0), on_mode(ceiling)], [], P
     conditions = [slack >= -1, rises >> margin * np.eye(2)]
     conditions += [
@@ -155,7 +159,7 @@ def _program(b: float, over: Class, ceiling: float | None, fixed: np.ndarray | N
     conditions += [p22 == 1] if fixed is None else [fixed == P]
     problem = cp.Problem(cp.Minimize(slack), conditions)
 
-    def solve(value: float):
+    def solve(value: float) -> tuple[float, np.ndarray] | None:
         rate.value = value
         try:
             problem.solve(solver=cp.CLARABEL)

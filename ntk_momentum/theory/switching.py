@@ -33,12 +33,16 @@ def switched_peaks(
 
 
 def _until(
-    friction, stiffness: float, t: float, state: list[float], component: int
+    friction: Callable[[float], float],
+    stiffness: float,
+    t: float,
+    state: list[float],
+    component: int,
 ) -> tuple[float, list[float]]:
     """Solve Delta'' + b(t) Delta' + stiffness Delta = 0 until the component (0: Delta, 1: Delta')
     vanishes."""
 
-    def event(s, u):
+    def event(s: float, u: np.ndarray) -> float:
         return u[component]
 
     vars(event).update(terminal=True, direction=-np.sign(state[component]))

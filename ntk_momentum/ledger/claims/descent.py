@@ -8,10 +8,12 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
+from ...data import Dataset
 from ...kernel import empirical_ntk
 from ...method import gradient_descent
-from ...network.two_layer import outputs
+from ...network.two_layer import TwoLayerNet, outputs
 from ..drawing import against, drawing, line, panel, points, theory
 from ..ledger import Forms, claim, every, identity, typed, within
 from .fits import agrees, slope
@@ -47,7 +49,9 @@ def _sliding_kernel(fraction: float) -> np.ndarray:
     return _GRAM * np.outer(J, J)
 
 
-def _numpy_gradient(hidden, output, X, y):
+def _numpy_gradient(
+    hidden: np.ndarray, output: np.ndarray, X: np.ndarray, y: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """dL/dw_r = (a_r / sqrt m) sum_i Delta_i x_i 1{w_r . x_i >= 0}."""
     z = hidden @ X.T
     scale = output[:, None] / np.sqrt(len(output))
@@ -98,7 +102,7 @@ def eq_2_2(setting: Setting) -> Forms:
     net = setting.network(128, 0)
     X, y = np.asarray(setting.points.X).reshape(setting.points.n, -1), np.asarray(setting.points.y)
 
-    def descend(eta, until=4.0):
+    def descend(eta: float, until: float = 4.0) -> np.ndarray:
         hidden = np.array(net.hidden)
         for _ in range(round(until / eta)):
             hidden = hidden - eta * _numpy_gradient(hidden, np.asarray(net.output), X, y)[0]
@@ -185,7 +189,7 @@ def eq_2_3(setting: Setting) -> Forms:
     )
 
 
-def _rate_along_gradient(net, points):
+def _rate_along_gradient(net: TwoLayerNet, points: Dataset) -> Array:
     """df/dt = df/dw . (-dL/dw), by forward mode."""
     gradient = jax.grad(lambda w: 0.5 * jnp.sum((predictions(net, w, points.X) - points.y) ** 2))(
         net.hidden
@@ -281,7 +285,7 @@ def eq_2_5(setting: Setting) -> Forms:
     X, y = np.asarray(setting.points.X).reshape(setting.points.n, -1), np.asarray(setting.points.y)
     gram, output = X @ X.T, np.asarray(net.output)
 
-    def miss(eta, averaged, until=4.0):
+    def miss(eta: float, averaged: bool, until: float = 4.0) -> float:
         """sup_t |Delta(t) - Delta(0) + int H Delta| / |Delta(0)| along gradient descent."""
         hidden, work, worst = np.array(net.hidden), np.zeros_like(y), 0.0
         gradient, start = _numpy_gradient(hidden, output, X, y)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import jax.numpy as jnp
 import numpy as np
 import scipy.integrate
@@ -14,7 +16,9 @@ from .fits import agrees, slope
 from .setting import Setting
 
 
-def momentum_path(net_gradient, hidden: np.ndarray, b: float, until: float, steps: int):
+def momentum_path(
+    net_gradient: Callable, hidden: np.ndarray, b: float, until: float, steps: int
+) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
     """Classical Runge-Kutta on w'' + b w' + grad L(w) = 0 from rest; yields (t, w, v) at every
     step."""
     h, w, v = until / steps, np.array(hidden), np.zeros_like(hidden)
@@ -56,7 +60,7 @@ def footnote_1(setting: Setting) -> Forms:
             net = setting.network(width, seed)
             hidden, output = np.asarray(net.hidden), np.asarray(net.output)
 
-            def gradient(u):
+            def gradient(u: np.ndarray) -> np.ndarray:
                 W, a = u[:, :-1], u[:, -1]
                 z = W @ X.T
                 residual = (a[:, None] * np.maximum(z, 0)).sum(0) / np.sqrt(len(a)) - y
@@ -138,7 +142,7 @@ def remark_piecewise_linear(setting: Setting) -> Forms:
                 np.repeat([1.0, -1.0], width // 2)[:, None],
             )
 
-            def gradient(W, a=a, width=width):
+            def gradient(W: np.ndarray, a: np.ndarray = a, width: int = width) -> np.ndarray:
                 s = np.tanh(W @ X.T)
                 return (
                     (a * (1 - s * s) * ((a * s).sum(0) / np.sqrt(width) - y)) @ X / np.sqrt(width)

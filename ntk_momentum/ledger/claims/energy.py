@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ...method import HeavyBall
@@ -140,10 +142,12 @@ def eq_a_7(setting: Setting) -> Forms:
     alpha = np.sqrt(mu)
     acceleration = -2 * alpha * V - A @ D
 
-    def along(energy, s):  # the Taylor path through (D, V), and H(t) = A + s B
+    def along(
+        energy: Callable, s: float
+    ) -> float:  # the Taylor path through (D, V), and H(t) = A + s B
         return energy(D + s * V + s**2 / 2 * acceleration, V + s * acceleration, s)
 
-    def derivative(energy, step=1e-5):
+    def derivative(energy: Callable, step: float = 1e-5) -> float:
         return (along(energy, step) - along(energy, -step)) / (2 * step)
 
     moving = derivative(lambda d, v, s: heavy_ball_energy(d, v, A + s * B, alpha))

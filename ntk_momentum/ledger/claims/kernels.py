@@ -8,7 +8,7 @@ import numpy as np
 
 from ...kernel import empirical_ntk
 from ...method import GradientFlow
-from ...network.two_layer import split
+from ...network.two_layer import TwoLayerNet, split
 from ..drawing import by_name, drawing, line, panel, theory
 from ..ledger import Forms, claim, every, identity, typed, within
 from .modes import frozen
@@ -152,7 +152,7 @@ def fact_2_2(setting: Setting) -> Forms:
     error = float(np.abs((0.5 - np.arccos(gram) / (2 * np.pi)) * gram - setting.kernel).max())
     rng = np.random.default_rng(1)
 
-    def smallest(Z):
+    def smallest(Z: np.ndarray) -> float:
         return float(np.linalg.eigvalsh(infinite_kernel(Z))[0])
 
     angles = np.arange(6) * np.pi / 3
@@ -221,11 +221,11 @@ def eq_2_8(setting: Setting) -> Forms:
     net, points = setting.network(64, 3, antisymmetric=False), setting.points
     X = np.asarray(points.X).reshape(points.n, -1)
 
-    def printed(net, a2):
+    def printed(net: TwoLayerNet, a2: np.ndarray) -> np.ndarray:
         S = (np.asarray(net.hidden) @ X.T >= 0).astype(float)
         return X @ X.T * ((S * a2[:, None]).T @ S) / net.width
 
-    def by_autodiff(net):
+    def by_autodiff(net: TwoLayerNet) -> np.ndarray:
         J = jax.jacrev(lambda w: predictions(net, w, points.X))(net.hidden).reshape(points.n, -1)
         return np.asarray(J @ J.T)
 

@@ -26,7 +26,7 @@ def one_crossing() -> Crossings:
     return heavy_ball_crossings(np.ones((1, 1)), np.ones(1), np.ones((1, 1)), -np.ones(1), 1.0, 3.0)
 
 
-def _impulses(setting: Setting, statement: str, sharp: bool):
+def _impulses(setting: Setting, statement: str, sharp: bool) -> Forms:
     """Checks shared by (3.5) and the appendix: the integrated identity without and with its
     impulses."""
     hand = one_crossing()

@@ -4,6 +4,7 @@ frozen."""
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 import scipy.integrate
@@ -26,7 +27,7 @@ def linear_runs() -> dict[str, tuple[np.ndarray, ...]]:
     runs: dict[str, tuple[np.ndarray, ...]] = {}
     for name, friction in frictions.items():
 
-        def field(t, s, friction=friction):
+        def field(t: float, s: np.ndarray, friction: Callable | None = friction) -> np.ndarray:
             u, v = np.split(s, 2)
             force = J.T @ (D0 + J @ u)
             if friction is None:

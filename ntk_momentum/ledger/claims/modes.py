@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -74,7 +75,7 @@ def frozen(flow: AbstractFlow, eigenvalues: Any, coefficients: Any, ts: Any) -> 
     )
 
 
-def radius(polynomial) -> float:
+def radius(polynomial: Sequence[Any]) -> float:
     """Largest modulus of the roots."""
     return float(np.abs(np.roots(np.asarray(polynomial, float))).max())
 
@@ -94,7 +95,7 @@ def exponent(b: float, lam: float, until: float = 60.0) -> float:
     return float(-np.polyfit(run.ts[tail], np.log(envelope[tail]), 1)[0])
 
 
-def theorem_2_ratio(formula, lam0: float, low: float) -> float:
+def theorem_2_ratio(formula: Callable, lam0: float, low: float) -> float:
     """Largest L(t) / formula over modes with eigenvalue >= low at b = sqrt(2 lambda0)."""
     alpha = np.sqrt(lam0 / 2)
     ts = np.linspace(0, 20 / alpha, 512)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ...method import HeavyBall, heavy_ball
+from ...method.base import Number
 from ...network.two_layer import outputs
 from ...theory import bounds
 from ..drawing import against, by_name, drawing, line, panel, points, theory
@@ -89,7 +91,12 @@ def eq_3_1(setting: Setting) -> Forms:
 
 
 def _order(
-    make, offset: float, hs: np.ndarray, lam: float = 1.0, b: float = 0.8, until: float = 4.0
+    make: Callable,
+    offset: float,
+    hs: np.ndarray,
+    lam: float = 1.0,
+    b: float = 0.8,
+    until: float = 4.0,
 ) -> tuple[float, list[float]]:
     """Order in h of the heavy ball's iterates against the flow's mode: sup over t <= `until`, less
     the start."""
@@ -128,7 +135,7 @@ def eq_3_2(setting: Setting) -> Forms:
         )[0],
     }
 
-    def centred(h, b):
+    def centred(h: float, b: float) -> tuple[Number, Number]:
         method, _ = HeavyBall(b).discretize(float(h))
         return method.eta, method.beta
 
@@ -443,7 +450,7 @@ def remark_oscillation(setting: Setting) -> Forms:
     top = values[-1]
     ts = np.linspace(0, 40 / np.sqrt(top), 2048)
 
-    def rises(b, coefficients):
+    def rises(b: float, coefficients: np.ndarray) -> float:
         run = frozen(HeavyBall(b), values, coefficients, ts)
         return float(np.max(np.diff(run.loss)) / run.loss[0])
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from ...data import Dataset, load_digits, normalize, sphere
 from ...dynamics.simulation import simulate
@@ -178,7 +180,7 @@ class Setting:
             f"{self.sizes.seeds} antisymmetric seeds each, solved from kink to kink"
         )
 
-    def along_widths(self, quantity) -> tuple[np.ndarray, np.ndarray]:
+    def along_widths(self, quantity: Callable[[Crossings], float]) -> tuple[np.ndarray, np.ndarray]:
         """(widths, values) of a function of a run, over all of `crossings`."""
         pairs = [(width, quantity(run)) for width, runs in self.crossings.items() for run in runs]
         return np.array([w for w, _ in pairs], float), np.array([v for _, v in pairs], float)
@@ -217,7 +219,8 @@ def infinite_kernel(X: np.ndarray) -> np.ndarray:
     return np.asarray(_infinite(padded))[:n, :n]
 
 
-def predictions(net, hidden, X):
+def predictions(net: TwoLayerNet, hidden: Array, X: Array | np.ndarray) -> Array:
+    """f(x_i) of the net with another hidden layer, (n,)."""
     z = X.reshape(X.shape[0], -1) @ hidden.T
     return net.scale * (net.activation(z) @ net.output)
 

@@ -328,7 +328,7 @@ def remark_discrete(setting: Setting) -> Forms:
 def _best_heavy_ball(kappa: float) -> float:
     xs = np.geomspace(1, kappa, 40) / kappa
 
-    def worst(beta, top):
+    def worst(beta: float, top: float) -> float:
         return max(radius([1, -(1 + beta - top * x), beta]) for x in (xs[0], xs[20], xs[-1]))
 
     return min(
@@ -337,7 +337,7 @@ def _best_heavy_ball(kappa: float) -> float:
 
 
 def _best_nesterov(kappa: float) -> float:
-    def worst(beta, top):
+    def worst(beta: float, top: float) -> float:
         return max(
             radius([1, -(1 + beta) * (1 - top * x), beta * (1 - top * x)])
             for x in (1 / kappa, 0.3, 1.0)

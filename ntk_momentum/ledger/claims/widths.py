@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+
 import numpy as np
 
 from ...theory import bounds
@@ -13,7 +15,7 @@ from .pairs import ANGLES, DELTA, FAMILY, pair_eigenvalues, pair_kernels, pair_l
 from .setting import Setting
 
 
-def _draw(setting: Setting, width: int, trials: int, seed: int):
+def _draw(setting: Setting, width: int, trials: int, seed: int) -> Iterator[np.ndarray]:
     """Kernels H(0) of `points` for the paper's initialisation."""
     rng, X = np.random.default_rng(seed), np.asarray(setting.points.X).reshape(setting.points.n, -1)
     for _ in range(trials):
@@ -189,7 +191,10 @@ def lemma_5(setting: Setting) -> Forms:
 
 
 def _exponents(
-    width, lam0s=(0.1, 0.01, 0.001), ns=(10.0, 100.0, 1000.0), deltas=(0.1, 0.01, 0.001)
+    width: Callable[[float, float, float], float],
+    lam0s: Sequence[float] = (0.1, 0.01, 0.001),
+    ns: Sequence[float] = (10.0, 100.0, 1000.0),
+    deltas: Sequence[float] = (0.1, 0.01, 0.001),
 ) -> dict[str, float]:
     """Powers of n, delta and lambda0 in a width formula f(n, delta, lam0)."""
     return {
@@ -199,12 +204,12 @@ def _exponents(
     }
 
 
-def _residual(n, delta):
+def _residual(n: float | int, delta: float) -> float:
     """|Delta(0)| <= C sqrt(n/delta) with probability 1 - delta (Markov), C = 1."""
     return np.sqrt(n / delta)
 
 
-def _frozen_width(n, delta, lam0):
+def _frozen_width(n: float | int, delta: float, lam0: float) -> float:
     return bounds.width_from_displacement(n, delta, lam0, _residual(n, delta))
 
 
@@ -267,7 +272,7 @@ def _family_drift(setting: Setting, rng: np.random.Generator) -> dict[str, float
     return drift
 
 
-def _proof_on_family(width) -> dict[str, float]:
+def _proof_on_family(width: Callable) -> dict[str, float]:
     """R'/R of the frozen-kernel proof at a width formula, constants one, along the family: the
     proof closes only where it stays bounded."""
     lam0s = [pair_eigenvalues(theta)[0] for theta in ANGLES]
@@ -359,8 +364,8 @@ def width_thm_1(setting: Setting) -> Forms:
 )
 def width_thm_2(setting: Setting) -> Forms:
     def condition(
-        n, delta, lam0
-    ):  # printed displacement = R, L^(0) <= ||H|| |Delta(0)|^2/2 <= n |Delta(0)|^2/2
+        n: float, delta: float, lam0: float
+    ) -> float:  # printed displacement = R, L^(0) <= ||H|| |Delta(0)|^2/2 <= n |Delta(0)|^2/2
         pseudo0 = n * _residual(n, delta) ** 2 / 2
         return (
             bounds.displacement_printed(np.sqrt(lam0 / 2), n, 1.0, pseudo0) ** 2
@@ -426,7 +431,9 @@ def width_thm_3(setting: Setting) -> Forms:
     for a in (4.5, 6.0):
 
         def condition(
-            n, delta, lam0, a=a
+            n: float, delta: float, lam0: float, a: float = a
+        ) -> (
+            float
         ):  # (2/(a-4))^2 16 n C L^ / (m lam0 (lam0/2)^{(a-2)/2} (2d-a-2)^2) = R^2, constants apart
             return (
                 n
