@@ -126,7 +126,9 @@ def check_targets(loss: Loss, y: Float[Array, n * k]) -> None:
             f"got {known.shape}; try np.eye(k)[labels]."
         )
     else:
-        wrong = np.any(known < 0, axis=1) | (np.abs(known.sum(axis=1) - 1) > 1e-3)
+        wrong = np.any(known < 0, axis=1) | (
+            np.abs(known.sum(axis=1) - 1) > 1e-3
+        )  # rounded by hand
         wanted = "rows of probabilities that sum to 1, try np.eye(k)[labels]"
     if np.any(wrong):
         i = int(np.argwhere(wrong)[0][0])

@@ -30,6 +30,8 @@ from ..numerics import Numerics
 from .advice import Advice, Recommendation, advise
 
 LAZY, RICH = 0.1, 0.5
+"""Where a run is called lazy, and from where on rich: conventions. Below a tenth, predictions by
+the kernel are good to a digit; above a half, most of the motion is not the kernel's."""
 
 
 class Linearized(eqx.Module):

@@ -27,15 +27,14 @@ from jaxtyping import Array, Float
 
 from .infinite import Angles, safe_sqrt
 
-_FAR = 40.0  # kinks further out, in standard deviations, are never reached
-_EDGES = (
-    *range(13),
-    16,
-    24,
-    40,
-    # panels of y in psi = theta exp(-y): g may switch on at any psi near 0, where |u| and |v|
-    # almost agree
-)
+_FAR = 40.0
+"""Kinks further out, in standard deviations, are never reached: exp(-40^2/2) = 1e-347 is zero."""
+_EDGES = (*range(13), 16, 24, 40)
+"""Panels of y in psi = theta exp(-y): g may switch on at any psi near 0, where |u| and |v| almost
+agree; what lies beyond exp(-40) = 4e-18 of theta is below round-off."""
+_NODES = 10
+"""Gauss nodes in a panel. Measured against 60 (hard tanh, norms from 0.1 to 10, near-duplicates):
+E[phi' phi'] is off by 2e-8 with 6, 1e-10 with 8, 8e-12 with 10 and 1e-12 with 12."""
 
 
 Sums = tuple[Array, Array]
@@ -61,6 +60,8 @@ class Pieces(NamedTuple):
 def pieces(activation: Callable, dtype: np.dtype, most: int = 16) -> Pieces | None:
     """The pieces of an activation that is continuous and piecewise linear with at most `most` kinks
     in (-30, 30); None for any other."""
+    # cells of 1/64, exact in binary: chosen, not measured; two kinks within three of them are not
+    # told apart, and such an activation is then not taken for piecewise linear
     z = np.linspace(-32.0, 32.0, 2**12 + 1)
     with jax.ensure_compile_time_eval():
         value = np.asarray(activation(jnp.asarray(z, dtype)), float)
@@ -159,8 +160,17 @@ def _aligned(f: Pieces, g: Pieces, r: Array, q: Array) -> tuple[Array, Array]:
 def _integrals(
     f: Pieces, r: Array, q: Array, sign: Array, angle: Array, small: Array
 ) -> tuple[Array, Array]:
-    """(1/2 pi) int_0^angle of g and of g (cos psi - cos angle); small = 1 - cos angle."""
-    nodes, weights = np.polynomial.legendre.leggauss(10)
+    """(1/2 pi) int_0^angle of g and of g (cos psi - cos angle); small = 1 - cos angle.
+
+    The second gives E[phi phi]: with S(theta) = E[phi' phi'] and S(theta) = S(0) - G(theta), parts
+    turn int_0^theta sin psi S(psi) dpsi into (1 - cos theta) S(0) - int_0^theta g (cos psi - cos
+    theta)/(2 pi), no difference of nearly equal numbers.
+
+    Where kinks h and k differ, g switches on like exp(-(h - k)^2/(2 psi^2)) at a psi that may be
+    anywhere between 0 and theta. In y = log(theta/psi) that front has always the same shape, about
+    one panel wide: dpsi = -psi dy turns the integral into one of g psi over [0, 40].
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
     low, wide = np.asarray(_EDGES[:-1], float)[:, None], np.diff(_EDGES)[:, None]
     y = (low + wide * (1 + nodes) / 2).ravel()
     share = np.exp(-y)
@@ -168,7 +178,8 @@ def _integrals(
 
     def add(total: Sums, node: Sums) -> tuple[Sums, None]:
         share, weight = node
-        below = jnp.square(jnp.sin(0.5 * angle * share))  # (1 - cos psi)/2
+        # (1 - cos psi)/2, from which 1 + cos psi and sin^2 psi follow without cancellation
+        below = jnp.square(jnp.sin(0.5 * angle * share))
         apart = -1 / jnp.maximum(
             8 * below * (1 - below), jnp.finfo(below.dtype).tiny
         )  # -1/(2 sin^2 psi)

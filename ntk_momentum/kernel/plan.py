@@ -32,8 +32,9 @@ Method = Literal["jacobian", "ntk-vp", "structured"]
 Output = Literal["trace-mean", "trace-sum", "diagonal", "full"]
 
 BUDGET = 2**28
-"""Bytes that the factors of two blocks of samples may take when no block_size is given: 256 MiB, a
-size at which blocks are fast. What the machine has is for `memory` to say."""
+"""Bytes that the factors of two blocks of samples may take when no block_size is given: 256 MiB,
+small beside any device's memory and large beside its caches (chosen, not measured). What the
+machine has is for `memory` to say."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -96,9 +96,14 @@ def _affine(law: Angles, weight_std: float, bias_std: float) -> Angles:
     product, before = norm1[:, None] * norm2[None, :], p[:, None] * q[None, :]
     square = lambda a, b: jnp.square(p)[:, None] * a + jnp.square(q)[None, :] * b
     divisor = jnp.where(product > 0, product, 1)
+    # With N1 = sqrt(p^2 + s), N2 = sqrt(q^2 + s),
+    # N1 N2 - p q cos - s = p q (1 - cos) + (N1 N2 - p q - s), and the last bracket is
+    # s (p - q)^2/(N1 N2 + p q + s), a square over a sum
     near = before * law.near + s * jnp.square(p[:, None] - q[None, :]) / jnp.where(
         product > 0, product + before + s, 1
     )
+    # likewise N1 N2 + p q cos + s = p q (1 + cos) + s + (N1 N2 - p q), the bracket being
+    # s (p^2 + q^2 + s)/(N1 N2 + p q)
     far = (
         before * law.far + s + s * (square(1, 1) + s) / jnp.where(product > 0, product + before, 1)
     )
@@ -187,6 +192,8 @@ def gauss_hermite(activation: Callable, order: int = 80) -> Dual:
     nodes, weights = np.polynomial.hermite_e.hermegauss(order)
     table = np.zeros((order, order))
     table[0] = 1
+    # h_k orthonormal: sqrt(k) h_k = z h_{k-1} - sqrt(k - 1) h_{k-2}, stable upwards on the nodes,
+    # which are the zeros of h_order
     for k in range(1, order):
         table[k] = (
             nodes * table[k - 1] - np.sqrt(k - 1) * table[max(k - 2, 0)] * (k > 1)

@@ -25,8 +25,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 SLOTS = 6
-"""Samples of a neuron that are solved jointly."""
+"""Samples of a neuron that are solved jointly: those with most say. Chosen, not measured; the rest
+are solved one by one, which is right where they do not hold the neuron too."""
 SWEEPS = 8
+"""Gauss-Seidel sweeps. Chosen, not measured; the programme is convex, so each one lowers it."""
 
 
 def average(
@@ -66,9 +68,14 @@ def average(
     own = weight[:, None] * gain[None, :]
     side, near, far, distance, jump = ways(before, own)
     stay = side * (after + own * (near - slopes))
+    # First every sample by itself, all others given: `stay` and `leave` = stay + jump are where it
+    # would end with the near and with the far slope throughout.
     part = _fraction(distance, stay, jump)
     alone = far + (near - far) * part
 
+    # What a joint solution may change: a held sample's force, as far as it is needed to stay, and
+    # all of what a crossing sample has left on the far side. Those with the largest say are solved
+    # again, together.
     held = jump * jnp.clip(
         1 - stay / (2 * jnp.maximum(jump, jnp.finfo(before.dtype).tiny)), 0.0, 1.0
     )
@@ -84,6 +91,8 @@ def average(
     couple = gram[at[:, None, :], at[None, :, :]]
     z = z + jnp.einsum("klm,lm->km", couple, push * (now - old))
 
+    # One coordinate of the quadratic programme after the other: z holds where all samples end with
+    # the slopes as they are, so that a change of one is felt by the next (Gauss-Seidel).
     def solve(z: Array, slot: tuple[Array, ...]) -> tuple[Array, Array]:
         k, now, side, near, far, own, distance, jump, push, couple = slot
         stay = side * (z[k] + own * (near - now))
@@ -114,6 +123,8 @@ def held(
     step = lambda slopes: gram @ (slopes * (window * speed)[:, None] * gain[None, :])
     averaged = average(gram, z, z + step(slopes), slopes, window * speed, gain, low, high)
     reach = jnp.abs((window * jnp.diagonal(gram) * speed)[:, None] * gain[None, :] * (high - low))
+    # held: it ends within a hundredth of what it could have moved (chosen: "not at all", but for
+    # what the sweeps left), by a slope that is neither side's
     stays = (
         (jnp.abs(z + step(averaged)) < 0.01 * reach)
         & (averaged > min(low, high))

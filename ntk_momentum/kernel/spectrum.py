@@ -153,7 +153,9 @@ def spectrum(kernel: Any, y: ArrayLike | None = None) -> Spectrum:
     if (
         values is not None
         and np.abs(values - values.T).max()
-        > 1e3 * np.finfo(values.dtype).eps * np.abs(values).max()
+        > 1e3
+        * np.finfo(values.dtype).eps
+        * np.abs(values).max()  # round-off of sums of a million terms
     ):
         raise InputError("the kernel is not symmetric; pass the kernel of one set of inputs.")
     eigenvalues, eigenvectors = jnp.linalg.eigh(H)

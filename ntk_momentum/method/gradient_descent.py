@@ -54,6 +54,7 @@ class GradientFlow(AbstractFlow):
     ) -> FrozenStep:
         """Delta decays as exp(-lambda h); its integral is (1 - exp(-lambda h)) / lambda, without
         cancellation."""
+        # (1 - exp(-x))/x tends to 1; below 1e-30 x might be a denormal, whose quotient loses digits
         x = eigenvalues * h
         safe = jnp.where(jnp.abs(x) > 1e-30, x, 1.0)
         integral = h * jnp.where(jnp.abs(x) > 1e-30, -jnp.expm1(-safe) / safe, 1.0) * residual

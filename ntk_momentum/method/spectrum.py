@@ -123,6 +123,7 @@ def convergence_rate(optimizer: AbstractOptimizer, lam_min: float, lam_max: floa
     """
     check_positive("lam_min", lam_min)
     check_positive("lam_max - lam_min", lam_max - lam_min, strict=False)
+    # 1025 chosen, not measured: the ends, where the methods of this package are slowest, are exact
     grid = np.concatenate(
         [np.linspace(lam_min, lam_max, 1025), np.geomspace(lam_min, lam_max, 1025)]
     )

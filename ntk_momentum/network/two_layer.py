@@ -23,7 +23,8 @@ from ..memory import check_fits, in_short
 from .neurons import equal_parts, values
 
 DRAWN = 2**24
-"""Weights drawn from one key."""
+"""Weights drawn from one key: 64 MiB in float32, of which drawing holds four copies. A convention:
+another number would draw other networks."""
 
 
 class TwoLayerNet(eqx.Module):

@@ -133,6 +133,7 @@ class Crossings:
 def _modes(values: np.ndarray, b: float, s: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(phi, psi): the responses to a unit displacement and to a unit velocity after a time s."""
     omega = np.sqrt(values - b * b / 4 + 0j)
+    # sin(omega s)/omega = s (1 - (omega s)^2/6 ...): s to round-off, at critical damping exactly
     small = np.abs(omega) * s < 1e-6
     safe = np.where(small, 1.0, omega)
     damping = np.exp(-b * s / 2)
@@ -250,7 +251,7 @@ class _Walk:
         xtol = 1e-15 * (1 + until)
         at, r, i = min(
             (scipy.optimize.brentq(height, 0.0, s, args=(r, i), xtol=xtol), r, i)
-            for r, i in crossed
+            for r, i in crossed.tolist()
         )
         return at, (r, i)
 

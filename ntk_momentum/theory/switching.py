@@ -7,7 +7,7 @@ the way out and stiff on the way back, so every half cycle pumps energy in, as o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import scipy.integrate
@@ -42,13 +42,13 @@ def _until(
     """Solve Delta'' + b(t) Delta' + stiffness Delta = 0 until the component (0: Delta, 1: Delta')
     vanishes."""
 
-    def event(s: float, u: np.ndarray) -> float:
+    def event(s: float, u: Sequence[float] | np.ndarray) -> float:
         return u[component]
 
     vars(event).update(terminal=True, direction=-np.sign(state[component]))
     run = scipy.integrate.solve_ivp(
         lambda s, u: [u[1], -friction(s) * u[1] - stiffness * u[0]],
-        (t, t + 1e4),
+        (t, t + 1e4),  # longer than any half cycle of a kernel of order one; the event ends it
         state,
         events=event,
         method="DOP853",

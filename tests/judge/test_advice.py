@@ -9,7 +9,7 @@ import pytest
 
 import ntk_momentum as nm
 from ntk_momentum import cli
-from ntk_momentum.judge.advice import METHODS, advise, check_advice, modes_of, steps_to
+from ntk_momentum.judge.advice import METHODS, _count, advise, check_advice, modes_of, steps_to
 from ntk_momentum.method import heavy_ball, nesterov, restarted_nesterov, spectral_radius
 
 DATA = nm.sphere(10, 10, key=jax.random.key(0))
@@ -24,6 +24,57 @@ def test_predicted_steps_are_those_of_the_constant_kernel():
         k = int(r.steps)
         loss = _loop(r.optimizer, k)
         assert loss[2] <= 1e-4 * loss[0] < loss[1], r.method
+
+
+def brute_force(optimizer, eigenvalues, size, target, steps):
+    """(first step from which on the loss is below the target, largest loss), step by step."""
+    root = np.sqrt(eigenvalues)
+    w = jnp.asarray(size / root)
+    state, update = optimizer.init(w), jax.jit(optimizer.update)
+    losses = [np.sum(size**2)]
+    for _ in range(steps):
+        change, state = update(root**2 * w, state)
+        w = w + change
+        losses.append(float(jnp.sum((root * w) ** 2)))
+    losses = np.array(losses) / losses[0]
+    return int(np.flatnonzero(losses > target)[-1]) + 1, losses.max()
+
+
+@pytest.mark.parametrize("target", [0.3, 1e-4])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        heavy_ball(1.0, 0.9),
+        nesterov(1.0, 3.0),
+        nesterov(0.5, 1.0),
+        restarted_nesterov(1.0, 3.0, 25),
+        nm.triple_momentum(0.05, 1.0),
+    ],
+    ids=lambda o: o.name,
+)
+def test_the_steps_are_those_after_which_the_loss_stays_below(optimizer, target):
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 8):
+        eigenvalues, size = np.sort(rng.uniform(0.05, 1.0, n)), rng.standard_normal(n)
+        (steps, peak), *_ = _count([optimizer], eigenvalues, size, target, 10**5)
+        count, highest = brute_force(optimizer, eigenvalues, size, target, 20 * int(steps) + 100)
+        assert steps == count
+        assert peak == pytest.approx(highest, rel=1e-9)
+
+
+def test_a_loss_that_dips_below_the_target_has_not_arrived():
+    """One mode of a barely damped ball passes zero after a quarter of a period, over and over."""
+    one = np.ones(1)
+    steps = steps_to(heavy_ball(1e-3, 0.999), one, one, 1e-3)
+    assert steps > 100 * np.pi / 2 / 1e-3**0.5
+    assert steps == pytest.approx(np.log(1e3) / -np.log(0.999), rel=0.02)
+
+
+def test_the_peak_of_a_large_step_with_momentum_is_seen():
+    """Of the fastest heavy ball the largest eigenvalues rise before they fall."""
+    advice = advise(HARD, EVEN, margin=0.0, objective="rate")
+    assert advice["gradient_descent"].peak == 1.0 < advice["heavy_ball"].peak
+    assert "peak / L(0)" in str(advice)
 
 
 def _loop(optimizer, k):
