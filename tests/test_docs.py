@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import ntk_momentum as nm
 from ntk_momentum import cli
 from ntk_momentum.dynamics.readout import READOUTS
 from ntk_momentum.ledger.ledger import PAPER_ORDER
@@ -46,6 +47,22 @@ def test_names_in_the_documentation_exist(page):
         assert set(re.findall(r"\w+", names)) <= set(READOUTS)
     for line in re.findall(r"^ntk-momentum (.*?)(?:\s+#.*)?$", text, flags=re.MULTILINE):
         assert isinstance(cli.parse(line.split()), cli.Main)
+
+
+def test_every_public_name_is_in_the_reference():
+    pages = "\n".join(page.read_text("utf-8") for page in (DOCS / "reference").glob("*.md"))
+    entries = re.findall(
+        r"^::: ([\w.]+)(?:\n +options: \{members: \[(.*?)\]\})?", pages, re.MULTILINE
+    )
+    named = {name for _, members in entries for name in members.split(", ")}
+    named |= {path.rpartition(".")[2] for path, _ in entries}
+    whole = {path for path, members in entries if not members}
+    missing = [
+        name
+        for name in nm.__all__
+        if name not in named and getattr(nm, name).__module__ not in whole
+    ]
+    assert not missing
 
 
 @pytest.mark.slow

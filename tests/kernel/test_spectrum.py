@@ -45,11 +45,18 @@ def test_time_to_epsilon_of_one_mode_is_its_closed_form(epsilon):
     assert one.time_to(epsilon, GradientFlow()) == pytest.approx(-np.log(epsilon) / 0.5, rel=1e-6)
     critical = one.time_to(epsilon, HeavyBall(1.0))  # b = 2 sqrt(lambda): phi = (1 + t/2) exp(-t/2)
     assert ((1 + critical / 2) * np.exp(-critical / 2)) ** 2 == pytest.approx(epsilon, rel=1e-3)
-    if (
-        epsilon > 1e-3
-    ):  # phi = cos(t/2) dips below a smaller epsilon for less than the grid's resolution
-        free = one.time_to(epsilon, HeavyBall(0.0))
-        assert free == pytest.approx(2 * np.arccos(np.sqrt(epsilon)), rel=1e-3)
+    # phi = cos(t/2) touches every epsilon, over and over, and stays below none
+    assert one.time_to(epsilon, HeavyBall(0.0)) == np.inf
+
+
+@pytest.mark.parametrize("epsilon", [0.3, 1e-2])
+@pytest.mark.parametrize("flow", [HeavyBall(0.05), HeavyBall(1.0), Nesterov(1.0), Nesterov(3.0)])
+def test_the_loss_stays_below_epsilon_from_then_on(flow, epsilon):
+    s = spectrum(jnp.diag(jnp.array([0.04, 0.3, 1.0])), jnp.array([0.2, 1.0, 1.0]))
+    found = s.time_to(epsilon, flow)
+    ts = np.linspace(0.0, 20 * found, 200_001)
+    last = ts[np.flatnonzero(np.asarray(s.loss(flow, ts)) > epsilon)[-1]]
+    assert found == pytest.approx(last, abs=2 * ts[1])
 
 
 def test_momentum_pays_on_an_ill_conditioned_kernel_and_nesterov_reaches_every_loss():
