@@ -148,7 +148,7 @@ def huber(delta: float = 1.0) -> Loss:
         L = sum of e^2/2 where e = |f - y| <= delta, and of delta (e - delta/2) beyond
 
     Source: Huber (1964). One function for each delta, so that programs compiled for it are found
-        again.
+    again.
 
     Args:
         delta: Where the lines begin, > 0, in the units of y.

@@ -1,5 +1,6 @@
-"""The empirical neural tangent kernel of any Equinox model, K_ij = <df(x_i)/dtheta, df(x_j)/dtheta>
-over its trained leaves (2.6).
+"""The empirical neural tangent kernel of any Equinox model over its trained leaves,
+
+    K_ij = <df(x_i)/dtheta, df(x_j)/dtheta>                  (2.6)
 
 Three methods agree to round-off. "jacobian" contracts per-sample Jacobians; "structured" contracts
 their factors instead (`factors`; `two_layer` for a `TwoLayerNet`); "ntk-vp" pushes each column's

@@ -1,8 +1,8 @@
 """What a kernel's eigenvalues say about training: H = sum_k lambda_k u_k u_k^T.
 
-For a constant kernel the residual decouples, Delta(t) = sum_k phi(lambda_k, t) <u_k, Delta(0)> u_k
-(2.5, 3.5, 4.3), so the spectrum and the labels' share in each eigenvector fix every loss curve.
-lambda_0 = lambda_min of H-infinity is the constant of Theorems 1-3.
+For a constant kernel the residual decouples, `Delta(t) = sum_k phi(lambda_k, t) <u_k, Delta(0)>
+u_k` (2.5, 3.5, 4.3), so the spectrum and the labels' share in each eigenvector fix every loss
+curve. lambda_0 = lambda_min of H-infinity is the constant of Theorems 1-3.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from ..memory import check_fits, shape_of
 
 
 class Spectrum(eqx.Module):
-    """Eigenvalues in ascending order, eigenvectors in columns, and shares_k = <u_k, y>^2 / |y|^2 of
-    the labels (None without labels)."""
+    """Eigenvalues in ascending order, eigenvectors in columns, and `shares_k = <u_k, y>^2 / |y|^2`
+    of the labels (None without labels)."""
 
     eigenvalues: Float[Array, " n"]
     eigenvectors: Float[Array, "n n"]
@@ -58,7 +58,7 @@ class Spectrum(eqx.Module):
 
     @property
     def alignment(self) -> Float[Array, ""]:
-        """<H, y y^T> / (|H|_F |y|^2) (Cristianini et al. 2001): 1 when H = c y y^T, 1/sqrt(n) for
+        """`<H, y y^T> / (|H|_F |y|^2)` (Cristianini et al. 2001): 1 when H = c y y^T, 1/sqrt(n) for
         the identity."""
         return jnp.sum(self.eigenvalues * self._labels()) / jnp.linalg.norm(self.eigenvalues)
 
@@ -133,9 +133,11 @@ def spectrum(kernel: Any, y: ArrayLike | None = None) -> Spectrum:
 
         H = sum_k lambda_k u_k u_k^T,  shares_k = <u_k, y>^2 / |y|^2
 
-    For a constant kernel they fix every loss curve: Delta(t) = sum_k phi(lambda_k, t) <u_k,
-        Delta(0)>
-    u_k, phi solving (2.5), (3.5) or (4.3).
+    For a constant kernel they fix every loss curve, through
+
+        Delta(t) = sum_k phi(lambda_k, t) <u_k, Delta(0)> u_k
+
+    with phi solving (2.5), (3.5) or (4.3).
 
     Args:
         kernel: (n, n), or (n, k, n, k) with labels (n, k).
