@@ -11,7 +11,6 @@ import pytest
 from ntk_momentum import Dataset, InputError, cli, load_digits, sphere
 from ntk_momentum.ledger import entries, ledger, refuted, verify, write_claims
 from ntk_momentum.ledger.claims import setting as setting_module
-from ntk_momentum.ledger.ledger import entries, refuted, verify, write_claims
 from ntk_momentum.study import registry
 from ntk_momentum.theory import bounds
 
