@@ -26,7 +26,7 @@ from .. import memory
 from ..data import Dataset
 from ..errors import InputError, concrete
 from ..kernel import infinite_ntk
-from ..loss import Loss, check_targets, is_known, squared
+from ..loss import Loss, check_loss, check_targets, is_known, squared
 from ..method import AbstractFlow, AbstractOptimizer, State
 from ..network.two_layer import TwoLayerNet, outputs, trainable_spec
 from ..numerics import Numerics, Precision
@@ -431,7 +431,7 @@ def weight_problem(
             f"{type(error).__name__}, {error}"
         ) from error
     check_output(f)
-    check_loss(loss, f, y)
+    check_shapes(loss, f, y)
     check_targets(loss, y)
     return WeightProblem(frozen, trained, X, y, loss), w
 
@@ -464,11 +464,10 @@ def check_weights(w: PyTree) -> None:
             )
 
 
-def check_loss(loss: Any, f: Any, y: Any) -> None:
+def check_shapes(loss: Any, f: Any, y: Any) -> None:
     """Raise `InputError` unless a loss takes outputs and targets of these shapes to a number."""
+    check_loss(loss)
     known = "such as nm.squared or nm.huber(1.0)"
-    if not callable(loss):
-        raise InputError(f"loss must be a function of (f, y) {known}, got {loss!r}.")
     labels = not is_known(loss) and not jnp.issubdtype(y.dtype, jnp.inexact)
     if f.shape != y.shape and not (labels and y.shape == f.shape[:1]):
         raise InputError(unequal_shapes(f.shape, y.shape))
