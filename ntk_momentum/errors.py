@@ -169,6 +169,12 @@ def check_seed(name: str, seed: int) -> None:
         raise InputError(f"{name} must lie between -2^63 and 2^63 - 1, got {seed}; try {name} = 0.")
 
 
+def first_line(error: Exception) -> str:
+    """What another's error says, in one line."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}{', ' + text[0].rstrip('.') if text else ''}"
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     """The error for a misspelt name, with the nearest known one."""
     known = sorted(known)

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .. import memory
 from ..data import Dataset
-from ..errors import InputError, concrete
+from ..errors import InputError, concrete, first_line, no_type_check
 from ..kernel import infinite_ntk
 from ..loss import Loss, check_loss, check_targets, is_known, squared
 from ..method import AbstractFlow, AbstractOptimizer, State
@@ -86,6 +86,7 @@ class Run(eqx.Module):
     numerics: Numerics
 
     @staticmethod
+    @no_type_check
     def prepare(
         model: Any,
         data: Dataset,
@@ -427,12 +428,12 @@ def weight_problem(
         raise
     except Exception as error:  # the user's code: anything may be raised
         raise InputError(
-            f"the model cannot be called on inputs of shape {X.shape[1:]} and dtype {X.dtype}: "
-            f"{type(error).__name__}, {error}"
+            f"the model does not take inputs of shape {X.shape[1:]} and dtype {X.dtype}: "
+            f"{first_line(error)}"
         ) from error
     check_output(f)
-    check_shapes(loss, f, y)
     check_targets(loss, y)
+    check_shapes(loss, f, y)
     return WeightProblem(frozen, trained, X, y, loss), w
 
 
@@ -478,7 +479,7 @@ def check_shapes(loss: Any, f: Any, y: Any) -> None:
     except Exception as error:  # the user's code: anything may be raised
         raise InputError(
             f"the loss cannot be taken of outputs {f.shape} and targets {y.shape}: "
-            f"{type(error).__name__}, {error}; it must be a function of (f, y) {known}."
+            f"{first_line(error)}; it must be a function of (f, y) {known}."
         ) from error
     shape = getattr(value, "shape", None)
     if shape != () or not jnp.issubdtype(value.dtype, jnp.floating):

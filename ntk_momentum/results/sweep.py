@@ -61,8 +61,7 @@ def carry_out(sweep: Sweep, out: Path, process: tuple[int, int] = (0, 1)) -> Swe
     Processes that do not know of each other share the units as well, by locks. Raises `InputError`.
     """
     folder = out / "data"
-    folder.mkdir(parents=True, exist_ok=True)
-    pieces = _pieces(sweep, folder)
+    pieces = _pieces(sweep, files.check_folder(folder))
     mine = pieces[process[0] :: process[1]]
     with Bar(len(mine), shown=process[0] == 0) as bar:
         done = work.do(mine, bar)
@@ -119,8 +118,6 @@ def _pieces(sweep: Sweep, folder: Path, write: bool = True) -> list[work.Piece]:
     from ..dynamics.readout import resolve
 
     resolve(sweep.readouts, ())  # a misspelt name is an error of the whole
-    if write:
-        files.check_folder(folder)
     sets = [(source, source.load()) for source in sweep.sources()]
     code, origin = code_of("ensembles.ensemble"), provenance()
     model, settings = sweep.make_model(), {**sweep.settings(), "dtype": origin["dtype"]}

@@ -124,7 +124,7 @@ ONE_OF_TWO = ("--num-processes", "2", "--process-id", "0")
         (["sweep", "--out", ""], "--out is empty"),
         (["reproduce", "--out="], "--out is empty"),
         (["verify", "--json", "mine.html"], "try mine.json"),
-        (["advise", "--data", "sphere", "--n", "9" * 11], "may be used on a device"),
+        (["advise", "--data", "sphere", "--n", "9" * 11], "may be used of the machine's memory"),
         (["advise", "--data", "sphere", "--n", "200000"], "use fewer samples"),
         (["advise", "--width", "9" * 11], "use a smaller --width"),
         (["diagnose", "--width", "9" * 11], "use a smaller --width"),

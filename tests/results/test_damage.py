@@ -38,7 +38,7 @@ import ntk_momentum as nm
 from ntk_momentum import cli
 from ntk_momentum.errors import InputError
 from ntk_momentum.ledger import drawing, ledger
-from ntk_momentum.results import sweep
+from ntk_momentum.results import grid, sweep
 from ntk_momentum.study import outcome, registry
 from ntk_momentum.study.claims_file import Claims
 
@@ -48,9 +48,8 @@ form = ledger.Check("eq", True, {"error": 1e-12}, "sphere", 1e-10)
 figure = drawing.drawing("It falls.", line)
 claim = ledger.Claim("eq-2.5", "2", "identity", form, form, None, "Because.", figure, 0.1)
 ledger.verify = lambda *args, **kwargs: [claim]
-grid = sweep.Grid(
-    ("sphere",), 4, 3, 0, ("gradient_flow", "heavy_ball:0.5"), (8,), 2, False, 1.0, 3, 1
-)
+sizes = {"n": 4, "p": 3, "widths": (8,), "seeds": 2, "t_end": 1.0, "times": 3, "unit_runs": 1}
+plan = grid.Sweep(data=("sphere",), flows=("gradient_flow", "heavy_ball:0.5"), **sizes)
 key = jax.random.key(0)
 data, model = nm.sphere(3, 3, key=key), nm.init_two_layer(8, 3, key=key)
 
@@ -68,7 +67,7 @@ def make(place):
     if done.trace:
         raise RuntimeError(done.trace)
     Claims(place, "smoke").run(lambda done, total: None)
-    swept = sweep.carry_out(grid, place)
+    swept = sweep.carry_out(plan, place)
     return {"solved": solve(place), "swept": swept.ok, "headline": dict(done.headline)}
 
 WORK = {"make": make, "open": values, "table": lambda place: cli.main(["table", str(place)]),
