@@ -30,6 +30,7 @@ from ..loss import Loss, check_loss, check_targets, is_known, squared
 from ..method import AbstractFlow, AbstractOptimizer, State
 from ..network.two_layer import TwoLayerNet, outputs, trainable_spec
 from ..numerics import Numerics, Precision
+from . import peaks
 from .coordinates import Decomposition, decompose, in_span, why_not_in_span
 from .objective import AbstractProblem, WeightProblem
 from .readout import (
@@ -225,12 +226,35 @@ class Run(eqx.Module):
         model = self.problem.whole(end.state.w)
         return Trajectory(ts, values, model, end.verdict, end.accepted, end.rejected)
 
-    def check_saved(self, times: int) -> None:
-        """Raise `InputError` where what is read off at so many times cannot fit into memory."""
-        largest = 16 * times * len(self.readouts) * self.problem.residual_size(self.w) ** 2
-        if largest > memory.SMALL:  # found by tracing, which a small run need not wait for
+    def check_memory(self, times: int) -> None:
+        """Raise `InputError` where the run, read off at so many times, cannot fit into memory."""
+        entries = self.problem.residual_size(self.w)
+        leaves = jax.tree.leaves(self.w)
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+            return  # whoever traces knows how many runs there are
+        numbers = sum(leaf.size for leaf in leaves)
+        # What any solver holds, from above; a small run need not wait for its trace.
+        bound = 30 * numbers + 10 * entries**2 + times * len(self.readouts) * entries**2
+        if 8 * bound <= memory.SMALL and numbers * entries <= memory.SMALL:
+            return
+        if not isinstance(self.problem, WeightProblem):
             look = lambda run: run._parts()[1](run.start(), jnp.zeros((), run.dtype))
-            memory.check_saved(eqx.filter_eval_shape(look, self), times)
+            return memory.check_saved(eqx.filter_eval_shape(look, self), times)
+        X, net = self.problem.X, self.problem.model(self.w)
+        m = net.width if isinstance(net, TwoLayerNet) else 0
+        wants = peaks.needs_of(lambda run: run, self, times)
+        needed = peaks.peak_of(
+            wants,
+            samples=len(X),
+            entries=entries,
+            p=X[0].size,
+            m=m,
+            dtype=self.dtype,
+            devices=max(len(leaf.devices()) for leaf in leaves),
+        )
+        free = memory.MARGIN * memory.available()
+        if needed.total > free:
+            raise peaks.refuse("this run", needed, free, 1, m > 0)
 
     def first(self) -> Snapshot:
         """The snapshot at t = 0."""

@@ -177,7 +177,7 @@ def follow_times(
     run: Run, ts: Any, refine: bool | float, progress: Callable[[int, int], None] | None
 ) -> Trajectory:
     """A run at the times of the user."""
-    run.check_saved(
+    run.check_memory(
         math.prod(np.shape(ts)) * (1 if refine is False else 2 if refine is True else 64)
     )
     times = check_times(ts).astype(run.dtype)

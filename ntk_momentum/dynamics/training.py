@@ -84,7 +84,7 @@ def train(
         config=config,
     ).within()
     saves = int(steps) // int(save_every)
-    run.check_saved(1 << saves.bit_length())
+    run.check_memory(1 << saves.bit_length())
     if progress is not None:
         return watched(run, jnp.asarray(step_counts(saves, save_every), run.dtype), progress)
     counts = jnp.asarray(saves, jnp.int32), jnp.asarray(save_every, jnp.int32)

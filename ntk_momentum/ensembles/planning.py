@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ..data import Dataset
+from ..dynamics import peaks
 from ..dynamics.coordinates import Decomposition, decompose
 from ..errors import InputError, check_positive, unknown_name
 from ..loss import Loss, squared
@@ -26,7 +27,7 @@ from ..memory import MARGIN, available
 from ..method import AbstractFlow, AbstractOptimizer
 from ..network.two_layer import TwoLayerNet
 from ..numerics import Numerics
-from . import UNIT_RUNS, devices, peaks, program
+from . import UNIT_RUNS, devices, program
 from .axes import (
     axes,
     data_sets,
@@ -337,7 +338,7 @@ def _cut(
 def _fit(
     made: Plan,
     data: Dataset,
-    wants: program.Needs,
+    wants: peaks.Needs,
     widest: int,
     size: int,
     free: int | float,
@@ -370,25 +371,16 @@ def _fit(
     return {"padded": padded, "strategy": "map", "lanes": 1, "layout": "neurons", "bytes": needed}
 
 
-def _peak(made: Plan, data: Dataset, wants: program.Needs, m: int, count: int) -> peaks.Peak:
+def _peak(made: Plan, data: Dataset, wants: peaks.Needs, m: int, count: int) -> peaks.Peak:
     """The peak of one run of m neurons, where these can be spread over so many devices."""
-    itemsize = jnp.dtype(made.recipe.dtype).itemsize
-    known: dict[str, Any] = {
-        "itemsize": itemsize,
-        "momentum": wants.momentum,
-        "readouts": wants.readouts,
-    }
-    if wants.own is not None:
-        return peaks.estimate_own(n=data.n, entries=data.y.size, **wants.own, **known)
-    slabs = wants.slabs or jax.default_backend() != "cpu"
-    sizes: dict[str, Any] = {
-        "n": data.y.size,
-        "m": m,
-        "p": data.input_size,
-        "columns": wants.columns,
-    }
-    return peaks.estimate(
-        **sizes, **known, lazy=wants.lazy, slabs=slabs, kernel=wants.kernel, devices=count
+    return peaks.peak_of(
+        wants,
+        samples=data.n,
+        entries=data.y.size,
+        p=data.input_size,
+        m=m,
+        dtype=made.recipe.dtype,
+        devices=count,
     )
 
 

@@ -25,12 +25,8 @@ from jaxtyping import Array, Float, Int, Real
 
 from ..data import Dataset
 from ..dynamics.coordinates import Decomposition
-from ..dynamics.objective import WeightProblem
-from ..dynamics.readout import read_off, watch
+from ..dynamics.peaks import Needs, needs_of
 from ..dynamics.run import Run
-from ..dynamics.solver import LazyExponential
-from ..kernel import plan_ntk
-from ..kernel.plan import written
 from ..loss import Loss
 from ..method import AbstractFlow, AbstractOptimizer
 from ..network.two_layer import TwoLayerNet, cast, init_two_layer
@@ -112,23 +108,6 @@ class Solved(NamedTuple):
     rejected: Int[Array, ...]
 
 
-class Needs(NamedTuple):
-    """What decides the memory of one run: its size, integrator, momentum, whether read-outs need H
-    or whole preactivations, their shapes.
-
-    columns: of the weights of a two-layer net in the coordinates that are solved for. own: of any
-    other model, its sizes as `memory.estimate_own` takes them.
-    """
-
-    columns: int
-    own: dict[str, Any] | None
-    lazy: bool
-    momentum: bool
-    kernel: bool
-    slabs: bool
-    readouts: list[tuple[int, ...]]
-
-
 def run_batch(batch: Batch, how: How) -> Solved:
     """Every run of a batch, as arrays on the host. Over devices of several processes, each calls
     this with the same batch."""
@@ -199,39 +178,11 @@ def make(
 def needs(batch: Batch) -> Needs:
     """Found by tracing the start of one run; nothing is computed. Raises `InputError` for what
     `simulate` would refuse."""
-    found: dict[str, Any] = {}
 
-    def start(batch):
-        run, ts = _prepared(batch, batch.flow[0], batch.width[0], batch.seed[0], None)
-        problem, w = run.problem, run.w
-        assert isinstance(problem, WeightProblem)
-        first, observers = run.first(), watch(run.readouts, run.flow)
-        watched = observers.init(problem, ts[0], run.state)
-        values = read_off(run.readouts, first, watched, jnp.array(True))
-        kernel = "kernel" in vars(first)  # cached there when a read-out asks for it
-        slabs = kernel or bool(observers.observers)
-        net, own = problem.model(w), None
-        if not isinstance(net, TwoLayerNet):
-            making = (
-                plan_ntk(net, problem.X, trainable=problem.trained, output="full").bytes
-                if kernel
-                else 0
-            )
-            numbers = sum(leaf.size for leaf in jax.tree.leaves(w))
-            forward = jax.make_jaxpr(lambda w, x: problem.model(w)(x))(w, problem.X[0])
-            own = {"weights": numbers, "activations": written(forward), "kernel": making}
-        found.update(columns=0 if own else net.hidden.shape[1], own=own)
-        remembered = run.state.v if run.flow is not None else run.method.init(w)
-        found.update(
-            lazy=isinstance(run.integrator, LazyExponential),
-            momentum=bool(jax.tree.leaves(remembered)),
-            kernel=kernel,
-            slabs=slabs,
-        )
-        return values
+    def first(batch):
+        return _prepared(batch, batch.flow[0], batch.width[0], batch.seed[0], None)[0]
 
-    shapes = jax.tree.leaves(eqx.filter_eval_shape(start, batch))
-    return Needs(**found, readouts=[(batch.times.shape[1], *leaf.shape) for leaf in shapes])
+    return needs_of(first, batch, batch.times.shape[1])
 
 
 @eqx.filter_jit

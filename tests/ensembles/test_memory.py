@@ -9,8 +9,9 @@ import pytest
 
 import ntk_momentum as nm
 from ntk_momentum import memory
+from ntk_momentum.dynamics import peaks
 from ntk_momentum.dynamics.solver import RungeKutta
-from ntk_momentum.ensembles import peaks, program
+from ntk_momentum.ensembles import program
 from ntk_momentum.ensembles.planning import plan
 
 DATA = nm.sphere(20, 4, key=jax.random.key(1))

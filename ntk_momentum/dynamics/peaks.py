@@ -8,12 +8,25 @@ off. The counts of copies are those of the compiled programs, rounded up.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..dynamics.solver.slopes import TILE
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
 from ..errors import InputError
+from ..kernel import plan_ntk
+from ..kernel.plan import written
 from ..memory import gib, refusal
-from ..network.two_layer import DRAWN
+from ..network.two_layer import DRAWN, TwoLayerNet
+from .objective import WeightProblem
+from .readout import read_off, watch
+from .solver import LazyExponential
+from .solver.slopes import TILE
+
+if TYPE_CHECKING:
+    from .run import Run
 
 COPIES = {
     "lazy": (2.0, 3.0, 8.0),
@@ -62,6 +75,85 @@ class Peak:
             f"{gib(self.total)} "
             f"({', '.join(f'{name} {gib(size)}' for name, size in parts.items())})"
         )
+
+
+class Needs(NamedTuple):
+    """What decides the memory of one run: its size, integrator, momentum, whether read-outs need H
+    or whole preactivations, their shapes.
+
+    columns: of the weights of a two-layer net in the coordinates that are solved for. own: of any
+    other model, its sizes as `estimate_own` takes them.
+    """
+
+    columns: int
+    own: dict[str, Any] | None
+    lazy: bool
+    momentum: bool
+    kernel: bool
+    slabs: bool
+    readouts: list[tuple[int, ...]]
+
+
+def needs_of(make: Callable[[Any], Run], given: Any, times: int) -> Needs:
+    """What one run needs, found by tracing its start: make(given) is the run, read off at so many
+    times. Nothing is computed. Raises `InputError` for what cannot be run.
+    """
+    found: dict[str, Any] = {}
+
+    def start(given):
+        run = make(given)
+        problem, w = run.problem, run.w
+        assert isinstance(problem, WeightProblem)
+        first, observers = run.first(), watch(run.readouts, run.flow)
+        watched = observers.init(problem, first.t, run.state)
+        values = read_off(run.readouts, first, watched, jnp.array(True))
+        kernel = "kernel" in vars(first)  # cached there when a read-out asks for it
+        net, own = problem.model(w), None
+        if not isinstance(net, TwoLayerNet):
+            making = 0
+            if kernel:
+                making = plan_ntk(net, problem.X, trainable=problem.trained, output="full").bytes
+            numbers = sum(leaf.size for leaf in jax.tree.leaves(w))
+            forward = jax.make_jaxpr(lambda w, x: problem.model(w)(x))(w, problem.X[0])
+            own = {"weights": numbers, "activations": written(forward), "kernel": making}
+        remembered = run.state.v if run.flow is not None else run.method.init(w)
+        found.update(
+            columns=0 if own else net.hidden.shape[1],
+            own=own,
+            lazy=isinstance(run.integrator, LazyExponential),
+            momentum=bool(jax.tree.leaves(remembered)),
+            kernel=kernel,
+            slabs=kernel or bool(observers.observers),
+        )
+        return values
+
+    shapes = jax.tree.leaves(eqx.filter_eval_shape(start, given))
+    return Needs(**found, readouts=[(times, *leaf.shape) for leaf in shapes])
+
+
+def peak_of(
+    wants: Needs, *, samples: int, entries: int, p: int, m: int, dtype: Any, devices: int = 1
+) -> Peak:
+    """The peak of one run on so many samples, with so many entries of Delta: of a two-layer net of
+    m neurons on p inputs or, where `wants.own` says so, any other model."""
+    known: dict[str, Any] = {
+        "itemsize": jnp.dtype(dtype).itemsize,
+        "momentum": wants.momentum,
+        "readouts": wants.readouts,
+    }
+    if wants.own is not None:
+        return estimate_own(n=samples, entries=entries, **wants.own, **known)
+    return estimate(
+        n=entries,
+        m=m,
+        p=p,
+        columns=wants.columns,
+        **known,
+        lazy=wants.lazy,
+        slabs=wants.slabs or jax.default_backend() != "cpu",
+        kernel=wants.kernel,
+        devices=devices,
+    )
 
 
 def estimate(
