@@ -7,7 +7,7 @@ imports jax.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
@@ -156,7 +156,7 @@ if TYPE_CHECKING:
     from .results.reading import open_results
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in _ROOMS:  # as in nm.judge.CERTIFICATE_READOUTS
         return importlib.import_module(f".{name}", __name__)
     if name not in _HOME_OF:
@@ -166,5 +166,5 @@ def __getattr__(name: str):
     return value
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return [*globals(), *__all__]

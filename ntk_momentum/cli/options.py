@@ -33,7 +33,7 @@ def command(cls: C) -> C:
     """A frozen dataclass whose help leaves out defaults that say nothing: None, nothing at all, and
     False."""
 
-    def silent(name):
+    def silent(name: str) -> bool:
         default = getattr(cls, name, dataclasses.MISSING)
         return default is None or default is False or default == ()
 

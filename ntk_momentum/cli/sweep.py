@@ -59,7 +59,7 @@ class SweepCommand(Sweep):
     process_id: int | None = None
     """Which of them this is, from 0, with --coordinator."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Checked when it is carried out, so that what is wrong is said in one line."""
 
     def __call__(self, float32: bool) -> int:

@@ -17,11 +17,11 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from ..errors import InputError, unknown_name
 from ..loss import Loss, output_gradient, squared
-from ..method import AbstractFlow, AbstractOptimizer
+from ..method import AbstractFlow, AbstractOptimizer, State
 from ..numerics import Numerics
 from .objective import AbstractProblem, norm
 from .prediction import _array, _square, _test_rows, check_times, predict
@@ -57,23 +57,23 @@ class FunctionProblem(AbstractProblem):
         return self.test0 + (self.rows @ w).reshape(self.test0.shape)
 
     @property
-    def loss_function(self):
+    def loss_function(self) -> Loss:
         return self.loss
 
     def value(self, w: Array) -> Float[Array, ""]:
         """L(f, y)."""
         return self.loss(self.f(w), self.y)
 
-    def gradient(self, w):
+    def gradient(self, w: PyTree) -> PyTree:
         return self.residual(w).reshape(self.start.shape)
 
-    def residual(self, w):
+    def residual(self, w: PyTree) -> Float[Array, n * k]:
         return output_gradient(self.loss, self.f(w), self.y)
 
-    def velocity(self, w, rate):
+    def velocity(self, w: PyTree, rate: PyTree) -> Float[Array, n * k]:
         return (self.matrix @ rate).reshape(self.y.shape)
 
-    def kernel(self, w):
+    def kernel(self, w: PyTree) -> Float[Array, "nk nk"]:
         copies = self.y.size // len(self.matrix)
         return (
             self.matrix
@@ -81,13 +81,15 @@ class FunctionProblem(AbstractProblem):
             else jnp.kron(self.matrix, jnp.eye(copies, dtype=self.matrix.dtype))
         )
 
-    def lambda_max(self, w):
+    def lambda_max(self, w: PyTree) -> Float[Array, ""]:
         return jnp.linalg.eigvalsh(self.matrix)[-1]
 
-    def inner(self, v, u):
+    def inner(self, v: PyTree, u: PyTree) -> Float[Array, ""]:
         return jnp.sum(v * (self.matrix @ u))
 
-    def relative_error(self, state, error, lambda_max):
+    def relative_error(
+        self, state: State, error: State, lambda_max: Float[Array, ""]
+    ) -> Float[Array, ""]:
         momentum = 0.0 if state.v is None else jnp.sum(state.v * (self.matrix @ state.v))
         size = jnp.sqrt(norm(self.residual(state.w)) ** 2 + momentum)
         pushed = 0.0 if error.v is None else norm(self.matrix @ error.v) / jnp.sqrt(lambda_max)

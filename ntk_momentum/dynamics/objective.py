@@ -183,25 +183,25 @@ class WeightProblem(AbstractProblem):
             return outputs(net, self.X)
         return net.scale * (net.output @ net.activation(net.hidden))
 
-    def lift_change(self, change):
+    def lift_change(self, change: PyTree) -> PyTree:
         return change if self.span is None else self.span.lift_change(change)
 
-    def orthonormal(self, change):
+    def orthonormal(self, change: PyTree) -> PyTree:
         if self.metric is None or change is None or change.hidden is None:
             return change
         return eqx.tree_at(lambda net: net.hidden, change, change.hidden @ self.metric.root)
 
     @property
-    def loss_function(self):
+    def loss_function(self) -> Loss:
         return self.loss
 
-    def residual_size(self, w):
+    def residual_size(self, w: PyTree) -> int:
         return jax.eval_shape(self.f, w).size
 
-    def value(self, w):
+    def value(self, w: PyTree) -> Float[Array, ""]:
         return self.loss(self.f(w), self.y)
 
-    def preactivations(self, w):
+    def preactivations(self, w: PyTree) -> Float[Array, "n m"]:
         net = self._two_layer(w)
         if self.metric is not None:
             return net.hidden.T
@@ -221,13 +221,13 @@ class WeightProblem(AbstractProblem):
             )
         return net
 
-    def gram(self):
+    def gram(self) -> Float[Array, "n n"]:
         if self.metric is not None:
             return self.metric.gram
         X = self.X.reshape(self.X.shape[0], -1)
         return X @ X.T
 
-    def why_not_counted(self, state):
+    def why_not_counted(self, state: State) -> str | None:
         net = self.model(state.w)
         if not isinstance(net, TwoLayerNet):
             return f"for a TwoLayerNet, not for a {type(net).__name__}"
@@ -239,7 +239,7 @@ class WeightProblem(AbstractProblem):
             return 'where the hidden layer alone is trained, trainable="hidden"'
         return None
 
-    def gradient(self, w):
+    def gradient(self, w: PyTree) -> PyTree:
         return self.pull(w, lambda f: output_gradient(self.loss, f, self.y))
 
     def pull(self, w: PyTree, cotangent: Callable[[Array], Array]) -> PyTree:
@@ -269,13 +269,13 @@ class WeightProblem(AbstractProblem):
             eqx.tree_at(lambda net: (net.hidden, net.output), net, layers), self.trained
         )
 
-    def residual(self, w):
+    def residual(self, w: PyTree) -> Float[Array, n * k]:
         return output_gradient(self.loss, self.f(w), self.y)
 
-    def velocity(self, w, rate):
+    def velocity(self, w: PyTree, rate: PyTree) -> Float[Array, n * k]:
         return jax.jvp(self.f, (w,), (rate,))[1]
 
-    def kernel(self, w):
+    def kernel(self, w: PyTree) -> Float[Array, "nk nk"]:
         net = self.model(w)
         if self.metric is not None:
             return self._kernel_of_preactivations(net, self.metric.gram)
@@ -338,7 +338,7 @@ class WeightProblem(AbstractProblem):
             stays
         )
 
-    def lambda_max(self, w):
+    def lambda_max(self, w: PyTree) -> Float[Array, ""]:
         f, net = jax.eval_shape(self.f, w), self.model(w)
         if (
             isinstance(net, TwoLayerNet) and f.size <= 60 * net.hidden.shape[1]
@@ -348,7 +348,7 @@ class WeightProblem(AbstractProblem):
         else:
             product = lambda u: self.velocity(w, self.pull(w, lambda f: u))
 
-        def power(_, u):
+        def power(_: Array, u: Array) -> Array:
             u = product(u)
             return u / norm(u)
 
@@ -356,13 +356,15 @@ class WeightProblem(AbstractProblem):
             product(jax.lax.fori_loop(0, 20, power, jnp.full(f.shape, f.size**-0.5, f.dtype)))
         )
 
-    def inner(self, v, u):
+    def inner(self, v: PyTree, u: PyTree) -> Float[Array, ""]:
         pairs = zip(
             jax.tree.leaves(self.orthonormal(v)), jax.tree.leaves(self.orthonormal(u)), strict=True
         )
         return sum((jnp.sum(a * b) for a, b in pairs), start=jnp.zeros(()))
 
-    def relative_error(self, state, error, lambda_max):
+    def relative_error(
+        self, state: State, error: State, lambda_max: Float[Array, ""]
+    ) -> Float[Array, ""]:
         f, moved = jax.jvp(self.f, (state.w,), (error.w,))
         size = jnp.sqrt(
             norm(output_gradient(self.loss, f, self.y)) ** 2 + norm(self.orthonormal(state.v)) ** 2
@@ -385,22 +387,22 @@ class ErrorProblem(AbstractProblem):
 
     matrix: Float[Array, "n n"]
 
-    def gradient(self, w):
+    def gradient(self, w: PyTree) -> PyTree:
         return self.matrix @ w
 
-    def residual(self, w):
+    def residual(self, w: PyTree) -> Float[Array, n * k]:
         return w
 
-    def velocity(self, w, rate):
+    def velocity(self, w: PyTree, rate: PyTree) -> Float[Array, n * k]:
         return rate
 
-    def kernel(self, w):
+    def kernel(self, w: PyTree) -> Float[Array, "nk nk"]:
         return self.matrix
 
-    def lambda_max(self, w):
+    def lambda_max(self, w: PyTree) -> Float[Array, ""]:
         return jnp.linalg.eigvalsh(self.matrix)[-1]
 
-    def inner(self, v, u):
+    def inner(self, v: PyTree, u: PyTree) -> Float[Array, ""]:
         eigenvalues, vectors = jnp.linalg.eigh(
             self.matrix
         )  # Delta = J w: products of w = J^T H^{-1} Delta
@@ -411,6 +413,8 @@ class ErrorProblem(AbstractProblem):
             )
         )
 
-    def relative_error(self, state, error, lambda_max):
+    def relative_error(
+        self, state: State, error: State, lambda_max: Float[Array, ""]
+    ) -> Float[Array, ""]:
         size = jnp.sqrt(norm(state.w) ** 2 + norm(state.v) ** 2 / lambda_max)
         return (norm(error.w) + norm(error.v) / jnp.sqrt(lambda_max)) / size

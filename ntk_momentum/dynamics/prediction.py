@@ -17,7 +17,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from ..errors import InputError, concrete, not_an_array
 from ..memory import check_fits, in_short, shape_of
@@ -214,7 +214,7 @@ def _solve(
     ts: Array,
     slots: Array | None,
     rows: Array | None,
-):
+) -> tuple[Array, Array, Array, Array, Array, Array, Array | None]:
     """(eigenvalues, eigenvectors, residual, velocity in the eigenbasis, losses, what the test
     points moved by); errors (N, columns)."""
     method = eqx.combine(parameters, rest)
@@ -252,7 +252,7 @@ def _deficit(flow: AbstractFlow, eigenvalues: Array, ts: Array, phi: Array) -> A
 
     lam = jnp.maximum(eigenvalues, floor)[None, :]
 
-    def slope(node):
+    def slope(node: Array) -> Array:
         at = jnp.maximum(node * lam, floor)
         return jax.jvp(lambda lam: flow.mode(lam, ts[:, None])[0], (at,), (jnp.ones_like(at),))[1]
 
@@ -269,7 +269,7 @@ def _recursion(
     slots: Array,
     saved: int,
     with_dual: bool,
-):
+) -> tuple[Array, Array, Array | None]:
     """(modes, last steps, dual variable) at the saved step counts, which `slots` gives for each
     step.
 
@@ -277,7 +277,7 @@ def _recursion(
     prediction at a point with kernel row k* is its sum weighted by k*, and no eigenvalue divides.
     """
 
-    def step(carry, slot):
+    def step(carry: PyTree, slot: Array) -> tuple[PyTree, None]:
         (modes, dual), state, kept = carry
         gradient = eigenvalues[:, None] * modes, (modes if with_dual else None)
         change, state = optimizer.update(gradient, state, (modes, dual))

@@ -232,14 +232,14 @@ class Flips(Observer):
     """Distinct (neuron, sample) pairs whose sign of w_r . x_i has at some accepted step differed
     from the one at t = 0."""
 
-    def init(self, start):
+    def init(self, start: Snapshot) -> PyTree:
         return start.pattern, jnp.zeros_like(start.pattern)
 
-    def update(self, memory, before, after):
+    def update(self, memory: PyTree, before: Snapshot, after: Snapshot) -> PyTree:
         pattern, flipped = memory
         return pattern, flipped | (pattern ^ after.pattern)
 
-    def read(self, memory, snapshot):
+    def read(self, memory: PyTree, snapshot: Snapshot) -> Array:
         return jnp.sum(memory[1])
 
 
@@ -252,21 +252,21 @@ class Impulses(Observer):
     momentum is the velocity, v = dw/dt. Shape (n,).
     """
 
-    def check(self, flow):
+    def check(self, flow: AbstractFlow) -> None:
         if not flow.inertial:
             raise InputError(
                 "impulses need a flow whose momentum is the velocity dw/dt; that of "
                 f"{type(flow).__name__} is not."
             )
 
-    def init(self, start):
+    def init(self, start: Snapshot) -> PyTree:
         if start.why_not_counted is not None:
             raise InputError(
                 f"impulses are counted {start.why_not_counted}; leave them out of readouts."
             )
         return jnp.zeros_like(start.residual)
 
-    def update(self, memory, before, after):
+    def update(self, memory: PyTree, before: Snapshot, after: Snapshot) -> PyTree:
         z0, z1 = before.preactivations, after.preactivations
         v0, v1 = before.preactivation_rates, after.preactivation_rates
         crossed = (z0 > 0) != (z1 > 0)
@@ -279,10 +279,10 @@ class KernelVariation(Observer):
     """Total variation of log H over accepted steps, the sum of max_i |log lambda_i(H_before^{-1}
     H_after)|: NAG's bound needs it finite."""
 
-    def init(self, start):
+    def init(self, start: Snapshot) -> PyTree:
         return jnp.zeros_like(start.t)
 
-    def update(self, memory, before, after):
+    def update(self, memory: PyTree, before: Snapshot, after: Snapshot) -> PyTree:
         factor = jnp.linalg.cholesky(before.kernel)
         half = jax.scipy.linalg.solve_triangular(factor, after.kernel, lower=True)
         ratio = jax.scipy.linalg.solve_triangular(factor, half.T, lower=True)
@@ -293,10 +293,10 @@ class KernelRises(Observer):
     """Sum over accepted steps of the positive part of Delta . (H_after - H_before) Delta / 2: how
     far jumps of H have lifted V of (A.6)."""
 
-    def init(self, start):
+    def init(self, start: Snapshot) -> PyTree:
         return jnp.zeros_like(start.t)
 
-    def update(self, memory, before, after):
+    def update(self, memory: PyTree, before: Snapshot, after: Snapshot) -> PyTree:
         residual = after.residual.reshape(-1)
         change = after.kernel - before.kernel
         return memory + jnp.maximum(0.5 * residual @ (change @ residual), 0.0)
@@ -410,11 +410,13 @@ class Watch(eqx.Module):
     observers: dict[str, Observer]
     flow: AbstractFlow | None
 
-    def init(self, problem, t, state):
+    def init(self, problem: Any, t: Array, state: State) -> PyTree:
         start = Snapshot(problem, self.flow, t, state)
         return {name: observer.init(start) for name, observer in self.observers.items()}
 
-    def update(self, problem, watched, t0, before, t1, after):
+    def update(
+        self, problem: Any, watched: PyTree, t0: Array, before: State, t1: Array, after: State
+    ) -> PyTree:
         ends = Snapshot(problem, self.flow, t0, before), Snapshot(problem, self.flow, t1, after)
         return {
             name: observer.update(watched[name], *ends) for name, observer in self.observers.items()

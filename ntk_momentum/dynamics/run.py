@@ -185,7 +185,7 @@ class Run(eqx.Module):
         with jax.default_matmul_precision(self.numerics.precision):
             advance, look = self._parts()
 
-            def segment(progress, t1):
+            def segment(progress: Progress, t1: Array) -> tuple[Progress, dict[str, Array]]:
                 progress = advance(progress, t1)
                 return progress, look(progress, t1)
 
@@ -210,7 +210,7 @@ class Run(eqx.Module):
                 look(progress, progress.t),
             )
 
-            def block(i, carry):
+            def block(i: Array, carry: tuple[Progress, PyTree]) -> tuple[Progress, PyTree]:
                 progress, rows = carry
                 t = ((i + 1) * every).astype(self.dtype)
                 progress = advance(progress, t)
@@ -273,7 +273,7 @@ class Run(eqx.Module):
                 first.kernel
             )  # here, not inside the loop; removed by the compiler when nothing reads it
 
-        def advance(progress, t1):
+        def advance(progress: Progress, t1: Array) -> Progress:
             # A run that has failed goes no further: NaN would only make it creep.
             progress = jax.lax.cond(
                 progress.verdict == 0,
@@ -290,7 +290,7 @@ class Run(eqx.Module):
             verdict = jnp.where(lost, NOT_FINITE, progress.verdict).astype(jnp.int32)
             return progress._replace(verdict=verdict)
 
-        def look(progress, t1):
+        def look(progress: Progress, t1: Array) -> dict[str, Array]:
             now = Snapshot(self.problem, self.flow, t1, progress.state, first, self.reference)
             return read_off(self.readouts, now, progress.watched, progress.verdict == 0)
 
@@ -593,14 +593,14 @@ def _wants_reference(
         return False
     seen = []
 
-    def look():
+    def look() -> list[Any]:
         flow = method if isinstance(method, AbstractFlow) else None
         state = State(w, None) if flow is None else flow.init(w)
         dtype = weights_dtype(w)
         size = problem.y.size
         zero = jnp.zeros((), dtype)
 
-        def reference():
+        def reference() -> Array:
             seen.append(True)
             return jnp.zeros((size, size), dtype)
 

@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike, PyTree
+from jaxtyping import Array, ArrayLike, PyTree
 
 from ..data import Dataset
 from ..errors import InputError, check_positive, no_type_check
@@ -182,7 +182,7 @@ def follow_times(
     )
     times = check_times(ts).astype(run.dtype)
 
-    def solved(times, config):
+    def solved(times: Array, config: Numerics) -> Trajectory:
         return watched(eqx.tree_at(lambda r: r.numerics, run, config), times, progress)
 
     if refine is False:

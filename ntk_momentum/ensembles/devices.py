@@ -114,7 +114,9 @@ def ntk_by_rows(
 
 
 @eqx.filter_jit
-def _by_rows(model, rows, columns, over, options):
+def _by_rows(
+    model: Any, rows: Array, columns: Array, over: Mesh, options: tuple[tuple[str, Any], ...]
+) -> Array:
     arrays, static = eqx.partition(model, eqx.is_array)
     block = lambda arrays, mine, all: empirical_ntk(
         eqx.combine(arrays, static), mine, all, **dict(options)

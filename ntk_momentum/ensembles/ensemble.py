@@ -223,7 +223,7 @@ def run_unit(made: Plan, unit: Unit) -> Ensemble:
     shape = (len(unit.flows), len(unit.widths), len(unit.seeds))
     several = (1,) if made.stacked else ()
 
-    def arrange(value):
+    def arrange(value: np.ndarray) -> Array:
         return jnp.asarray(value[: np.prod(shape)].reshape(*several, *shape, *value.shape[1:]))
 
     return Ensemble(
@@ -248,7 +248,7 @@ def assemble(made: Plan, blocks: Iterable[Ensemble]) -> Ensemble:
         for u in made.units
     ]
 
-    def join(*parts):
+    def join(*parts: Any) -> Array:
         first = np.asarray(parts[0])
         whole = np.empty((*shape, *first.shape[len(shape) :]), first.dtype)
         for place, part in zip(places, parts, strict=True):

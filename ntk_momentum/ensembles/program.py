@@ -179,7 +179,7 @@ def needs(batch: Batch) -> Needs:
     """Found by tracing the start of one run; nothing is computed. Raises `InputError` for what
     `simulate` would refuse."""
 
-    def first(batch):
+    def first(batch: Batch) -> Run:
         return _prepared(batch, batch.flow[0], batch.width[0], batch.seed[0], None)[0]
 
     return needs_of(first, batch, batch.times.shape[1])
@@ -192,10 +192,10 @@ def ensemble_program(batch: Batch, how: How) -> Solved:
     rows = (batch.flow, batch.width, batch.seed)
     arrays, static = eqx.partition(batch, eqx.is_array)
 
-    def solve_all(arrays, *rows):
+    def solve_all(arrays: Any, *rows: Array) -> Solved:
         here = eqx.combine(arrays, static)
 
-        def one(row):
+        def one(row: tuple[Array, ...]) -> Solved:
             spread = over if how.layout == "neurons" else None
             run, ts = _prepared(here, row[0], row[1], row[2], spread)
             end = run.solve(ts)

@@ -252,7 +252,7 @@ def _heavy_ball(run: _Run) -> dict[Form, _Form]:
     H_ref, lam0, b, (D, V) = run.H_ref, run.lam0, run.b, run.start
     top = float(np.linalg.norm(run.H, 2, axis=(1, 2)).max() + run.lengths.max())
 
-    def form(ideal, local, certain, c, beta):
+    def form(ideal: float, local: np.ndarray, certain: np.ndarray, c: float, beta: float) -> _Form:
         size = np.sqrt(0.5 * D @ H_ref @ D + 0.5 * c * D @ D + beta * D @ V + 0.5 * V @ V)
         return _Form(
             ideal,
@@ -313,7 +313,7 @@ def _mean(local: np.ndarray, ts: np.ndarray) -> float:
 def _largest(form: _Form, ts: np.ndarray, initial: float) -> float:
     """The largest share whose bound says something, by bisection; 0 if none does."""
 
-    def says(share):
+    def says(share: float) -> bool:
         curve, rate = form.bound(ts, share)
         return rate > 0 and curve[-1] < initial
 
@@ -384,7 +384,7 @@ def _best_form(
     lam0 = float(np.linalg.eigvalsh(H_ref)[0])
     some = np.unique(np.linspace(0, len(H) - 1, min(6, len(H))).astype(int))
 
-    def loss(u):
+    def loss(u: Any) -> float:
         rates = _local_rates(H_ref, H[some], b, u[0] * lam0, u[1] * np.sqrt(lam0))
         return -np.mean(rates) / np.sqrt(lam0) if np.all(np.isfinite(rates)) else 1e3
 

@@ -17,13 +17,13 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from ..dynamics.objective import norm
 from ..dynamics.readout import Observer, Snapshot
 from ..errors import InputError
 from ..loss import squared
-from ..method import AbstractMomentumFlow, GradientFlow
+from ..method import AbstractFlow, AbstractMomentumFlow, GradientFlow
 
 
 def _kinks(before: Snapshot, after: Snapshot) -> tuple[Array, ...]:
@@ -51,7 +51,7 @@ class Force(Observer):
 
     flow: Any = None
 
-    def check(self, flow):
+    def check(self, flow: AbstractFlow) -> None:
         if not (
             isinstance(flow, GradientFlow)
             or (isinstance(flow, AbstractMomentumFlow) and flow.inertial)
@@ -61,10 +61,10 @@ class Force(Observer):
                 f"{type(flow).__name__}."
             )
 
-    def bound(self, flow):
+    def bound(self, flow: AbstractFlow | None) -> Force:
         return type(self)(flow)
 
-    def init(self, start):
+    def init(self, start: Snapshot) -> PyTree:
         if start.loss_function is not squared:
             name = getattr(start.loss_function, "__name__", start.loss_function)
             raise InputError(f"certificates are for the squared loss, got {name}.")
@@ -94,7 +94,7 @@ class ImpulseBound(Force):
     """Sum over accepted steps of the force's integral: the bound of V needs the path's length, in
     which nothing cancels."""
 
-    def update(self, memory, before, after):
+    def update(self, memory: PyTree, before: Snapshot, after: Snapshot) -> PyTree:
         if before.why_not_counted is not None:
             return memory + self.left_over(before, after)
         *_, speed, twice = _kinks(before, after)
@@ -109,10 +109,10 @@ class ImpulseSpread(Force):
     Where impulses are not counted, as if what is left over came at the step's start.
     """
 
-    def nothing(self, size, dtype):
+    def nothing(self, size: int, dtype: Any) -> Array:
         return jnp.zeros((2,), dtype)
 
-    def update(self, memory, before, after):
+    def update(self, memory: PyTree, before: Snapshot, after: Snapshot) -> PyTree:
         h = after.t - before.t
         if before.why_not_counted is not None:
             return memory + self.left_over(before, after) * jnp.stack([h, 0.5 * h**2])
@@ -131,17 +131,17 @@ class KernelPath(Force):
     of every step are compared.
     """
 
-    def nothing(self, size, dtype):
+    def nothing(self, size: int, dtype: Any) -> Array:
         return jnp.zeros((size, size), dtype)
 
-    def init(self, start):
+    def init(self, start: Snapshot) -> PyTree:
         path = super().init(start)
         return path if start.why_not_counted is None else (path, start.driving_kernel)
 
-    def read(self, memory, snapshot):
+    def read(self, memory: PyTree, snapshot: Snapshot) -> Array:
         return memory[0] if isinstance(memory, tuple) else memory
 
-    def update(self, memory, before, after):
+    def update(self, memory: PyTree, before: Snapshot, after: Snapshot) -> PyTree:
         if isinstance(memory, tuple):
             path, last = memory
             now = after.driving_kernel

@@ -35,7 +35,7 @@ class Source:
     p: int = 20
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in ("n", "p"):
             check_positive(field, getattr(self, field))
         check_seed("seed", self.seed)
@@ -123,7 +123,7 @@ class Sweep:
     """What is spread over several devices (default: runs, and neurons where one run does not
     fit)."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for option, most in (
             ("n", None),
             ("p", None),

@@ -22,14 +22,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float, PyTree
 
 from ...errors import InputError
 from ...loss import squared
 from ...method import State
 from ...network.two_layer import TwoLayerNet
+from ...numerics import Numerics
 from ..objective import WeightProblem, norm
-from .base import MAX_STEPS, NOT_FINITE, STEP_UNDERFLOW, AbstractIntegrator, Progress
+from .base import MAX_STEPS, NOT_FINITE, STEP_UNDERFLOW, AbstractIntegrator, Progress, Watcher
 from .slopes import Crossing, LinearNet, Memory
 
 
@@ -49,16 +50,24 @@ class LazyExponential(AbstractIntegrator):
 
     order: int = 2
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if self.order not in (1, 2):
             raise InputError(f"order must be 1 or 2, got {self.order}.")
 
-    def evaluations(self, flow):
+    def evaluations(self, flow: Any) -> int:
         """A step predicts z (order 2), moves w and reads off f; with momentum it moves v too. It
         costs one kernel and one eigendecomposition besides: compare seconds as well."""
         return self.order + (flow.init(jnp.zeros(())).v is not None)
 
-    def start(self, problem, flow, state, watcher, numerics, dtype):
+    def start(
+        self,
+        problem: Any,
+        flow: Any,
+        state: State,
+        watcher: Watcher,
+        numerics: Numerics,
+        dtype: Any,
+    ) -> Progress:
         net = _as_linear(problem, state)
         memory = Memory.at(net, state.w, state.v)
         h = (
@@ -68,15 +77,23 @@ class LazyExponential(AbstractIntegrator):
         t = jnp.zeros((), dtype)
         return Progress(t, state, (memory, h), watcher.init(problem, t, state), zero, zero, zero)
 
-    def advance(self, problem, flow, progress, t1, watcher, numerics):
+    def advance(
+        self,
+        problem: Any,
+        flow: Any,
+        progress: Progress,
+        t1: Float[Array, ""],
+        watcher: Watcher,
+        numerics: Numerics,
+    ) -> Progress:
         net = _as_linear(problem, progress.state)
         limit = progress.accepted + progress.rejected + numerics.max_steps
         resolution = 4 * jnp.finfo(t1.dtype).eps
 
-        def unfinished(p):
+        def unfinished(p: Progress) -> Array:
             return (p.t < t1) & (p.verdict == 0)
 
-        def attempt(p):
+        def attempt(p: Progress) -> Progress:
             memory, wanted = p.memory
             left = t1 - p.t
             last = wanted >= 0.999 * left
@@ -91,7 +108,7 @@ class LazyExponential(AbstractIntegrator):
             state = finish(accept)
             watched = watcher.update(problem, p.watched, p.t, p.state, t, state)
 
-            def keep(old, new):
+            def keep(old: PyTree, new: PyTree) -> PyTree:
                 return jax.tree.map(lambda a, b: jnp.where(accept, b, a), old, new)
 
             accepted, rejected = p.accepted + accept, p.rejected + ~accept
@@ -154,7 +171,7 @@ def _glide(
     """
     whole, vectors, eigenvalues = net.whole(state.w.hidden), memory.vectors, memory.eigenvalues
 
-    def frozen_step(vectors, eigenvalues):
+    def frozen_step(vectors: Array, eigenvalues: Array) -> tuple[Array, Array]:
         frozen = flow.frozen_step(
             eigenvalues, t, h, vectors.T @ memory.residual, jnp.zeros_like(memory.residual)
         )
@@ -162,7 +179,7 @@ def _glide(
 
     force, residual = frozen_step(vectors, eigenvalues)
 
-    def slopes(tile, w):
+    def slopes(tile: LinearNet, w: Array) -> Array:
         z = memory.z if whole else tile.X @ w.T
         near = tile.slopes(z)
         return (
@@ -187,7 +204,7 @@ def _glide(
     if order == 1:
         new = new._replace(**dict(zip(("vectors", "eigenvalues"), net.eigh(after[1]), strict=True)))
 
-    def finish(accept):
+    def finish(accept: Array) -> State:
         return State(_with_hidden(state.w, net.rewritten(moved, state.w.hidden, accept)), None)
 
     return norm(new.residual - residual) / _size(state, memory), new, finish

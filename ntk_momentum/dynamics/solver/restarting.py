@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from ...method import RestartedNesterov
-from .base import AbstractIntegrator, Progress
+from ...method import RestartedNesterov, State
+from ...numerics import Numerics
+from ..objective import AbstractProblem
+from .base import AbstractIntegrator, Progress, Watcher
 
 SCOUT = 0.5
 """Time between looks for a restart, in units of 1/sqrt(lambda_max)."""
@@ -39,10 +41,12 @@ class _Since(eqx.Module):
     watcher: Any
     began: Any
 
-    def init(self, problem, t, state):
+    def init(self, problem: Any, t: Array, state: State) -> PyTree:
         return self.watcher.init(problem, t + self.began, state)
 
-    def update(self, problem, watched, t0, before, t1, after):
+    def update(
+        self, problem: Any, watched: PyTree, t0: Array, before: State, t1: Array, after: State
+    ) -> PyTree:
         return self.watcher.update(
             problem, watched, t0 + self.began, before, t1 + self.began, after
         )
@@ -53,10 +57,12 @@ class _Kept(eqx.Module):
 
     watched: Any
 
-    def init(self, problem, t, state):
+    def init(self, problem: Any, t: Array, state: State) -> PyTree:
         return self.watched
 
-    def update(self, problem, watched, t0, before, t1, after):
+    def update(
+        self, problem: Any, watched: PyTree, t0: Array, before: State, t1: Array, after: State
+    ) -> PyTree:
         return watched
 
 
@@ -65,25 +71,41 @@ class Restarting(AbstractIntegrator):
 
     between: AbstractIntegrator
 
-    def evaluations(self, flow):
+    def evaluations(self, flow: Any) -> int:
         return self.between.evaluations(flow.between)
 
-    def start(self, problem, flow, state, watcher, numerics, dtype):
+    def start(
+        self,
+        problem: AbstractProblem,
+        flow: Any,
+        state: State,
+        watcher: Watcher,
+        numerics: Numerics,
+        dtype: Any,
+    ) -> Progress:
         inner = self.between.start(problem, flow.between, state, watcher, numerics, dtype)
         scout = (SCOUT / jnp.sqrt(problem.lambda_max(state.w))).astype(dtype)
         return inner._replace(memory=_Clock(inner, jnp.zeros((), dtype), scout))
 
-    def advance(self, problem, flow, progress, t1, watcher, numerics):
-        def reach(clock, end):
+    def advance(
+        self,
+        problem: AbstractProblem,
+        flow: Any,
+        progress: Progress,
+        t1: Float[Array, ""],
+        watcher: Watcher,
+        numerics: Numerics,
+    ) -> Progress:
+        def reach(clock: _Clock, end: Array) -> Progress:
             """The inner solver's progress at `end`, a time since the last restart."""
             return self.between.advance(
                 problem, flow.between, clock.inner, end, _Since(watcher, clock.began), numerics
             )
 
-        def due(inner):
+        def due(inner: Progress) -> Array:
             return flow.due(inner.t, inner.state, problem.gradient(inner.state.w), problem.inner)
 
-        def restarted(clock, inner):
+        def restarted(clock: _Clock, inner: Progress) -> _Clock:
             state = flow.init(inner.state.w)
             fresh = self.between.start(
                 problem, flow.between, state, _Kept(inner.watched), numerics, t1.dtype
@@ -91,15 +113,15 @@ class Restarting(AbstractIntegrator):
             fresh = fresh._replace(accepted=inner.accepted, rejected=inner.rejected)
             return clock._replace(inner=fresh, began=clock.began + inner.t)
 
-        def kept(clock, inner):
+        def kept(clock: _Clock, inner: Progress) -> _Clock:
             return clock._replace(inner=inner)
 
-        def periodic(clock):
+        def periodic(clock: _Clock) -> _Clock:
             ends = flow.period <= t1 - clock.began
             inner = reach(clock, jnp.where(ends, flow.period, t1 - clock.began))
             return jax.lax.cond(ends & (inner.verdict == 0), restarted, kept, clock, inner)
 
-        def adaptive(clock):
+        def adaptive(clock: _Clock) -> _Clock:
             left = t1 - clock.began
             end = jnp.where(
                 clock.inner.t + 1.001 * clock.scout >= left, left, clock.inner.t + clock.scout
@@ -107,13 +129,13 @@ class Restarting(AbstractIntegrator):
             inner = reach(clock, end)
             after = due(inner)
 
-            def locate(clock, inner):
-                def unsure(bracket):
+            def locate(clock: _Clock, inner: Progress) -> _Clock:
+                def unsure(bracket: tuple[Any, ...]) -> Array:
                     low, high, _, _, trials, _, _ = bracket
                     enough = jnp.maximum(1e-6 * clock.scout, 4 * jnp.finfo(t1.dtype).eps * high)
                     return (high - low > enough) & (trials < _TRIALS)
 
-                def trial(bracket):  # false position in its Illinois variant, kept off the ends
+                def trial(bracket: tuple[Any, ...]) -> tuple[Any, ...]:
                     low, high, at_low, at_high, trials, past, steps = bracket
                     share = jnp.clip(at_low / (at_low - at_high), 0.02, 0.98)
                     middle = reach(clock, low + share * (high - low))
@@ -129,7 +151,7 @@ class Restarting(AbstractIntegrator):
                         steps + taken(middle),
                     )
 
-                def taken(progress):
+                def taken(progress: Progress) -> Array:
                     return (
                         progress.accepted
                         + progress.rejected
@@ -149,7 +171,7 @@ class Restarting(AbstractIntegrator):
             crossed = (after < 0) & (inner.verdict == 0)
             return jax.lax.cond(crossed, locate, kept, clock, inner)
 
-        def unfinished(clock):
+        def unfinished(clock: _Clock) -> Array:
             return (clock.inner.t < t1 - clock.began) & (clock.inner.verdict == 0)
 
         clock = jax.lax.while_loop(

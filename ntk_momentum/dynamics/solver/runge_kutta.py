@@ -14,9 +14,13 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
 
 from ...errors import InputError
-from .base import MAX_STEPS, STEP_UNDERFLOW, SUCCESS, AbstractIntegrator, Progress
+from ...method import State
+from ...numerics import Numerics
+from ..objective import AbstractProblem
+from .base import MAX_STEPS, STEP_UNDERFLOW, SUCCESS, AbstractIntegrator, Progress, Watcher
 
 
 class RungeKutta(AbstractIntegrator):
@@ -29,7 +33,7 @@ class RungeKutta(AbstractIntegrator):
 
     method: diffrax.AbstractSolver = diffrax.Tsit5()
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if not isinstance(self.method, diffrax.AbstractAdaptiveSolver) or isinstance(
             self.method, diffrax.AbstractImplicitSolver
         ):
@@ -39,10 +43,10 @@ class RungeKutta(AbstractIntegrator):
                 "try diffrax.Tsit5(), diffrax.Dopri8() or diffrax.HalfSolver(diffrax.Euler())."
             )
 
-    def blind_to_coordinates(self, method):
+    def blind_to_coordinates(self, method: Any) -> bool:
         return True
 
-    def evaluations(self, flow):
+    def evaluations(self, flow: Any) -> int:
         """Stages of the method, less the one that the next step takes over."""
         tableau = getattr(self.method, "tableau", None)
         if tableau is None:
@@ -52,7 +56,15 @@ class RungeKutta(AbstractIntegrator):
             )
         return tableau.num_stages - tableau.fsal
 
-    def start(self, problem, flow, state, watcher, numerics, dtype):
+    def start(
+        self,
+        problem: AbstractProblem,
+        flow: Any,
+        state: State,
+        watcher: Watcher,
+        numerics: Numerics,
+        dtype: Any,
+    ) -> Progress:
         t = jnp.zeros((), dtype)
         scale = problem.lambda_max(state.w)
         dt = _rounded(0.1 / flow.fastest_rate(scale)).astype(dtype)
@@ -67,7 +79,15 @@ class RungeKutta(AbstractIntegrator):
             t, state, (scale, _arrays(inner), _arrays(memory)), inner[1], zero, zero, zero
         )
 
-    def advance(self, problem, flow, progress, t1, watcher, numerics):
+    def advance(
+        self,
+        problem: AbstractProblem,
+        flow: Any,
+        progress: Progress,
+        t1: Float[Array, ""],
+        watcher: Watcher,
+        numerics: Numerics,
+    ) -> Progress:
         scale, inner, memory = progress.memory
         solver, controller = self._tools(problem, flow, watcher, numerics, scale)
         solution = diffrax.diffeqsolve(
@@ -103,7 +123,9 @@ class RungeKutta(AbstractIntegrator):
             jnp.maximum(progress.verdict, verdict).astype(jnp.int32),
         )
 
-    def _tools(self, problem, flow, watcher, numerics, scale):
+    def _tools(
+        self, problem: Any, flow: Any, watcher: Watcher, numerics: Numerics, scale: Array
+    ) -> tuple[_Watched, _Remembering]:
         dtmin = jnp.finfo(scale.dtype).eps / flow.fastest_rate(
             scale
         )  # reached only by a run that has become NaN
@@ -151,26 +173,35 @@ class _Watched(diffrax.AbstractAdaptiveSolver):
     lambda_max: Any
 
     @property
-    def term_structure(self):
+    def term_structure(self) -> Any:
         return self.solver.term_structure
 
     @property
-    def interpolation_cls(self):  # type: ignore[override]
+    def interpolation_cls(self) -> Any:  # type: ignore[override]
         return self.solver.interpolation_cls
 
-    def order(self, terms):
+    def order(self, terms: Any) -> int | None:
         return self.solver.order(terms)
 
-    def error_order(self, terms):
+    def error_order(self, terms: Any) -> Any:
         return self.solver.error_order(terms)
 
-    def func(self, terms, t0, y0, args):
+    def func(self, terms: Any, t0: Any, y0: Any, args: Any) -> Any:
         return self.solver.func(terms, t0, y0, args)
 
-    def init(self, terms, t0, t1, y0, args):
+    def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> tuple[Any, PyTree]:
         return self.solver.init(terms, t0, t1, y0, args), self.watcher.init(self.problem, t0, y0)
 
-    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+    def step(
+        self,
+        terms: Any,
+        t0: Any,
+        t1: Any,
+        y0: Any,
+        args: Any,
+        solver_state: Any,
+        made_jump: Any,
+    ) -> tuple[Any, Any, Any, Any, Any]:
         inner, watched = solver_state
         y1, error, dense_info, inner, result = self.solver.step(
             terms, t0, t1, y0, args, inner, made_jump
@@ -191,16 +222,34 @@ class _Remembering(diffrax.AbstractStepSizeController):
 
     controller: diffrax.AbstractStepSizeController
 
-    def wrap(self, direction):
+    def wrap(self, direction: Any) -> _Remembering:
         return eqx.tree_at(lambda c: c.controller, self, self.controller.wrap(direction))
 
-    def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
+    def init(
+        self,
+        terms: Any,
+        t0: Any,
+        t1: Any,
+        y0: Any,
+        dt0: Any,
+        args: Any,
+        func: Any,
+        error_order: Any,
+    ) -> tuple[Any, Any]:
         t_next, state = self.controller.init(terms, t0, t1, y0, dt0, args, func, error_order)
         return t_next, (state, t_next - t0)
 
     def adapt_step_size(
-        self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state
-    ):
+        self,
+        t0: Any,
+        t1: Any,
+        y0: Any,
+        y1_candidate: Any,
+        args: Any,
+        y_error: Any,
+        error_order: Any,
+        controller_state: Any,
+    ) -> tuple[Any, Any, Any, Any, Any, Any]:
         state, wanted = controller_state
         keep, next_t0, next_t1, jump, state, result = self.controller.adapt_step_size(
             t0,

@@ -114,7 +114,7 @@ class LinearNet(NamedTuple):
         hidden, output = neurons.tiles(self.X, w, self.output, _tile())
         blank = jax.eval_shape(lambda: function(self._replace(output=output[0]), hidden[0]))
 
-        def add(total, tile):
+        def add(total: Any, tile: tuple[Array, Array]) -> tuple[Any, None]:
             return jax.tree.map(
                 jnp.add, total, function(self._replace(output=tile[1]), tile[0])
             ), None
@@ -134,7 +134,7 @@ class LinearNet(NamedTuple):
             return jnp.where(accept, function(self, w), w)
         hidden, output = neurons.tiles(self.X, w, self.output, _tile())
 
-        def write(i, hidden):
+        def write(i: Array, hidden: Array) -> Array:
             tile = hidden[i]
             return hidden.at[i].set(
                 jnp.where(accept, function(self._replace(output=output[i]), tile), tile)
