@@ -32,9 +32,9 @@ print(
 )
 
 # %% [markdown]
-# ## Three flows, no network yet For a constant kernel every flow is solved mode by mode. The heavy
-# ball beats gradient flow per unit of its own time; Nesterov, whose friction d/t dies out, ends as
-# a power law $t^{-d}$.
+# ## Three flows, no network yet
+# For a constant kernel every flow is solved mode by mode. The heavy ball beats gradient flow per
+# unit of its own time; Nesterov, whose friction d/t dies out, ends as a power law $t^{-d}$.
 
 # %%
 lam0 = float(spectrum.lambda0)
@@ -55,8 +55,9 @@ plt.title("constant kernel $H^\\infty$: the closed form")
 plt.show()
 
 # %% [markdown]
-# ## The same flows on networks The weights of real networks, from the same start (antisymmetric, so
-# f(0) = 0). The wider, the closer to the closed form: "lazy training".
+# ## The same flows on networks
+# The weights of real networks, from the same start (antisymmetric, so f(0) = 0). The wider, the
+# closer to the closed form: "lazy training".
 
 # %%
 flow, ts = flows[1], np.linspace(0, 20, 101)
@@ -98,8 +99,9 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# ## What is true? Every numbered statement can be run: as printed, corrected, and sharp. Theorem 2
-# as printed fails already for one sample with H = ½.
+# ## What is true?
+# Every numbered statement can be run: as printed, corrected, and sharp. Theorem 2 as printed fails
+# already for one sample with H = ½.
 
 # %%
 for claim in nm.verify(["thm-2", "eq-3.4", "eq-2.8"]):

@@ -25,9 +25,10 @@ jax.config.update("jax_enable_x64", True)
 plt.rcParams.update({**STYLE, "figure.figsize": (6.0, 2.9), "figure.dpi": 80})
 
 # %% [markdown]
-# ## Inputs of norm one The theorems assume ‖x‖ = 1, and the network has no bias: a constant
-# coordinate acts as one. `Dataset` checks and never rescales. It refuses two equal inputs (λ₀ = 0,
-# Fact 2.2), zero rows and NaN, and says which rows they are.
+# ## Inputs of norm one
+# The theorems assume ‖x‖ = 1, and the network has no bias: a constant coordinate acts as one.
+# `Dataset` checks and never rescales. It refuses two equal inputs (λ₀ = 0, Fact 2.2), zero rows and
+# NaN, and says which rows they are.
 
 # %%
 raw = load_breast_cancer()
@@ -42,9 +43,10 @@ except nm.InputError as error:
     print(error)
 
 # %% [markdown]
-# ## The spectrum An error along an eigenvector with eigenvalue λ decays as e^{-λt} under gradient
-# flow, at most as e^{-√λ t} under the heavy ball. So what matters is how the *labels* spread over
-# the eigenvectors: here two thirds of them lie along the largest eigenvalue.
+# ## The spectrum
+# An error along an eigenvector with eigenvalue λ decays as e^{-λt} under gradient flow, at most as
+# e^{-√λ t} under the heavy ball. So what matters is how the *labels* spread over the eigenvectors:
+# here two thirds of them lie along the largest eigenvalue.
 
 # %%
 H = nm.infinite_ntk(data.X)
@@ -63,8 +65,9 @@ right.set(xlabel="eigenvalue number", ylim=(0, 1.02), title="labels explained, c
 plt.show()
 
 # %% [markdown]
-# ## What to expect, before training Each flow in its own time unit, then as optimizers with the
-# parameters that reach 1% of the loss in the fewest steps.
+# ## What to expect, before training
+# Each flow in its own time unit, then as optimizers with the parameters that reach 1% of the loss
+# in the fewest steps.
 
 # %%
 flows = [nm.GradientFlow(), nm.HeavyBall(2 * np.sqrt(lam0)), nm.Nesterov(3.0)]
@@ -76,10 +79,11 @@ advice = nm.advise(H, -data.y, target=1e-2)
 print(advice)
 
 # %% [markdown]
-# ## A network of 4,096 neurons beside that Lines: the closed form for H∞, without a fitted
-# parameter. Points: the weights of a network, solved. Where they part, the kernel has moved,
-# `kernel_drift` says how much, or the solver has erred: `refine=True` solves once more with finer
-# steps and returns the numerical error of every read-out, drawn as bars.
+# ## A network of 4,096 neurons beside that
+# Lines: the closed form for H∞, without a fitted parameter. Points: the weights of a network,
+# solved. Where they part, the kernel has moved, `kernel_drift` says how much, or the solver has
+# erred: `refine=True` solves once more with finer steps and returns the numerical error of every
+# read-out, drawn as bars.
 
 # %%
 ts, fine = np.linspace(0, 24, 21), np.linspace(0, 24, 481)
@@ -105,9 +109,10 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# ## Points it has not seen With the kernel between test and training points the same closed form
-# predicts unseen points at every time. All flows end at the same function, K*H⁻¹y; they differ in
-# when they pass the best one.
+# ## Points it has not seen
+# With the kernel between test and training points the same closed form predicts unseen points at
+# every time. All flows end at the same function, K*H⁻¹y; they differ in when they pass the best
+# one.
 
 # %%
 rows = nm.infinite_ntk(test_X, data.X)
@@ -125,8 +130,9 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# ## The advice, tried The recommended heavy ball on the network itself, step by step, against what
-# the spectrum foretold for it.
+# ## The advice, tried
+# The recommended heavy ball on the network itself, step by step, against what the spectrum foretold
+# for it.
 
 # %%
 best = advice["heavy_ball"]
@@ -152,8 +158,9 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# ## The paper's statements on these inputs Claims about data sets and networks run on yours. From
-# the shell, with `np.savez("mine.npz", X=X, y=y)`:
+# ## The paper's statements on these inputs
+# Claims about data sets and networks run on yours. From the shell, with `np.savez("mine.npz", X=X,
+# y=y)`:
 #
 # ```
 # ntk-momentum verify --claims thm-1 lemma-4 --data mine.npz

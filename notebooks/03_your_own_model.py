@@ -56,7 +56,7 @@ class Deep(eqx.Module):
         return self.layers[-1] @ x
 
 
-def draw(width, key):
+def make(width, key):
     shapes = [(width, 64), (width, width), (width,)]
     return Deep(
         [
@@ -66,11 +66,12 @@ def draw(width, key):
     )
 
 
-model = draw(512, jax.random.key(1))
+model = make(512, key=jax.random.key(1))
 
 # %% [markdown]
-# ## Its kernel `plan_ntk` says beforehand what the kernel will cost and how it will be computed.
-# Frozen layers are one argument, and the layers' kernels sum to the whole.
+# ## Its kernel
+# `plan_ntk` says beforehand what the kernel will cost and how it will be computed. Frozen layers
+# are one argument, and the layers' kernels sum to the whole.
 
 # %%
 plan = nm.plan_ntk(model, jax.ShapeDtypeStruct((1000, 64), np.float64))
@@ -100,9 +101,10 @@ right.legend()
 plt.show()
 
 # %% [markdown]
-# ## Is it lazy? `diagnose` trains the model and, beside it, its own linearisation, whose kernel
-# never moves. The verdict comes from the distance between the two and from how far the kernel went.
-# First gradient descent with η = 1/λmax.
+# ## Is it lazy?
+# `diagnose` trains the model and, beside it, its own linearisation, whose kernel never moves. The
+# verdict comes from the distance between the two and from how far the kernel went. First gradient
+# descent with η = 1/λmax.
 
 # %%
 eta = 1 / float(nm.spectrum(H).lambda_max)
@@ -137,8 +139,9 @@ print(
 # heavy ball swings widely along the largest eigenvalues, and every swing moves the kernel. Laziness
 # belongs to the pair of model and optimizer.
 #
-# ## More room `margin` leaves room for the largest eigenvalue to grow: a smaller step, further from
-# the limit. It costs steps and spares the kernel.
+# ## More room
+# `margin` leaves room for the largest eigenvalue to grow: a smaller step, further from the limit.
+# It costs steps and spares the kernel.
 
 # %%
 residual = jax.vmap(model)(data.X) - data.y
@@ -157,9 +160,10 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# ## Wider `train_ensemble`, and `ensemble` for flows, take a function of width and key in the place
-# of the two-layer net. How far the last of these heavy balls moves the kernel, from eight seeds at
-# four widths ($m^{-1/2}$ is expected):
+# ## Wider
+# `train_ensemble`, and `ensemble` for flows, take a function of width and key in the place of the
+# two-layer net. How far the last of these heavy balls moves the kernel, from eight seeds at four
+# widths ($m^{-1/2}$ is expected):
 
 # %%
 widths = (64, 128, 256, 512)
@@ -170,7 +174,7 @@ runs = nm.train_ensemble(
     8,
     60,
     save_every=10,
-    model=draw,
+    model=make,
     readouts=["loss", "kernel_drift"],
 )
 moved = eta * np.max(runs.kernel_drift[0], axis=-1).T  # (seed, width)
@@ -189,9 +193,10 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# From the shell, with your model in a file `mymodel.py` that has functions `build(key)` and
-# `draw(width, key)`:
+# From the shell, with your model in a file `mymodel.py` that has the same function
+# `make(width, key)`:
 #
-# ``` ntk-momentum diagnose --data mine.npz --model mymodel.py:build --optimizer adam --eta 1e-3
-# ntk-momentum sweep --data mine.npz --model mymodel.py:draw --widths 64 256 --flows heavy_ball
-# --out mine ```
+# ```
+# ntk-momentum diagnose --data mine.npz --model mymodel.py:make --optimizer adam --eta 1e-3
+# ntk-momentum sweep --data mine.npz --model mymodel.py:make --widths 64 256 --out mine
+# ```

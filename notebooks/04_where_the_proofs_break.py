@@ -42,9 +42,10 @@ plt.rcParams.update(
 )
 
 # %% [markdown]
-# ## One sample breaks (3.4) n = 1, H = ½ = λ₀, so b = 1 and the error is a damped oscillation in
-# closed form. At t = 0 the printed bound asks L(0) ≤ L̂(0) = L(0)/2, and it stays too low until the
-# oscillation turns. The corrected bound has the factor 4/λ₀.
+# ## One sample breaks (3.4)
+# n = 1, H = ½ = λ₀, so b = 1 and the error is a damped oscillation in closed form. At t = 0 the
+# printed bound asks L(0) ≤ L̂(0) = L(0)/2, and it stays too low until the oscillation turns. The
+# corrected bound has the factor 4/λ₀.
 
 # %%
 lam0, ts = 0.5, np.linspace(0, 8, 200)
@@ -67,11 +68,11 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# ## λmin(H(t)) ≥ λ₀/2 is not enough (Lemma 6, Lemma 8) "Ḣ = 0 almost surely" is true between jumps,
-# and the jumps are all that happens. Let H be soft while the error grows and stiff while it
-# shrinks, as on a swing. Its smallest eigenvalue never falls below μ, yet above a ratio of 17.85
-# the heavy ball with the paper's friction 2√μ grows for ever; and Nesterov's fading friction loses
-# to any ratio at all, here 1.5.
+# ## λmin(H(t)) ≥ λ₀/2 is not enough (Lemma 6, Lemma 8)
+# "Ḣ = 0 almost surely" is true between jumps, and the jumps are all that happens. Let H be soft
+# while the error grows and stiff while it shrinks, as on a swing. Its smallest eigenvalue never
+# falls below μ, yet above a ratio of 17.85 the heavy ball with the paper's friction 2√μ grows for
+# ever; and Nesterov's fading friction loses to any ratio at all, here 1.5.
 
 # %%
 figure, (left, right) = plt.subplots(1, 2)
@@ -90,10 +91,10 @@ right.legend()
 plt.show()
 
 # %% [markdown]
-# ## Real kinks: every crossing kicks The exact dynamics is Δ̈ + bΔ̇ + HΔ = I(t) with an impulse
-# a_r|ẇ_r·x_i|/√m whenever neuron r crosses sample i. `heavy_ball_crossings` solves a small network
-# from kink to kink with no tolerance. The integrated identity closes with the impulses, and not
-# without.
+# ## Real kinks: every crossing kicks
+# The exact dynamics is Δ̈ + bΔ̇ + HΔ = I(t) with an impulse a_r|ẇ_r·x_i|/√m whenever neuron r
+# crosses sample i. `heavy_ball_crossings` solves a small network from kink to kink with no
+# tolerance. The integrated identity closes with the impulses, and not without.
 
 # %%
 data = nm.sphere(10, 10, key=jax.random.key(0))
@@ -121,8 +122,9 @@ print(
 )
 
 # %% [markdown]
-# ## They fade like 1/√m Each impulse is O(1/m) and about √m of them occur, so their sum falls as
-# m^{-1/2}: that, and not measure zero, saves the theorem for wide networks.
+# ## They fade like 1/√m
+# Each impulse is O(1/m) and about √m of them occur, so their sum falls as m^{-1/2}: that, and not
+# measure zero, saves the theorem for wide networks.
 
 # %%
 widths, seeds = (64, 128, 256, 512, 1024), 4
@@ -148,9 +150,10 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# ## A certificate for one run What the repaired theorem needs can be measured along a run: how far
-# H(t) is from a reference kernel, and the sum of the impulses. `certify` then either issues a bound
-# on this run's loss or says what was missing and the width it would take.
+# ## A certificate for one run
+# What the repaired theorem needs can be measured along a run: how far H(t) is from a reference
+# kernel, and the sum of the impulses. `certify` then either issues a bound on this run's loss or
+# says what was missing and the width it would take.
 
 # %%
 data = nm.sphere(20, 20, key=jax.random.key(0))

@@ -40,9 +40,10 @@ plt.rcParams.update(
 )
 
 # %% [markdown]
-# ## Steps that the largest eigenvalue does not limit An explicit solver must resolve λmax, where
-# nothing interesting happens. `LazyExponential`, the default for two-layer nets, solves the frozen
-# network exactly and is limited only by how fast the activation pattern changes.
+# ## Steps that the largest eigenvalue does not limit
+# An explicit solver must resolve λmax, where nothing interesting happens. `LazyExponential`, the
+# default for two-layer nets, solves the frozen network exactly and is limited only by how fast the
+# activation pattern changes.
 
 # %%
 data = nm.load_digits(50, key=jax.random.key(0))
@@ -72,8 +73,9 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# ## Many runs in one call `ensemble` takes flows × widths × seeds, and compiles once per width and
-# kind of flow. How far a neuron moves, and how far the kernel, as the network widens:
+# ## Many runs in one call
+# `ensemble` takes flows × widths × seeds, and compiles once per width and kind of flow. How far a
+# neuron moves, and how far the kernel, as the network widens:
 
 # %%
 flow, widths = nm.HeavyBall(2 * np.sqrt(lam0)), (128, 512, 2048)
@@ -109,9 +111,10 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# ## Kernels of more samples The two-layer kernel streams over neurons: memory n², not nm. Beyond
-# that the kernel need not be formed: `ntk_operator` multiplies by H with one backward and one
-# forward pass, and Lanczos finds the ends of the spectrum.
+# ## Kernels of more samples
+# The two-layer kernel streams over neurons: memory n², not nm. Beyond that the kernel need not be
+# formed: `ntk_operator` multiplies by H with one backward and one forward pass, and Lanczos finds
+# the ends of the spectrum.
 
 # %%
 many = nm.load_digits(1000, key=jax.random.key(0))
@@ -136,9 +139,10 @@ print(
 )
 
 # %% [markdown]
-# ## Deeper, at infinite width Fully connected nets of any depth, activation and bias have a limit
-# kernel in closed form; `predict` takes it like any other. Deeper ReLU kernels have a larger trace,
-# so the time of each is divided by its mean eigenvalue.
+# ## Deeper, at infinite width
+# Fully connected nets of any depth, activation and bias have a limit kernel in closed form;
+# `predict` takes it like any other. Deeper ReLU kernels have a larger trace, so the time of each is
+# divided by its mean eigenvalue.
 
 # %%
 few = nm.load_digits(200, key=jax.random.key(4))
@@ -163,6 +167,7 @@ plt.legend(ncols=2, fontsize=7)
 plt.show()
 
 # %% [markdown]
-# ## Larger still `ntk-momentum sweep` writes what it finishes and goes on from there; `--float32`
-# halves the memory. On a GPU install `jax[cuda12]` and run the same commands. The page *On a
-# cluster* plans widths and sample sizes over many hosts.
+# ## Larger still
+# `ntk-momentum sweep` writes what it finishes and goes on from there; `--float32` halves the
+# memory. On a GPU install `jax[cuda12]` and run the same commands. The page *On a cluster* plans
+# widths and sample sizes over many hosts.

@@ -17,7 +17,7 @@ class Diagnose:
     What decides is the larger of two numbers, the gap of the predictions relative to their motion
     and the kernel's relative drift: lazy below 0.1, rich above 0.5.
 
-    Example: ntk-momentum diagnose --data mine.npz --model mymodel.py:build --optimizer adam --eta
+    Example: ntk-momentum diagnose --data mine.npz --model mymodel.py:make --optimizer adam --eta
     1e-3
     """
 
