@@ -315,7 +315,7 @@ def _largest(form: _Form, ts: np.ndarray, initial: float) -> float:
 
     def says(share: float) -> bool:
         curve, rate = form.bound(ts, share)
-        return rate > 0 and curve[-1] < initial
+        return bool(rate > 0 and curve[-1] < initial)
 
     low, high = 1e-4, 1e2
     if not says(low):

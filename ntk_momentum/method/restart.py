@@ -207,7 +207,12 @@ periods. Chosen, not measured."""
 
 
 @eqx.filter_jit
-def _due(lam: np.ndarray, amplitude: np.ndarray, flow: RestartedNesterov, ts: np.ndarray) -> Array:
+def _due(
+    lam: Array | np.ndarray,
+    amplitude: Array | np.ndarray,
+    flow: RestartedNesterov,
+    ts: Array | np.ndarray,
+) -> Array:
     """`RestartedNesterov.due` of the weights behind the modes: Delta_j = sqrt(lambda_j) z_j and
     grad L = sqrt(lambda_j) Delta_j, scaled."""
     root, size = jnp.sqrt(lam), amplitude / jnp.max(jnp.abs(amplitude))
