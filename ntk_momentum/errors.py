@@ -47,8 +47,8 @@ class MissingPackage(ImportError):
         >>> try:
         ...     require("no_such_package", "this example")
         ... except nm.MissingPackage as error:
-        ...     print(error)
-        this example needs the package 'no_such_package'; try: pip install no_such_package
+        ...     print(str(error).partition(";")[0])
+        this example needs the package 'no_such_package', which is not installed
     """
 
 
@@ -72,16 +72,16 @@ def require(module: str, purpose: str) -> ModuleType:
     """Import a module where it is used, or say what it is needed for and how to install it.
 
     Args:
-        module: dotted name; its first part is the package.
-        purpose: what needs it, the beginning of the message.
+        module: Dotted name; its first part is the package.
+        purpose: What needs it, the beginning of the message.
 
     Returns:
         The module.
 
     Raises:
-        MissingPackage: it is not installed, or cannot be imported.
+        MissingPackage: If it is not installed, or cannot be imported.
 
-    Example:
+    Examples:
         >>> require("scipy.linalg", "the certificate").__name__
         'scipy.linalg'
     """

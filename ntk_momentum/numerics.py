@@ -17,19 +17,21 @@ Precision = Literal["default", "high", "highest"]
 
 @dataclasses.dataclass(frozen=True)
 class Numerics:
-    """How a run is computed.
+    """How a run is computed: tolerance, limits and precision, saved with every result.
+
+    A pytree whose one leaf is the tolerance, so that another one needs no new compilation.
 
     Args:
-        tol: local error allowed in one step, in function space and relative to the size of the
+        tol: Local error allowed in one step, in function space and relative to the size of the
             motion (dimensionless).
-        max_steps: steps allowed between two saved times.
-        precision: of the matrix products (X W^T, read-out, H). On recent GPUs "default" means TF32
+        max_steps: Steps allowed between two saved times.
+        precision: Of the matrix products (X W^T, read-out, H). On recent GPUs "default" means TF32
             for float32 and on TPUs bfloat16; "highest" is the full precision of the dtype.
 
     Raises:
-        InputError: a tolerance or a limit that is not positive, or an unknown precision.
+        InputError: If a tolerance or a limit is not positive, or the precision is unknown.
 
-    Example:
+    Examples:
         >>> nm.Numerics(tol=1e-7).max_steps
         100000
     """

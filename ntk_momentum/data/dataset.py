@@ -31,19 +31,20 @@ class Dataset(eqx.Module):
     (lambda_0 = 0, Fact 2.2), and a zero input has a zero row in it (a row of zero tokens has not).
 
     Args:
-        X: (n, ...) inputs, of any shape behind the first axis, finite and real.
-        y: (n,) or (n, k) targets, finite and real; text goes through `encode_labels` first.
-        on_duplicates: what becomes of identical and of zero inputs: "error" names them all,
+        X: Inputs, (n, ...), of any shape behind the first axis, finite and real.
+        y: Targets, (n,) or (n, k), finite and real; text goes through `encode_labels` first.
+        on_duplicates: What becomes of identical and of zero inputs: "error" names them all,
             "drop" keeps the first of each and warns with the count, "allow" goes on with a singular
             kernel.
-        name: what results call it.
+        name: What results call it.
 
     Raises:
-        InputError: wrong shapes, values that are no finite real numbers, degenerate inputs.
+        InputError: If shapes are wrong, values are no finite real numbers, or inputs degenerate.
 
-    Example:
-        >>> Dataset([[3.0, 4.0], [0.0, 2.0]], [1, -1]).input_size
-        2
+    Examples:
+        >>> data = nm.Dataset([[3.0, 4.0], [0.0, 2.0]], [1, -1])
+        >>> data.n, data.input_size, data.unit
+        (2, 2, False)
     """
 
     X: Real[Array, "n ..."]
@@ -237,17 +238,17 @@ def normalize(X: Any) -> np.ndarray:
     """Inputs scaled to unit norm, x_i / |x_i|: the assumption |x_i| = 1 of Theorems 1-3.
 
     Args:
-        X: (n, ...) inputs, one per row.
+        X: Inputs, (n, ...), one per row.
 
     Returns:
-        float64 array of the same shape.
+        A float64 array of the same shape.
 
     Raises:
-        InputError: some inputs are zero and have no direction (all are named), or X holds something
-            else than finite real numbers.
+        InputError: If some inputs are zero and have no direction (all are named), or X holds
+            something else than finite real numbers.
 
-    Example:
-        >>> normalize([[3.0, 4.0]]).tolist()
+    Examples:
+        >>> nm.normalize([[3.0, 4.0]]).tolist()
         [[0.6, 0.8]]
     """
     if isinstance(X, jax.core.Tracer | Dataset):

@@ -15,26 +15,28 @@ TARGETS = ("value", "sign", "parity", "digit", "class", "index")
 def encode_labels(
     labels: Any, target: str | None = None, *, classes: Sequence[Any] | None = None
 ) -> np.ndarray:
-    """Labels as targets.
+    """Labels as the targets y_i of section 2: numbers, +1 and -1, or one-hot rows.
+
+    The paper takes y_i = +1 or -1, and its published experiments parity and digit (section 5).
 
     Args:
-        labels: (n,) numbers or text.
+        labels: Numbers or text, (n,).
         target: "value", numbers as they are (integers stay integers); "sign", -1 and +1 for the two
             classes in sorted order; "parity", +1 for even and -1 for odd integers; "digit", the
             integer as a floating number; "class", one-hot, a column for each class in sorted order;
             "index", the number of the class there, for losses that take integers. By default text
             becomes "sign" where there are two classes and "class" where there are more, and numbers
             stay what they are.
-        classes: all classes in order, where `labels` may lack some.
+        classes: All classes in order, where `labels` may lack some.
 
     Returns:
-        (n,), or (n, classes) for "class".
+        The targets, (n,), or (n, classes) for "class".
 
     Raises:
-        InputError: an unknown target, labels that it does not fit, or missing labels.
+        InputError: If the target is unknown, labels do not fit it, or some are missing.
 
-    Example:
-        >>> encode_labels(["no", "yes", "no"]).tolist()
+    Examples:
+        >>> nm.encode_labels(["no", "yes", "no"]).tolist()
         [-1.0, 1.0, -1.0]
     """
     labels = plain("labels", labels)

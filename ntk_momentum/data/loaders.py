@@ -34,25 +34,28 @@ def _pick(n: int, available: int, key: Key[Array, ""] | None, what: str) -> np.n
 def load_digits(
     n: int, *, key: Key[Array, ""], target: str = "parity", unit: bool = True
 ) -> Dataset:
-    """n of the 1,797 handwritten digits that ship with the package (8 x 8 pixels, so p = 64), those
-    of scikit-learn (Alpaydin and Kaynak, UCI, CC BY 4.0), drawn with `key`.
+    """n of the 1,797 handwritten digits that ship with the package, with targets as in section 2.
+
+    8 x 8 pixels, so p = 64: those of scikit-learn (Alpaydin and Kaynak, UCI, CC BY 4.0), in the
+    place of the paper's MNIST where no download is wanted.
 
     Args:
-        n: how many, at most 1,797.
-        key: of the draw.
+        n: How many, at most 1,797.
+        key: Of the draw.
         target: "parity" (+1 for even, -1 for odd digits), "digit" (0..9 as a number, the published
             experiments), "class" (one-hot, ten columns) or "index" (0..9 as an integer).
-        unit: inputs of norm one; else in [0, 1].
+        unit: Inputs of norm one; else in [0, 1].
 
     Returns:
         The data set.
 
     Raises:
-        InputError: n is out of range, or the target unknown.
+        InputError: If n is out of range, or the target unknown.
 
-    Example:
-        >>> load_digits(10, key=jax.random.key(0)).X.shape
-        (10, 64)
+    Examples:
+        >>> data = nm.load_digits(10, key=jax.random.key(0))
+        >>> data.X.shape, sorted(set(data.y.tolist()))
+        ((10, 64), [-1.0, 1.0])
     """
     with np.load(DIGITS) as archive:
         images, digits = archive["images"], archive["labels"]
@@ -72,7 +75,25 @@ def _digit_targets(digits: np.ndarray, target: str, count: int) -> np.ndarray:
 def sphere(n: int, p: int, *, key: Key[Array, ""]) -> Dataset:
     """n points uniform on the unit sphere of R^p, with independent targets +1 or -1.
 
-    Raises `InputError`, also where they do not fit into memory.
+        x_i = g_i / |g_i|,  g_i ~ N(0, I_p)
+
+    so |x_i| = 1, as Theorems 1-3 assume, and no two of them coincide (Fact 2.2).
+
+    Args:
+        n: How many points.
+        p: Coordinates of each.
+        key: Of the draw.
+
+    Returns:
+        The data set, X of shape (n, p).
+
+    Raises:
+        InputError: If n or p is below 1, or the points do not fit into memory.
+
+    Examples:
+        >>> data = nm.sphere(5, 3, key=jax.random.key(0))
+        >>> data.X.shape, data.unit
+        ((5, 3), True)
     """
     if n < 1 or p < 1:
         raise InputError(f"sphere needs n >= 1 and p >= 1, got n = {n}, p = {p}.")
@@ -94,17 +115,27 @@ def load_npz(
 ) -> Dataset:
     """A data set of your own from an .npz file, read without pickle, never rescaled.
 
+    The theorems want |x_i| = 1 and no two inputs alike (Fact 2.2): see `normalize`, `Dataset`.
+
     Args:
-        path: the file, with arrays X (n, ...) and y (n,) or (n, k).
-        target: what y means, see `encode_labels`; by default numbers stay what they are.
-        on_duplicates: see `Dataset`.
+        path: The file, with arrays X (n, ...) and y (n,) or (n, k).
+        target: What y means, see `encode_labels`; by default numbers stay what they are.
+        on_duplicates: What becomes of identical inputs, see `Dataset`.
 
     Returns:
         The data set.
 
     Raises:
-        InputError: no such file, a damaged one, one without X and y, or one that does not fit into
+        InputError: If there is no such file, it is damaged or lacks X or y, or it does not fit into
             memory.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.savez(folder + "/mine.npz", X=[[0.6, 0.8], [1.0, 0.0]], y=[1, -1])
+        ...     data = nm.load_npz(folder + "/mine.npz")
+        >>> data.name, data.n
+        ('mine', 2)
     """
     path = Path(path)
     save = "an .npz holding arrays X and y (np.savez(path, X=X, y=y))"
@@ -220,24 +251,36 @@ def load_mnist(
     target: str = "parity",
     unit: bool = True,
 ) -> Dataset:
-    """The first n training images of MNIST, or of a data set in its format, from IDX files; for
-    MNIST p = 784.
+    """The first n training images of MNIST, the paper's data (section 5), from its IDX files.
+
+    Or of any data set in that format. For MNIST p = 784. Nothing is downloaded.
 
     Args:
-        folder: where train-images-idx3-ubyte and train-labels-idx1-ubyte are, gzipped or not.
-        n: how many.
-        key: draw them at random instead.
+        folder: Where train-images-idx3-ubyte and train-labels-idx1-ubyte are, gzipped or not.
+        n: How many.
+        key: Draw them at random instead.
         target: "parity" (+1 for even, -1 for odd labels), "digit" (the label as a number), "class"
             (one-hot, a column for each of the labels 0..9 and beyond where there are more) or
             "index" (the label as an integer).
-        unit: inputs of norm one; else in [0, 1].
+        unit: Inputs of norm one; else in [0, 1].
 
     Returns:
         The data set, its images flattened.
 
     Raises:
-        InputError: files are missing or damaged, n is out of range, the target unknown, an image
-            is blank.
+        InputError: If files are missing or damaged, n is out of range, the target is unknown, or an
+            image is blank.
+
+    Examples:
+        >>> import pathlib, struct, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:  # two images of one by two pixels
+        ...     images, labels = (pathlib.Path(folder) / f"train-{name}-ubyte"
+        ...                       for name in ("images-idx3", "labels-idx1"))
+        ...     _ = images.write_bytes(struct.pack(">4I", 2051, 2, 1, 2) + bytes([3, 4, 0, 5]))
+        ...     _ = labels.write_bytes(struct.pack(">2I", 2049, 2) + bytes([7, 2]))
+        ...     data = nm.load_mnist(folder, 2)
+        >>> data.X.shape, data.y.tolist()
+        ((2, 2), [-1.0, 1.0])
     """
     images = _read_idx(Path(folder), "train-images-idx3-ubyte")
     digits = _read_idx(Path(folder), "train-labels-idx1-ubyte")
@@ -276,7 +319,7 @@ def open_data(
         InputError: an unknown name, and what the loaders raise.
         MissingPackage: tables need the extra `data`.
 
-    Example:
+    Examples:
         >>> open_data("digits:class", n=5).y.shape
         (5, 10)
     """

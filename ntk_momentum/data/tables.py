@@ -33,6 +33,8 @@ def load_table(
 ) -> Dataset:
     """A data set from a table: a CSV or Parquet file, or a data frame; one row per sample.
 
+    The theorems want |x_i| = 1 and no two inputs alike (Fact 2.2): see `unit`, `on_duplicates`.
+
     Args:
         table: a path that ends in .csv, .tsv (also .gz) or .parquet, the first line of text files
             being the columns' names; or a frame of pandas, polars or pyarrow, or a mapping from
@@ -52,8 +54,8 @@ def load_table(
             the inputs (all such columns are named), labels that the target does not fit.
         MissingPackage: files need the extra `data`.
 
-    Example:
-        >>> load_table({"x1": [0.6, 1.0], "x2": [0.8, 0.0], "kind": ["a", "b"]}).y.tolist()
+    Examples:
+        >>> nm.load_table({"x1": [0.6, 1.0], "x2": [0.8, 0.0], "kind": ["a", "b"]}).y.tolist()
         [-1.0, 1.0]
     """
     name = "table"

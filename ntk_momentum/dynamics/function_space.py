@@ -120,13 +120,38 @@ def simulate_function(
     readouts: Sequence[str] | Mapping[str, Any] | None = None,
     config: Numerics = Numerics(),
 ) -> Trajectory:
-    """Solve a flow of any differentiable loss L(f, y) under a constant kernel, from the predictions
-    f0 at rest.
+    """Solve a flow of any differentiable loss under a constant kernel, from rest at f0.
 
-    kernel: (n, n), shared by all outputs, or the full (n, k, n, k) or (nk, nk); f0, y: (n,) or (n,
-    k). test_kernel, test0: as in `predict`. Read-outs by default: f, loss, residual (dL/df),
-    velocity (df/dt), dual (c) and, with a test kernel, test. For the squared loss `predict` gives
-    the closed form. Assumes that f0 is finite; raises `InputError`.
+        f' = -K grad_f L,   f'' + b(t) f' = -K grad_f L
+
+    which for the squared loss are (2.5), (3.5) and (4.3), where `predict` gives the closed form.
+
+    Args:
+        kernel: K, (n, n), shared by all outputs, or the full (n, k, n, k) or (nk, nk).
+        f0: Predictions at t = 0, (n,) or (n, k).
+        y: Targets, shaped like f0.
+        flow: `GradientFlow`, `HeavyBall(b)`, `Nesterov(d)` ...
+        ts: Times, (T,), non-negative and increasing, in the flow's own unit.
+        loss: L(f, y), a scalar.
+        test_kernel: As in `predict`.
+        test0: As in `predict`.
+        solver: A diffrax solver; Tsit5 by default.
+        readouts: f, loss, residual (dL/df), velocity (df/dt), dual (c, with f = f0 + K c) and, with
+            a test kernel, test; all of them by default.
+        config: Tolerance, limits and precision.
+
+    Returns:
+        The read-outs at `ts`, without a model.
+
+    Raises:
+        InputError: If shapes do not fit, values are not finite, or a read-out is unknown.
+
+    Examples:
+        >>> run = nm.simulate_function(
+        ...     np.eye(2), [0.0, 0.0], [1.0, -1.0], nm.GradientFlow(), [0.0, 1.0], loss=nm.logistic
+        ... )
+        >>> run.f[1].round(3).tolist()
+        [0.443, -0.443]
     """
     kernel, f0, y = _array("kernel", kernel), _array("f0", f0), _array("y", y)
     dtype = jnp.result_type(kernel, f0, y)
@@ -180,13 +205,34 @@ class Law(eqx.Module):
 def predict_law(
     ntk: Any, nngp: Any, y: Any, flow: AbstractFlow | AbstractOptimizer, ts: Any
 ) -> Law:
-    """Mean and covariance over initialisations of infinitely wide networks trained on the squared
-    loss, for any flow or optimizer.
+    """Mean and covariance of f(t) over initialisations of infinitely wide networks.
 
-    ntk, nngp: kernels over n training and q test points together, (n + q, n + q), training points
-    first; y: (n,) or (n, k). f(t) is affine in f(0) ~ N(0, nngp): with f(0) = B xi, nngp = B B^T,
-    the columns of B and the targets go through `predict` together. As t grows the mean at a test
-    point becomes K* K^{-1} y (Lee et al. 2019). Raises `InputError`.
+    On the squared loss f(t) is affine in f(0) ~ N(0, nngp): with f(0) = B xi, nngp = B B^T, the
+    columns of B and the targets go through `predict` together. As t grows the mean at a test point
+    becomes (Lee et al., 2019)
+
+        E f*(t) -> K* K^{-1} y
+
+    Args:
+        ntk: Kernel over n training and q test points together, (n + q, n + q), training points
+            first.
+        nngp: Covariance of f(0) over the same points, (n + q, n + q).
+        y: Targets, (n,) or (n, k).
+        flow: A flow, or an optimizer.
+        ts: Times, (T,), or step counts for an optimizer.
+
+    Returns:
+        The law: mean (T, n + q) or (T, n + q, k), covariance (T, n + q, n + q) of each output (they
+        are independent), and standard deviations.
+
+    Raises:
+        InputError: If shapes do not fit, and where `predict` raises it.
+
+    Examples:
+        >>> K = np.array([[1.0, 0.5], [0.5, 1.0]])  # one training point, one test point
+        >>> law = nm.predict_law(K, K, [1.0], nm.GradientFlow(), [0.0, 50.0])
+        >>> law.mean.round(3).tolist()
+        [[0.0, 0.0], [1.0, 0.5]]
     """
     ntk, nngp, y = _array("ntk", ntk), _array("nngp", nngp), _array("y", y)
     n = y.shape[0] if y.ndim in (1, 2) else 0

@@ -31,11 +31,27 @@ _NODES, _WEIGHTS = (
 
 
 class Prediction(eqx.Module):
-    """A trajectory of the constant-kernel theory, at the times ts (step counts for an optimizer).
+    """A trajectory of the constant-kernel theory, (2.5), (3.5) or (4.3), as `predict` returns it.
 
-    residual: Delta = f - y. loss: |Delta|^2/2. pseudo_loss: Delta . H Delta/2. test: predictions f*
-    at the test points, if asked for. eigenvectors U, (N, N), and slopes, (T, N, columns): the
-    velocity in the eigenbasis, from which `velocity` is computed when asked for.
+        Delta(t) = U phi(Lambda, t) U^T Delta(0),   H = U Lambda U^T
+
+    Args:
+        ts: Times, (T,), or step counts for an optimizer.
+        residual: Delta = f - y, (T, n) or (T, n, k).
+        loss: |Delta|^2 / 2, (T,).
+        pseudo_loss: Delta . H Delta / 2, (T,).
+        test: Predictions f* at the test points, (T, q) or (T, q, k), or None.
+        eigenvectors: U, (N, N), where N is n, or n k for a full kernel.
+        slopes: The velocity in the eigenbasis, (T, N, columns), from which `velocity` is computed
+            when asked for.
+
+    Raises:
+        TypeError: If a field is left out; it is made by `predict`.
+
+    Examples:
+        >>> found = nm.predict(np.diag([1.0, 2.0]), [1.0, 1.0], nm.GradientFlow(), [0.0, 1.0])
+        >>> type(found).__name__, found.velocity[1].round(3).tolist()
+        ('Prediction', [-0.368, -0.271])
     """
 
     ts: Float[Array, "*batch T"]
@@ -84,8 +100,28 @@ def check_times(ts: Any, *, dtype: Any = None, whole: bool = False) -> Float[Arr
 
 
 def response(eigenvalues: Any, flow: AbstractFlow, ts: Any) -> Float[Array, "T n"]:
-    """phi(lambda, t): what remains at time t of an error along an eigenvector of H with eigenvalue
-    lambda. Eigenvalues (n,)."""
+    """What remains at time t of an error along an eigenvector of a constant kernel.
+
+        Delta(t) = phi(lambda, t) Delta(0)   where   H Delta(0) = lambda Delta(0)
+
+    with phi solving (2.5), (3.5) or (4.3) from rest; e^{-lambda t} for the gradient flow.
+
+    Args:
+        eigenvalues: lambda, (n,), in 1/time for the gradient flow and 1/time^2 with momentum.
+        flow: The flow, linear in the gradient.
+        ts: Times, (T,), non-negative and increasing.
+
+    Returns:
+        phi, (T, n).
+
+    Raises:
+        InputError: If shapes or times do not fit, or the flow restarts adaptively and has no
+            response of one eigenvalue.
+
+    Examples:
+        >>> nm.response([1.0, 4.0], nm.HeavyBall(2.0), [0.0, 1.0]).round(3).tolist()
+        [[1.0, 1.0], [0.736, 0.151]]
+    """
     entries = math.prod(shape_of(eigenvalues)) * math.prod(shape_of(ts))
     check_fits(
         3 * entries,
@@ -108,15 +144,38 @@ def predict(
     test_kernel: ArrayLike | None = None,
     test0: ArrayLike | None = None,
 ) -> Prediction:
-    """The trajectory of the error under a constant kernel, from Delta(0) = residual0, (n,) or (n,
-    k), at rest.
+    """The trajectory of the error under a constant kernel, in closed form, from rest.
 
-    kernel: (n, n), shared by all outputs, or the full (n, k, n, k) or (nk, nk). test_kernel: (q,
-    n), (q, k, n, k) or (qk, nk), the kernel of the test points against the training points; test0:
-    their predictions at t = 0 (zero if None). With an optimizer in place of the flow, ts are step
-    counts (concrete) and each eigenvalue's recursion is run. Differentiable; in the kernel itself
-    only where its eigenvalues are distinct. Raises InputError on shapes, non-finite values, a
-    kernel that is not symmetric positive semi-definite up to round-off, and times.
+        Delta' = -H Delta                     (2.5)
+        Delta'' + b Delta' = -H Delta         (3.5)
+        Delta'' + (d/t) Delta' = -H Delta     (4.3)
+
+    or any other linear flow, each eigenmode by itself. With an optimizer in place of the flow each
+    eigenvalue's recursion is run. Differentiable; in the kernel itself only where its eigenvalues
+    are distinct.
+
+    Args:
+        kernel: H, (n, n), shared by all outputs, or the full (n, k, n, k) or (nk, nk).
+        residual0: Delta(0) = f(0) - y, (n,) or (n, k).
+        flow: A flow, or an optimizer.
+        ts: Times, (T,), non-negative and increasing, in the flow's own unit; with an optimizer step
+            counts (concrete).
+        test_kernel: Kernel of q test points against the training points, (q, n), (q, k, n, k) or
+            (qk, nk).
+        test0: Predictions at the test points at t = 0, (q,) or (q, k); zero if None.
+
+    Returns:
+        The errors, losses and, with a test kernel, predictions at all times.
+
+    Raises:
+        InputError: If shapes do not fit, values are not finite, the kernel is not symmetric
+            positive semi-definite up to round-off, times are wrong, or all that does not fit into
+            memory.
+
+    Examples:
+        >>> found = nm.predict(np.diag([1.0, 2.0]), [1.0, 1.0], nm.GradientFlow(), [0.0, 1.0])
+        >>> found.residual[1].round(3).tolist(), found.loss.round(3).tolist()
+        ([0.368, 0.135], [1.0, 0.077])
     """
     if not isinstance(flow, AbstractFlow | AbstractOptimizer):
         raise InputError(

@@ -44,40 +44,47 @@ def simulate(
 ) -> Trajectory:
     """Solve a flow on the weights of a model, from rest at t = 0, and read it off at `ts`.
 
-    w' = -grad L (2.2), w'' + b w' = -grad L (3.2), w'' + (d/t) w' = -grad L (4.2), or any other
-    flow. The model's precision is the run's.
+        w' = -grad L                     (2.2)
+        w'' + b w' = -grad L             (3.2)
+        w'' + (d/t) w' = -grad L         (4.2)
+
+    or any other flow.
 
     Args:
-        model: an Equinox model of one input. data: inputs X (n, ...) and targets y (n,) or (n, k).
-        flow: `GradientFlow`, `HeavyBall(b)`, `Nesterov(d)` ..., driven by the gradient of L(f(w),
-        y). ts: non-negative, increasing times, in the flow's own unit (k eta for gradient descent,
-            k sqrt(eta) for momentum).
+        model: An Equinox model of one input. Its precision is the run's.
+        data: Inputs X, (n, ...), and targets y, (n,) or (n, k).
+        flow: `GradientFlow`, `HeavyBall(b)`, `Nesterov(d)` ..., driven by the gradient of
+            L(f(w), y).
+        ts: Times, (T,), non-negative and increasing, in the flow's own unit (k eta for gradient
+            descent, k sqrt(eta) for momentum).
         loss: L(f, y), a scalar.
-        trainable: the trained part, see `network.two_layer.trainable_spec`.
-        where: the same as a function of the model that returns the trained leaves or sub-modules.
-        solver: a diffrax solver or an integrator; by default `LazyExponential` for a two-layer net
+        trainable: The trained part, see `network.two_layer.trainable_spec`.
+        where: The same as a function of the model that returns the trained leaves or sub-modules.
+        solver: A diffrax solver or an integrator; by default `LazyExponential` for a two-layer net
             with a kink at zero, only its hidden layer trained on the squared loss, and `RungeKutta`
             (Tsit5) for everything else.
-        readouts: names, or a mapping to names, functions of a `Snapshot`, or observers; by default
+        readouts: Names, or a mapping to names, functions of a `Snapshot`, or observers; by default
             f, loss, pseudo_loss, lambda_min, lambda_max, kernel_drift, displacement, lyapunov and,
             for the two-layer net, flips and kernel_distance.
-        reference: the kernel (n, n) behind kernel_distance; H infinity for a standard two-layer
+        reference: The kernel, (n, n), behind kernel_distance; H infinity for a standard two-layer
             ReLU net.
         refine: True to run again with steps at most half as long and keep the difference as an
             error bar of every read-out (`trajectory.errors`); a number to go on until that is the
             loss's relative error at every saved time, with a verdict that says so when it cannot be
             had.
-        progress: called as progress(saved times done, saved times); the run is then solved in
+        progress: Called as progress(saved times done, saved times); the run is then solved in
             blocks, which changes its numbers by round-off.
-        config: tolerance, limits and precision.
+        config: Tolerance, limits and precision.
 
     Returns:
-        The read-outs at `ts`, the model at the last time, and the solver's verdict.
+        The read-outs at `ts`, the model at the last time, and the solver's verdict. When the solver
+        fails it warns, and leaves NaN behind.
 
     Raises:
-        InputError: what cannot be run. Warns when the solver fails, and leaves NaN behind.
+        InputError: If something cannot be run: a model that does not take the inputs, shapes,
+            names, times, or what does not fit into memory.
 
-    Example:
+    Examples:
         >>> data = nm.sphere(5, 3, key=jax.random.key(0))
         >>> net = nm.init_two_layer(64, 3, key=jax.random.key(1))
         >>> run = nm.simulate(net, data, nm.HeavyBall(0.5), [0.0, 1.0, 2.0], readouts=["loss"])
@@ -115,28 +122,31 @@ def simulate_error(
     readouts: Sequence[str] | Mapping[str, Any] | None = None,
     config: Numerics = Numerics(),
 ) -> Trajectory:
-    """Solve the error dynamics of a constant kernel H, (2.5), (3.5) or (4.3), from Delta(0) =
-    residual0 at rest.
+    """Solve the error dynamics of a constant kernel from Delta(0) = residual0 at rest.
+
+        Delta' = -H Delta                     (2.5)
+        Delta'' + b Delta' = -H Delta         (3.5)
+        Delta'' + (d/t) Delta' = -H Delta     (4.3)
 
     The same flow as in `simulate`, driven by H Delta, the gradient of the pseudo-loss. `predict`
     gives the closed form.
 
     Args:
-        kernel: H (n, n), symmetric and positive semidefinite.
-        residual0: Delta(0) (n,).
-        flow: as in `simulate`.
-        ts: as in `simulate`.
-        solver: a diffrax solver; Tsit5 by default.
+        kernel: H, (n, n), symmetric and positive semidefinite.
+        residual0: Delta(0), (n,).
+        flow: As in `simulate`.
+        ts: As in `simulate`.
+        solver: A diffrax solver; Tsit5 by default.
         readouts: residual, velocity, loss, pseudo_loss and lyapunov by default.
-        config: tolerance, limits and precision.
+        config: Tolerance, limits and precision.
 
     Returns:
         The read-outs at `ts`, without a model.
 
     Raises:
-        InputError: shapes that do not fit, or a kernel that is none.
+        InputError: If shapes do not fit, or the kernel is none.
 
-    Example:
+    Examples:
         >>> run = nm.simulate_error(np.diag([1.0, 2.0]), [1.0, 1.0], nm.GradientFlow(), [0.0, 1.0])
         >>> np.round(run.residual[1], 3).tolist()
         [0.368, 0.135]

@@ -37,26 +37,33 @@ def train(
 ) -> Trajectory:
     """Take `steps` full-batch steps and read the run off at k = 0, save_every, ..., steps.
 
-    w_{k+1} = w_k - eta grad L(w_k) (2.1), (3.1), (4.1), or any other update.
+        w_{k+1} = w_k - eta grad L(w_k)      (2.1)
+
+    or (3.1), (4.1), or any other update.
 
     Args:
-        model, data, loss, trainable, where, reference: as in `simulate`.
-        optimizer: one of `ntk_momentum.method`, or anything with optax's init and update (and
+        model: As in `simulate`.
+        data: As in `simulate`.
+        optimizer: One of `ntk_momentum.method`, or anything with optax's init and update (and
             `value=`, the loss).
-        steps: steps taken, a multiple of save_every.
-        save_every: steps between two saved ones.
-        readouts: as in `simulate`, without velocity and Lyapunov function.
-        progress: called as progress(saved so far, all to be saved).
-        config: precision; the tolerance is for flows.
+        steps: Steps taken, a multiple of save_every.
+        save_every: Steps between two saved ones.
+        loss: As in `simulate`.
+        trainable: As in `simulate`.
+        where: As in `simulate`.
+        readouts: As in `simulate`, without velocity and Lyapunov function.
+        reference: As in `simulate`.
+        progress: Called as progress(saved so far, all to be saved).
+        config: Precision; the tolerance is for flows.
 
     Returns:
         The read-outs at `ts`, which are step counts k, and the model at the end. A run that
         diverges has the verdict "left the finite numbers" and NaN read-outs.
 
     Raises:
-        InputError: what cannot be trained.
+        InputError: If something cannot be trained.
 
-    Example:
+    Examples:
         >>> data = nm.sphere(5, 3, key=jax.random.key(0))
         >>> net = nm.init_two_layer(64, 3, key=jax.random.key(1))
         >>> run = nm.train(net, data, nm.heavy_ball(0.1, 0.9), 20, save_every=10, readouts=["loss"])

@@ -15,11 +15,25 @@ from ..errors import InputError, require, unknown_name
 class Trajectory(eqx.Module):
     """Read-outs along a run, as attributes (`trajectory.loss`) or items (`trajectory["loss"]`).
 
-    ts: saved times (or step counts of a discrete run); readouts: name -> array with time first;
-    model: the model at the last time; verdict: 0 for success, see `reason`; accepted, rejected:
-    steps of the solver. After a failure read-outs are NaN, never a smooth-looking line. Flips are
-    counts in floating point, for that reason. errors: numerical error bars of the read-outs, where
-    the run was refined.
+    What `simulate` and `train` make of (2.1) to (4.2). After a failure read-outs are NaN, never a
+    smooth-looking line. Flips are counts in floating point, for that reason.
+
+    Args:
+        ts: Saved times, (T,), or step counts of a discrete run.
+        readouts: Name -> array, with time first.
+        model: The model at the last time; None where there is none.
+        verdict: 0 for success, see `reason`.
+        accepted: Steps of the solver that counted.
+        rejected: Steps that were tried again, shorter.
+        errors: Numerical error bars of the read-outs, where the run was refined.
+
+    Raises:
+        TypeError: If a field is left out; it is made by a run.
+
+    Examples:
+        >>> run = nm.simulate_error(np.diag([1.0, 2.0]), [1.0, 1.0], nm.GradientFlow(), [0.0, 1.0])
+        >>> run.ok, run.reason, run["loss"].round(3).tolist()
+        (True, 'success', [1.0, 0.077])
     """
 
     ts: Float[Array, " times"]

@@ -138,33 +138,40 @@ def ensemble(
 ) -> Ensemble:
     """Simulate every flow at every width from every seed on every data set, in one call.
 
-    Every run as if it were alone: w' = -grad L (2.2), (3.2), (4.2), its steps and its numbers.
+    Every run as if it were alone, (2.2), (3.2), (4.2): its steps and its numbers.
 
     Args:
-        data: a data set, or a list of them with equal shapes.
-        flows: one or more, e.g. [HeavyBall(b) for b in frictions].
-        widths: hidden neurons, one number or several.
-        seeds: the seeds, or how many (0, 1, ...).
-        ts: saved times shared by all flows, one row per flow, or (data, flow, time).
-        model: makes the model of a run, called as model(width, key=jax.random.key(seed)) inside the
+        data: A data set, or a list of them with equal shapes.
+        flows: One or more, e.g. [HeavyBall(b) for b in frictions].
+        widths: Hidden neurons, one number or several.
+        seeds: The seeds, or how many (0, 1, ...).
+        ts: Saved times shared by all flows, one row per flow, or (data, flow, time).
+        model: Makes the model of a run, called as model(width, key=jax.random.key(seed)) inside the
             compiled program, for example lambda width, key: eqx.nn.MLP(4, "scalar", width, 3,
             key=key); one without a width ignores it. Define it once: another function, though of
             the same text, compiles anew. Without it runs are of `init_two_layer`.
-        activation, antisymmetric: of `init_two_layer`.
-        loss, trainable, where, solver, readouts, reference, config: as in `simulate`.
-        dtype: of the runs; by default that of JAX, or the model's own.
-        refine: run again with steps at most half as long, and keep the differences as `errors`.
-        progress: called as progress(done, total) after every unit of work.
-        how: strategy, layout, unit_runs, memory_limit and over, see `planning.plan`.
+        activation: Of `init_two_layer`.
+        antisymmetric: Of `init_two_layer`.
+        loss: As in `simulate`.
+        trainable: As in `simulate`.
+        where: As in `simulate`.
+        solver: As in `simulate`.
+        readouts: As in `simulate`.
+        reference: As in `simulate`.
+        config: As in `simulate`.
+        dtype: Of the runs; by default that of JAX, or the model's own.
+        refine: Run again with steps at most half as long, and keep the differences as `errors`.
+        progress: Called as progress(done, total) after every unit of work.
+        **how: strategy, layout, unit_runs, memory_limit and over, see `planning.plan`.
 
     Returns:
         The read-outs over (flow, width, seed, time). Failed runs keep their place: NaN read-outs
         and a verdict.
 
     Raises:
-        InputError: what cannot be run, or does not fit into memory.
+        InputError: If something cannot be run, or does not fit into memory.
 
-    Example:
+    Examples:
         >>> data = nm.sphere(5, 3, key=jax.random.key(0))
         >>> flows = [nm.HeavyBall(b) for b in (0.2, 0.4)]
         >>> nm.ensemble(data, flows, [16, 32], 2, [0.0, 1.0], readouts=["loss"]).loss.shape

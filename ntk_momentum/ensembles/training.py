@@ -39,23 +39,38 @@ def train_ensemble(
     progress: Callable[[int, int], None] | None = None,
     **how: Any,
 ) -> Ensemble:
-    """Train with every optimizer at every width from every seed: the discrete counterpart of
-    `ensemble`, its arguments and its result.
+    """Train with every optimizer at every width from every seed: `ensemble` in discrete steps.
+
+    Each run takes the steps (2.1), (3.1) or (4.1) that `train` takes.
 
     Args:
-        optimizers: one or more of `ntk_momentum.method`, in the place of flows.
-        steps, save_every: as in `train`.
-        data, widths, seeds, model, activation, antisymmetric, loss, trainable, where, readouts,
-            reference, config, dtype, progress, how: as in `ensemble`.
+        data: As in `ensemble`.
+        optimizers: One or more of `ntk_momentum.method`, in the place of flows.
+        widths: As in `ensemble`.
+        seeds: As in `ensemble`.
+        steps: Steps taken, a multiple of save_every.
+        save_every: Steps between two saved ones.
+        model: As in `ensemble`.
+        activation: As in `ensemble`.
+        antisymmetric: As in `ensemble`.
+        loss: As in `simulate`.
+        trainable: As in `simulate`.
+        where: As in `simulate`.
+        readouts: As in `train`.
+        reference: As in `simulate`.
+        config: Precision; the tolerance is for flows.
+        dtype: As in `ensemble`.
+        progress: As in `ensemble`.
+        **how: As in `ensemble`.
 
     Returns:
         The read-outs over (optimizer, width, seed, saved step). A run that diverges keeps its
         place: NaN read-outs and a verdict.
 
     Raises:
-        InputError: what cannot be trained, or does not fit into memory.
+        InputError: If something cannot be trained, or does not fit into memory.
 
-    Example:
+    Examples:
         >>> data = nm.sphere(5, 3, key=jax.random.key(0))
         >>> runs = nm.train_ensemble(data, nm.gradient_descent(0.1), [16, 32], 2, 4, save_every=2)
         >>> runs.loss.shape

@@ -142,14 +142,37 @@ def certify(
     trajectory: Trajectory,
     reference: Literal["infinite", "initial", "mean"] | Float[ArrayLike, "n n"] = "infinite",
 ) -> Certificate:
-    """Decide whether a repaired Theorem 1 or 2 applies to a run of the gradient flow or the heavy
-    ball made with `CERTIFICATE_READOUTS`.
+    """Decide whether a repaired Theorem 1 or 2 applies to a run, and which rate it certifies.
 
-    Any model on the squared loss. With momentum, all but a two-layer ReLU net whose hidden layer is
+        sqrt V(t) <= e^{-int rho / 2} sqrt V(0) + sum_j e^{-int_{t_j}^t rho / 2} |J_j| / sqrt 2
+
+    for a quadratic form V of (Delta, Delta') that bounds L, with the kernel's own path in rho and
+    the kinks' impulses J_j, along (2.5) or (3.5). Any model on the squared loss, under the gradient
+    flow or the heavy ball. With momentum, all but a two-layer ReLU net whose hidden layer is
     trained take `solver=nm.RungeKutta()` and steps that resolve their fast modes, or what is left
-    over of (3.5) is mostly the steps' own error. reference: H_infinity, H(0), the mean of H(t) over
-    the run, or any positive definite matrix. Raises `InputError` when the run lacks a read-out,
-    failed, or the reference is not positive definite.
+    over of (3.5) is mostly the steps' own error.
+
+    Args:
+        trajectory: A run made with readouts=nm.judge.CERTIFICATE_READOUTS.
+        reference: The kernel H_ref behind the forms: "infinite" (H infinity), "initial" (H(0)),
+            "mean" (that of H(t) over the run), or any positive definite matrix, (n, n).
+
+    Returns:
+        The certificate: whether it is issued, by which form, the exponent of L (1/time), the bound
+        of L at the saved times, and else what is missing, in words.
+
+    Raises:
+        InputError: If the run lacks a read-out or failed, its friction varies, or the reference is
+            not positive definite.
+
+    Examples:
+        >>> data = nm.sphere(3, 2, key=jax.random.key(0))
+        >>> net = nm.init_two_layer(4096, 2, key=jax.random.key(1))
+        >>> readouts, ts = nm.judge.CERTIFICATE_READOUTS, np.linspace(0, 5, 21)
+        >>> run = nm.simulate(net, data, nm.GradientFlow(), ts, readouts=readouts)
+        >>> found = nm.certify(run)
+        >>> found.issued, bool(run.loss[-1] < found.bound[-1] < run.loss[0])
+        (True, True)
     """
     run = _observed(trajectory, reference)
     forms = _gradient_flow(run) if np.isnan(run.b) else _heavy_ball(run)

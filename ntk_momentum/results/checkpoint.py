@@ -58,27 +58,47 @@ def simulate_checkpointed(
     config: Numerics = Numerics(),
     progress: Callable[[int, int], None] | None = None,
 ) -> Trajectory:
-    """`simulate`, with its state kept in the file `path` after every `every` saved times, from
-    where the same call goes on.
+    """`simulate` with its state kept in a file, from where the same call goes on.
 
-    A finished run is read from the file. A damaged checkpoint is set aside as `*.damaged`, with a
+    It solves (2.2), (3.2) or (4.2). The state is written after every `every` saved times. A
+    finished run is read from the file. A damaged checkpoint is set aside as `*.damaged`, with a
     warning, and the run starts again; a full disk is a warning too. Whatever else stands at `path`
     is left untouched.
 
     Args:
-        path: the file.
-        every: saved times between two checkpoints.
-        progress: called as progress(saved times done, saved times).
-        model, data, flow, ts, loss, trainable, where, solver, readouts, reference, config: as in
-            `simulate`.
+        model: As in `simulate`.
+        data: As in `simulate`.
+        flow: As in `simulate`.
+        ts: As in `simulate`.
+        path: The file.
+        every: Saved times between two checkpoints.
+        loss: As in `simulate`.
+        trainable: As in `simulate`.
+        where: As in `simulate`.
+        solver: As in `simulate`.
+        readouts: As in `simulate`.
+        reference: As in `simulate`.
+        config: As in `simulate`.
+        progress: Called as progress(saved times done, saved times).
 
     Returns:
         What `simulate` returns, to round-off; the same bits whether interrupted or not.
 
     Raises:
-        InputError: the folder cannot be written; `path` is a folder, a link or a file that is no
+        InputError: If the folder cannot be written; `path` is a folder, a link or a file that is no
             checkpoint; or it belongs to another run: other weights, data, flow, times, options
             or code.
+
+    Examples:
+        >>> import tempfile
+        >>> data = nm.sphere(5, 3, key=jax.random.key(0))
+        >>> net = nm.init_two_layer(64, 3, key=jax.random.key(1))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     arguments = net, data, nm.GradientFlow(), [0.0, 1.0], folder + "/run.checkpoint"
+        ...     run = nm.simulate_checkpointed(*arguments, readouts=["loss"])
+        ...     again = nm.simulate_checkpointed(*arguments, readouts=["loss"])  # read, not solved
+        >>> bool(np.all(run.loss == again.loss))
+        True
     """
     check_flow(flow)
     check_positive("every, the saved times between two checkpoints,", every)

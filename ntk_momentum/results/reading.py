@@ -24,18 +24,37 @@ LABELS = (*AXES, "time")
 
 
 def open_results(folder: str | Path) -> Any:
-    """All sweeps of a results folder as one lazily loaded xarray.Dataset, whatever mix of units it
-    holds.
+    """All sweeps of a results folder as one lazily loaded data set, whatever mix of units it holds.
 
     Dimensions: data, flow, width, seed, step, and sample where a read-out has one. Coordinates: the
     labels of these; `time` (data, flow, step); `kind` of flow, and its hyperparameters by name
     (data, flow), NaN where a flow has none of that name. Runs of equal labels but different
     settings (say, antisymmetric or not, or of another dtype) lie along one more dimension,
     `variant`, with the settings that differ as coordinates; the settings in common are attributes.
-    NaN where there is no run.
+    NaN where there is no run. A unit computed twice counts once, the last time; damaged files are
+    left out with a warning.
 
-    A unit computed twice counts once, the last time; damaged files are left out with a warning.
-    Raises `InputError`.
+    Args:
+        folder: A folder that `ntk-momentum sweep --out` wrote.
+
+    Returns:
+        An xarray.Dataset; a file is read when a value in it is asked for.
+
+    Raises:
+        InputError: If there is no such folder, or no sweep in it.
+        MissingPackage: If the extra `results` is not installed.
+
+    Examples:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ntk_momentum.results.grid import Sweep
+        >>> from ntk_momentum.results.sweep import carry_out
+        >>> asked = Sweep(("sphere",), 4, 3, flows=("gradient_flow",), widths=(8,), times=3)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = carry_out(asked, Path(folder))
+        ...     sizes = dict(nm.open_results(folder).sizes)
+        >>> sizes["flow"], sizes["width"], sizes["seed"], sizes["step"]
+        (1, 1, 4, 3)
     """
     xarray = require("xarray", "reading results")
     units, unread = _units(Path(folder))
