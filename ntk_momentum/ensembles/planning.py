@@ -323,6 +323,9 @@ def _cut(
         0, d, members[:1], bucket, (0,), widest, len(bucket), made.strategy, 1, "runs", 0, {}
     )
     wants = program.needs(made.batch(trial))
+    # Rows of flows first, then seeds: flows x widths x seeds <= unit_runs, and every unit holds
+    # `size` runs so that all run by one program. Read-outs of a unit stay on the device until its
+    # end, so where it does not fit half as many runs may; a single row of widths is the least.
     while True:
         rows = _chunks(members, max(1, unit_runs // len(bucket)))
         parts = _chunks(range(len(made.seeds)), max(1, unit_runs // (len(rows[0]) * len(bucket))))
@@ -346,6 +349,9 @@ def _fit(
 ) -> dict[str, Any] | InputError:
     """Strategy, lanes, layout, padded width and bytes with which so many runs fit into `free` bytes
     on every device, or why they do not."""
+    # Runs over devices: each keeps the read-outs of its share of runs to the end and, beside them,
+    # what is alive in one run (map) or in as many as there is room for (vmap),
+    #     bytes = readouts * ceil(size / devices) + lanes * (total - readouts).
     count = made.over.size
     whole = _peak(made, data, wants, widest, 1)
     each = -(-size // count)
@@ -359,10 +365,12 @@ def _fit(
             "layout": "runs",
             "bytes": results + lanes * alone,
         }
+    # Neurons over devices: one run after another, every device with an equal share of neurons (zero
+    # ones fill it up) and the read-outs of all runs.
     padded = -(-widest // count) * count
     split = _peak(made, data, wants, padded, count)
     needed = split.total + split.readouts * (size - 1)
-    splits = made.recipe.model is None
+    splits = made.recipe.model is None  # other models have no neurons that we know of
     if layout == "runs" or (count == 1 and layout is None) or needed > free or not splits:
         best = split if splits and count > 1 and layout != "runs" else whole
         return peaks.refuse(

@@ -129,6 +129,8 @@ class _Form(NamedTuple):
     def bound(self, ts: np.ndarray, share: float) -> tuple[np.ndarray, float]:
         """The bound of L at the saved times and the mean rate, if kernel and impulses moved by this
         share of what they did."""
+        # Over an interval sqrt V shrinks by e^{-rho dt / 2}; an impulse within it shrinks from when
+        # it comes, so by any factor from that to 1, of which the larger is taken.
         local, sizes = self.ideal + share * (self.local - self.ideal), [self.size]
         with np.errstate(over="ignore"):  # a bound may be infinite
             for shrink, kick in zip(
@@ -259,6 +261,9 @@ def _observed(trajectory: Trajectory, reference: Any) -> _Run:
 
 def _gradient_flow(run: _Run) -> dict[Form, _Form]:
     """The forms of (2.5)."""
+    # V = |Delta|^2/2 falls at rho = 2 lambda_min(H), which a path of length reach from save to save
+    # lowers by reach at most, see `_between`. What an impulse J leaves after s is e^{-Hs} J =
+    # J - s H J + ..., so its being spread over a step costs |H| and |H|^2 of `impulse_spread`.
     certain = 2 * _between(np.linalg.eigvalsh(run.H)[:, 0], 0 * run.lengths)
     top = float(np.linalg.norm(run.H, 2, axis=(1, 2)).max() + run.lengths.max())
     kicks = run.kicks + run.spread @ np.array([top, top**2])
@@ -275,6 +280,8 @@ def _heavy_ball(run: _Run) -> dict[Form, _Form]:
     H_ref, lam0, b, (D, V) = run.H_ref, run.lam0, run.b, run.start
     top = float(np.linalg.norm(run.H, 2, axis=(1, 2)).max() + run.lengths.max())
 
+    # 2 V = Delta . (H_ref + c) Delta + 2 beta Delta . Delta' + |Delta'|^2 at t = 0, and
+    # 2 V >= (lambda0 + c - beta^2) |Delta|^2, the Schur complement of P's lower block.
     def form(ideal: float, local: np.ndarray, certain: np.ndarray, c: float, beta: float) -> _Form:
         size = np.sqrt(0.5 * D @ H_ref @ D + 0.5 * c * D @ D + beta * D @ V + 0.5 * V @ V)
         return _Form(
@@ -287,6 +294,9 @@ def _heavy_ball(run: _Run) -> dict[Form, _Form]:
         )
 
     c, beta, rho = _best_form(H_ref, run.H, b, run.ts)
+    # With M = H_ref + c - beta^2, u = M^{1/2} Delta and x = Delta' + beta Delta it is 2 V = |u|^2 +
+    # |x|^2, and a change E of H changes 2 V' by -2 Delta . E x = -2 u . M^{-1/2} E x, so rho by at
+    # most |E M^{-1/2}|_2, as 2 |u| |x| <= |u|^2 + |x|^2.
     reach = _reach(run.path, run.lengths, H_ref, c - beta**2)
     still = float(_local_rates(H_ref, H_ref[None], b, c, beta)[0])
     forms: dict[Form, _Form] = {
@@ -340,6 +350,7 @@ def _largest(form: _Form, ts: np.ndarray, initial: float) -> float:
         curve, rate = form.bound(ts, share)
         return bool(rate > 0 and curve[-1] < initial)
 
+    # Thirty halvings of six decades: far finer than what a share is good for. Chosen.
     low, high = 1e-4, 1e2
     if not says(low):
         return 0.0
@@ -352,12 +363,15 @@ def _largest(form: _Form, ts: np.ndarray, initial: float) -> float:
 def _between(values: np.ndarray, length: np.ndarray) -> np.ndarray:
     """The least (for lengths < 0 the largest) value on each interval of what may change at most by
     |length| in all from save to save."""
+    # From v0 down to x and up to v1 is a way of v0 + v1 - 2 x <= length.
     return 0.5 * (values[1:] + values[:-1] - length)
 
 
 def _reach(path: np.ndarray, lengths: np.ndarray, H_ref: np.ndarray, shift: float) -> np.ndarray:
     """Bounds of ||E (H_ref + shift)^{-1/2}||_2 for every |E| <= path, interval by interval."""
     values, vectors = np.linalg.eigh(H_ref)
+    # |A|_2 grows with |A| entry by entry, so |E M^{-1/2}|_2 <= | path |M^{-1/2}| |_2; the other
+    # bound is |E|_2 / sqrt(lambda_min(M)).
     root = np.abs((vectors / np.sqrt(values + shift)) @ vectors.T)
     return np.minimum(
         lengths / np.sqrt(values[0] + shift), np.linalg.norm(path @ root, 2, axis=(1, 2))
@@ -367,6 +381,8 @@ def _reach(path: np.ndarray, lengths: np.ndarray, H_ref: np.ndarray, shift: floa
 def _delays(H_ref: np.ndarray, top: float, b: float, c: float, beta: float) -> np.ndarray:
     """Bounds of |A x|_P and |A A x|_P over |J|, x = (0, J), ||H|| <= top: an impulse s before has
     become x + s A x + O(s^2/2)."""
+    # |(D, V)|_P^2 = D . M D + |V + beta D|^2, M = H_ref + c - beta^2, with
+    #     A x = (J, -b J),   A A x = (-b J, b^2 J - H J).
     stiff = np.linalg.norm(H_ref, 2) + c - beta**2
     return np.array(
         [np.sqrt(stiff + (b - beta) ** 2), np.hypot(b * np.sqrt(stiff), top + abs(b * (b - beta)))]
@@ -404,6 +420,8 @@ def _best_form(
 ) -> tuple[float, float, np.ndarray]:
     """(c, beta, rho) of the form with the largest mean rate, searched on six of the times from
     V_infinity and V#."""
+    # In units of lambda0. Each evaluation takes an eigendecomposition of 2 n rows for each kernel,
+    # hence six kernels and sixty evaluations; any (c, beta) found is a valid form. Chosen.
     lam0 = float(np.linalg.eigvalsh(H_ref)[0])
     some = np.unique(np.linspace(0, len(H) - 1, min(6, len(H))).astype(int))
 

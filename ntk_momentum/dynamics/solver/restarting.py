@@ -21,9 +21,11 @@ from ..objective import AbstractProblem
 from .base import AbstractIntegrator, Progress, Watcher
 
 SCOUT = 0.5
-"""Time between looks for a restart, in units of 1/sqrt(lambda_max)."""
+"""Time between looks for a restart, in units of 1/sqrt(lambda_max): a twelfth of the fastest mode's
+period, as in `restart_times`. Chosen, not measured."""
 _TRIALS = 12
-"""Most trials for one restart; a bracket of a millionth of the time between looks is enough."""
+"""Most trials for one restart; a bracket of a millionth of the time between looks is enough.
+Chosen, not measured: on a smooth rate the Illinois variant converges with order 1.44."""
 
 
 class _Clock(NamedTuple):
@@ -106,6 +108,8 @@ class Restarting(AbstractIntegrator):
             return flow.due(inner.t, inner.state, problem.gradient(inner.state.w), problem.inner)
 
         def restarted(clock: _Clock, inner: Progress) -> _Clock:
+            # At rest at t = 0 of a clock of its own, so that the friction d/t starts again; what
+            # observers have seen and the count of steps go on.
             state = flow.init(inner.state.w)
             fresh = self.between.start(
                 problem, flow.between, state, _Kept(inner.watched), numerics, t1.dtype
@@ -117,11 +121,13 @@ class Restarting(AbstractIntegrator):
             return clock._replace(inner=inner)
 
         def periodic(clock: _Clock) -> _Clock:
+            # The inner solver ends exactly at the restart, or at the saved time if that is first.
             ends = flow.period <= t1 - clock.began
             inner = reach(clock, jnp.where(ends, flow.period, t1 - clock.began))
             return jax.lax.cond(ends & (inner.verdict == 0), restarted, kept, clock, inner)
 
         def adaptive(clock: _Clock) -> _Clock:
+            # Look half a fastest scale on; a rest of less than a thousandth of it is taken along.
             left = t1 - clock.began
             end = jnp.where(
                 clock.inner.t + 1.001 * clock.scout >= left, left, clock.inner.t + clock.scout
@@ -129,6 +135,11 @@ class Restarting(AbstractIntegrator):
             inner = reach(clock, end)
             after = due(inner)
 
+            # due > 0 at clock.inner and < 0 at `inner`: the restart lies between. Each trial solves
+            # anew from clock.inner, as interpolation across kinks is wrong at any order, by false
+            # position in its Illinois variant: the chord's zero, the value at an end that stays
+            # halved so that both ends move. Shares are kept 2% off the ends. `past`, the progress
+            # at the first known time behind the restart, is where the flow is put to rest.
             def locate(clock: _Clock, inner: Progress) -> _Clock:
                 def unsure(bracket: tuple[Any, ...]) -> Array:
                     low, high, _, _, trials, _, _ = bracket
@@ -159,14 +170,16 @@ class Restarting(AbstractIntegrator):
                         - clock.inner.rejected
                     )
 
+                # Right after a restart due is zero to round-off; the chord needs a positive end.
                 above = jnp.maximum(due(clock.inner), jnp.finfo(t1.dtype).tiny)
                 none = jnp.zeros((), jnp.int32)
                 *_, found, steps = jax.lax.while_loop(
                     unsure, trial, (clock.inner.t, inner.t, above, after, none, inner, taken(inner))
                 )
+                # Steps of trials that were thrown away count as rejected: they are not free.
                 return restarted(
                     clock, found._replace(rejected=found.rejected + steps - taken(found))
-                )  # trials are not free
+                )
 
             crossed = (after < 0) & (inner.verdict == 0)
             return jax.lax.cond(crossed, locate, kept, clock, inner)
