@@ -49,6 +49,16 @@ def test_names_in_the_documentation_exist(page):
         assert isinstance(cli.parse(line.split()), cli.Main)
 
 
+def test_imports_of_the_documentation_work():
+    """Also in blocks that are too large to be run here."""
+    for page in PAGES:
+        for block in re.findall(
+            r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL
+        ):
+            for line in re.findall(r"^(?:from|import) .*", block, flags=re.MULTILINE):
+                exec(line, {})
+
+
 def test_every_public_name_is_in_the_reference():
     pages = "\n".join(page.read_text("utf-8") for page in (DOCS / "reference").glob("*.md"))
     entries = re.findall(
