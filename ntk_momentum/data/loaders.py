@@ -307,17 +307,17 @@ def open_data(
             an .npz, .csv, .tsv or .parquet file. What the targets mean may follow after a colon, as
             in "digits:digit", "mnist:FOLDER:class" or "mine.csv:sign" (see `encode_labels`), and
             before it a table's column of labels, as in "mine.csv:species:class".
-        n: samples drawn; files are taken whole.
-        p: input size of the sphere.
-        seed: of the draw.
-        target: what the targets mean, where `text` does not say it.
+        n: Samples drawn; files are taken whole.
+        p: Input size of the sphere.
+        seed: Of the draw.
+        target: What the targets mean, where `text` does not say it.
 
     Returns:
         The data set.
 
     Raises:
-        InputError: an unknown name, and what the loaders raise.
-        MissingPackage: tables need the extra `data`.
+        InputError: If the name is unknown, and where the loaders raise it.
+        MissingPackage: If a table is read and the extra `data` is not installed.
 
     Examples:
         >>> open_data("digits:class", n=5).y.shape

@@ -36,23 +36,23 @@ def load_table(
     The theorems want |x_i| = 1 and no two inputs alike (Fact 2.2): see `unit`, `on_duplicates`.
 
     Args:
-        table: a path that ends in .csv, .tsv (also .gz) or .parquet, the first line of text files
+        table: A path that ends in .csv, .tsv (also .gz) or .parquet, the first line of text files
             being the columns' names; or a frame of pandas, polars or pyarrow, or a mapping from
             names to columns.
-        label: the column of targets; the last one by default.
-        target: what they mean, see `encode_labels`; by default numbers stay what they are, two
+        label: The column of targets; the last one by default.
+        target: What they mean, see `encode_labels`; by default numbers stay what they are, two
             words become -1 and +1, more words one-hot rows.
-        features: the columns of inputs; all others by default.
-        unit: scale the inputs to norm one, see `normalize`.
-        on_duplicates: see `Dataset`.
+        features: The columns of inputs; all others by default.
+        unit: Scale the inputs to norm one, see `normalize`.
+        on_duplicates: What becomes of identical inputs, see `Dataset`.
 
     Returns:
         The data set, its inputs floating.
 
     Raises:
-        InputError: no such file, an unreadable one, unknown columns, text or missing values among
-            the inputs (all such columns are named), labels that the target does not fit.
-        MissingPackage: files need the extra `data`.
+        InputError: If there is no such file, it is unreadable, columns are unknown, inputs hold
+            text or lack values (all such columns are named), or labels do not fit the target.
+        MissingPackage: If a file is read and the extra `data` is not installed.
 
     Examples:
         >>> nm.load_table({"x1": [0.6, 1.0], "x2": [0.8, 0.0], "kind": ["a", "b"]}).y.tolist()

@@ -90,6 +90,8 @@ class FunctionProblem(AbstractProblem):
     def relative_error(
         self, state: State, error: State, lambda_max: Float[Array, ""]
     ) -> Float[Array, ""]:
+        # The motion of f = f(0) + K c: |grad_f L| and c' . K c', twice the kinetic energy of the
+        # least weights behind it.
         momentum = 0.0 if state.v is None else jnp.sum(state.v * (self.matrix @ state.v))
         size = jnp.sqrt(norm(self.residual(state.w)) ** 2 + momentum)
         pushed = 0.0 if error.v is None else norm(self.matrix @ error.v) / jnp.sqrt(lambda_max)
@@ -185,11 +187,14 @@ def simulate_function(
 
 
 class Law(eqx.Module):
-    """The Gaussian law of f(t) over initialisations at infinite width: training points first, then
-    test points.
+    """The Gaussian law of f(t) over initialisations at infinite width, as `predict_law` finds it.
 
-    mean: (times, n + q) or (times, n + q, k); covariance: (times, n + q, n + q), of each output.
-    Outputs are independent.
+    Training points come first, then test points. Outputs are independent.
+
+    Args:
+        ts: Times, (T,).
+        mean: (T, n + q) or (T, n + q, k).
+        covariance: Of each output, (T, n + q, n + q).
     """
 
     ts: Float[Array, " times"]
@@ -246,6 +251,8 @@ def predict_law(
             "ntk and nngp must be (n + q, n + q), training points first, and y (n,) or (n, k); "
             f"got {ntk.shape}, {nngp.shape} and {y.shape}."
         )
+    # f(t) = A(t) f(0) + (I - A(t)) y on the training points: the columns of B give A(t) B, whose
+    # square is the covariance; the column -y gives (mean - y) there, from f(0) = 0.
     values, vectors = jnp.linalg.eigh(nngp)
     factor = vectors * jnp.sqrt(jnp.maximum(values, 0.0))[None, :]
     targets = y.reshape(n, -1)

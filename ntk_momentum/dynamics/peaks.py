@@ -179,13 +179,17 @@ def estimate(
     state, slab, square = COPIES[
         ("lazy" if lazy else "runge_kutta") + (" momentum" if momentum else "")
     ]
+    # Bytes = itemsize * (state * m' p + slab * n m' + square * n^2 + 2 * saved), m' neurons here.
     mine = -(-m // devices)
     entries = slab * n * mine
     if not slabs and not lazy:
         entries = KEPT * n * mine
     elif not slabs and not momentum:
         entries = min(entries, slab * 2 * TILE)
+    # Either the solve is the peak, or the drawing: two copies of all hidden weights, (m', p), and
+    # what it takes to draw `DRAWN` weights of it at a time.
     weights = max(state * mine * columns, 2 * mine * p + DRAWING * min(mine * p, DRAWN))
+    # Twice: as results, and once while they are stored.
     saved = sum(_product(shape) for shape in readouts)
     return Peak(
         state=int(weights * itemsize),

@@ -96,7 +96,7 @@ def train(
         return watched(run, jnp.asarray(step_counts(saves, save_every), run.dtype), progress)
     counts = jnp.asarray(saves, jnp.int32), jnp.asarray(save_every, jnp.int32)
     # Rows for read-outs: the next power of two, so that few numbers of saves mean a new
-    # compilation.
+    # compilation. The loop runs to `saves`, an array; rows beyond are cut off below.
     trajectory = count_off(run, *counts, 1 << (saves - 1).bit_length())
     rows = jax.tree.map(lambda rows: rows[: saves + 1], trajectory.readouts)
     return Trajectory(

@@ -31,12 +31,21 @@ from .planning import plan as plan
 
 
 class Ensemble(eqx.Module):
-    """Read-outs of runs, with the dimensions (flow, width, seed, time, ...), as attributes or
-    items.
+    """Read-outs of runs over (flow, width, seed, time, ...), as attributes or items.
 
-    With several data sets everything has the leading dimension `data`, and `data` holds their
-    names. ts: (flow, time), the saved times of each flow; verdict, accepted, rejected: (flow,
-    width, seed).
+    With several data sets everything has the leading dimension `data`.
+
+    Args:
+        flows: The flows, or optimizers.
+        widths: Hidden neurons.
+        seeds: Seeds of the networks.
+        ts: Saved times of each flow, (flow, time).
+        readouts: Name -> array.
+        verdict: 0 for success, (flow, width, seed); see `failures`.
+        accepted: Steps that counted, (flow, width, seed).
+        rejected: Steps that were tried again, shorter, (flow, width, seed).
+        data: Names of the data sets, where a list of them was given.
+        errors: Numerical error bars of the read-outs, where the runs were refined.
     """
 
     flows: tuple[AbstractFlow | AbstractOptimizer, ...]

@@ -184,16 +184,24 @@ def plan(
     over: Mesh | None = None,
     methods: type = AbstractFlow,
 ) -> Plan:
-    """Cut an ensemble into units; the first arguments are those of `ensemble`. Nothing is
-    simulated.
+    """Cut an ensemble into units of work. Nothing is simulated.
 
-    strategy: "map" or "vmap"; by default what was measured to be faster on this kind of device,
-    "measure" to try both now. layout: "runs" or "neurons"; by default runs, and neurons where one
-    run does not fit. unit_runs: runs in a unit, at most. memory_limit: bytes that may be used on
-    each device (default: nine tenths of what is free). over: a mesh of `devices.mesh`, by default
-    of this process's devices.
+    The arguments up to dtype are those of `ensemble`.
 
-    Raises `InputError`, also when a run cannot fit.
+    Args:
+        strategy: "map" or "vmap"; by default what was measured to be faster on this kind of device,
+            "measure" to try both now.
+        layout: "runs" or "neurons"; by default runs, and neurons where one run does not fit.
+        unit_runs: Runs in a unit, at most.
+        memory_limit: Bytes that may be used on each device; by default nine tenths of what is free.
+        over: A mesh of `devices.mesh`, by default of this process's devices.
+        methods: `AbstractFlow`, or `AbstractOptimizer` for discrete training.
+
+    Returns:
+        The plan, with its units.
+
+    Raises:
+        InputError: If something cannot be run, also when a single run does not fit.
     """
     sets, stacked = data_sets(data)
     flows, widths, seeds = axes(flows, widths, seeds, methods)

@@ -252,6 +252,8 @@ def _padded(batch: Batch, width: Array, key: Array, over: Mesh | None) -> TwoLay
             net.output, (0, batch.padded - m)
         )
 
+    # Each width draws exactly the network that it has alone, so the shapes differ: one branch for
+    # each, all padded to one shape.
     hidden, output = jax.lax.switch(width, [partial(padded, m) for m in batch.widths], key)
     if over is not None:
         hidden, output = (

@@ -52,19 +52,29 @@ Form = Literal["simple", "relative", "quadratic", "spectral"]
 
 @dataclasses.dataclass(frozen=True)
 class Certificate:
-    """Whether a repaired bound applies to a run.
+    """Whether a repaired bound of Theorem 1 or 2 applies to a run, as `certify` finds it.
 
-    issued: some form has a positive mean rate and a bound, impulses included, that ends below L(0);
-    form: the one with the largest rate. rate: the exponent of L it certifies (mean over the run),
-    or the best that was found. ts, bound: the certified curve of L(t), impulses included (inf where
-    no form applies). missing: what stands in the way, in words. epsilon: eps(t) of the relative
-    form at the saves, of a gradient flow ||H(t) - H_ref||_2 / lambda0. drift: a bound of sup_t
-    ||H(t) - H_ref||_2. lam0: of H_ref. impulses: sum of impulse sizes. gap: share of the mean rate
-    lost to not knowing the kernel between saves. rates, shares: by form, the exponent found, and
-    the largest share of their motion that kernel and impulses could have made for it to be issued
-    (1 or more: it is). widths: where the model has a width, that at which the form would be issued
-    if the kernel's distance from H_ref, its path between saves and the impulses all fall like
-    m^{-1/2}.
+    Args:
+        issued: Whether some form has a positive mean rate and a bound, impulses included, that ends
+            below L(0).
+        form: The one with the largest rate, None where none is issued.
+        rate: The exponent of L it certifies (1/time, mean over the run), or the best that was
+            found.
+        ts: Saved times, (T,).
+        bound: The certified curve of L(t), (T,), impulses included; inf where no form applies.
+        missing: What stands in the way, in words.
+        epsilon: eps(t) of the relative form at the saves, (T,); of a gradient flow
+            ||H(t) - H_ref||_2 / lambda0.
+        drift: A bound of sup_t ||H(t) - H_ref||_2.
+        lam0: The smallest eigenvalue of H_ref.
+        impulses: Sum of impulse sizes.
+        gap: Share of the mean rate lost to not knowing the kernel between saves.
+        rates: By form, the exponent found.
+        shares: By form, the largest share of their motion that kernel and impulses could have made
+            for it to be issued (1 or more: it is).
+        widths: By form, where the model has a width, that at which it would be issued if the
+            kernel's distance from H_ref, its path between saves and the impulses all fall like
+            m^{-1/2}.
     """
 
     issued: bool

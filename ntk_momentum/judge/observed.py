@@ -33,6 +33,9 @@ def _kinks(before: Snapshot, after: Snapshot) -> tuple[Array, ...]:
     A pair whose sign agrees at both ends is taken to have crossed twice where the tangents at the
     two ends meet beyond the kink.
     """
+    # z0 + v0 s and z1 - v1 (h - s), the tangents at the two ends, meet at s = (z1 - z0 - v1 h) /
+    # (v0 - v1). Where the sign flips the kink is hit at the share z0 / (z0 - z1) of the step, with
+    # the speed between v0 and v1 at that share.
     h, z0, z1 = after.t - before.t, before.preactivations, after.preactivations
     v0, v1 = before.preactivation_rates, after.preactivation_rates
     active, flipped = z0 > 0, (z0 > 0) != (z1 > 0)
@@ -148,7 +151,8 @@ class KernelPath(Force):
             return path + jnp.abs(now - last), now
         active, flipped, twice, *_ = _kinks(before, after)
         moved = (flipped | twice).astype(memory.dtype)
-        # of a product of two indicators, one flips while the other is on at some time
+        # H_ij = gram_ij sum_r outer_r^2 1_ri 1_rj: of a product of two indicators, one flips while
+        # the other is on at some time. Pairs that both flip are in half and in its transpose.
         ever = jnp.where(active, 1.0, moved)
         weight = jnp.square(before.outer)[None]
         half = (moved * weight) @ ever.T

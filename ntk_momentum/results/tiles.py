@@ -63,6 +63,8 @@ def _array_type() -> type:
                 np.atleast_1d(np.arange(size)[part])
                 for size, part in zip(self.shape, key, strict=True)
             ]
+            # Every tile that meets the wanted block is read, and of each the places that both have
+            # are copied; later tiles win, so the last computed counts.
             values = np.full(
                 [len(places) for places in wanted],
                 np.nan if self.dtype.kind == "f" else 0,

@@ -84,6 +84,9 @@ class Locks:
         except ImportError:  # no such locks on Windows
             self.work = False
             return True
+        # One byte of one file for each name, at a place drawn from its hash: no file of locks to
+        # clean up, and the kernel releases them when a process dies. 55 bits, so that two of a
+        # million names meet with a chance of 1e-5, and then merely wait for each other.
         offset = int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big") >> 1
         assert self._file is not None
         try:
@@ -115,6 +118,7 @@ def do(pieces: Sequence[Piece], bar: Bar) -> Done:
     with Locks(pieces[0].path.parent) as locks:
         while left:
             held = [piece for piece in left if not _attempt(piece, locks, done, bar, first)]
+            # Wait only where a whole round settled nothing: else there may be pieces to compute.
             if len(held) == len(left):
                 bar.piece(f"waiting for {len(held)} that another process is doing")
                 time.sleep(POLL)

@@ -101,6 +101,8 @@ class RungeKutta(AbstractIntegrator):
     ) -> Progress:
         scale, inner, memory = progress.memory
         solver, controller = self._tools(problem, flow, watcher, numerics, scale)
+        # From one saved time to the next with the state of solver and controller handed on, so that
+        # steps are those of one long solve that hits the saved times.
         solution = diffrax.diffeqsolve(
             _terms(problem, flow),
             solver,
@@ -140,6 +142,8 @@ class RungeKutta(AbstractIntegrator):
         dtmin = jnp.finfo(scale.dtype).eps / flow.fastest_rate(
             scale
         )  # reached only by a run that has become NaN
+        # `_Watched` hands on one number, in units of the tolerance: |error| against 1. The integral
+        # and proportional parts are chosen, not measured.
         controller = diffrax.PIDController(
             rtol=0.0, atol=1.0, norm=jnp.abs, pcoeff=0.2, icoeff=0.6, dtmin=dtmin, force_dtmin=False
         )
@@ -272,6 +276,7 @@ class _Remembering(diffrax.AbstractStepSizeController):
             error_order,
             state,
         )
+        # As in the lazy solver: a step that a saved time cut short does not shrink the next one.
         proposed = _rounded(next_t1 - next_t0)
         clipped = keep & (t1 - t0 < 0.99 * wanted)
         wanted = jnp.where(clipped, jnp.maximum(wanted, proposed), proposed)

@@ -176,6 +176,9 @@ class Crossing(NamedTuple):
     def of(before: Array, rise: Array, after: Array) -> Crossing:
         """From the parabola that starts at `before` with slope `rise` (per step) and ends at
         `after`."""
+        # On the side where it starts s + u sigma + c sigma^2, s > 0. Its first zero, written so
+        # that nothing cancels as c -> 0, and its second, where c > 0 brings it back, are
+        #     2 s / (D - u),   (D - u) / (2 c),   D = sqrt(u^2 - 4 c s).
         side = jnp.where(before > 0, 1.0, -1.0).astype(before.dtype)
         start, slope = side * before, side * rise
         bend = side * after - start - slope
@@ -192,6 +195,7 @@ class Crossing(NamedTuple):
     def beyond(self, path: Float[Array, "n k"]) -> Float[Array, "n m"]:
         """path(leave) - path(back), for polynomials given by their coefficients, the constant
         first; one for each sample."""
+        # Horner's scheme without the constant, which the difference cancels.
         powers = range(path.shape[1] - 1, 0, -1)
         leave, back = jnp.zeros_like(self.leave), jnp.zeros_like(self.back)
         for k in powers:
