@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from ..errors import InputError
 from ..kernel import plan_ntk
@@ -100,7 +101,7 @@ def needs_of(make: Callable[[Any], Run], given: Any, times: int) -> Needs:
     """
     found: dict[str, Any] = {}
 
-    def start(given):
+    def start(given: Any) -> dict[str, Array]:
         run = make(given)
         problem, w = run.problem, run.w
         assert isinstance(problem, WeightProblem)
