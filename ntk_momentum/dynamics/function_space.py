@@ -88,12 +88,11 @@ class FunctionProblem(AbstractProblem):
         return jnp.sum(v * (self.matrix @ u))
 
     def relative_error(
-        self, state: State, error: State, lambda_max: Float[Array, ""]
+        self, state: State, error: State, lambda_max: Float[Array, ""], floor: Float[Array, ""]
     ) -> Float[Array, ""]:
-        # The motion of f = f(0) + K c: |grad_f L| and c' . K c', twice the kinetic energy of the
-        # least weights behind it.
         momentum = 0.0 if state.v is None else jnp.sum(state.v * (self.matrix @ state.v))
         size = jnp.sqrt(norm(self.residual(state.w)) ** 2 + momentum)
+        size = jnp.maximum(size, floor * norm(self.f(state.w)))
         pushed = 0.0 if error.v is None else norm(self.matrix @ error.v) / jnp.sqrt(lambda_max)
         return (norm(self.matrix @ error.w) + pushed) / size
 

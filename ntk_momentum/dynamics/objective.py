@@ -123,14 +123,25 @@ class AbstractProblem(eqx.Module):
 
     @abc.abstractmethod
     def relative_error(
-        self, state: State, error: State, lambda_max: Float[Array, ""]
+        self, state: State, error: State, lambda_max: Float[Array, ""], floor: Float[Array, ""]
     ) -> Float[Array, ""]:
         """An error of (w, v) as an error of f, relative to the size of the motion: one number,
         blind to padding and batching.
 
+        The size is at least `floor` times |f|, see `roundoff`: a run that has converged stays so.
+
         Measured in f, since a neuron on its kink makes a jump of order m^{-1/2} in w but only 1/m
         in f.
         """
+
+
+def roundoff(tol: Any, dtype: Any) -> Any:
+    """The residual, as a share of |f|, below which a relative error of `tol` is round-off of f.
+
+    f is known to some eps |f| (two are taken), so a residual r to eps |f| / r of itself; asked for
+    more, a solver that has converged would shrink its steps without end.
+    """
+    return 2 * jnp.finfo(dtype).eps / tol
 
 
 def norm(tree: PyTree) -> Float[Array, ""]:
@@ -363,12 +374,13 @@ class WeightProblem(AbstractProblem):
         return sum((jnp.sum(a * b) for a, b in pairs), start=jnp.zeros(()))
 
     def relative_error(
-        self, state: State, error: State, lambda_max: Float[Array, ""]
+        self, state: State, error: State, lambda_max: Float[Array, ""], floor: Float[Array, ""]
     ) -> Float[Array, ""]:
         f, moved = jax.jvp(self.f, (state.w,), (error.w,))
         size = jnp.sqrt(
             norm(output_gradient(self.loss, f, self.y)) ** 2 + norm(self.orthonormal(state.v)) ** 2
         )
+        size = jnp.maximum(size, floor * norm(f))
         momentum = None if error.v is None else self.velocity(state.w, error.v)
         return (norm(moved) + norm(momentum) / jnp.sqrt(lambda_max)) / size
 
@@ -414,7 +426,8 @@ class ErrorProblem(AbstractProblem):
         )
 
     def relative_error(
-        self, state: State, error: State, lambda_max: Float[Array, ""]
+        self, state: State, error: State, lambda_max: Float[Array, ""], floor: Float[Array, ""]
     ) -> Float[Array, ""]:
+        # Delta itself is the position here, and known to eps of itself however small it is
         size = jnp.sqrt(norm(state.w) ** 2 + norm(state.v) ** 2 / lambda_max)
         return (norm(error.w) + norm(error.v) / jnp.sqrt(lambda_max)) / size

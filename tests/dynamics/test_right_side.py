@@ -140,7 +140,7 @@ def test_the_problem_in_other_coordinates_has_the_same_numbers(name, preactivati
             problem.velocity(w, v),
             size,
             *(
-                problem.relative_error(State(w, v), error, 1.0),
+                problem.relative_error(State(w, v), error, 1.0, 0.0),
                 (whole.hidden, whole.output),
             ),
         )

@@ -416,3 +416,23 @@ def test_total_variation_of_log_h_vanishes_for_linear_models_and_grows_with_kink
         readouts=["kernel_variation"],
     )
     np.testing.assert_allclose(run.kernel_variation, 0, atol=1e-9)
+
+
+@pytest.mark.parametrize("solver", [None, diffrax.Tsit5()], ids=["lazy", "tsit5"])
+@pytest.mark.parametrize("name", ["gradient_flow", "heavy_ball"])
+def test_a_run_that_has_converged_stays_so(name, solver):
+    data = nm.sphere(4, 6, key=KEY)
+    lam0 = float(np.linalg.eigvalsh(nm.infinite_ntk(data.X))[0])
+    momentum = name == "heavy_ball"
+    flow = nm.HeavyBall(2 * lam0**0.5) if momentum else nm.GradientFlow()
+    end = 60 / (lam0**0.5 if momentum else lam0)
+    run = nm.simulate(
+        nm.init_two_layer(256, 6, key=KEY),
+        data,
+        flow,
+        np.linspace(0, end, 6),
+        solver=solver,
+        readouts=["loss"],
+        config=nm.Numerics(max_steps=20_000),
+    )
+    assert run.ok and float(run.loss[-1]) < 1e-18

@@ -29,7 +29,7 @@ from ...loss import squared
 from ...method import State
 from ...network.two_layer import TwoLayerNet
 from ...numerics import Numerics
-from ..objective import WeightProblem, norm
+from ..objective import WeightProblem, norm, roundoff
 from .base import MAX_STEPS, NOT_FINITE, STEP_UNDERFLOW, AbstractIntegrator, Progress, Watcher
 from .slopes import Crossing, LinearNet, Memory
 
@@ -82,7 +82,7 @@ class LazyExponential(AbstractIntegrator):
         numerics: Numerics,
         dtype: Any,
     ) -> Progress:
-        net = _as_linear(problem, state)
+        net = _as_linear(problem, state, roundoff(numerics.tol, dtype))
         memory = Memory.at(net, state.w, state.v)
         h = (
             0.05 / flow.fastest_rate(jnp.maximum(memory.eigenvalues[-1], jnp.finfo(dtype).tiny))
@@ -100,7 +100,7 @@ class LazyExponential(AbstractIntegrator):
         watcher: Watcher,
         numerics: Numerics,
     ) -> Progress:
-        net = _as_linear(problem, progress.state)
+        net = _as_linear(problem, progress.state, roundoff(numerics.tol, t1.dtype))
         limit = progress.accepted + progress.rejected + numerics.max_steps
         resolution = 4 * jnp.finfo(t1.dtype).eps
 
@@ -178,7 +178,7 @@ class LazyExponential(AbstractIntegrator):
                 )
             )
         )
-        error = norm(new.residual - vectors @ frozen.residual) / _size(state, memory)
+        error = norm(new.residual - vectors @ frozen.residual) / _size(net, state, memory)
         return error, new, partial(_taken, state, w, v)
 
 
@@ -235,7 +235,7 @@ def _glide(
     def finish(accept: Array) -> State:
         return State(_with_hidden(state.w, net.rewritten(moved, state.w.hidden, accept)), None)
 
-    return norm(new.residual - residual) / _size(state, memory), new, finish
+    return norm(new.residual - residual) / _size(net, state, memory), new, finish
 
 
 _NODES = 4
@@ -313,15 +313,17 @@ def _coast(
     w = state.w.hidden + frozen.carry_w * state.v.hidden - net.spread(pushes[0])
     v = frozen.carry_v * state.v.hidden - net.spread(pushes[1])
     new = net.remember(w, v, vectors, eigenvalues)
-    gap = norm(new.residual - vectors @ frozen.residual) / _size(state, memory)
+    gap = norm(new.residual - vectors @ frozen.residual) / _size(net, state, memory)
     return gap / _LEAD, new, partial(_taken, state, w, v)
 
 
-def _size(state: State, memory: Memory) -> Array:
-    """The size of the motion, the square root of twice the mechanical energy."""
-    return jnp.sqrt(
+def _size(net: LinearNet, state: State, memory: Memory) -> Array:
+    """The size of the motion, the square root of twice the mechanical energy, or of what round-off
+    of f leaves of it."""
+    size = jnp.sqrt(
         norm(memory.residual) ** 2 + norm(None if state.v is None else state.v.hidden) ** 2
     )
+    return jnp.maximum(size, net.floor * norm(memory.residual + net.y))
 
 
 def _taken(state: State, w: Array, v: Array, accept: Array) -> State:
@@ -367,7 +369,7 @@ def _slopes(activation: Any) -> tuple[float, float]:
     return (float(-values[1]), float(values[3])) if homogeneous else (np.nan, np.nan)
 
 
-def _as_linear(problem: Any, state: State) -> LinearNet:
+def _as_linear(problem: Any, state: State, floor: Any) -> LinearNet:
     reason = why_not_lazy(problem, state.w)
     if reason is not None:
         raise InputError(
@@ -376,4 +378,5 @@ def _as_linear(problem: Any, state: State) -> LinearNet:
         )
     net = problem.model(state.w)
     X = problem.X.reshape(problem.X.shape[0], -1)
-    return LinearNet(X, problem.y, X @ X.T, net.output, net.scale, *_slopes(net.activation))
+    slopes = _slopes(net.activation)
+    return LinearNet(X, problem.y, X @ X.T, net.output, net.scale, *slopes, floor)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, PyTree
 from ...errors import InputError
 from ...method import State
 from ...numerics import Numerics
-from ..objective import AbstractProblem
+from ..objective import AbstractProblem, roundoff
 from .base import MAX_STEPS, STEP_UNDERFLOW, SUCCESS, AbstractIntegrator, Progress, Watcher
 
 
@@ -222,9 +222,10 @@ class _Watched(diffrax.AbstractAdaptiveSolver):
             terms, t0, t1, y0, args, inner, made_jump
         )
         watched = self.watcher.update(self.problem, watched, t0, y0, t1, y1)
+        floor = roundoff(self.tol, self.lambda_max.dtype)
         return (
             y1,
-            self.problem.relative_error(y1, error, self.lambda_max) / self.tol,
+            self.problem.relative_error(y1, error, self.lambda_max, floor) / self.tol,
             dense_info,
             (inner, watched),
             result,

@@ -62,6 +62,7 @@ class LinearNet(NamedTuple):
     scale: Any
     below: float
     above: float
+    floor: Any = 0.0  # of |Delta| as a share of |f|, see `objective.roundoff`
 
     def slopes(self, z: Float[Array, "n m"]) -> Float[Array, "n m"]:
         """sigma'(z)."""
