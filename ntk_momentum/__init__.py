@@ -40,6 +40,9 @@ _HOMES = {
         "spectrum",
     ),
     "method": (
+        "AbstractFlow",
+        "AbstractMomentumFlow",
+        "AbstractOptimizer",
         "Friction",
         "GradientFlow",
         "HeavyBall",
@@ -70,6 +73,7 @@ _HOMES = {
         "triple_momentum",
     ),
     "dynamics.prediction": ("Prediction", "predict", "response"),
+    "dynamics.readout": ("Observer", "Snapshot"),
     "dynamics.simulation": ("simulate", "simulate_error"),
     "dynamics.training": ("train",),
     "ensembles.training": ("train_ensemble",),
@@ -77,7 +81,7 @@ _HOMES = {
     "results.checkpoint": ("simulate_checkpointed",),
     "results.reading": ("open_results",),
     "ensembles.ensemble": ("ensemble",),
-    "dynamics.solver": ("LazyExponential", "RungeKutta"),
+    "dynamics.solver": ("AbstractIntegrator", "LazyExponential", "RungeKutta"),
     "judge.certificate": ("certify",),
     "ledger.ledger": ("verify",),
 }
@@ -98,8 +102,9 @@ if TYPE_CHECKING:
     )
     from .dynamics.function_space import predict_law, simulate_function
     from .dynamics.prediction import Prediction, predict, response
+    from .dynamics.readout import Observer, Snapshot
     from .dynamics.simulation import simulate, simulate_error
-    from .dynamics.solver import LazyExponential, RungeKutta
+    from .dynamics.solver import AbstractIntegrator, LazyExponential, RungeKutta
     from .dynamics.training import train
     from .dynamics.trajectory import Trajectory
     from .ensembles.ensemble import ensemble
@@ -121,6 +126,9 @@ if TYPE_CHECKING:
     from .ledger.ledger import verify
     from .loss import huber, logistic, softmax_cross_entropy, squared
     from .method import (
+        AbstractFlow,
+        AbstractMomentumFlow,
+        AbstractOptimizer,
         Friction,
         GradientFlow,
         HeavyBall,

@@ -21,7 +21,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from ..errors import InputError, concrete, not_an_array
 from ..memory import check_fits, in_short, shape_of
-from ..method import AbstractFlow, AbstractOptimizer
+from ..method import AbstractFlow, AbstractOptimizer, check_linear
 
 _DIRECT_FROM = 0.2
 """From this 1 - phi on, to first order, psi is the quotient (1 - phi)/lambda, which below it loses
@@ -184,6 +184,7 @@ def predict(
         raise InputError(
             f"predict needs a flow or an optimizer of ntk_momentum, got {type(flow).__name__}."
         )
+    check_linear(flow)
     _check_size(kernel, residual0, flow, ts, test_kernel)
     kernel, residual0 = _array("kernel", kernel), _array("residual0", residual0)
     dtype = jnp.result_type(kernel, residual0)

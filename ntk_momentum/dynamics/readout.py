@@ -25,12 +25,36 @@ from .objective import AbstractProblem
 
 
 class Snapshot:
-    """One moment of a run, as a read-out sees it. Everything is computed when first asked for.
+    """One moment of a run, as a read-out sees it; a run makes them.
 
-    Attributes:
-        t: the time, or the number of steps taken in discrete training.
-        flow: the flow; None in discrete training.
-        start: the snapshot at t = 0.
+    A read-out of one's own is a function of a snapshot with an array as its value. Everything is
+    computed when first asked for, once, in whatever coordinates the run is solved in, so that a
+    read-out of one's own costs what the built-in one costs. Symbols are those of section 2: f,
+    Delta = f - y, L, H.
+
+    Args:
+        problem: What is descended.
+        flow: The flow; None in discrete training.
+        t: The time, or the number of steps taken in discrete training.
+        state: Weights and momentum, in the coordinates of the problem.
+        start: The snapshot at t = 0; itself where None.
+        reference: The kernel that H(t) is compared with, what computes it, or None.
+
+    Raises:
+        InputError: Where a read-out asks for what this run does not have, as dw/dt in discrete
+            training.
+
+    Examples:
+        The share of the loss in the slowest mode of H(t):
+
+        >>> def slowest(s):
+        ...     vectors = jnp.linalg.eigh(s.kernel)[1]
+        ...     return 0.5 * (vectors[:, 0] @ s.residual) ** 2 / s.loss
+        >>> data = nm.sphere(5, 3, key=jax.random.key(0))
+        >>> net = nm.init_two_layer(64, 3, key=jax.random.key(1))
+        >>> run = nm.simulate(net, data, nm.GradientFlow(), [1.0, 4.0], readouts={"share": slowest})
+        >>> bool(run.share[1] > run.share[0])
+        True
     """
 
     def __init__(
@@ -201,10 +225,26 @@ class Snapshot:
 
 
 class Observer(eqx.Module):
-    """A read-out that needs both ends of every accepted step.
+    """A read-out that needs both ends of every accepted step, as sums and maxima over time do.
 
-    Subclasses implement `init`, `update` and `read`; `check` and `bound` where they depend on the
+    One of one's own defines `init` and `update`, which fold an array, or several, over the steps;
+    `read` where the read-out is not that memory itself; `check` and `bound` where it depends on the
     flow.
+
+    Examples:
+        The work done against the loss, the integral of -dL/dt = Delta . H Delta (2.5) by the
+        trapezoidal rule, is what the loss has lost:
+
+        >>> class Work(nm.Observer):
+        ...     def init(self, start):
+        ...         return jnp.zeros_like(start.t)
+        ...     def update(self, memory, before, after):
+        ...         power = sum(s.residual @ (s.kernel @ s.residual) for s in (before, after)) / 2
+        ...         return memory + power * (after.t - before.t)
+        >>> run = nm.simulate_error(np.eye(1), [1.0], nm.GradientFlow(), [2.0],
+        ...                         readouts={"work": Work(), "loss": "loss"})
+        >>> bool(jnp.abs(run.work[0] + run.loss[0] - 0.5) < 0.01)
+        True
     """
 
     def check(self, flow: AbstractFlow) -> None:

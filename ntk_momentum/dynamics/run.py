@@ -27,7 +27,14 @@ from ..data import Dataset
 from ..errors import InputError, concrete, first_line, no_type_check
 from ..kernel import infinite_ntk
 from ..loss import Loss, check_loss, check_targets, is_known, squared
-from ..method import AbstractFlow, AbstractOptimizer, State
+from ..method import (
+    AbstractFlow,
+    AbstractOptimizer,
+    RestartedNesterov,
+    RestartedNesterovMethod,
+    State,
+    check_linear,
+)
 from ..network.two_layer import TwoLayerNet, outputs, trainable_spec
 from ..numerics import Numerics, Precision
 from . import peaks
@@ -162,8 +169,11 @@ class Run(eqx.Module):
 
     def _turns(self) -> bool:
         """Whether the method commutes with rotations of w, which one that scales coordinates one by
-        one does not: all of `method` do, of others nothing is known."""
-        return isinstance(self.method, (AbstractFlow, AbstractOptimizer))
+        one does not: what is linear does, and restarts do; of others nothing is known."""
+        method = self.method
+        return isinstance(method, RestartedNesterov | RestartedNesterovMethod) or (
+            isinstance(method, AbstractFlow | AbstractOptimizer) and method.linear
+        )
 
     def start(self) -> Progress:
         """Where the run starts: at rest, at t = 0."""
@@ -542,7 +552,9 @@ def as_integrator(
     if not isinstance(method, AbstractFlow):
         return Descent()
     if solver is None:
-        return LazyExponential() if why_not_lazy(problem, w) is None else RungeKutta()
+        between = method.between if isinstance(method, RestartedNesterov) else method
+        lazy = between.linear and why_not_lazy(problem, w) is None
+        return LazyExponential() if lazy else RungeKutta()
     return solver if isinstance(solver, AbstractIntegrator) else RungeKutta(solver)
 
 
@@ -618,6 +630,7 @@ def _as_method(method: Any) -> Any:
     """A flow or an optimizer. Raises `InputError`."""
     steps = hasattr(method, "init") and hasattr(method, "update")
     if not isinstance(method, type) and (steps or isinstance(method, AbstractFlow)):
+        check_linear(method)
         return method
     if isinstance(method, type):
         raise InputError(

@@ -15,7 +15,7 @@ from ..data import Dataset
 from ..dynamics.prediction import check_times
 from ..errors import InputError, check_positive
 from ..memory import check_fits
-from ..method import AbstractFlow, AbstractOptimizer
+from ..method import AbstractFlow, AbstractOptimizer, check_linear
 
 
 def axes(
@@ -32,6 +32,8 @@ def axes(
     wrong = [type(method).__name__ for method in methods if not isinstance(method, kind)]
     if wrong:
         raise InputError(f"{runs} must be {runs} such as {example}, got {wrong}.")
+    for method in methods:
+        check_linear(method)
     widths = _whole_numbers("widths", widths)
     several = isinstance(seeds, Iterable)
     seeds = _whole_numbers("seeds", seeds) if several else _whole_numbers("seeds", (seeds,))

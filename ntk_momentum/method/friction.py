@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from ..errors import InputError, check_positive
-from .base import AbstractMomentumFlow, AbstractOptimizer, Number, State
+from .base import AbstractMomentumFlow, AbstractOptimizer, Number
 
 Step = tuple[Array, Array, Array]  # the time, the step wanted next, and (x, x')
 Traceless = tuple[Array, Array, Array]  # (p, q, r) of [[p, q], [r, -p]], for each eigenvalue
@@ -60,13 +60,6 @@ class Friction(AbstractMomentumFlow):
         """b(t)."""
         return jnp.asarray(self.b(t))
 
-    def vector_field(self, t: Number, state: State, gradient: PyTree) -> State:
-        """The equation as a system, v = dw/dt."""
-        b = self.friction(t)
-        return State(
-            state.v, jax.tree.map(lambda v, g: (-b * v - g).astype(v.dtype), state.v, gradient)
-        )
-
     def mode(self, eigenvalue: Number, t: Number) -> tuple[Array, Array]:
         """Solved numerically, once for all times and eigenvalues: sixth-order Magnus steps, which
         are exact while b is constant.
@@ -88,9 +81,6 @@ class Friction(AbstractMomentumFlow):
         order 2."""
         check_positive("the step h", h)
         return FrictionMethod(h**2, self.b), h / 2
-
-    def _damping_rate(self, t: Number, h: Number) -> Number:
-        return jnp.max(jnp.stack([self.friction(t + part * h) for part in (0.0, 0.5, 1.0)]))
 
     def lyapunov(
         self,

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ..errors import check_interval, check_positive
-from .base import AbstractMomentumFlow, AbstractOptimizer, Number, State
+from .base import AbstractMomentumFlow, AbstractOptimizer, Number
 from .special import damped_oscillator
 
 
@@ -44,10 +44,6 @@ class HeavyBall(AbstractMomentumFlow):
     def friction(self, t: Number) -> Array:
         """b."""
         return jnp.asarray(self.b)
-
-    def vector_field(self, t: Number, state: State, gradient: PyTree) -> State:
-        """(3.2) as a system."""
-        return State(state.v, jax.tree.map(lambda v, g: -self.b * v - g, state.v, gradient))
 
     def mode(self, eigenvalue: Number, t: Number) -> tuple[Array, Array]:
         """phi = exp(-b t / 2) (cos wt + (b / 2w) sin wt), w^2 = lambda - b^2/4, and its other

@@ -38,6 +38,9 @@ class AbstractNesterov(AbstractMomentumFlow):
             jax.tree.map(lambda v, g: (-rate * v - pull * g).astype(v.dtype), state.v, gradient),
         )
 
+    def _damping_rate(self, t: Number, h: Number) -> Number:
+        return self.friction(t + h)  # infinite at t = 0
+
     def discretize(self, h: Number) -> tuple[NesterovMethod, Number]:
         """Nesterov's method with eta = h^2; w_k is compared at t = (k + d/2) h. Order 1 (the h^2
         corrected flow damps by h H)."""

@@ -80,6 +80,9 @@ class RestartedNesterov(AbstractMomentumFlow):
         """That of (4.2), t the time since the last restart."""
         return self.between.vector_field(t, state, gradient)
 
+    def _damping_rate(self, t: Number, h: Number) -> Number:
+        return self.between._damping_rate(t, h)
+
     def due(self, t: Array, state: State, gradient: PyTree, inner: Callable) -> Array:
         """Positive until an adaptive restart is due: half the rate of |v|^2, or minus the loss's.
         inner: of two changes of the weights."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from ..errors import check_positive
-from .base import AbstractMomentumFlow, Number, State
+from .base import AbstractMomentumFlow, Number
 from .hessian_damping import HessianDamped, HessianDampedMethod
 from .special import damped_oscillator
 
@@ -43,11 +42,6 @@ class NesterovStronglyConvex(AbstractMomentumFlow):
     def friction(self, t: Number) -> Array:
         """2 sqrt(mu)."""
         return 2 * jnp.asarray(self.mu) ** 0.5
-
-    def vector_field(self, t: Number, state: State, gradient: PyTree) -> State:
-        """(3.2) with b = 2 sqrt(mu), as a system."""
-        b = 2 * self.mu**0.5
-        return State(state.v, jax.tree.map(lambda v, g: -b * v - g, state.v, gradient))
 
     def mode(self, eigenvalue: Number, t: Number) -> tuple[Array, Array]:
         """The heavy ball's, with b = 2 sqrt(mu): exp(-sqrt(mu) t)(1 + sqrt(mu) t) at lambda =

@@ -57,10 +57,37 @@ class Progress(NamedTuple):
 
 
 class AbstractIntegrator(eqx.Module):
-    """Advances a flow on a problem. Steps end exactly at saved times; failure is a verdict, not an
-    exception.
+    """What carries a flow from one saved time to the next: a solver of one's own for (2.2), (3.2)
+    and (4.2).
 
-    Subclasses implement `start`, `advance` and `evaluations`.
+    It defines `start`, `advance` and `evaluations`. The right side at (t, state) is
+    `flow.vector_field(t, state, problem.gradient(state.w))`. Steps end exactly at saved times, each
+    accepted one is shown to the watcher, and failure is a verdict, not an exception.
+
+    Examples:
+        Euler's method with a fixed number of steps between saved times; `docs/extending.md` has one
+        of fourth order.
+
+        >>> from ntk_momentum.dynamics.solver import Progress
+        >>> class Euler(nm.AbstractIntegrator):
+        ...     steps: int
+        ...     def evaluations(self, flow):
+        ...         return 1
+        ...     def start(self, problem, flow, state, watcher, numerics, dtype):
+        ...         t, none = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
+        ...         return Progress(t, state, (), watcher.init(problem, t, state), none, none, none)
+        ...     def advance(self, problem, flow, progress, t1, watcher, numerics):
+        ...         h = (t1 - progress.t) / self.steps
+        ...         def step(_, p):
+        ...             rate = flow.vector_field(p.t, p.state, problem.gradient(p.state.w))
+        ...             after = jax.tree.map(lambda y, k: y + h * k, p.state, rate)
+        ...             watched = watcher.update(problem, p.watched, p.t, p.state, p.t + h, after)
+        ...             return p._replace(
+        ...                 t=p.t + h, state=after, watched=watched, accepted=p.accepted + 1)
+        ...         return jax.lax.fori_loop(0, self.steps, step, progress)._replace(t=t1)
+        >>> run = nm.simulate_error(np.eye(1), [1.0], nm.GradientFlow(), [1.0], solver=Euler(10))
+        >>> round(float(run.residual[0, 0]), 6), 0.9**10 > 0.348678
+        (0.348678, True)
     """
 
     def blind_to_coordinates(self, method: Any) -> bool:

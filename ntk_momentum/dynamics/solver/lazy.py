@@ -82,6 +82,11 @@ class LazyExponential(AbstractIntegrator):
         numerics: Numerics,
         dtype: Any,
     ) -> Progress:
+        if not flow.linear:
+            raise InputError(
+                f"LazyExponential solves flows that are linear in the gradient, and "
+                f"{type(flow).__name__} is not. Leave solver= out to get a solver that fits."
+            )
         net = _as_linear(problem, state, roundoff(numerics.tol, dtype))
         memory = Memory.at(net, state.w, state.v)
         h = (
