@@ -7,8 +7,10 @@ import abc
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from ...errors import InputError
 from ...method import AbstractFlow, State
 from ...numerics import Numerics
 from ..objective import AbstractProblem
@@ -60,7 +62,7 @@ class AbstractIntegrator(eqx.Module):
     """What carries a flow from one saved time to the next: a solver of one's own for (2.2), (3.2)
     and (4.2).
 
-    It defines `start`, `advance` and `evaluations`. The right side at (t, state) is
+    It defines `advance`, and `start` where it remembers something. The right side at (t, state) is
     `flow.vector_field(t, state, problem.gradient(state.w))`. Steps end exactly at saved times, each
     accepted one is shown to the watcher, and failure is a verdict, not an exception.
 
@@ -68,14 +70,8 @@ class AbstractIntegrator(eqx.Module):
         Euler's method with a fixed number of steps between saved times; `docs/extending.md` has one
         of fourth order.
 
-        >>> from ntk_momentum.dynamics.solver import Progress
         >>> class Euler(nm.AbstractIntegrator):
         ...     steps: int
-        ...     def evaluations(self, flow):
-        ...         return 1
-        ...     def start(self, problem, flow, state, watcher, numerics, dtype):
-        ...         t, none = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
-        ...         return Progress(t, state, (), watcher.init(problem, t, state), none, none, none)
         ...     def advance(self, problem, flow, progress, t1, watcher, numerics):
         ...         h = (t1 - progress.t) / self.steps
         ...         def step(_, p):
@@ -95,7 +91,6 @@ class AbstractIntegrator(eqx.Module):
         see `coordinates`."""
         return False
 
-    @abc.abstractmethod
     def start(
         self,
         problem: AbstractProblem,
@@ -105,7 +100,9 @@ class AbstractIntegrator(eqx.Module):
         numerics: Numerics,
         dtype: Any,
     ) -> Progress:
-        """Progress at t = 0."""
+        """Progress at t = 0, without memory unless a solver has one."""
+        t, none = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
+        return Progress(t, state, (), watcher.init(problem, t, state), none, none, none)
 
     @abc.abstractmethod
     def advance(
@@ -119,7 +116,9 @@ class AbstractIntegrator(eqx.Module):
     ) -> Progress:
         """Progress at t1 >= progress.t."""
 
-    @abc.abstractmethod
     def evaluations(self, flow: AbstractFlow) -> int:
         """Evaluations of the right side, one X W^T and one transposed product each, per attempted
         step."""
+        raise InputError(
+            f"the evaluations of {type(self).__name__} are not known; define its evaluations(flow)."
+        )
