@@ -40,14 +40,65 @@ def paper_friction(lam0: Value) -> Any:
     return np.sqrt(2 * lam0)
 
 
-def moving_kernel_rate(mu: Value, ceiling: Value) -> Any:
-    """2 sqrt(mu) - sqrt((ceiling - 1) mu / 2): certified at b = 2 sqrt(mu) for every H(t) between
-    mu and ceiling mu, however it moves.
+def moving_kernel_rate(b: Value, center: Value, radius: Value) -> Any:
+    """The exponent of L that is certain for every H(t) within `radius` of a fixed H_ref >= center,
+    however it moves:
 
-    By V = Delta.(H_mid - mu) Delta/2 + |sqrt(mu) Delta + Delta'|^2/2, H_mid = (1 + ceiling) mu/2;
-    positive for ceiling < 9.
+        2 alpha - radius / sqrt(center - alpha^2)          if alpha^2 <= center - radius/2,
+        2 alpha - 2 sqrt(alpha^2 - center + radius)        beyond,        alpha = b/2.
+
+    No larger one is, for two samples and more (`switching.worst_kernel`). It is positive iff
+    `moving_kernel_threshold` < b and radius < center.
+
+    Two readings: near H_infinity, center = lambda_0 and radius the drift; for mu <= H(t) <= h mu,
+    center = (1 + h) mu/2 and radius = (h - 1) mu/2, which at b = 2 sqrt(mu) leaves 2 sqrt(mu) -
+    sqrt((h - 1) mu/2), positive iff h < 9.
+
+    Proof: V = Delta.S Delta/2 + |beta Delta + Delta'|^2/2, S = H_ref - beta (b - beta), falls at
+    rate b - sqrt((b - 2 beta)^2 + ||E S^{-1/2}||^2) (`lyapunov.reference_rate`); the best beta is
+    b/2 in the first case and has center - beta (b - beta) = radius/2 in the second.
     """
-    return 2 * np.sqrt(mu) - np.sqrt((ceiling - 1) * mu / 2)
+    alpha, center, radius = np.asarray(b) / 2, np.asarray(center), np.asarray(radius)
+    gap = np.maximum(center - alpha**2, radius / 2)  # of S, at the best beta
+    beyond = np.maximum(alpha**2 - center + radius / 2, 0.0)
+    spread = np.divide(radius, np.sqrt(gap), out=np.zeros(np.shape(gap + radius)), where=gap > 0)
+    return (2 * alpha - np.sqrt(4 * beyond + spread**2))[()]
+
+
+def best_moving_friction(center: Value, radius: Value) -> Any:
+    """The b = 2 alpha that maximises `moving_kernel_rate`: 2 (center - alpha^2)^{3/2} = radius
+    alpha, a cubic: center - alpha^2 = (radius/sqrt 3) sinh(asinh(3 sqrt 3 center/radius)/3).
+
+    From 2 sqrt(center) without motion down to sqrt(2 center), `safe_friction`, at radius = center.
+    """
+    radius = np.maximum(radius, 1e-300 * np.asarray(center))
+    gap = radius / np.sqrt(3) * np.sinh(np.arcsinh(3 * np.sqrt(3) * center / radius) / 3)
+    return 2 * np.sqrt(center - gap)
+
+
+def moving_kernel_threshold(center: Value, radius: Value) -> Any:
+    """sqrt(center + radius) - sqrt(center - radius), that is sqrt(lambda_max) - sqrt(lambda_min):
+    the heavy ball decays under every motion of H(t) between the two iff its friction exceeds it
+    (n >= 2)."""
+    return np.sqrt(center + radius) - np.sqrt(center - radius)
+
+
+def allowed_drift(b: Value, lam0: Value) -> Any:
+    """b sqrt(lambda_0 - b^2/4) for b <= sqrt(2 lambda_0), else lambda_0: every drift sup ||H(t) -
+    H_infinity||_2 below it leaves a positive `moving_kernel_rate`."""
+    b = np.minimum(b, np.sqrt(2 * lam0))
+    return b * np.sqrt(lam0 - b**2 / 4)
+
+
+def safe_friction(low: Value, high: Value) -> Any:
+    """b = sqrt(lambda_min + lambda_max): with it the heavy ball decays under every motion of H(t)
+    between the two, at `safe_rate`; no condition on how far it moves."""
+    return np.sqrt(low + high)
+
+
+def safe_rate(low: Value, high: Value) -> Any:
+    """2 lambda_min / sqrt(lambda_min + lambda_max) > 0: `moving_kernel_rate` at `safe_friction`."""
+    return 2 * low / np.sqrt(low + high)
 
 
 # Curves of L(t).
@@ -96,8 +147,14 @@ def heavy_ball_sharp(t: Value, lam0: Value, loss0: Value) -> Any:
     return 2 * np.exp(-np.sqrt(2 * lam0) * t) * loss0
 
 
-def lemma_6_printed(t: Value, lam0: Value, pseudo0: Value) -> Any:
-    """Lemma 6 as printed: (2/lambda_0) e^{-sqrt(lambda_0/2) t} pseudo0."""
+def theorem_2_moving(t: Value, lam0: Value, pseudo0: Value) -> Any:
+    """(2/lambda_0) e^{-sqrt(lambda_0/2) t} pseudo0: Lemma 6's right side, with pseudo0 = Delta(0) .
+    H_infinity Delta(0)/2, b = sqrt(2 lambda_0).
+
+    It holds, impulses apart, for any H(t) with sup ||H(t) - H_infinity||_2 <= lambda_0/2, which is
+    what Lemmas 4 and 5 give together. As printed, by lambda_min(H(t)) >= lambda_0/2 alone, it
+    fails.
+    """
     return 2 / lam0 * np.exp(-np.sqrt(lam0 / 2) * t) * pseudo0
 
 
@@ -109,21 +166,6 @@ def pseudo_loss_printed(t: Value, alpha: Value, pseudo0: Value) -> Any:
 def pseudo_loss_corrected(t: Value, alpha: Value, pseudo0: Value) -> Any:
     """2 e^{-alpha t} pseudo0, from V(0) <= 2 pseudo0; the best constant is 4/e."""
     return 2 * np.exp(-alpha * t) * pseudo0
-
-
-def repaired(t: Value, lam0: Value, pseudo0: Value) -> Any:
-    """(3/(2 lambda_0)) e^{-sqrt(lambda_0/2) t} pseudo0 for any H(t) within `repaired_drift` of
-    H_infinity, impulses apart.
-
-    Here pseudo0 = Delta(0) . H_infinity Delta(0) / 2.
-    """
-    return 1.5 / lam0 * np.exp(-np.sqrt(lam0 / 2) * t) * pseudo0
-
-
-def repaired_drift(lam0: Value) -> Any:
-    """(sqrt 2 - 1) lambda_0 / 2: the sup of ||H(t) - H_infinity||_2 that `repaired` allows at b =
-    sqrt(2 lambda_0)."""
-    return (np.sqrt(2) - 1) / 2 * lam0
 
 
 def nesterov_printed(t: Value, d: Value, constant: Value, pseudo0: Value) -> Any:

@@ -1,5 +1,5 @@
 """Lyapunov functions of the error dynamics: the paper's (A.6) and (B.1), the sharper V#, and the
-one with a fixed reference kernel.
+one on a fixed reference kernel, which repairs Theorem 2 at the paper's own budget.
 
 Arguments: residual Delta (n,), velocity dDelta/dt (n,), a symmetric kernel (n, n). All are
 quadratic forms in (Delta, dDelta/dt).
@@ -18,11 +18,7 @@ Matrix = Float[Array | np.ndarray, "n n"]
 
 def heavy_ball_energy(residual: Vector, velocity: Vector, kernel: Matrix, alpha: float) -> Any:
     """(A.6): V = Delta . H Delta / 2 + |alpha Delta + Delta'|^2 / 2. Constant H >= alpha^2, b = 2
-    alpha: V' <= -alpha V.
-
-    With a fixed reference in place of H(t) this is V_infinity, which satisfies V' <= -(alpha -
-    eps(t)) V, eps = ||(H(t) - H_ref) H_ref^{-1/2}||_2, whenever alpha^2 <= lambda_min(H_ref).
-    """
+    alpha: V' <= -alpha V."""
     return 0.5 * residual @ (kernel @ residual) + 0.5 * np.sum(
         np.square(alpha * residual + velocity)
     )
@@ -61,10 +57,38 @@ def nesterov_energy(
     ) / 8 * np.sum(np.square(mixed))
 
 
-def reference_distance(kernel: Matrix, reference: Matrix) -> float:
-    """eps = ||(H - H_ref) H_ref^{-1/2}||_2, at most ||H - H_ref||_2 / sqrt(lambda_min(H_ref))."""
+def reference_energy(
+    residual: Vector, velocity: Vector, reference: Matrix, b: float, beta: float
+) -> Any:
+    """V = Delta.S Delta/2 + |u|^2/2, S = H_ref - beta (b - beta), u = beta Delta + Delta'.
+
+    With E(t) = H(t) - H_ref, along Delta'' + b Delta' + H(t) Delta = 0 and for every motion of H,
+    u' = -(b - beta) u + (beta (b - beta) - H) Delta, hence
+
+        V' = -beta Delta.S Delta - (b - beta) |u|^2 - u.E Delta <= -`reference_rate` V,
+
+    and L <= V / lambda_min(S). At beta = b/2 = alpha it is V' = -2 alpha V - u.E Delta. An impulse
+    J raises sqrt V by at most |J|/sqrt 2.
+    """
+    shift = beta * (b - beta)
+    return sharp_energy(residual, velocity, reference, beta**2, beta**2 - shift)
+
+
+def reference_rate(b: float, beta: float, distance: Any) -> Any:
+    """b - sqrt((b - 2 beta)^2 + eps^2), eps = `reference_distance`: V' <= -rate V for
+    `reference_energy`; 2 alpha - eps at beta = alpha.
+
+    It is -lambda_max of [[-2 beta, eps], [eps, -2 (b - beta)]], the form in (|S^{1/2} Delta|, |u|).
+    """
+    return b - np.hypot(b - 2 * beta, distance)
+
+
+def reference_distance(kernel: Any, reference: Matrix, shift: float = 0.0) -> Any:
+    """eps = ||(H - H_ref) S^{-1/2}||_2, S = H_ref - shift > 0, of one kernel (n, n) or of many; at
+    most ||H - H_ref||_2 / sqrt(lambda_min(S))."""
     values, vectors = np.linalg.eigh(np.asarray(reference))
-    return float(np.linalg.norm((np.asarray(kernel) - reference) @ (vectors / np.sqrt(values)), 2))
+    root = vectors / np.sqrt(values - shift)
+    return np.linalg.norm((np.asarray(kernel) - reference) @ root, 2, axis=(-2, -1))
 
 
 def jump_factor(before: Matrix, after: Matrix) -> float:

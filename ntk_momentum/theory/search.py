@@ -26,7 +26,9 @@ convex ones at late times, the paper's exponent, and d for frozen kernels.
 Here x is the error Delta and f the pseudo-loss. With b = 2 sqrt(mu), the paper's form (A.6) gives
 sqrt(mu) and the best one (4/3) sqrt(mu) for convex f (Moucer, Taylor, Bach 2022); V# gives nearly 2
 sqrt(mu) for frozen kernels; and a moving kernel leaves `bounds.moving_kernel_rate`, positive below
-ceiling 9. Needs cvxpy: pip install 'ntk_momentum[lyapunov]'.
+ceiling 9 and the exact exponent of the worst motion.
+
+Needs cvxpy: pip install 'ntk_momentum[lyapunov]'.
 """
 
 from __future__ import annotations

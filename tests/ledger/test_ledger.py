@@ -143,6 +143,9 @@ def test_unknown_claims_and_unsuitable_data_are_refused():
             lambda n, delta, lam0: n**6 / (delta**3 * lam0**3.9),
             marks=pytest.mark.slow,
         ),
+        pytest.param("moving_kernel_rate", "thm-2", 1.01, marks=pytest.mark.slow),
+        pytest.param("moving_kernel_rate", "lemma-6", 0.99, marks=pytest.mark.slow),
+        pytest.param("theorem_2_moving", "lemma-6", 0.6, marks=pytest.mark.slow),
         pytest.param("nesterov_switching_rate", "lemma-8", 1.1, marks=pytest.mark.slow),
     ],
 )

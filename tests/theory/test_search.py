@@ -64,7 +64,8 @@ def test_a_moving_kernel_is_harmless_below_nine_times_mu():
     for ceiling in (1.0, 2.0, 8.0):
         form = best_form(2 * ROOT, MU, "moving", ceiling=ceiling)
         assert form.rate == pytest.approx(
-            bounds.moving_kernel_rate(MU, ceiling), abs=1e-3 if ceiling > 1 else 3e-3
+            bounds.moving_kernel_rate(2 * ROOT, (1 + ceiling) * MU / 2, (ceiling - 1) * MU / 2),
+            abs=1e-3 if ceiling > 1 else 3e-3,
         )
     assert best_form(2 * ROOT, MU, "moving", ceiling=9.01) is None
     assert bounds.heavy_ball_switching_factor(9.0) < 1 < bounds.heavy_ball_switching_factor(18.0)

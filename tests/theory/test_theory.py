@@ -10,7 +10,7 @@ import scipy.integrate
 from ntk_momentum import HeavyBall, Numerics, infinite_ntk, init_two_layer, simulate, sphere
 from ntk_momentum.method import Nesterov
 from ntk_momentum.theory import bounds, heavy_ball_crossings, lyapunov
-from ntk_momentum.theory.switching import switched_peaks
+from ntk_momentum.theory.switching import measured_exponent, switched_peaks, worst_kernel
 
 
 @pytest.fixture(scope="module")
@@ -125,14 +125,100 @@ def test_the_reference_distance_is_a_relative_operator_norm():
     A, B = rng.standard_normal((2, 4, 4))
     reference, kernel = A @ A.T + np.eye(4), B @ B.T
     values, vectors = np.linalg.eigh(reference)
-    expected = np.linalg.norm((kernel - reference) @ vectors @ np.diag(values**-0.5) @ vectors.T, 2)
-    assert lyapunov.reference_distance(kernel, reference) == pytest.approx(expected)
-    assert (
-        lyapunov.reference_distance(kernel, reference)
-        <= np.linalg.norm(kernel - reference, 2) / np.sqrt(values[0]) + 1e-12
-    )
+    for shift in (0.0, 0.7 * values[0]):
+        root = vectors @ np.diag((values - shift) ** -0.5) @ vectors.T
+        distance = lyapunov.reference_distance(kernel, reference, shift)
+        assert distance == pytest.approx(np.linalg.norm((kernel - reference) @ root, 2))
+        bound = np.linalg.norm(kernel - reference, 2) / np.sqrt(values[0] - shift)
+        assert distance <= bound + 1e-12
+    assert lyapunov.reference_distance(np.stack([kernel, reference]), reference)[1] == 0.0
     assert lyapunov.jump_factor(reference, 2 * reference) == pytest.approx(2.0)
     assert lyapunov.jump_factor(reference, 0.5 * reference) == 1.0
+
+
+@pytest.mark.parametrize("beta", [0.35, 0.7, 0.9])
+def test_the_derivative_of_the_reference_energy_is_the_one_proved(beta):
+    rng, b, step = np.random.default_rng(2), 1.4, 1e-5
+    A, E = rng.standard_normal((2, 3, 3))
+    reference, E = A @ A.T + np.eye(3), E + E.T
+    D, V = rng.standard_normal((2, 3))
+    acceleration = -b * V - (reference + E) @ D
+    ahead, behind = (
+        lyapunov.reference_energy(D + s * V, V + s * acceleration, reference, b, beta)
+        for s in (step, -step)
+    )
+    S, u = reference - beta * (b - beta) * np.eye(3), beta * D + V
+    proved = -beta * D @ S @ D - (b - beta) * u @ u - u @ E @ D
+    assert (ahead - behind) / (2 * step) == pytest.approx(proved, rel=1e-8)
+    energy = lyapunov.reference_energy(D, V, reference, b, beta)
+    assert energy == pytest.approx(0.5 * D @ S @ D + 0.5 * u @ u)
+    distance = lyapunov.reference_distance(reference + E, reference, beta * (b - beta))
+    assert proved <= -lyapunov.reference_rate(b, beta, distance) * energy
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2071, 0.3, 0.4, 0.5])
+def test_theorem_2_at_the_papers_budget_and_below_it_is_attained(share):
+    lam0 = 0.5  # sqrt(2 lambda0) = 1: the exponent is 1 - drift/lambda0
+    b = bounds.paper_friction(lam0)
+    rate = bounds.moving_kernel_rate(b, lam0, share * lam0)
+    assert rate == pytest.approx(1 - share) and bounds.allowed_drift(b, lam0) == lam0
+    kernel, D, V = worst_kernel(b, lam0, share * lam0)
+    for t in (0.0, 1.3):
+        assert np.linalg.norm(kernel(t) - lam0 * np.eye(2), 2) == pytest.approx(share * lam0)
+    assert measured_exponent(b, kernel, D, V, 20.0) == pytest.approx(rate, abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("h", "exponent"),
+    [(2, 1.2929), (5, 0.5858), (8.9, 0.0125), (9, 0.0), (9.5, -0.0616), (17, -0.8284)],
+)
+def test_a_kernel_between_mu_and_h_mu_can_diverge_iff_h_exceeds_nine(h, exponent):
+    center, radius = (1 + h) / 2, (h - 1) / 2  # mu = 1, b = 2 sqrt(mu)
+    kernel, D, V = worst_kernel(2.0, center, radius)
+    np.testing.assert_allclose(np.linalg.eigvalsh(kernel(0.7)), [1.0, h])
+    assert bounds.moving_kernel_rate(2.0, center, radius) == pytest.approx(exponent, abs=1e-4)
+    assert measured_exponent(2.0, kernel, D, V, 10.0) == pytest.approx(exponent, abs=1e-4)
+    assert (bounds.moving_kernel_threshold(center, radius) < 2.0) == (h < 9)
+
+
+@pytest.mark.parametrize("h", [1.5, 20.0, 400.0])
+@pytest.mark.parametrize("factor", [0.8, 1.0, 1.2, 2.0, 5.0])
+def test_the_rate_of_a_moving_kernel_is_exact_at_every_friction(h, factor):
+    center, radius = (1 + h) / 2, (h - 1) / 2
+    b = factor * (h**0.5 - 1)  # sqrt(lambda_max) - sqrt(lambda_min): the threshold
+    rate = bounds.moving_kernel_rate(b, center, radius)
+    assert np.sign(np.round(rate, 9)) == np.sign(np.round(factor - 1, 9))
+    measured = measured_exponent(b, *worst_kernel(b, center, radius), 10.0)
+    assert measured == pytest.approx(rate, abs=1e-7)
+
+
+def test_the_safe_friction_decays_whatever_the_kernel_does_and_the_best_one_no_slower():
+    h = np.array([1.01, 2.0, 12.0, 1e4])
+    center, radius = (1 + h) / 2, (h - 1) / 2
+    safe, best = bounds.safe_friction(1.0, h), bounds.best_moving_friction(center, radius)
+    rate = bounds.moving_kernel_rate(safe, center, radius)
+    np.testing.assert_allclose(rate, bounds.safe_rate(1.0, h), rtol=1e-9)
+    largest = bounds.moving_kernel_rate(best, center, radius)
+    grid = np.linspace(0.01, 3, 4001)[:, None] * np.sqrt(center)
+    np.testing.assert_allclose(
+        largest, bounds.moving_kernel_rate(grid, center, radius).max(0), rtol=1e-3
+    )
+    assert np.all(largest >= rate * (1 - 1e-12)) and np.all(rate > 0)
+    assert bounds.best_moving_friction(3.0, 3.0) == pytest.approx(bounds.safe_friction(0.0, 6.0))
+    assert bounds.best_moving_friction(1.0, 0.0) == pytest.approx(bounds.best_friction(1.0))
+    assert bounds.moving_kernel_rate(3.0, 1.0, 0.0) == bounds.heavy_ball_rate(3.0, 1.0)
+
+
+@pytest.mark.parametrize("b", [0.3, 0.7, 1.0])
+def test_the_allowed_drift_is_where_the_rate_vanishes(b):
+    drift = bounds.allowed_drift(b, 0.5)
+    assert bounds.moving_kernel_rate(b, 0.5, drift) == pytest.approx(0.0, abs=1e-12)
+    assert bounds.moving_kernel_threshold(0.5, drift) == pytest.approx(b)
+
+
+def test_two_samples_diverge_below_the_ratio_at_which_one_does():
+    assert measured_exponent(2.0, *worst_kernel(2.0, 6.5, 5.5), 10.0) < -0.3  # mu <= H <= 12 mu
+    assert bounds.heavy_ball_switching_factor(17.847) == pytest.approx(1.0, abs=1e-4)
 
 
 def test_widths_meet_where_they_are_defined_to():
