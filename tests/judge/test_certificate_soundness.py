@@ -1,0 +1,215 @@
+"""The certificate's bound against errors driven by kernels and impulses made to break it: solved
+exactly, piece by piece, without a network."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+
+from ntk_momentum.dynamics.trajectory import Trajectory
+from ntk_momentum.judge import certificate, forms
+
+PIECES, STEPS = 3, 2  # of constant kernel in a step of the solver, of steps between two saves
+
+
+def observed(ts, readouts):
+    arrays = {name: jnp.asarray(value) for name, value in readouts.items()}
+    return Trajectory(jnp.asarray(ts), arrays, None, *jnp.zeros((3,), int))
+
+
+def solve(b, start, length, intervals, kernel, impulse=lambda k, D, V: 0.0):
+    """What a run would have been seen to do whose kernel is kernel(k, D, V) on piece k, with
+    impulse(k, D, V) at the end of it. b: NaN for the gradient flow."""
+    D, V = (np.array(x, float) for x in start)
+    n, flow = D.size, np.isnan(b)
+    H = kernel(0, D, V)
+    path, kicks, spread = np.zeros((n, n)), 0.0, np.zeros(2)
+    saved = [(D, V, H, path, kicks, spread)]
+    total, slow = np.zeros(n), np.zeros(n)
+    for k in range(intervals * STEPS * PIECES):
+        eye, zero = np.eye(n), np.zeros((n, n))
+        A = -H if flow else np.block([[zero, eye], [-H, -b * eye]])
+        state = scipy.linalg.expm(length * A) @ (D if flow else np.concatenate([D, V]))
+        D, V = (state, V) if flow else (state[:n], state[n:])
+        J = np.broadcast_to(impulse(k, D, V), (n,))
+        D, V = (D + J, V) if flow else (D, V + J)
+        later = length * (PIECES - 1 - k % PIECES)
+        total, slow = total + J, slow + later * J
+        spread = spread + np.array([0.0, 0.5 * later**2 * np.linalg.norm(J)])
+        if k % PIECES == PIECES - 1:  # a step ends
+            kicks, spread = (
+                kicks + np.linalg.norm(total),
+                spread + np.array([np.linalg.norm(slow), 0.0]),
+            )
+            total, slow = np.zeros(n), np.zeros(n)
+        last, H = H, kernel(k + 1, D, V)
+        path = path + np.abs(H - last)
+        if k % (STEPS * PIECES) == STEPS * PIECES - 1:
+            saved.append((D, V, H, path, kicks, spread))
+    names = ("residual", "velocity", "kernel", "kernel_path", "impulses", "impulse_spread")
+    readouts = {
+        name: np.stack([np.asarray(one[i], float) for one in saved]) for i, name in enumerate(names)
+    }
+    ts = length * STEPS * PIECES * np.arange(intervals + 1.0)
+    readouts |= {
+        "friction": np.full_like(ts, b),
+        "loss": 0.5 * np.sum(readouts["residual"] ** 2, 1),
+    }
+    readouts["reference"] = np.broadcast_to(np.nan, readouts["kernel"].shape)
+    return observed(ts, readouts)
+
+
+def ratios(trajectory, reference):
+    """Loss over bound at the saves after the start, of every form, issued or not."""
+    run, loss = certificate._observed(trajectory, reference), np.asarray(trajectory["loss"])
+    curves = {name: form.bound(run.ts, 1.0)[0] for name, form in forms.forms_of(run)[0].items()}
+    return {name: float(np.max(loss[1:] / curve[1:])) for name, curve in curves.items()}
+
+
+def symmetric(rng, n, size):
+    E = rng.standard_normal((n, n))
+    return size * (E + E.T) / np.linalg.norm(E + E.T, 2)
+
+
+def motion(kind, rng, n, lam0, alpha):
+    """kernel(k, D, V) around a diagonal reference, and the reference."""
+    reference = np.diag(lam0 * np.concatenate([[1.0], rng.uniform(1, 4, n - 1)]))
+    size = lam0 * rng.uniform(0.05, 0.9)
+    E, F = symmetric(rng, n, size), symmetric(rng, n, size)
+    if kind == "sine":
+        speed = rng.uniform(0.1, 3)
+        return (
+            lambda k, D, V: reference + E * np.sin(speed * k) + F * (1 - np.cos(speed * k)) / 2,
+            reference,
+        )
+    if kind == "drift":
+        return lambda k, D, V: reference + E * min(k / 40, 1.0), reference
+    if kind == "walk":
+        path = np.cumsum([symmetric(rng, n, 0.2 * size) for _ in range(400)], axis=0)
+        return lambda k, D, V: reference + path[k], reference
+
+    def feeds(k, D, V):
+        """-size times the reflection that turns Delta into u, which raises V most; unseen at the
+        saves if hidden."""
+        if kind == "hidden" and k % (STEPS * PIECES) == 0:
+            return reference
+        u = alpha * D + V
+        mirror = D / max(np.linalg.norm(D), 1e-300) - u / max(np.linalg.norm(u), 1e-300)
+        if n == 1 or mirror @ mirror < 1e-20:
+            return reference - size * np.sign(D @ u) * np.eye(n)
+        return reference - size * (np.eye(n) - 2 * np.outer(mirror, mirror) / (mirror @ mirror))
+
+    return feeds, reference
+
+
+KINDS = ("sine", "walk", "drift", "feeds", "hidden")
+
+
+def trial(seed):
+    """Ratios of one random case: a kernel of a kind, n = 1 to 3, any friction or none, impulses
+    inside steps or none."""
+    rng = np.random.default_rng(seed)
+    kind, n = KINDS[seed % len(KINDS)], int(rng.integers(1, 4))
+    lam0 = 10 ** rng.uniform(-1, 1)
+    b = np.nan if rng.random() < 0.25 else np.sqrt(lam0) * 10 ** rng.uniform(-0.7, 0.5)
+    alpha = 0.5 * np.sqrt(lam0) if np.isnan(b) else b / 2
+    kernel, reference = motion(kind, rng, n, lam0, alpha)
+    strength = rng.choice([0.0, 0.3, 3.0])
+
+    def impulse(k, D, V):
+        u = alpha * D + V if rng.random() < 0.5 else rng.standard_normal(n)
+        return (
+            strength
+            * np.linalg.norm(D)
+            * rng.standard_normal()
+            * u
+            / np.linalg.norm(u)
+            * (rng.random() < 0.4)
+        )
+
+    D = rng.standard_normal(n)
+    start = D, rng.choice([0.0, 1.0]) * -alpha * D
+    trajectory = solve(b, start, 10 ** rng.uniform(-1.5, 0) / np.sqrt(lam0), 6, kernel, impulse)
+    return ratios(trajectory, rng.choice(["initial", "mean"]) if rng.random() < 0.3 else reference)
+
+
+def worst(seeds):
+    found = {}
+    for seed in seeds:
+        try:
+            one = trial(seed)
+        except certificate.InputError:  # the reference drawn is not positive definite
+            continue
+        for name, ratio in one.items():
+            found[name] = max(found.get(name, 0.0), ratio)
+    return found
+
+
+def test_no_kernel_and_no_impulse_breaks_the_bound():
+    found = worst(range(25))
+    assert set(found) == {"simple", "relative", "quadratic", "spectral"}
+    assert max(found.values()) <= 1 + 1e-9, found
+
+
+@pytest.mark.slow
+def test_a_thousand_kernels_do_not_break_the_bound():
+    found = worst(range(1000, 2000))
+    assert max(found.values()) <= 1 + 1e-9, found
+
+
+def test_the_bound_is_met_by_a_light_friction_and_a_kernel_at_rest():
+    b, one = 0.2, np.eye(1)
+    trajectory = solve(b, ([1.0], [-b / 2]), 0.5236, 30, lambda k, D, V: one)  # half a cycle a save
+    found = ratios(trajectory, one)
+    assert all(0.95 < ratio <= 1 + 1e-9 for ratio in found.values()), found
+
+
+def test_a_gradient_flow_whose_kernel_dips_between_saves_meets_its_bound():
+    def dips(k, D, V):
+        return np.eye(1) if k % (STEPS * PIECES) == 0 else 0.6 * np.eye(1)
+
+    length = 0.1  # the first piece of an interval is at 1, the others at 0.6: as unseen as can be
+    found = ratios(solve(np.nan, ([1.0], [0.0]), length, 10, dips), np.eye(1))
+    assert found["spectral"] == pytest.approx(np.exp(-2 * 0.4 * length))  # met but for that piece
+    assert found["simple"] <= 1
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_heavy_ball_whose_kernel_dips_between_saves_stays_below_its_bound_barely(n):
+    b, low, length = 2.0, 0.5, 0.5  # slow exponent of L at 0.5: 2 - 2 sqrt(0.5)
+    slow = -1 + np.sqrt(1 - low)
+
+    def dips(k, D, V):
+        return (1.0 if k % 60 == 0 else low) * np.eye(n)
+
+    trajectory = solve(b, (np.ones(n), slow * np.ones(n)), length, 10, dips)
+    ends = {k: np.asarray(v)[[0, -1]] for k, v in trajectory.readouts.items()}
+    apart = observed(np.asarray(trajectory.ts)[[0, -1]], ends)
+    found = ratios(apart, np.eye(n))
+    for name in ("relative", "quadratic"):
+        assert 0.2 < found[name] <= 1
+
+
+def test_an_impulse_at_the_end_of_an_interval_has_not_decayed():
+    b, one, length = 0.5, np.eye(1), 0.27  # a quarter cycle a save
+    alpha = b / 2
+
+    def late(k, D, V):
+        return 1.0 if k == STEPS * PIECES - 1 else 0.0
+
+    found = ratios(solve(b, ([1e-4], [-1e-4 * alpha]), length, 4, lambda k, D, V: one), one)
+    assert max(found.values()) <= 1
+    found = ratios(solve(b, ([1e-4], [-1e-4 * alpha]), length, 4, lambda k, D, V: one, late), one)
+    assert all(0.95 < ratio <= 1 for ratio in found.values()), found
+
+
+def test_opposite_impulses_inside_one_step_do_not_cancel():
+    b, one = 0.2, np.eye(1)
+
+    def opposite(k, D, V):
+        return {0: 1.0, 1: -1.0}.get(k, 0.0)
+
+    trajectory = solve(b, ([1e-4], [0.0]), 0.2, 4, lambda k, D, V: one, opposite)
+    assert float(trajectory["impulses"][-1]) == 0.0
+    found = ratios(trajectory, one)
+    assert all(0.3 < ratio <= 1 for ratio in found.values()), found
