@@ -77,6 +77,18 @@ def test_the_relative_form_is_never_better_than_the_quadratic_one(wide):
     assert rates["relative"] <= rates["quadratic"] + 1e-3
 
 
+def test_the_best_reference_and_the_best_friction_certify_no_less_than_others(wide):
+    trajectory = wide[3]
+    best = certify(trajectory)
+    others = [certify(trajectory, name) for name in ("infinite", "initial", "mean")]
+    assert best.issued and best.rate == max(one.rate for one in others)
+    assert best.reference in ("infinite", "initial", "mean")
+    assert best.best_rate >= best.rates["relative"]
+    values = np.linalg.eigvalsh(np.asarray(trajectory["kernel"]))
+    assert best.safe_friction == pytest.approx((values.min() + values.max()) ** 0.5, rel=0.05)
+    assert 0 < best.safe_rate < best.best_rate
+
+
 def test_a_narrow_network_is_refused_with_the_width_it_would_take(data):
     certificate = certify(run(data, 8, 2**0.5, seed=0)[3], "infinite")
     assert not certificate.issued and np.all(np.isinf(certificate.bound))

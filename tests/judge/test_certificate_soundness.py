@@ -213,3 +213,16 @@ def test_opposite_impulses_inside_one_step_do_not_cancel():
     assert float(trajectory["impulses"][-1]) == 0.0
     found = ratios(trajectory, one)
     assert all(0.3 < ratio <= 1 for ratio in found.values()), found
+
+
+@pytest.mark.parametrize("b", [0.7, 2.0, 5.0])
+def test_a_kernel_at_rest_is_certified_at_its_exponent_and_offered_the_critical_friction(b):
+    H = np.diag([1.0, 3.0])
+    start = np.ones(2), np.zeros(2)
+    trajectory = solve(b, start, 2.0, 10, lambda k, D, V: H)
+    found = certificate.certify(trajectory, "initial")
+    exact = b - np.sqrt(max(b**2 - 4, 0.0))
+    assert found.issued and 0.9 * exact < found.rate <= exact * (1 + 1e-9)
+    assert found.best_friction == pytest.approx(2.0, rel=1e-3)
+    assert found.best_rate == pytest.approx(2.0, rel=1e-3)
+    assert found.safe_friction == pytest.approx(2.0) and found.safe_rate == pytest.approx(1.0)
