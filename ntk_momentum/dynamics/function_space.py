@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, PyTree
 from ..errors import InputError, unknown_name
 from ..loss import Loss, output_gradient, squared
 from ..method import AbstractFlow, AbstractOptimizer, State
+from ..method.base import Number
 from ..numerics import Numerics
 from .objective import AbstractProblem, norm
 from .prediction import _array, _square, _test_rows, check_times, predict
@@ -88,8 +89,10 @@ class FunctionProblem(AbstractProblem):
         return jnp.sum(v * (self.matrix @ u))
 
     def relative_error(
-        self, state: State, error: State, lambda_max: Float[Array, ""], floor: Float[Array, ""]
+        self, state: State, error: State, lambda_max: Number, floor: Number
     ) -> Float[Array, ""]:
+        # The motion of f = f(0) + K c: |grad_f L| and c' . K c', twice the kinetic energy of the
+        # least weights behind it.
         momentum = 0.0 if state.v is None else jnp.sum(state.v * (self.matrix @ state.v))
         size = jnp.sqrt(norm(self.residual(state.w)) ** 2 + momentum)
         size = jnp.maximum(size, floor * norm(self.f(state.w)))

@@ -22,6 +22,7 @@ from ..kernel.patterns import kink, slope_gram
 from ..kernel.two_layer import two_layer_ntk
 from ..loss import Loss, output_gradient, squared
 from ..method import State
+from ..method.base import Number
 from ..network.neurons import neuron_major, pullback
 from ..network.two_layer import TwoLayerNet, outputs
 
@@ -123,7 +124,7 @@ class AbstractProblem(eqx.Module):
 
     @abc.abstractmethod
     def relative_error(
-        self, state: State, error: State, lambda_max: Float[Array, ""], floor: Float[Array, ""]
+        self, state: State, error: State, lambda_max: Number, floor: Number
     ) -> Float[Array, ""]:
         """An error of (w, v) as an error of f, relative to the size of the motion: one number,
         blind to padding and batching.
@@ -374,7 +375,7 @@ class WeightProblem(AbstractProblem):
         return sum((jnp.sum(a * b) for a, b in pairs), start=jnp.zeros(()))
 
     def relative_error(
-        self, state: State, error: State, lambda_max: Float[Array, ""], floor: Float[Array, ""]
+        self, state: State, error: State, lambda_max: Number, floor: Number
     ) -> Float[Array, ""]:
         f, moved = jax.jvp(self.f, (state.w,), (error.w,))
         size = jnp.sqrt(
@@ -426,7 +427,7 @@ class ErrorProblem(AbstractProblem):
         )
 
     def relative_error(
-        self, state: State, error: State, lambda_max: Float[Array, ""], floor: Float[Array, ""]
+        self, state: State, error: State, lambda_max: Number, floor: Number
     ) -> Float[Array, ""]:
         # Delta itself is the position here, and known to eps of itself however small it is
         size = jnp.sqrt(norm(state.w) ** 2 + norm(state.v) ** 2 / lambda_max)
