@@ -122,6 +122,11 @@ def not_an_array(name: str, value: Any) -> InputError:
     )
 
 
+def brief(error: Exception) -> str:
+    """The first line of another library's message, without what it adds about tracebacks."""
+    return str(error).partition("\n")[0]
+
+
 def check_number(name: str, value: Any) -> Any | None:
     """The value as a numpy array, None for a tracer; raise for what is no number of Python, numpy
     or jax, nor an array of them."""
@@ -167,12 +172,6 @@ def check_seed(name: str, seed: int) -> None:
     """Raise unless a seed fits into 63 bits, as jax's keys take it."""
     if not -(2**63) <= seed < 2**63:
         raise InputError(f"{name} must lie between -2^63 and 2^63 - 1, got {seed}; try {name} = 0.")
-
-
-def first_line(error: Exception) -> str:
-    """What another's error says, in one line."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}{', ' + text[0].rstrip('.') if text else ''}"
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:

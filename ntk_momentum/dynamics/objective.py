@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int, PyTree, Shaped
 from ..errors import InputError
 from ..kernel import empirical_ntk, sliding
 from ..kernel.patterns import kink, slope_gram
+from ..kernel.tangent import jvp
 from ..kernel.two_layer import two_layer_ntk
 from ..loss import Loss, output_gradient, squared
 from ..method import State
@@ -285,7 +286,7 @@ class WeightProblem(AbstractProblem):
         return output_gradient(self.loss, self.f(w), self.y)
 
     def velocity(self, w: PyTree, rate: PyTree) -> Float[Array, n * k]:
-        return jax.jvp(self.f, (w,), (rate,))[1]
+        return jvp(self.f, w, rate)[1]
 
     def kernel(self, w: PyTree) -> Float[Array, "nk nk"]:
         net = self.model(w)
@@ -377,7 +378,7 @@ class WeightProblem(AbstractProblem):
     def relative_error(
         self, state: State, error: State, lambda_max: Number, floor: Number
     ) -> Float[Array, ""]:
-        f, moved = jax.jvp(self.f, (state.w,), (error.w,))
+        f, moved = jvp(self.f, state.w, error.w)
         size = jnp.sqrt(
             norm(output_gradient(self.loss, f, self.y)) ** 2 + norm(self.orthonormal(state.v)) ** 2
         )

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .. import memory
 from ..data import Dataset
-from ..errors import InputError, concrete, first_line, no_type_check
+from ..errors import InputError, brief, concrete, no_type_check
 from ..kernel import infinite_ntk
 from ..loss import Loss, check_loss, check_targets, is_known, squared
 from ..method import (
@@ -125,6 +125,8 @@ class Run(eqx.Module):
         if isinstance(method, eqx.Module):
             method = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), method)
         integrator = as_integrator(solver, problem, w, method)
+        if isinstance(integrator, Descent):
+            integrator.check(problem, method, w)
         default = (
             None if reference is not None else default_reference(plain, data, trainable, where)
         )
@@ -363,13 +365,20 @@ def warn_of_failure(run: Run, trajectory: Trajectory, stacklevel: int) -> Trajec
     start."""
     verdict = concrete(trajectory.verdict)
     if verdict is not None and verdict.ndim == 0 and verdict != 0:
-        if verdict == NO_START:
-            raise InputError(why_no_start(run))
+        refuse_no_start(run, trajectory)
         warnings.warn(
             f"the solve failed and its read-outs are NaN from there on: {REASONS[int(verdict)]}",
             RuntimeWarning,
             stacklevel=stacklevel + 1,
         )
+    return trajectory
+
+
+def refuse_no_start(run: Run, trajectory: Trajectory) -> Trajectory:
+    """The trajectory; `InputError` where it could not start."""
+    verdict = concrete(trajectory.verdict)
+    if verdict is not None and verdict.ndim == 0 and verdict == NO_START:
+        raise InputError(why_no_start(run))
     return trajectory
 
 
@@ -449,7 +458,6 @@ def weight_problem(
         )
     trained = trainable_spec(model, trainable, where)
     w, frozen = eqx.partition(model, trained)
-    check_weights(w)
     dtype = weights_dtype(w)
     real = jnp.issubdtype(data.X.dtype, jnp.inexact) or isinstance(model, TwoLayerNet)
     X = data.X.astype(dtype) if real else data.X  # tokens stay whole numbers
@@ -463,40 +471,12 @@ def weight_problem(
     except Exception as error:  # the user's code: anything may be raised
         raise InputError(
             f"the model does not take inputs of shape {X.shape[1:]} and dtype {X.dtype}: "
-            f"{first_line(error)}"
+            f"{type(error).__name__}, {brief(error)}"
         ) from error
     check_output(f)
     check_targets(loss, y)
     check_shapes(loss, f, y)
     return WeightProblem(frozen, trained, X, y, loss), w
-
-
-def check_weights(w: PyTree) -> None:
-    """Raise `InputError` unless trained weights are real numbers of one precision; warn where one
-    array stands in two places."""
-    places: dict[int, list[str]] = {}
-    dtypes: dict[str, str] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(w):
-        name = jax.tree_util.keystr(path)
-        dtypes.setdefault(str(leaf.dtype), name)
-        if not isinstance(leaf, jax.core.Tracer):
-            places.setdefault(id(leaf), []).append(name)
-    wrong = [dtype for dtype in dtypes if dtype not in ("float32", "float64")]
-    if wrong or len(dtypes) > 1:
-        found = ", ".join(f"{dtype} ({name})" for dtype, name in dtypes.items())
-        raise InputError(
-            f"trained weights must be float32 or float64, all alike, got {found}; cast the model, "
-            "jax.tree.map(lambda a: a.astype(jnp.float32) if eqx.is_inexact_array(a) "
-            "else a, model)."
-        )
-    for names in places.values():
-        if len(names) > 1:
-            warnings.warn(
-                f"one array stands in {' and '.join(names)} and is trained as {len(names)}; "
-                "eqx.nn.Shared ties weights.",
-                RuntimeWarning,
-                stacklevel=4,
-            )
 
 
 def check_shapes(loss: Any, f: Any, y: Any) -> None:
@@ -513,7 +493,7 @@ def check_shapes(loss: Any, f: Any, y: Any) -> None:
     except Exception as error:  # the user's code: anything may be raised
         raise InputError(
             f"the loss cannot be taken of outputs {f.shape} and targets {y.shape}: "
-            f"{first_line(error)}; it must be a function of (f, y) {known}."
+            f"{type(error).__name__}, {brief(error)}; it must be a function of (f, y) {known}."
         ) from error
     shape = getattr(value, "shape", None)
     if shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
@@ -530,6 +510,11 @@ def check_output(f: Any) -> None:
         raise InputError(
             "the model must return one array for one input, got a "
             f"{type(f).__name__}; return the prediction alone."
+        )
+    if not jnp.issubdtype(f.dtype, jnp.floating):
+        raise InputError(
+            f"the model must return real floating numbers, got {f.dtype}; wrap it in a function "
+            "that does."
         )
 
 

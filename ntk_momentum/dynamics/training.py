@@ -15,7 +15,7 @@ from ..errors import InputError, no_type_check
 from ..loss import Loss, squared
 from ..method import AbstractFlow
 from ..numerics import Numerics
-from .run import Run, count_off, watched
+from .run import Run, count_off, refuse_no_start, watched
 from .trajectory import Trajectory
 
 
@@ -93,11 +93,12 @@ def train(
     saves = int(steps) // int(save_every)
     run.check_memory(1 << saves.bit_length())
     if progress is not None:
-        return watched(run, jnp.asarray(step_counts(saves, save_every), run.dtype), progress)
+        counted = jnp.asarray(step_counts(saves, save_every), run.dtype)
+        return refuse_no_start(run, watched(run, counted, progress))
     counts = jnp.asarray(saves, jnp.int32), jnp.asarray(save_every, jnp.int32)
     # Rows for read-outs: the next power of two, so that few numbers of saves mean a new
     # compilation. The loop runs to `saves`, an array; rows beyond are cut off below.
-    trajectory = count_off(run, *counts, 1 << (saves - 1).bit_length())
+    trajectory = refuse_no_start(run, count_off(run, *counts, 1 << (saves - 1).bit_length()))
     rows = jax.tree.map(lambda rows: rows[: saves + 1], trajectory.readouts)
     return Trajectory(
         trajectory.ts[: saves + 1],

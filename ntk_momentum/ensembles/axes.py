@@ -16,6 +16,7 @@ from ..dynamics.prediction import check_times
 from ..errors import InputError, check_positive
 from ..memory import check_fits
 from ..method import AbstractFlow, AbstractOptimizer, check_linear
+from ..network.checks import check_weights
 
 
 def axes(
@@ -146,7 +147,10 @@ def recipe_dtype(
         for leaf in jax.tree.leaves(model_by_shape(model, width))
         if _is_weight(leaf)
     ]
-    return jnp.dtype(jnp.result_type(*shapes) if dtype is None else dtype)
+    found = jnp.dtype(jnp.result_type(*shapes) if dtype is None else dtype)
+    if found.name not in ("float32", "float64"):
+        check_weights(eqx.filter(model_by_shape(model, widths[0]), _is_weight))
+    return found
 
 
 def _is_weight(leaf: Any) -> bool:

@@ -22,10 +22,11 @@ from jaxtyping import Array, PyTree
 from ..dynamics.objective import WeightProblem, norm
 from ..dynamics.run import weight_problem
 from ..dynamics.training import train
-from ..errors import InputError
+from ..errors import InputError, no_type_check
+from ..kernel.tangent import jvp
 from ..loss import Loss, output_gradient, squared
 from ..method import gradient_descent
-from ..network.two_layer import trainable_spec
+from ..network.two_layer import default_trainable, trainable_spec
 from ..numerics import Numerics
 from .advice import Advice, Recommendation, advise
 
@@ -44,10 +45,11 @@ class Linearized(eqx.Module):
 
     def __call__(self, x: Array) -> Array:
         moved = jax.tree.map(jnp.subtract, self.w, self.start)
-        value, change = jax.jvp(lambda w: eqx.combine(w, self.frozen)(x), (self.start,), (moved,))
+        value, change = jvp(lambda w: eqx.combine(w, self.frozen)(x), self.start, moved)
         return value + change
 
 
+@no_type_check
 def linearize(
     model: PyTree, *, trainable: PyTree = None, where: Callable | None = None
 ) -> Linearized:
@@ -56,8 +58,7 @@ def linearize(
 
         f_lin(x) = f(w_0, x) + J(w_0, x) (w - w_0)
 
-    It follows (2.5), (3.5) and (4.3) with constant H. Train it with
-    `trainable=trained_part(linear)`.
+    It follows (2.5), (3.5) and (4.3) with constant H. Unless told otherwise w alone is trained.
 
     Args:
         model: Any Equinox model of one input.
@@ -79,6 +80,7 @@ def linearize(
     return Linearized(w, w, frozen)
 
 
+@default_trainable.register
 def trained_part(linear: Linearized) -> PyTree:
     """The filter spec of a linearised model: w, and neither w_0 nor the frozen rest."""
     nothing = jax.tree.map(lambda _: False, linear)
@@ -169,6 +171,7 @@ class Diagnosis:
         )
 
 
+@no_type_check
 def diagnose(
     model: Any,
     data: Any,

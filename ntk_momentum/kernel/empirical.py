@@ -4,8 +4,8 @@
 
 Three methods agree to round-off. "jacobian" contracts per-sample Jacobians; "structured" contracts
 their factors instead (`factors`; `two_layer` for a `TwoLayerNet`); "ntk-vp" pushes each column's
-gradient through the model by jax.jvp. All stream through blocks of samples, and a kernel of one set
-of inputs is symmetric to the last bit.
+gradient through the model by `tangent.jvp`. All stream through blocks of samples, and a kernel of
+one set of inputs is symmetric to the last bit.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from ..errors import InputError, concrete, not_an_array, unknown_name
+from ..errors import InputError, brief, concrete, no_type_check, not_an_array, unknown_name
 from ..memory import check_inputs, check_kernel
 from ..network.two_layer import TwoLayerNet, trainable_spec
 from .factors import Factor, jacobian
 from .plan import KernelPlan, Method, Output, plan_kernel
+from .tangent import jvp
 from .two_layer import two_layer_ntk
 
 
+@no_type_check
 def empirical_ntk(
     model: Callable,
     x1: Any,
@@ -96,6 +98,7 @@ def empirical_ntk(
     return kernels if per_layer else kernels[""]
 
 
+@no_type_check
 def plan_ntk(
     model: Callable,
     x1: Any,
@@ -159,7 +162,7 @@ def _outputs(trained: PyTree, frozen: PyTree, x: Array) -> Array:
 
 
 def prepare(
-    model: Callable,
+    model: Any,
     x1: Any,
     x2: Any,
     trainable: PyTree,
@@ -183,7 +186,6 @@ def prepare(
         raise InputError(
             f"x1 and x2 must hold inputs of one shape, got {x1.shape[1:]} and {x2.shape[1:]}."
         )
-    check_inference(model)
     trained, frozen = eqx.partition(model, trainable_spec(model, trainable, where))
     try:
         value = eqx.filter_eval_shape(
@@ -191,10 +193,12 @@ def prepare(
             trained,
             jax.ShapeDtypeStruct(x1.shape[1:], x1.dtype),
         )
-    except (TypeError, ValueError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # the user's code: anything may be raised
         raise InputError(
-            f"the model cannot be evaluated at one input of shape {x1.shape[1:]} "
-            f"(inputs are (n, ...), one per row): {error}"
+            f"the model cannot be evaluated at one input of shape {x1.shape[1:]} and dtype "
+            f"{x1.dtype} (inputs are (n, ...), one per row): {type(error).__name__}, {brief(error)}"
         ) from error
     if not isinstance(value, jax.ShapeDtypeStruct) or not jnp.issubdtype(value.dtype, jnp.floating):
         raise InputError(
@@ -220,20 +224,6 @@ def _inputs(name: str, x: Any) -> Any:
             f"and dtype {x.dtype}."
         )
     return x
-
-
-def check_inference(model: Any) -> None:
-    """Refuse a model with dropout or batch statistics in training mode: its kernel would be random
-    or depend on the batch."""
-    training = lambda node: (
-        getattr(node, "inference", None) is False and getattr(node, "p", None) != 0
-    )
-    for node in jax.tree.leaves(model, is_leaf=training):
-        if training(node):
-            raise InputError(
-                f"a {type(node).__name__} of the model is in training mode; pass "
-                "eqx.nn.inference_mode(model)."
-            )
 
 
 def _plan(problem: Problem, method: str, block_size: int | None) -> KernelPlan:
@@ -404,7 +394,7 @@ def _push_forward(
         n2, k = gradients[0].delta.shape[:2]
 
         def kernel(moved: list[int]) -> Array:
-            def f(*some: Array) -> Array:
+            def f(some: tuple[Array, ...]) -> Array:
                 here = [
                     some[moved.index(i)] if i in moved else leaf for i, leaf in enumerate(leaves)
                 ]
@@ -412,7 +402,7 @@ def _push_forward(
 
             primals = tuple(leaves[i] for i in moved)
             tangents = tuple(gradients[i].delta.reshape(n2 * k, *leaves[i].shape) for i in moved)
-            pushed = jax.vmap(lambda *v: jax.jvp(f, primals, v)[1])(*tangents).reshape(
+            pushed = jax.vmap(lambda v: jvp(f, primals, v)[1])(tangents).reshape(
                 n2, k, x.shape[0], k
             )
             spec = {"diagonal": "jaia->ija", "full": "jbia->ijab"}.get(problem.output, "jaia->ij")

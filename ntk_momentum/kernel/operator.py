@@ -16,13 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from ..errors import InputError, check_positive, require
+from ..errors import InputError, check_positive, no_type_check, require
 from .empirical import blocks, prepare
+from .tangent import jvp, linear_maps
 
 if TYPE_CHECKING:
     import lineax
 
 
+@no_type_check
 def ntk_operator(
     model: Callable,
     x: Any,
@@ -67,9 +69,8 @@ def ntk_operator(
     f = lambda trained, x: jax.vmap(problem.f, (None, 0))(trained, x)
 
     if block_size is None or block_size >= n:
-        _, push = jax.linearize(lambda trained: f(trained, x), trained)
-        pull = jax.linear_transpose(push, trained)
-        product = lambda v: push(*pull(v.reshape(n, -1))).reshape(shape)
+        _, push, pull = linear_maps(lambda trained: f(trained, x), trained)
+        product = lambda v: push(pull(v.reshape(n, -1))).reshape(shape)
     else:
         inputs = blocks(x, block_size)
         count, size = inputs.shape[:2]
@@ -90,7 +91,7 @@ def ntk_operator(
                 gather, jax.tree.map(jnp.zeros_like, trained), (inputs, padded(v))
             )
             pushed = jax.lax.map(
-                lambda here: jax.jvp(lambda trained: f(trained, here), (trained,), (gradient,))[1],
+                lambda here: jvp(lambda trained: f(trained, here), trained, gradient)[1],
                 inputs,
             )
             return pushed.reshape(count * size, -1)[:n].reshape(shape)
@@ -119,6 +120,7 @@ class Extremes(NamedTuple):
     converged: bool
 
 
+@no_type_check
 def extreme_eigenvalues(
     operator: Any,
     *,

@@ -22,6 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from .tangent import jvp
+
 WORD = 32
 
 
@@ -35,7 +37,7 @@ def kink(activation: Callable, dtype: np.dtype) -> tuple[float, float, float] | 
         up, down, zero = (
             np.asarray(activation(jnp.asarray(z, dtype)), float) for z in (t, -t, 0 * t)
         )
-        at_zero = float(jax.jvp(activation, (jnp.zeros((), dtype),), (jnp.ones((), dtype),))[1])
+        at_zero = float(jvp(activation, jnp.zeros((), dtype), jnp.ones((), dtype))[1])
     linear = all(np.allclose(side, t * side[0], rtol=1e-6, atol=0) for side in (up, down))
     return (
         (-float(down[0]), float(up[0]), at_zero)
@@ -47,7 +49,7 @@ def kink(activation: Callable, dtype: np.dtype) -> tuple[float, float, float] | 
 def slopes(activation: Callable, X: Array, W: Array) -> Array:
     """sigma'(X W^T), (n, m), by forward mode."""
     z = X @ W.T
-    return jax.jvp(activation, (z,), (jnp.ones_like(z),))[1]
+    return jvp(activation, z, jnp.ones_like(z))[1]
 
 
 def dense_gram(

@@ -20,6 +20,7 @@ from jaxtyping import Array, ArrayLike, DTypeLike, Float, Key, PyTree, Real
 
 from ..errors import InputError, check_positive, unknown_name
 from ..memory import check_fits, in_short
+from .checks import check_model, check_weights, why_nothing
 from .neurons import equal_parts, values
 
 DRAWN = 2**24
@@ -189,7 +190,10 @@ def _(model: TwoLayerNet, X: Float[Array, "n ..."]) -> Array:
 
 
 def cast(model: Any, dtype: Any) -> Any:
-    """The model with its inexact arrays in one precision."""
+    """The model with its inexact arrays in one precision. Raises `InputError` for complex ones."""
+    real = jax.tree.map(lambda leaf: not jnp.iscomplexobj(leaf), eqx.filter(model, eqx.is_array))
+    if not all(jax.tree.leaves(real)):
+        check_weights(eqx.filter(model, eqx.is_inexact_array))
     return jax.tree.map(
         lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, model
     )
@@ -197,8 +201,13 @@ def cast(model: Any, dtype: Any) -> Any:
 
 @functools.singledispatch
 def default_trainable(model: Any) -> PyTree:
-    """What `trainable=None` means: every inexact array of a general model."""
-    return jax.tree.map(eqx.is_inexact_array, model)
+    """What `trainable=None` means: every inexact array of a general model that is not its state,
+    such as the running statistics of BatchNorm."""
+    state = lambda node: isinstance(node, eqx.nn.State | eqx.nn.StateIndex)
+    mark = lambda node: (
+        jax.tree.map(lambda _: False, node) if state(node) else eqx.is_inexact_array(node)
+    )
+    return jax.tree.map(mark, model, is_leaf=state)
 
 
 @default_trainable.register
@@ -219,11 +228,12 @@ def trainable_spec(
 ) -> PyTree:
     """A tree of booleans shaped like `model`: True where a leaf is trained.
 
-    trainable: None (the hidden layer of a `TwoLayerNet`, every inexact array of another model),
+    trainable: None (the hidden layer of a `TwoLayerNet`, every weight of another model),
     "hidden", "output" or "all" for the two-layer net, or a filter spec as in `eqx.partition`.
     where: a function of the model that returns the trained leaves or sub-modules, as in
     `eqx.tree_at`; it excludes `trainable`.
     """
+    check_model(model)
     if where is not None:
         if trainable is not None:
             raise InputError("give either trainable= or where=, not both.")
@@ -252,9 +262,8 @@ def trainable_spec(
     else:
         spec = _spread(trainable, model)
     if not any(jax.tree.leaves(spec)):
-        raise InputError(
-            "nothing is trained: the trainable spec selects no inexact array of the model."
-        )
+        raise InputError(why_nothing(model))
+    check_weights(eqx.filter(model, spec))
     return spec
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
+from ...errors import InputError, brief
 from ...method import AbstractOptimizer, State
 from ...numerics import Numerics
 from ..objective import AbstractProblem
@@ -39,6 +39,42 @@ class Descent(AbstractIntegrator):
         watched = watcher.init(problem, t, state)
         return Progress(t, state, flow.init(state.w), watched, zero, zero, zero)
 
+    def check(self, problem: AbstractProblem, method: Any, w: PyTree) -> None:
+        """Raise `InputError` where an optimizer cannot take a step, by shape."""
+        try:
+            change, _ = jax.eval_shape(
+                lambda w: self._update(problem, method, w, method.init(w)), w
+            )
+            same = jax.tree.map(lambda leaf, by: leaf.shape == by.shape, w, change)
+        except InputError:
+            raise
+        except Exception as error:  # the user's code: anything may be raised
+            raise InputError(
+                f"the optimizer cannot take a step: {type(error).__name__}, {brief(error)}; it "
+                "gets update(gradient, state, weights), and value, grad, value_fn, grad_fn and "
+                "obj_fn where its signature has them."
+            ) from error
+        if not all(jax.tree.leaves(same)):
+            raise InputError(
+                "the optimizer cannot take a step: its updates are not shaped like the weights; it "
+                "may want one gradient for each sample, while it gets that of the whole loss."
+            )
+
+    def _update(
+        self, problem: AbstractProblem, method: Any, w: PyTree, memory: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        """(change of w, memory after it), with what optax's line searches, SAM and the like ask
+        for."""
+        gradient = problem.gradient(w)
+        extra = {"value": problem.value(w), "grad": gradient, "value_fn": problem.value}
+        by_name = {"grad_fn": lambda w, *_: problem.gradient(w), "obj_fn": problem.value}
+        known = inspect.signature(method.update).parameters
+        anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+        # a line search takes any name and refuses those that its value_fn does not know
+        told = extra if anything else {}
+        told |= {name: one for name, one in (extra | by_name).items() if name in known}
+        return method.update(gradient, memory, w, **told)
+
     def advance(
         self,
         problem: AbstractProblem,
@@ -48,12 +84,8 @@ class Descent(AbstractIntegrator):
         watcher: Watcher,
         numerics: Numerics,
     ) -> Progress:
-        takes_value = isinstance(flow, optax.GradientTransformationExtraArgs)
-        takes_value = takes_value or "value" in inspect.signature(flow.update).parameters
-
         def step(_: Array, p: Progress) -> Progress:
-            extra = {"value": problem.value(p.state.w)} if takes_value else {}
-            updates, memory = flow.update(problem.gradient(p.state.w), p.memory, p.state.w, **extra)
+            updates, memory = self._update(problem, flow, p.state.w, p.memory)
             w = jax.tree.map(
                 lambda leaf, change: leaf + change.astype(leaf.dtype), p.state.w, updates
             )

@@ -1,0 +1,80 @@
+"""What a model must be for any of this: weights that can be seen, one real precision, one function
+of one input. Every entry that takes a model comes through `trainable_spec`, which asks here."""
+
+from __future__ import annotations
+
+import functools
+import types
+import warnings
+from typing import Any
+
+import equinox as eqx
+import jax
+from jaxtyping import PyTree
+
+from ..errors import InputError
+
+
+def check_model(model: Any) -> None:
+    """Raise `InputError` for a model whose outputs on a sample would be random, or depend on the
+    other samples: dropout or batch statistics in training mode."""
+    if not callable(model):
+        raise InputError(
+            f"a model must be callable on one input, got {type(model).__name__}; of a tree of "
+            "params and a function apply(params, x) jax.tree_util.Partial(apply, params) makes one."
+        )
+    training = lambda node: (
+        getattr(node, "inference", None) is False and getattr(node, "p", None) != 0
+    )
+    for node in jax.tree.leaves(model, is_leaf=training):
+        if training(node):
+            raise InputError(
+                f"a {type(node).__name__} of the model is in training mode; pass "
+                "eqx.nn.inference_mode(model)."
+            )
+
+
+def why_nothing(model: Any) -> str:
+    """What to say of a model of which no weight is trained."""
+    function = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, functools.partial)
+    if isinstance(model, type):
+        return f"got the class {model.__name__} in the place of a model; call it."
+    if isinstance(model, function) or type(model).__module__.startswith(("torch", "flax", "haiku")):
+        return (
+            f"the weights inside a {type(model).__name__} cannot be seen, so nothing is trained; "
+            "write apply(params, x) for one input and pass jax.tree_util.Partial(apply, params), "
+            "which is also the way from flax, haiku, torch.func."
+        )
+    return "nothing is trained: the trainable spec selects no inexact array of the model."
+
+
+def check_weights(w: PyTree) -> None:
+    """Raise `InputError` unless trained weights are real numbers of one precision; warn where one
+    array stands in two places."""
+    places: dict[int, list[str]] = {}
+    dtypes: dict[str, str] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(w):
+        name = jax.tree_util.keystr(path)
+        dtypes.setdefault(str(leaf.dtype), name)
+        if eqx.is_array(leaf) and not isinstance(leaf, jax.core.Tracer):
+            places.setdefault(id(leaf), []).append(name)
+    wrong = [dtype for dtype in dtypes if dtype not in ("float32", "float64")]
+    if wrong or len(dtypes) > 1:
+        found = ", ".join(f"{dtype} ({name})" for dtype, name in dtypes.items())
+        remedy = (
+            "keep real and imaginary parts as two arrays"
+            if any(dtype.startswith("complex") for dtype in dtypes)
+            else "cast the model, jax.tree.map(lambda a: a.astype(jnp.float32) if "
+            "eqx.is_inexact_array(a) else a, model)"
+        )
+        raise InputError(
+            f"trained weights must be float32 or float64, all alike, got {found}; {remedy}."
+        )
+    for names in places.values():
+        if len(names) > 1:
+            warnings.warn(
+                f"one array stands in {' and '.join(names)} and is trained as {len(names)}; "
+                "eqx.nn.Shared ties weights.",
+                RuntimeWarning,
+                stacklevel=5,
+            )
