@@ -65,11 +65,11 @@ class Energy(NamedTuple):
             return np.square(sizes) / self.floor, mean(local, ts)
 
 
-def forms_of(run: Motion) -> tuple[dict[Form, Energy], np.ndarray]:
-    """The forms of this run, and eps(t) of the relative one."""
+def forms_of(run: Motion, sharp: bool = True) -> tuple[dict[Form, Energy], np.ndarray]:
+    """The forms of this run, the quadratic one where asked for, and eps(t) of the relative one."""
     if np.isnan(run.b):
         return _gradient_flow(run), run.distance / run.lam0
-    return _heavy_ball(run)
+    return _heavy_ball(run, sharp)
 
 
 def _gradient_flow(run: Motion) -> dict[Form, Energy]:
@@ -85,7 +85,7 @@ def _gradient_flow(run: Motion) -> dict[Form, Energy]:
     }
 
 
-def _heavy_ball(run: Motion) -> tuple[dict[Form, Energy], np.ndarray]:
+def _heavy_ball(run: Motion, sharp: bool) -> tuple[dict[Form, Energy], np.ndarray]:
     """The forms of (3.5), and eps(t) of the relative one."""
     H_ref, lam0, b = run.H_ref, run.lam0, run.b
     top = float(np.linalg.norm(run.H, 2, axis=(1, 2)).max() + run.lengths.max())
@@ -126,6 +126,8 @@ def _heavy_ball(run: Motion) -> tuple[dict[Form, Energy], np.ndarray]:
         c,
         beta,
     )
+    if not sharp:
+        return forms, epsilon
     c, beta, rho = _best_form(run, some, (c, beta))
     reach = _reach(run.path, run.lengths, H_ref, c - beta**2)
     ideal = float(_local_rates(H_ref, H_ref[None], b, c, beta)[0])
@@ -207,7 +209,8 @@ def shares_of(run: Motion, forms: dict[Form, Energy], initial: float) -> dict[st
             H=run.H_ref + scale * (run.H - run.H_ref),
             **{name: scale * getattr(run, name) for name in moves},
         )
-        for name, form in forms_of(smaller)[0].items():
+        sharp = shares.get("quadratic", np.inf) < scale
+        for name, form in forms_of(smaller, sharp)[0].items():
             shares[name] = max(shares[name], scale * _largest(form, run.ts, initial))
     return shares
 
