@@ -140,6 +140,14 @@ def is_known(loss: Loss) -> bool:
     return loss in (squared, logistic, softmax_cross_entropy) or hasattr(loss, "delta")
 
 
+def as_targets(loss: Loss, y: Array, dtype: Any) -> Array:
+    """Targets in the precision of f; whole numbers stay as they are for a loss of the user's, which
+    may index by them."""
+    check_loss(loss)
+    labels = not jnp.issubdtype(y.dtype, jnp.inexact) and not is_known(loss)
+    return y if labels else y.astype(dtype)
+
+
 @functools.cache
 def huber(delta: float = 1.0) -> Loss:
     """The Huber loss for one delta: squares near the target, straight lines beyond. Call it to get

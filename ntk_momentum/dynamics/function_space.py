@@ -16,17 +16,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PyTree, Shaped
 
 from ..errors import InputError, unknown_name
-from ..loss import Loss, output_gradient, squared
+from ..loss import Loss, as_targets, check_targets, output_gradient, squared
 from ..method import AbstractFlow, AbstractOptimizer, State
 from ..method.base import Number
 from ..numerics import Numerics
 from .objective import AbstractProblem, norm
 from .prediction import _array, _square, _test_rows, check_times, predict
 from .readout import resolve
+from .run import check_shapes
 from .simulation import solve_problem
 from .trajectory import Trajectory
 
@@ -41,14 +43,15 @@ class FunctionProblem(AbstractProblem):
 
     matrix: Float[Array, "N N"]
     start: Float[Array, "N columns"]
-    y: Float[Array, n * k]
+    y: Shaped[Array, "n ..."]
     rows: Float[Array, "M N"] | None
     test0: Float[Array, q * k] | None
     loss: Loss = eqx.field(static=True)
+    shape: tuple[int, ...] = eqx.field(static=True)
 
     def f(self, w: Array) -> Float[Array, n * k]:
         """Predictions on the training points."""
-        return (self.start + self.matrix @ w).reshape(self.y.shape)
+        return (self.start + self.matrix @ w).reshape(self.shape)
 
     def test(self, w: Array) -> Float[Array, q * k]:
         """Predictions on the test points."""
@@ -72,10 +75,10 @@ class FunctionProblem(AbstractProblem):
         return output_gradient(self.loss, self.f(w), self.y)
 
     def velocity(self, w: PyTree, rate: PyTree) -> Float[Array, n * k]:
-        return (self.matrix @ rate).reshape(self.y.shape)
+        return (self.matrix @ rate).reshape(self.shape)
 
     def kernel(self, w: PyTree) -> Float[Array, "nk nk"]:
-        copies = self.y.size // len(self.matrix)
+        copies = self.start.size // len(self.matrix)
         return (
             self.matrix
             if copies == 1
@@ -106,7 +109,7 @@ _READOUTS: dict[str, Any] = {
     "loss": lambda s: s.loss,
     "residual": lambda s: s.residual,
     "velocity": lambda s: s.velocity,
-    "dual": lambda s: s._state.w.reshape(s._problem.y.shape),
+    "dual": lambda s: s._state.w.reshape(s._problem.shape),
 }
 
 
@@ -157,13 +160,14 @@ def simulate_function(
         >>> run.f[1].round(3).tolist()
         [0.443, -0.443]
     """
-    kernel, f0, y = _array("kernel", kernel), _array("f0", f0), _array("y", y)
-    dtype = jnp.result_type(kernel, f0, y)
-    if f0.shape != y.shape:
-        raise InputError(f"f0 and y must have one shape, got {f0.shape} and {y.shape}.")
+    kernel, f0, targets = _array("kernel", kernel), _array("f0", f0), _array("y", y)
+    dtype = jnp.result_type(kernel, f0, targets)
+    y = as_targets(loss, jnp.asarray(y), dtype)
+    check_shapes(loss, jax.ShapeDtypeStruct(f0.shape, dtype), y)
+    check_targets(loss, y)
     matrix, start = _square(kernel.astype(dtype), f0.astype(dtype))
     rows, at_start = _test_rows(test_kernel, test0, len(matrix), f0.astype(dtype))
-    problem = FunctionProblem(matrix, start, y.astype(dtype), rows, at_start, loss)
+    problem = FunctionProblem(matrix, start, y, rows, at_start, loss, f0.shape)
     known = {
         name: readout for name, readout in _READOUTS.items() if rows is not None or name != "test"
     }

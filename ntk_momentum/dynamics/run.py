@@ -26,7 +26,7 @@ from .. import memory
 from ..data import Dataset
 from ..errors import InputError, brief, concrete, no_type_check
 from ..kernel import infinite_ntk
-from ..loss import Loss, check_loss, check_targets, is_known, squared
+from ..loss import Loss, as_targets, check_loss, check_targets, is_known, squared
 from ..method import (
     AbstractFlow,
     AbstractOptimizer,
@@ -461,9 +461,7 @@ def weight_problem(
     dtype = weights_dtype(w)
     real = jnp.issubdtype(data.X.dtype, jnp.inexact) or isinstance(model, TwoLayerNet)
     X = data.X.astype(dtype) if real else data.X  # tokens stay whole numbers
-    # classes stay whole numbers for a loss of the user's, which may index by them
-    real = jnp.issubdtype(data.y.dtype, jnp.inexact) or is_known(loss)
-    y = data.y.astype(dtype) if real else data.y
+    y = as_targets(loss, data.y, dtype)
     try:
         f = jax.eval_shape(lambda: outputs(model, X))
     except InputError:
@@ -484,8 +482,15 @@ def check_shapes(loss: Any, f: Any, y: Any) -> None:
     check_loss(loss)
     known = "such as nm.squared or nm.huber(1.0)"
     labels = not is_known(loss) and not jnp.issubdtype(y.dtype, jnp.inexact)
-    if f.shape != y.shape and not (labels and y.shape == f.shape[:1]):
+    classes = labels and len(f.shape) == 2 and y.shape == f.shape[:1] and f.shape[1] > 1
+    if f.shape != y.shape and not classes:
         raise InputError(unequal_shapes(f.shape, y.shape))
+    if classes and f.shape[0] in (1, f.shape[1]) and not _takes_classes(loss, f, y):
+        raise InputError(
+            f"the loss takes outputs {f.shape} and targets {y.shape} only by broadcasting; it must "
+            "index the outputs by the class of each sample, or the targets be one-hot, "
+            "np.eye(k)[labels]."
+        )
     try:
         value = jax.eval_shape(loss, f, y)
     except InputError as error:
@@ -502,6 +507,20 @@ def check_shapes(loss: Any, f: Any, y: Any) -> None:
             f"the loss must return one real number, got {got}; a sum or a mean over "
             f"samples {known}."
         )
+
+
+def _takes_classes(loss: Loss, f: Any, y: Any) -> bool:
+    """Whether a loss of (n, k) and (n,) is one for more samples too, which broadcasting is not."""
+    more = f.shape[0] + f.shape[1] + 1
+    try:
+        jax.eval_shape(
+            loss,
+            jax.ShapeDtypeStruct((more, f.shape[1]), f.dtype),
+            jax.ShapeDtypeStruct((more,), y.dtype),
+        )
+    except Exception:  # the user's code: anything may be raised
+        return False
+    return True
 
 
 def check_output(f: Any) -> None:
@@ -594,7 +613,7 @@ def _wants_reference(
         flow = method if isinstance(method, AbstractFlow) else None
         state = State(w, None) if flow is None else flow.init(w)
         dtype = weights_dtype(w)
-        size = problem.y.size
+        size = problem.residual_size(w)
         zero = jnp.zeros((), dtype)
 
         def reference() -> Array:
