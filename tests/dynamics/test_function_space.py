@@ -18,21 +18,6 @@ TIMES = np.array([0.0, 0.7, 2.0, 9.0])
 FINE = nm.Numerics(tol=1e-8)
 
 
-@pytest.mark.parametrize(
-    "flow", [pytest.param(nm.GradientFlow(), marks=pytest.mark.slow), nm.Nesterov(3.0)], ids=str
-)
-def test_squared_loss_is_the_closed_form_on_training_and_test_points(flow):
-    f0, test0 = jnp.linspace(-1, 1, 8), jnp.array([0.3, 0.0, -2.0])
-    solved = simulate_function(
-        K, f0, DATA.y, flow, TIMES, test_kernel=K_TEST, test0=test0, config=FINE
-    )
-    exact = nm.predict(K, f0 - DATA.y, flow, TIMES, test_kernel=K_TEST, test0=test0)
-    np.testing.assert_allclose(solved.residual, exact.residual, atol=1e-6)
-    np.testing.assert_allclose(solved.test, exact.test, atol=1e-6)
-    np.testing.assert_allclose(solved.velocity, exact.velocity, atol=1e-6)
-    np.testing.assert_allclose(solved.loss, exact.loss, atol=1e-6)
-
-
 @pytest.mark.slow
 def test_a_wide_network_follows_the_logistic_loss_in_function_space():
     net = nm.init_two_layer(4096, 5, key=jax.random.key(0), antisymmetric=True)

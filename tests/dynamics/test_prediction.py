@@ -185,21 +185,6 @@ def test_discrete_predictions_match_recursions_in_numpy():
             np.testing.assert_allclose(out.velocity, steps_back[list(ts)], rtol=0, atol=1e-13)
 
 
-def test_the_optimizer_follows_its_flow_to_the_order_of_the_map():
-    kernel, start = problem()
-    for flow, order in zip(FLOWS, (1, 2, 1), strict=True):
-        errors = []
-        for h, at in ((0.04, 3), (0.02, 4)):  # both at t = 2.4
-            optimizer, offset = flow.discretize(h)
-            steps = np.array([0, 1, 2, 60, 120])
-            discrete, continuous = (
-                np.asarray(predict(kernel, start, method, ts).residual)
-                for method, ts in ((optimizer, steps), (flow, steps * h + offset))
-            )
-            errors.append(np.max(np.abs(discrete - continuous)[at]))
-        assert np.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.15)
-
-
 def test_response_is_the_table_of_modes():
     eigenvalues = np.array([0.0, 0.1, 4.0])
     table = response(eigenvalues, FLOWS[0], TS)

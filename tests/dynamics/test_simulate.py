@@ -26,29 +26,6 @@ FLOWS = [
 TIMES = np.linspace(0, 6, 13)
 
 
-@pytest.mark.parametrize(
-    "flow",
-    [
-        FLOWS[0],
-        FLOWS[1],
-        pytest.param(FLOWS[2], marks=slow),
-        FLOWS[3],
-        pytest.param(FLOWS[4], marks=slow),
-    ],
-    ids=str,
-)
-def test_error_dynamics_matches_the_closed_form(flow):
-    D0 = -DATA.y
-    config = nm.Numerics(tol=1e-7)
-    solved = nm.simulate_error(H_INF, D0, flow, TIMES, config=config)
-    exact = nm.predict(H_INF, D0, flow, TIMES)
-    scale = float(jnp.linalg.norm(D0))
-    np.testing.assert_allclose(solved.residual, exact.residual, atol=2e-6 * scale)
-    np.testing.assert_allclose(solved.velocity, exact.velocity, atol=1e-5 * scale)
-    np.testing.assert_allclose(solved.loss, exact.loss, atol=2e-5 * scale**2)
-    np.testing.assert_allclose(solved.pseudo_loss, exact.pseudo_loss, atol=2e-5 * scale**2)
-
-
 def test_error_dynamics_converges_with_the_tolerance():
     flow, D0 = nm.Nesterov(3.0), -DATA.y
     exact = nm.predict(H_INF, D0, flow, [6.0]).residual

@@ -57,6 +57,8 @@ FLOWS = {
     "one's own, first order": (Annealed(), None),
     "one's own, momentum": (Fading(1.0), None),
 }
+# The others run with the slow tests: a cell takes about a second, most of it compiling.
+QUICK = ("gradient flow", "heavy ball", "Nesterov", "one's own, first order", "one's own, momentum")
 SOLVERS = {
     "lazy": nm.LazyExponential(),
     "Tsit5": nm.RungeKutta(),
@@ -141,7 +143,7 @@ def any_model(name, solver):
     """The chain rule L(t) - L(0) = int Delta . Delta' of a perceptron; Delta' = -H Delta under the
     gradient flow (2.5), and under a friction the energy's loss, -int b |v|^2 (3.2)."""
     model = eqx.nn.MLP(5, "scalar", 8, 1, jnp.tanh, key=KEY)
-    ts, flow = np.linspace(0, 3, 121), FLOWS[name][0]
+    ts, flow = 3 * np.linspace(0, 1, 121) ** 2, FLOWS[name][0]  # dense where it is fast
     rate = (
         (lambda s: -s.residual @ (s.kernel @ s.residual))
         if isinstance(flow, nm.GradientFlow)
@@ -153,11 +155,11 @@ def any_model(name, solver):
         table["kinetic"] = lambda s: s.kinetic_energy
     run = nm.simulate(model, DATA, flow, ts, solver=solver, readouts=table, config=FINE)
     lost = run.loss[-1] - run.loss[0]
-    np.testing.assert_allclose(np.trapezoid(run.rate, ts), lost, rtol=2e-3)
+    np.testing.assert_allclose(np.trapezoid(run.rate, ts), lost, rtol=5e-3)
     if damped:
         b = np.array([float(flow.friction(t)) for t in np.maximum(ts, 1e-9)])
         heat = np.trapezoid(2 * b * run.kinetic, ts)
-        np.testing.assert_allclose(run.loss[-1] + run.kinetic[-1] + heat, run.loss[0], rtol=2e-3)
+        np.testing.assert_allclose(run.loss[-1] + run.kinetic[-1] + heat, run.loss[0], rtol=5e-3)
 
 
 CELLS = (
@@ -172,7 +174,13 @@ CELLS = (
 @pytest.mark.parametrize(
     ("name", "solver", "problem"),
     [
-        pytest.param(name, solver, problem, id=f"{name}-{solver}-{problem.__name__}")
+        pytest.param(
+            name,
+            solver,
+            problem,
+            id=f"{name}-{solver}-{problem.__name__}",
+            marks=[] if name in QUICK else pytest.mark.slow,
+        )
         for name in FLOWS
         for problem, solvers in CELLS
         for solver in solvers

@@ -71,29 +71,6 @@ def test_maps_between_flow_and_optimizer_invert_each_other():
     assert optimizer.flow()[1] == 0.05 and offset == 0
 
 
-def _order(flow, T, steps):
-    """Order in h of the gap between iterates and closed form at t = k h + offset, the worst over
-    the second half."""
-    gaps = []
-    for k in steps:
-        h = T / k
-        optimizer, offset = flow.discretize(h)
-        eigenvalues = jnp.asarray(np.diag(A))
-        times = h * jnp.arange(k + 1) + offset
-        exact = W0 * np.asarray(flow.mode(eigenvalues[None, :], times[:, None])[0])
-        gaps.append(np.max(np.abs(iterate(optimizer, k) - exact)[k // 2 :]))
-    return np.polyfit(np.log(1 / np.asarray(steps)), np.log(gaps), 1)[0]
-
-
-@pytest.mark.parametrize(
-    ("flow", "order"),
-    [(nm.GradientFlow(), 1), (nm.HeavyBall(0.8), 2), (nm.HeavyBall(7.0), 2), (nm.Nesterov(3.0), 1)],
-    ids=str,
-)
-def test_discrete_iterates_converge_to_their_flow_with_the_stated_order(flow, order):
-    assert abs(_order(flow, 4.0, (64, 128, 256)) - order) < 0.2
-
-
 def test_nesterov_vector_field_starts_at_the_regular_acceleration():
     state = State(jnp.asarray(W0), jnp.zeros(3))
     gradient = jnp.asarray(A @ W0)
