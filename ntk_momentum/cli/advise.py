@@ -57,7 +57,7 @@ def print_advice(asked: Advise) -> int:
     import jax
 
     from ..data import warn_unless_unit
-    from ..dynamics.run import check_output, unequal_shapes
+    from ..dynamics.preparation import check_output, unequal_shapes
     from ..judge.advice import advise, check_advice
     from ..kernel import empirical_ntk, infinite_ntk
     from ..memory import check_fits

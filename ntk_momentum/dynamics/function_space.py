@@ -27,8 +27,8 @@ from ..method.base import Number
 from ..numerics import Numerics
 from .objective import AbstractProblem, norm
 from .prediction import _array, _square, _test_rows, check_times, predict
+from .preparation import check_shapes
 from .readout import resolve
-from .run import check_shapes
 from .simulation import solve_problem
 from .trajectory import Trajectory
 

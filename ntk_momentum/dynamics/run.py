@@ -24,9 +24,9 @@ from jaxtyping import Array, Float, PyTree
 
 from .. import memory
 from ..data import Dataset
-from ..errors import InputError, brief, concrete, no_type_check
+from ..errors import InputError, concrete, no_type_check
 from ..kernel import infinite_ntk
-from ..loss import Loss, as_targets, check_loss, check_targets, is_known, squared
+from ..loss import Loss, squared
 from ..method import (
     AbstractFlow,
     AbstractOptimizer,
@@ -35,11 +35,12 @@ from ..method import (
     State,
     check_linear,
 )
-from ..network.two_layer import TwoLayerNet, outputs, trainable_spec
+from ..network.two_layer import TwoLayerNet
 from ..numerics import Numerics, Precision
 from . import peaks
 from .coordinates import Decomposition, decompose, in_span, why_not_in_span
 from .objective import AbstractProblem, WeightProblem
+from .preparation import weight_problem, weights_dtype
 from .readout import (
     READOUTS,
     Observer,
@@ -440,113 +441,6 @@ def refined(
 def all_finite(tree: PyTree) -> Array:
     """Whether every number is finite."""
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
-
-
-def weights_dtype(w: PyTree) -> Any:
-    """The precision of trained weights."""
-    return jnp.result_type(*jax.tree.leaves(w))
-
-
-def weight_problem(
-    model: Any, data: Any, loss: Loss, trainable: Any, where: Callable | None
-) -> tuple[WeightProblem, PyTree]:
-    """The loss of a model on a data set as a problem over its trained weights, and those
-    weights."""
-    if not isinstance(data, Dataset):
-        raise InputError(
-            f"data must be a Dataset, got {type(data).__name__}; try nm.Dataset(X, y)."
-        )
-    trained = trainable_spec(model, trainable, where)
-    w, frozen = eqx.partition(model, trained)
-    dtype = weights_dtype(w)
-    real = jnp.issubdtype(data.X.dtype, jnp.inexact) or isinstance(model, TwoLayerNet)
-    X = data.X.astype(dtype) if real else data.X  # tokens stay whole numbers
-    y = as_targets(loss, data.y, dtype)
-    try:
-        f = jax.eval_shape(lambda: outputs(model, X))
-    except InputError:
-        raise
-    except Exception as error:  # the user's code: anything may be raised
-        raise InputError(
-            f"the model does not take inputs of shape {X.shape[1:]} and dtype {X.dtype}: "
-            f"{type(error).__name__}, {brief(error)}"
-        ) from error
-    check_output(f)
-    check_targets(loss, y)
-    check_shapes(loss, f, y)
-    return WeightProblem(frozen, trained, X, y, loss), w
-
-
-def check_shapes(loss: Any, f: Any, y: Any) -> None:
-    """Raise `InputError` unless a loss takes outputs and targets of these shapes to a number."""
-    check_loss(loss)
-    known = "such as nm.squared or nm.huber(1.0)"
-    labels = not is_known(loss) and not jnp.issubdtype(y.dtype, jnp.inexact)
-    classes = labels and len(f.shape) == 2 and y.shape == f.shape[:1] and f.shape[1] > 1
-    if f.shape != y.shape and not classes:
-        raise InputError(unequal_shapes(f.shape, y.shape))
-    if classes and f.shape[0] in (1, f.shape[1]) and not _takes_classes(loss, f, y):
-        raise InputError(
-            f"the loss takes outputs {f.shape} and targets {y.shape} only by broadcasting; it must "
-            "index the outputs by the class of each sample, or the targets be one-hot, "
-            "np.eye(k)[labels]."
-        )
-    try:
-        value = jax.eval_shape(loss, f, y)
-    except InputError as error:
-        raise InputError(f"loss must be a function of (f, y) {known}: {error}") from error
-    except Exception as error:  # the user's code: anything may be raised
-        raise InputError(
-            f"the loss cannot be taken of outputs {f.shape} and targets {y.shape}: "
-            f"{type(error).__name__}, {brief(error)}; it must be a function of (f, y) {known}."
-        ) from error
-    shape = getattr(value, "shape", None)
-    if shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
-        got = f"shape {shape}" if shape is not None else type(value).__name__
-        raise InputError(
-            f"the loss must return one real number, got {got}; a sum or a mean over "
-            f"samples {known}."
-        )
-
-
-def _takes_classes(loss: Loss, f: Any, y: Any) -> bool:
-    """Whether a loss of (n, k) and (n,) is one for more samples too, which broadcasting is not."""
-    more = f.shape[0] + f.shape[1] + 1
-    try:
-        jax.eval_shape(
-            loss,
-            jax.ShapeDtypeStruct((more, f.shape[1]), f.dtype),
-            jax.ShapeDtypeStruct((more,), y.dtype),
-        )
-    except Exception:  # the user's code: anything may be raised
-        return False
-    return True
-
-
-def check_output(f: Any) -> None:
-    """Raise where a model returns something else than one array."""
-    if not hasattr(f, "shape"):
-        raise InputError(
-            "the model must return one array for one input, got a "
-            f"{type(f).__name__}; return the prediction alone."
-        )
-    if not jnp.issubdtype(f.dtype, jnp.floating):
-        raise InputError(
-            f"the model must return real floating numbers, got {f.dtype}; wrap it in a function "
-            "that does."
-        )
-
-
-def unequal_shapes(f: tuple[int, ...], y: tuple[int, ...]) -> str:
-    """What to say of outputs and targets of different shapes."""
-    remedy = ""
-    if len(f) == 2 and y == f[:1] and f[1] == 1:
-        remedy = '; try out_size="scalar" in eqx.nn.MLP, or targets y[:, None]'
-    elif len(y) == 2 and f == y[:1]:
-        remedy = "; try targets y.ravel()" if y[1] == 1 else f"; try a model of {y[1]} outputs"
-    return (
-        f"the model's outputs on the data have shape {f}, the targets {y}; they must agree{remedy}."
-    )
 
 
 def as_integrator(

@@ -20,8 +20,9 @@ from ..method import AbstractFlow
 from ..numerics import Numerics
 from .objective import AbstractProblem, ErrorProblem
 from .prediction import check_constant_kernel, check_times
+from .preparation import weights_dtype
 from .readout import ERROR_READOUTS, READOUTS, Readout, resolve
-from .run import Run, as_integrator, refined, warn_of_failure, watched, weights_dtype
+from .run import Run, as_integrator, refined, warn_of_failure, watched
 from .trajectory import Trajectory
 
 

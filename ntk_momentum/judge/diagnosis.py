@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ..dynamics.objective import WeightProblem, norm
-from ..dynamics.run import weight_problem
+from ..dynamics.preparation import weight_problem
 from ..dynamics.training import train
 from ..errors import InputError, no_type_check
 from ..kernel.tangent import jvp

@@ -273,7 +273,7 @@ def _make_plan(
     sweep: Sweep, data: Dataset, model: Callable | None, lambda0: float, strategy: str | None
 ) -> Plan:
     """The plan of a sweep on one data set: the one place where its options are handed on."""
-    from ..dynamics.run import weight_problem
+    from ..dynamics.preparation import weight_problem
     from ..dynamics.solver import why_not_lazy
     from ..ensembles import planning
     from ..loss import check_targets

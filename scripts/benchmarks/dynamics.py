@@ -14,7 +14,7 @@ from timing import median_seconds
 
 from ntk_momentum import Numerics, infinite_ntk, init_two_layer, load_digits, simulate
 from ntk_momentum.dynamics.coordinates import in_span
-from ntk_momentum.dynamics.run import weight_problem
+from ntk_momentum.dynamics.preparation import weight_problem
 from ntk_momentum.dynamics.solver import LazyExponential, RungeKutta
 from ntk_momentum.loss import squared
 from ntk_momentum.method import GradientFlow, HeavyBall, Nesterov

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 
 from ntk_momentum import init_two_layer, sphere
 from ntk_momentum.dynamics.coordinates import in_span
-from ntk_momentum.dynamics.run import Run, count_off, weight_problem
+from ntk_momentum.dynamics.preparation import weight_problem
+from ntk_momentum.dynamics.run import Run, count_off
 from ntk_momentum.loss import squared
 from ntk_momentum.method import gradient_descent
 from ntk_momentum.network.two_layer import TwoLayerNet

@@ -13,7 +13,7 @@ import pytest
 import ntk_momentum as nm
 from ntk_momentum.dynamics.coordinates import in_span
 from ntk_momentum.dynamics.objective import norm
-from ntk_momentum.dynamics.run import weight_problem
+from ntk_momentum.dynamics.preparation import weight_problem
 from ntk_momentum.method import State
 from ntk_momentum.network import neurons
 from ntk_momentum.network.two_layer import outputs

@@ -11,7 +11,7 @@ import pytest
 import ntk_momentum as nm
 from ntk_momentum import cli
 from ntk_momentum.cli.diagnose import perceptron
-from ntk_momentum.dynamics.run import weight_problem
+from ntk_momentum.dynamics.preparation import weight_problem
 from ntk_momentum.judge.diagnosis import _drifts, _local, diagnose, linearize, trained_part
 from ntk_momentum.loss import logistic
 from ntk_momentum.network.loading import load_model

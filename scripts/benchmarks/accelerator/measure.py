@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import ntk_momentum as nm
-from ntk_momentum.dynamics.run import weight_problem
+from ntk_momentum.dynamics.preparation import weight_problem
 from ntk_momentum.memory import available
 from ntk_momentum.results.provenance import provenance as provenance
 
