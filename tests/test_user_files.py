@@ -27,7 +27,7 @@ import pytest
 import ntk_momentum as nm
 from ntk_momentum import cli, files
 from ntk_momentum.errors import InputError
-from ntk_momentum.ledger import drawing, ledger
+from ntk_momentum.ledger import check, drawing, ledger
 from ntk_momentum.study import outcome, registry
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,7 +72,7 @@ def opened(place: Path) -> None:
 
 def claims() -> list[ledger.Claim]:
     line = drawing.panel("t", "L", drawing.line([0, 1], [1, 0.5], "L"))
-    form = ledger.Check("eq", True, {"error": 1e-12}, "sphere", 1e-10)
+    form = check.Check("eq", True, {"error": 1e-12}, "sphere", 1e-10)
     figure = drawing.drawing("It falls.", line)
     return [ledger.Claim("eq-2.5", "2", "identity", form, form, None, "Because.", figure, 0.1)]
 

@@ -1,9 +1,9 @@
 """Is the paper right? Every numbered statement, run as printed, corrected and sharp, with its
 drawing."""
 
-from .ledger import Check as Check
-from .ledger import Claim as Claim
-from .ledger import claim as claim
+from .check import Check as Check
+from .check import Claim as Claim
+from .check import claim as claim
 from .ledger import entries as entries
 from .ledger import refuted as refuted
 from .ledger import verify as verify

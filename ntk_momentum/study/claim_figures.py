@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from ..ledger.check import Claim
     from ..ledger.drawing import Drawing, Panel
-    from ..ledger.ledger import Claim
 
 MOST = 300
 """Points of a line; more are not seen."""

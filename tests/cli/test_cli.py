@@ -12,7 +12,7 @@ import pytest
 
 import ntk_momentum
 from ntk_momentum import cli
-from ntk_momentum.ledger import ledger
+from ntk_momentum.ledger import check, ledger
 from ntk_momentum.study import registry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +34,7 @@ def house(tmp_path, monkeypatch):
 
 def claim(id: str, printed: bool, corrected: bool = True) -> ledger.Claim:
     forms = [
-        ledger.Check(f"{id} {ok}", ok, {"error": 1e-12, "nested": {"slope": -0.5}}, "sphere", 1e-10)
+        check.Check(f"{id} {ok}", ok, {"error": 1e-12, "nested": {"slope": -0.5}}, "sphere", 1e-10)
         for ok in (printed, corrected)
     ]
     return ledger.Claim(

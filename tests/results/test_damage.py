@@ -37,14 +37,14 @@ import numpy as np
 import ntk_momentum as nm
 from ntk_momentum import cli
 from ntk_momentum.errors import InputError
-from ntk_momentum.ledger import drawing, ledger
+from ntk_momentum.ledger import check, drawing, ledger
 from ntk_momentum.results import grid, sweep
 from ntk_momentum.study import outcome, registry
 from ntk_momentum.study.claims_file import Claims
 
 registry.folder = lambda: Path("tests/examples")
 line = drawing.panel("t", "L", drawing.line([0, 1], [1, 0.5], "L"))
-form = ledger.Check("eq", True, {"error": 1e-12}, "sphere", 1e-10)
+form = check.Check("eq", True, {"error": 1e-12}, "sphere", 1e-10)
 figure = drawing.drawing("It falls.", line)
 claim = ledger.Claim("eq-2.5", "2", "identity", form, form, None, "Because.", figure, 0.1)
 ledger.verify = lambda *args, **kwargs: [claim]

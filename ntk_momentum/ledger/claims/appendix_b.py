@@ -14,8 +14,8 @@ from ...method import Nesterov
 from ...theory import bounds
 from ...theory.lyapunov import nesterov_energy
 from ...theory.switching import switched_peaks
+from ..check import Forms, bound, claim, every, identity
 from ..drawing import against, drawing, line, panel
-from ..ledger import Forms, bound, claim, every, identity
 from .fits import growth
 from .linear import displacement_identity
 from .modes import DS, constant, frozen, reach

@@ -14,8 +14,8 @@ from ...data import Dataset
 from ...kernel import empirical_ntk
 from ...method import gradient_descent
 from ...network.two_layer import TwoLayerNet, outputs
+from ..check import Forms, claim, every, identity, typed, within
 from ..drawing import against, drawing, line, panel, points, theory
-from ..ledger import Forms, claim, every, identity, typed, within
 from .fits import agrees, slope
 from .setting import Setting, predictions
 

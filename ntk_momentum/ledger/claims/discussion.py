@@ -10,8 +10,8 @@ import scipy.integrate
 
 from ...kernel import empirical_ntk, infinite_ntk
 from ...theory import bounds
+from ..check import Forms, claim, every, within
 from ..drawing import against, drawing, line, panel, theory
-from ..ledger import Forms, claim, every, within
 from .fits import agrees, slope
 from .setting import Setting
 

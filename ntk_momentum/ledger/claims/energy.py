@@ -9,8 +9,8 @@ import numpy as np
 from ...method import HeavyBall
 from ...theory import bounds
 from ...theory.lyapunov import heavy_ball_energy, heavy_ball_energy_rate, sharp_energy
+from ..check import Forms, bound, claim, every, identity
 from ..drawing import drawing, line, panel, points, theory
-from ..ledger import Forms, bound, claim, every, identity
 from .modes import frozen, worst_modes
 from .setting import Setting
 

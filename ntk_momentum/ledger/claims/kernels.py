@@ -9,8 +9,8 @@ import numpy as np
 from ...kernel import empirical_ntk
 from ...method import GradientFlow
 from ...network.two_layer import TwoLayerNet, split
+from ..check import Forms, claim, every, identity, typed, within
 from ..drawing import by_name, drawing, line, panel, theory
-from ..ledger import Forms, claim, every, identity, typed, within
 from .modes import frozen
 from .setting import Setting, infinite_kernel, predictions
 

@@ -8,8 +8,8 @@ import functools
 import numpy as np
 
 from ...theory.crossings import Crossings, heavy_ball_crossings
+from ..check import Forms, claim, every, identity, typed
 from ..drawing import against, drawing, line, panel, theory
-from ..ledger import Forms, claim, every, identity, typed
 from .fits import agrees, slope
 from .setting import Setting
 

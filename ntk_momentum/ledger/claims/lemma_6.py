@@ -9,8 +9,8 @@ import scipy.optimize
 from ...theory import bounds
 from ...theory.crossings import heavy_ball_crossings
 from ...theory.switching import measured_exponent, switched_peaks, worst_kernel
+from ..check import Forms, claim, every, undefined
 from ..drawing import drawing, line, panel, points, theory
-from ..ledger import Forms, claim, every, undefined
 from .linear import displacement_identity
 from .modes import theorem_2_ratio
 from .setting import Setting

@@ -13,8 +13,8 @@ from ...method import HeavyBall, heavy_ball
 from ...method.base import Number
 from ...network.two_layer import outputs
 from ...theory import bounds
+from ..check import Forms, claim, every, identity, undefined, within
 from ..drawing import against, by_name, drawing, line, panel, points, theory
-from ..ledger import Forms, claim, every, identity, undefined, within
 from .fits import slope
 from .modes import ONE, exponent, frozen, radius
 from .setting import Setting, infinite_kernel, predictions

@@ -10,8 +10,8 @@ import scipy.optimize
 
 from ...method import Nesterov, nesterov
 from ...theory import bounds
+from ..check import Forms, bound, claim, every, identity
 from ..drawing import against, drawing, line, panel, points, theory
-from ..ledger import Forms, bound, claim, every, identity
 from .fits import growth, slope
 from .modes import DS, amplitude, constant, frozen, radius, reach
 from .setting import Setting

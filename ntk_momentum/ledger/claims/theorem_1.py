@@ -6,8 +6,8 @@ import numpy as np
 
 from ...method import GradientFlow, HeavyBall
 from ...theory import bounds
+from ..check import Forms, attained, bound, claim, every, rarely, within
 from ..drawing import against, by_name, drawing, line, panel, theory
-from ..ledger import Forms, attained, bound, claim, every, rarely, within
 from .fits import agrees, slope, while_bounded
 from .modes import frozen, radius
 from .pairs import pair_eigenvalues, pair_lambda_min

@@ -6,8 +6,8 @@ import numpy as np
 
 from ...method import HeavyBall
 from ...theory import bounds
+from ..check import Forms, attained, bound, claim, every
 from ..drawing import drawing, line, panel, points, theory
-from ..ledger import Forms, attained, bound, claim, every
 from .lemma_6 import adversary, turning
 from .modes import ONE, exponent, frozen, theorem_2_ratio, worst_modes
 from .setting import Setting

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from ...theory import bounds
+from ..check import Check, Forms, bound, claim, every, rarely
 from ..drawing import Drawing, by_name, drawing, panel, points, theory
-from ..ledger import Check, Forms, bound, claim, every, rarely
 from .fits import growth, slope
 from .pairs import ANGLES, DELTA, FAMILY, pair_eigenvalues, pair_kernels, pair_lambda_min
 from .setting import Setting
