@@ -141,6 +141,7 @@ def quoting(path: Path) -> None:
     path.write_text(f"<p>{files.mark('report')} {files.mark('result')}</p>")
 
 
+QUICK = ("folder", "text", "nc", "svg", "json", "link", "edited", "another file of ours")
 THINGS: dict[str, Callable[[Path], object]] = {
     "folder": folder,
     "text": lambda path: path.write_text("a poem"),
@@ -240,7 +241,9 @@ def targets(name: str, tmp_path: Path, written, kept) -> list[Path]:
 
 
 @pytest.mark.filterwarnings("default:left out:RuntimeWarning")
-@pytest.mark.parametrize("thing", THINGS)
+@pytest.mark.parametrize(
+    "thing", [pytest.param(t, marks=[] if t in QUICK else pytest.mark.slow) for t in THINGS]
+)
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_not_ours_stays_as_it_is(name, thing, tmp_path, written, kept, capsys):
     if name == "export":

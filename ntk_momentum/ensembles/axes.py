@@ -46,6 +46,8 @@ def axes(
             raise InputError(f"{name} is empty; an ensemble needs at least one.")
         if name != runs and len(set(values)) < len(values):
             raise InputError(f"{name} holds the same value twice: {list(values)}.")
+    if max(widths) >= 2**62:  # beyond numpy's whole numbers
+        check_fits(max(widths), f"{max(widths):.3g} neurons", "use fewer neurons")
     check_positive("widths", widths)
     return methods, widths, seeds
 

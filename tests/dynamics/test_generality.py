@@ -246,7 +246,7 @@ def test_an_ensemble_of_any_model_is_trained_too():
         ({"trainable": "hidden"}, "or where="),
         (
             {"model": lambda width, key: eqx.nn.MLP(8, "scalar", width, 2, key=key)},
-            "cannot be called on inputs of shape",
+            "does not take inputs of shape",
         ),
         ({"memory_limit": 1e3}, "fewer neurons, float32.$"),
     ],

@@ -58,7 +58,7 @@ FLOWS = {
     "one's own, momentum": (Fading(1.0), None),
 }
 # The others run with the slow tests: a cell takes about a second, most of it compiling.
-QUICK = ("gradient flow", "heavy ball", "Nesterov", "one's own, first order", "one's own, momentum")
+QUICK = ("heavy ball", "one's own, first order")
 SOLVERS = {
     "lazy": nm.LazyExponential(),
     "Tsit5": nm.RungeKutta(),
@@ -179,7 +179,7 @@ CELLS = (
             solver,
             problem,
             id=f"{name}-{solver}-{problem.__name__}",
-            marks=[] if name in QUICK else pytest.mark.slow,
+            marks=[] if name in QUICK and solver != "Dopri5" else pytest.mark.slow,
         )
         for name in FLOWS
         for problem, solvers in CELLS
