@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -25,9 +25,6 @@ from .objective import WeightProblem
 from .readout import read_off, watch
 from .solver import LazyExponential
 from .solver.slopes import TILE
-
-if TYPE_CHECKING:
-    from .run import Run
 
 COPIES = {
     "lazy": (2.0, 3.0, 8.0),
@@ -95,9 +92,11 @@ class Needs(NamedTuple):
     readouts: list[tuple[int, ...]]
 
 
-def needs_of(make: Callable[[Any], Run], given: Any, times: int) -> Needs:
-    """What one run needs, found by tracing its start: make(given) is the run, read off at so many
-    times. Nothing is computed. Raises `InputError` for what cannot be run.
+def needs_of(make: Callable[[Any], Any], given: Any, times: int) -> Needs:
+    """What one run needs, found by tracing its start.
+
+    make(given) is the `run.Run`, read off at so many times. Nothing is computed. Raises
+    `InputError` for what cannot be run.
     """
     found: dict[str, Any] = {}
 
