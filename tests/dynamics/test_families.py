@@ -286,8 +286,8 @@ def test_flows_are_the_limit_of_small_steps(name, tmp_path):
 
     tight = nm.Numerics(tol=1e-8)
     for flow, b in ((nm.GradientFlow(), None), (nm.HeavyBall(0.5), 0.5)):
-        at, v, h = w, jax.tree.map(jnp.zeros_like, w), 0.01
-        for _ in range(20):  # classical Runge-Kutta
+        at, v, h = w, jax.tree.map(jnp.zeros_like, w), 0.0005
+        for _ in range(400):  # classical Runge-Kutta
             slopes = [rates(b, at, v)]
             for part in (h / 2, h / 2, h):
                 slopes.append(rates(b, add(at, slopes[-1][0], part), add(v, slopes[-1][1], part)))
@@ -344,7 +344,7 @@ def test_certificates_are_given_or_refused(name):
     run = nm.simulate(
         make(), data, nm.GradientFlow(), [0.0, 0.1, 0.2], readouts=nm.judge.CERTIFICATE_READOUTS
     )
-    assert "certified" in str(nm.certify(run, nm.GradientFlow()))
+    assert "certified" in str(nm.certify(run, "initial"))
 
 
 ENTRIES = {

@@ -79,9 +79,7 @@ def collectives():
         (unit,) = made.units
         how = program.How(unit.strategy, unit.lanes, unit.layout, made.over)
         compiled = (
-            program.ensemble_program.lower(jax.numpy.asarray(1e-5), made.batch(unit), how)
-            .compile()
-            .compiled.as_text()
+            program.ensemble_program.lower(made.batch(unit), how).compile().compiled.as_text()
         )
         names = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
         for result, name, place in re.findall(

@@ -49,7 +49,9 @@ def test_high_dimensional_inputs_take_the_coordinates_of_a_run_alone(solver, sha
     (unit,) = made.units
     batch = made.batch(unit)
     weights = jax.eval_shape(
-        lambda seed: program._parts(batch, batch.flow[0], batch.width[0], seed, None)[3].hidden,
+        lambda seed: (
+            program._prepared(batch, batch.flow[0], batch.width[0], seed, None)[0].w.hidden
+        ),
         batch.seed[0],
     )
     assert weights.shape == shape

@@ -22,9 +22,7 @@ def reserved(made, unit):
     """Bytes that the compiler reserves for a unit."""
     how = program.How(unit.strategy, unit.lanes, unit.layout, made.over)
     found = (
-        program.ensemble_program.lower(jnp.asarray(1e-5), made.batch(unit), how)
-        .compile()
-        .compiled.memory_analysis()
+        program.ensemble_program.lower(made.batch(unit), how).compile().compiled.memory_analysis()
     )
     return found.temp_size_in_bytes + found.output_size_in_bytes + found.argument_size_in_bytes
 

@@ -118,8 +118,8 @@ def test_what_cannot_be_certified_is_said(wide):
 class LeftOver(ImpulseBound):
     """What is left over of (3.5), where the impulses could be counted."""
 
-    def update(self, problem, memory, t0, before, t1, after):
-        return memory + self.left_over(problem, t0, before, t1, after)
+    def update(self, memory, before, after):
+        return memory + self.left_over(before, after)
 
 
 @pytest.mark.slow

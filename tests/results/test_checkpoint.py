@@ -8,10 +8,10 @@ import pytest
 
 import ntk_momentum as nm
 from ntk_momentum import files
+from ntk_momentum.dynamics import run
 from ntk_momentum.dynamics.coordinates import decompose
 from ntk_momentum.dynamics.solver import RungeKutta
 from ntk_momentum.errors import InputError
-from ntk_momentum.results import checkpoint
 
 DATA = nm.sphere(3, 3, key=jax.random.key(0))
 MODEL = nm.init_two_layer(8, 3, key=jax.random.key(1))
@@ -62,16 +62,14 @@ def test_high_dimensional_inputs_resume_in_the_coordinates_that_are_in_the_file(
         nm.init_two_layer(8, 20, key=jax.random.key(1)),
     )
     options = {"every": 2, "readouts": ("loss", "displacement"), "solver": solver}
-    plain = nm.simulate(
-        net, data, nm.HeavyBall(0.5), TS, readouts=options["readouts"], solver=solver
-    )
+    whole, _ = solve(tmp_path / "b", model=net, data=data, **options)
     assert solve(tmp_path / "a", stop_at=4, model=net, data=data, **options) == (None, [2, 4])
     turned = lambda X: dataclasses.replace(
         decompose(X), left=-decompose(X).left, rows=-decompose(X).rows
     )  # another machine may find that
-    monkeypatch.setattr(checkpoint, "decompose", turned)
+    monkeypatch.setattr(run, "decompose", turned)
     resumed, _ = solve(tmp_path / "a", model=net, data=data, **options)
-    for a, b in zip(jax.tree.leaves(resumed), jax.tree.leaves(plain), strict=True):
+    for a, b in zip(jax.tree.leaves(resumed), jax.tree.leaves(whole), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
