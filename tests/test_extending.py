@@ -54,6 +54,7 @@ def test_a_vector_field_of_ones_own_is_predicted_and_runs_by_the_exponential_sol
     np.testing.assert_allclose(run.f, clock.f, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_a_flow_of_ones_own_is_ensembled_and_checkpointed(tmp_path):
     flows = [Fading(0.5, 2.0), Fading(1.5, 2.0)]
     alone = nm.simulate(NET, DATA, flows[1], TIMES)

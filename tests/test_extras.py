@@ -54,6 +54,7 @@ def test_the_table_of_extras_is_that_of_the_project():
     assert packages(PROJECT["dependencies"]) == CORE - {"optimistix"}  # which comes with diffrax
 
 
+@pytest.mark.slow
 def test_the_core_computes_on_the_digits_without_any_extra():
     done = run_without_extras(
         """

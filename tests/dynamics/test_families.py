@@ -270,7 +270,7 @@ def test_training_is_the_loop_by_hand(name):
         np.testing.assert_allclose(jax.vmap(run.model)(data.X), run.f[-1], rtol=1e-8)
 
 
-@families("custom_vjp")
+@families()
 def test_flows_are_the_limit_of_small_steps(name, tmp_path):
     make, data = RIGHT[name]
     model = make()
@@ -308,7 +308,7 @@ def test_flows_are_the_limit_of_small_steps(name, tmp_path):
     np.testing.assert_allclose(kept.f, run.f, rtol=1e-5, atol=1e-8)
 
 
-@families("tokens")
+@families()
 def test_ensembles_are_the_runs_alone(name):
     make, data = RIGHT[name]
     built = lambda width, key: make()
@@ -320,7 +320,7 @@ def test_ensembles_are_the_runs_alone(name):
     np.testing.assert_allclose(runs.f[0, 0, 0], by_hand(make(), data)[0], rtol=1e-8)
 
 
-@families("custom_vjp")
+@families()
 def test_diagnosis_and_linearisation(name):
     make, data = RIGHT[name]
     model = make()

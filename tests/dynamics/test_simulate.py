@@ -395,7 +395,11 @@ def test_total_variation_of_log_h_vanishes_for_linear_models_and_grows_with_kink
     np.testing.assert_allclose(run.kernel_variation, 0, atol=1e-9)
 
 
-@pytest.mark.parametrize("solver", [None, diffrax.Tsit5()], ids=["lazy", "tsit5"])
+@pytest.mark.parametrize(
+    "solver",
+    [None, pytest.param(diffrax.Tsit5(), marks=pytest.mark.slow)],
+    ids=["lazy", "tsit5"],
+)
 @pytest.mark.parametrize("name", ["gradient_flow", "heavy_ball"])
 def test_a_run_that_has_converged_stays_so(name, solver):
     data = nm.sphere(4, 6, key=KEY)

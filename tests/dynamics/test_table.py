@@ -58,7 +58,7 @@ FLOWS = {
     "one's own, momentum": (Fading(1.0), None),
 }
 # The others run with the slow tests: a cell takes about a second, most of it compiling.
-QUICK = ("heavy ball", "one's own, first order")
+QUICK = ("heavy ball",)
 SOLVERS = {
     "lazy": nm.LazyExponential(),
     "Tsit5": nm.RungeKutta(),
