@@ -88,6 +88,7 @@ CALLS = {
 }
 
 
+@pytest.mark.slow
 def test_what_needs_an_extra_names_it(tmp_path):
     """One child process for all, since each imports jax."""
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")

@@ -141,7 +141,7 @@ def quoting(path: Path) -> None:
     path.write_text(f"<p>{files.mark('report')} {files.mark('result')}</p>")
 
 
-QUICK = ("folder", "text", "link", "edited", "another file of ours")
+QUICK = ("folder", "text", "link")
 THINGS: dict[str, Callable[[Path], object]] = {
     "folder": folder,
     "text": lambda path: path.write_text("a poem"),

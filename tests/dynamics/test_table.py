@@ -179,7 +179,7 @@ CELLS = (
             solver,
             problem,
             id=f"{name}-{solver}-{problem.__name__}",
-            marks=[] if name in QUICK and solver != "Dopri5" else pytest.mark.slow,
+            marks=[] if name in QUICK and solver == "lazy" else pytest.mark.slow,
         )
         for name in FLOWS
         for problem, solvers in CELLS
