@@ -45,6 +45,12 @@ def available(device: Any = None) -> int:
     return found
 
 
+def may_be_taken() -> float | None:
+    """Bytes that a run may be planned to take on the first device; None where nobody says."""
+    free = _free(None)
+    return None if free is None else MARGIN * free
+
+
 def check_fits(
     entries: int,
     what: str,

@@ -115,9 +115,10 @@ class Run(eqx.Module):
 
         Args:
             model, data, loss, trainable, where, solver, readouts, reference, config: as in
-            `simulate`. method: a flow, or an optimizer with optax's init and update. plain: the
-            model whose kind decides about read-outs and the reference, where `model` is a
-                padded copy of it.
+                `simulate`.
+            method: a flow, or an optimizer with optax's init and update.
+            plain: the model whose kind decides about read-outs and the reference, where `model` is
+                a padded copy of it.
         """
         plain = model if plain is None else plain
         method = _as_method(method)
@@ -263,10 +264,10 @@ class Run(eqx.Module):
             p=X[0].size,
             m=m,
             dtype=self.dtype,
-            devices=max(len(leaf.devices()) for leaf in leaves),
+            devices=max(len(jnp.asarray(leaf).devices()) for leaf in leaves),  # may be numpy's
         )
-        free = memory.MARGIN * memory.available()
-        if needed.total > free:
+        free = memory.may_be_taken()
+        if free is not None and needed.total > free:
             raise peaks.refuse("this run", needed, free, 1, m > 0)
 
     def first(self) -> Snapshot:
@@ -282,9 +283,8 @@ class Run(eqx.Module):
                 observer.check(self.flow)
         first = self.first()
         if isinstance(self.problem, WeightProblem):
-            _ = (
-                first.kernel
-            )  # here, not inside the loop; removed by the compiler when nothing reads it
+            # here, not inside the loop; removed by the compiler when nothing reads it
+            _ = first.kernel
 
         def advance(progress: Progress, t1: Array) -> Progress:
             # A run that has failed goes no further: NaN would only make it creep.
