@@ -61,7 +61,8 @@ def print_advice(asked: Advise) -> int:
     from ..judge.advice import advise, check_advice
     from ..kernel import empirical_ntk, infinite_ntk
     from ..memory import check_fits
-    from ..network.two_layer import init_two_layer, outputs
+    from ..network.model import outputs
+    from ..network.two_layer import init_two_layer
     from ..results.grid import Source
 
     data = Source(asked.data, asked.n, asked.p, asked.seed).load()

@@ -7,13 +7,11 @@ same flow as W and X, and the rest of W never moves. Lengths are kept: residuals
 displacements are the same numbers. At the end W(t) = W(0) + (W Q(t) - W Q(0)) Q^T.
 
 Where the n <= p inputs are independent, the preactivations Z = W X^T are coordinates too
-(`problem.Metric`). An evaluation in them is one product with the Gram matrix, 2 n^2 m flops for 4 n
+(`Metric`). An evaluation in them is one product with the Gram matrix, 2 n^2 m flops for 4 n
 m k in the span and 4 n m p outside.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -22,7 +20,6 @@ from jaxtyping import Array, Float, PyTree, Real
 
 from ..errors import concrete
 from ..network.two_layer import TwoLayerNet
-from .objective import Metric, WeightProblem
 
 WORTH = 0.75
 """Largest k / p that is worth the two products that lead into the span and back."""
@@ -50,6 +47,18 @@ class Span(eqx.Module):
         return eqx.tree_at(lambda net: net.hidden, change, change.hidden @ self.back)
 
 
+class Metric(eqx.Module):
+    """What makes preactivations z = W X^T, rows z_r (n,), coordinates of the hidden weights:
+    |dw_r|^2 = dz_r . gram^{-1} dz_r.
+
+    gram: X X^T; root: a square root of its inverse, so that dz_r root has the length of dw_r. f
+    needs no product, and the gradient of f in z is multiplied by gram.
+    """
+
+    gram: Float[Array, "n n"]
+    root: Float[Array, "n n"]
+
+
 class Decomposition(eqx.Module):
     """X = left diag(sizes) rows, of X's rank k to round-off. full: whether X's rows are independent
     and well conditioned.
@@ -75,64 +84,3 @@ def decompose(X: Real[Array, "n ..."]) -> Decomposition:
     rank = int(np.sum(sizes > max(X.shape) * float(jnp.finfo(X.dtype).eps) * sizes[0]))
     full = rank == X.shape[0] and bool(sizes[-1] > CONDITION * sizes[0])
     return Decomposition(left[:, :rank], sizes[:rank], rows[:rank], full)
-
-
-def in_span(
-    problem: WeightProblem,
-    w: PyTree,
-    *,
-    preactivations: bool = False,
-    inputs: Decomposition | None = None,
-) -> tuple[WeightProblem, PyTree]:
-    """The problem and its weights in the span of its inputs, or as they are where that cannot be
-    done or is not worth it.
-
-    For flows, and for optimizers that commute with rotations of w, as all of `method` do and those
-    that scale coordinates one by one do not. Read-outs see no coordinates (`readout.Snapshot`), so
-    any of them may be read off.
-
-    Args:
-        problem: of a two-layer net; any other is left as it is.
-        w: its trained weights.
-        preactivations: go on to W X^T where the inputs are independent and well conditioned, for
-            those who move weights along J^T u alone: Runge-Kutta solvers, and optimizers linear in
-            the gradient.
-        inputs: the decomposition of the inputs, where it is known; it decides the coordinates to
-            the last bit.
-    """
-    net = problem.model(w)
-    if why_not_in_span(problem, net, inputs) is not None:
-        return problem, w
-    X = problem.X.reshape(problem.X.shape[0], -1)
-    inputs = decompose(X) if inputs is None else inputs
-    rows, metric = inputs.rows, None
-    if preactivations and inputs.full and inputs.left is not None and inputs.sizes is not None:
-        # X = left diag(sizes) rows, so z = W X^T has dw_r = dz_r gram^{-1} X, of length |dz_r root|
-        root = inputs.left / inputs.sizes[None, :]
-        metric = Metric(X @ X.T, jnp.asarray(root, X.dtype))
-        span = Span(X.T, jnp.asarray(root @ rows, X.dtype), net.hidden)
-        coordinates = jnp.eye(X.shape[0], dtype=X.dtype)
-    elif rows.shape[0] <= WORTH * X.shape[1]:
-        basis = jnp.asarray(rows, X.dtype).T
-        span, coordinates = Span(basis, basis.T, net.hidden), X @ basis
-    else:
-        return problem, w
-    small = eqx.tree_at(lambda net: net.hidden, net, net.hidden @ span.into)
-    w, frozen = eqx.partition(small, problem.trained)
-    return WeightProblem(
-        frozen, problem.trained, coordinates, problem.y, problem.loss, span, metric
-    ), w
-
-
-def why_not_in_span(
-    problem: WeightProblem, model: Any, inputs: Decomposition | None = None
-) -> str | None:
-    """Why the weights stay as they are, or None when they may be reduced."""
-    if not isinstance(model, TwoLayerNet):
-        return "the model is no TwoLayerNet"
-    n, p = problem.X.shape[0], model.hidden.shape[1]
-    if inputs is None and concrete(problem.X) is None and n > WORTH * p:
-        return "inputs that are being traced have no known rank"
-    if min(n, p) <= model.width:
-        return None
-    return "the decomposition would cost more than many evaluations"

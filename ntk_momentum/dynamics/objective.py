@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -17,22 +17,25 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from ..errors import InputError
-from ..kernel import empirical_ntk, sliding
-from ..kernel.patterns import kink, slope_gram
+from ..kernel import empirical_ntk
 from ..kernel.tangent import jvp
-from ..kernel.two_layer import two_layer_ntk
 from ..loss import Loss, output_gradient, squared
 from ..method import State
 from ..method.base import Number
-from ..network.neurons import neuron_major, pullback
-from ..network.two_layer import TwoLayerNet, outputs
+from ..network.model import outputs
+from .coordinates import Decomposition
 
 
 class AbstractProblem(eqx.Module):
     """A position w, its gradient, and what the paper reads off it.
 
-    Subclasses implement the abstract methods; what a network alone has is refused by name.
+    Subclasses implement the abstract methods; what a network alone has is refused by name, and
+    what a sum over neurons alone has is answered by None. Integrators, coordinates and read-outs
+    ask the problem, never what class its model is of.
     """
+
+    default_readouts: ClassVar[tuple[str, ...]] = ("residual", "velocity", "loss", "pseudo_loss")
+    """The read-outs by default, by name."""
 
     @abc.abstractmethod
     def gradient(self, w: PyTree) -> PyTree:
@@ -88,33 +91,72 @@ class AbstractProblem(eqx.Module):
         """A change of w in coordinates that keep its length."""
         return change
 
-    def preactivations(self, w: PyTree) -> Float[Array, "n m"]:
-        """z_ir = w_r . x_i; linear in w, so also their velocities."""
-        raise self._no_network()
-
-    def outer(self, w: PyTree) -> Float[Array, " m"]:
-        """s a_r, with which the neurons of a two-layer net enter f."""
-        raise self._no_network()
-
     def gram(self) -> Float[Array, "n n"]:
         """X X^T of the inputs as the user gave them."""
         raise self._no_network()
 
-    def slide(self, w: PyTree) -> tuple[Float[Array, "n n"], Int[Array, ""]]:
-        """(H, pairs held) where neurons may slide along kinks."""
+    def pull(self, w: PyTree, cotangent: Callable[[Array], Array]) -> PyTree:
+        """J^T u for u = cotangent(f), shaped like w."""
         raise self._no_network()
 
-    def kinks(self, w: PyTree) -> tuple[float, float, float] | None:
-        """The slopes at a kink along which neurons may slide; None where none is known."""
+    def decompose(self, w: PyTree) -> Decomposition | None:
+        """The decomposition of the inputs by which `within` turns w; None where it leaves w."""
         return None
+
+    def within(
+        self, w: PyTree, inputs: Decomposition | None = None, *, preactivations: bool = False
+    ) -> tuple[AbstractProblem, PyTree]:
+        """The problem and w in coordinates of the span of the inputs, or as they are where that
+        cannot be done or is not worth it.
+
+        For flows, and for optimizers that commute with rotations of w, as all of `method` do and
+        those that scale coordinates one by one do not. Read-outs see no coordinates
+        (`readout.Snapshot`), so any of them may be read off.
+
+        Args:
+            w: the trained weights.
+            inputs: what `decompose` gave before, where it is known: it decides the coordinates to
+                the last bit.
+            preactivations: go on to W X^T where the inputs are independent and well conditioned,
+                for those who move weights along J^T u alone: Runge-Kutta solvers, and optimizers
+                linear in the gradient.
+        """
+        return self, w
+
+    def neurons(self, w: PyTree) -> tuple[int, int] | None:
+        """(m, columns of the hidden weights in these coordinates) of a sum over neurons; None for
+        any other model."""
+        return None
+
+    def preactivations(self, w: PyTree) -> Float[Array, "n m"]:
+        """z_ir = w_r . x_i; linear in w, so also their velocities."""
+        raise self._no_neurons(w)
+
+    def outer(self, w: PyTree) -> Float[Array, " m"]:
+        """s a_r, with which the neurons of a two-layer net enter f."""
+        raise self._no_neurons(w)
+
+    def slide(self, w: PyTree) -> tuple[Float[Array, "n n"], Int[Array, ""]]:
+        """(H, pairs held) where neurons may slide along kinks."""
+        raise self._no_neurons(w)
 
     def why_not_counted(self, state: State) -> str | None:
         """Where the kinks' impulses are counted one by one, if that is not here; else None."""
         return "on networks only"
 
-    def pull(self, w: PyTree, cotangent: Callable[[Array], Array]) -> PyTree:
-        """J^T u for u = cotangent(f), shaped like w."""
-        raise self._no_network()
+    def why_not_linear(self, w: PyTree) -> str | None:
+        """Why f is not linear in w wherever no w_r . x_i changes sign, with the squared loss, so
+        that (2.5), (3.5) and (4.3) hold from kink to kink; None where it is."""
+        return "it solves weight dynamics; a constant kernel has the closed form nm.predict"
+
+    def kinks(self, w: PyTree) -> tuple[float, float, float] | None:
+        """(slope below, slope above, derivative by autodiff at the kink) of the activation where
+        f is that linear; else None."""
+        return None
+
+    def _no_neurons(self, w: PyTree) -> InputError:
+        """What to say where the preactivations of neurons are asked for and there are none."""
+        return self._no_network()
 
     def _no_network(self) -> InputError:
         return InputError(
@@ -152,57 +194,33 @@ def norm(tree: PyTree) -> Float[Array, ""]:
     return jnp.sqrt(sum((jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)), start=0.0))
 
 
-class Metric(eqx.Module):
-    """What makes preactivations z = W X^T, rows z_r (n,), coordinates of the hidden weights:
-    |dw_r|^2 = dz_r . gram^{-1} dz_r.
-
-    gram: X X^T; root: a square root of its inverse, so that dz_r root has the length of dw_r. f
-    needs no product, and the gradient of f in z is multiplied by gram.
-    """
-
-    gram: Float[Array, "n n"]
-    root: Float[Array, "n n"]
-
-
 class WeightProblem(AbstractProblem):
-    """The loss L(f(w), y) over the trained part w of a model.
+    """The loss L(f(w), y) over the trained part w of any model.
 
     frozen: the rest of the model; trained: the tree of booleans that tells which leaf belongs to w.
-    span: where the model is a two-layer net in other coordinates of the span of its inputs, the way
-    back (`span.Span`). metric: where these are the preactivations; X is then the identity.
+    A sum over neurons has a problem of its own, `two_layer.NeuronProblem`.
     """
+
+    default_readouts = (
+        *("f", "loss", "pseudo_loss", "lambda_min", "lambda_max", "kernel_drift", "displacement"),
+    )
 
     frozen: Any
     trained: PyTree
     X: Shaped[Array, "n ..."]
     y: Shaped[Array, "n ..."]
     loss: Loss = eqx.field(static=True)
-    span: Any = None
-    metric: Metric | None = None
 
     def model(self, w: PyTree) -> Any:
         """The model with w put back in place; it takes the inputs X of this problem."""
         return eqx.combine(w, self.frozen)
 
     def whole(self, w: PyTree) -> Any:
-        """The model as the user gave it, with the weights w: `model`, lifted out of the span of the
-        data."""
-        return self.model(w) if self.span is None else self.span.lift(self.model(w))
+        return self.model(w)
 
     def f(self, w: PyTree) -> Float[Array, n * k]:
         """Predictions on the training inputs."""
-        net = self.model(w)
-        if self.metric is None:
-            return outputs(net, self.X)
-        return net.scale * (net.output @ net.activation(net.hidden))
-
-    def lift_change(self, change: PyTree) -> PyTree:
-        return change if self.span is None else self.span.lift_change(change)
-
-    def orthonormal(self, change: PyTree) -> PyTree:
-        if self.metric is None or change is None or change.hidden is None:
-            return change
-        return eqx.tree_at(lambda net: net.hidden, change, change.hidden @ self.metric.root)
+        return outputs(self.model(w), self.X)
 
     @property
     def loss_function(self) -> Loss:
@@ -214,73 +232,16 @@ class WeightProblem(AbstractProblem):
     def value(self, w: PyTree) -> Float[Array, ""]:
         return self.loss(self.f(w), self.y)
 
-    def preactivations(self, w: PyTree) -> Float[Array, "n m"]:
-        net = self._two_layer(w)
-        if self.metric is not None:
-            return net.hidden.T
-        return self.X.reshape(self.X.shape[0], -1) @ net.hidden.T
-
-    def outer(self, w: PyTree) -> Float[Array, " m"]:
-        """s a_r, with which the neurons of a two-layer net enter f."""
-        net = self._two_layer(w)
-        return net.scale * net.output
-
-    def _two_layer(self, w: PyTree) -> TwoLayerNet:
-        net = self.model(w)
-        if not isinstance(net, TwoLayerNet):
-            raise InputError(
-                "flips and impulses follow the signs of w_r . x_i and need a TwoLayerNet, got a "
-                f"{type(net).__name__}; leave them out of readouts."
-            )
-        return net
-
     def gram(self) -> Float[Array, "n n"]:
-        if self.metric is not None:
-            return self.metric.gram
         X = self.X.reshape(self.X.shape[0], -1)
         return X @ X.T
-
-    def why_not_counted(self, state: State) -> str | None:
-        net = self.model(state.w)
-        if not isinstance(net, TwoLayerNet):
-            return f"for a TwoLayerNet, not for a {type(net).__name__}"
-        if state.v is None:
-            return "on velocities, so for flows with momentum only"
-        if net.activation is not jax.nn.relu:
-            return "for the activation jax.nn.relu alone"
-        if len(jax.tree.leaves(state.w)) != 1 or state.w.hidden is None:
-            return 'where the hidden layer alone is trained, trainable="hidden"'
-        return None
 
     def gradient(self, w: PyTree) -> PyTree:
         return self.pull(w, lambda f: output_gradient(self.loss, f, self.y))
 
     def pull(self, w: PyTree, cotangent: Callable[[Array], Array]) -> PyTree:
-        """J^T u for u = cotangent(f), shaped like w."""
-        net = self.model(w)
-        if why_not_by_neurons(net, w) is not None:
-            f, back = jax.vjp(self.f, w)
-            return back(cotangent(f))[0]
-        if self.metric is None:
-            X = self.X.reshape(self.X.shape[0], -1)
-            layers = pullback(
-                net.activation,
-                X,
-                net.hidden,
-                net.output,
-                lambda f: net.scale * cotangent(net.scale * f),
-            )
-        else:
-            layers = neuron_major(
-                net.activation,
-                self.metric.gram,
-                net.hidden,
-                net.output,
-                net.scale * cotangent(self.f(w)),
-            )
-        return eqx.filter(
-            eqx.tree_at(lambda net: (net.hidden, net.output), net, layers), self.trained
-        )
+        f, back = jax.vjp(self.f, w)
+        return back(cotangent(f))[0]
 
     def residual(self, w: PyTree) -> Float[Array, n * k]:
         return output_gradient(self.loss, self.f(w), self.y)
@@ -289,77 +250,24 @@ class WeightProblem(AbstractProblem):
         return jvp(self.f, w, rate)[1]
 
     def kernel(self, w: PyTree) -> Float[Array, "nk nk"]:
-        net = self.model(w)
-        if self.metric is not None:
-            return self._kernel_of_preactivations(net, self.metric.gram)
-        kernel = empirical_ntk(net, self.X, trainable=self.trained, output="full")
+        kernel = empirical_ntk(self.model(w), self.X, trainable=self.trained, output="full")
         size = math.prod(kernel.shape[: kernel.ndim // 2])
         return kernel.reshape(size, size)
 
-    def _kernel_of_preactivations(
-        self, net: TwoLayerNet, gram: Float[Array, "n n"]
-    ) -> Float[Array, "n n"]:
-        """(2.8) from the preactivations."""
-        kernel = jnp.zeros_like(self.X)
-        if self.trained.hidden:
-            kernel = (
-                net.scale**2
-                * gram
-                * slope_gram(net.activation, self.X, None, net.hidden, net.output)
-            )
-        if self.trained.output:
-            kernel = kernel + two_layer_ntk(net, self.X, hidden=False, output=True)
-        return kernel
+    def why_not_counted(self, state: State) -> str | None:
+        return f"for a TwoLayerNet, not for a {type(self.model(state.w)).__name__}"
 
-    def kinks(self, w: PyTree) -> tuple[float, float, float] | None:
-        """The slopes at the kink on which `slide` knows how neurons are held, see
-        `kernel.patterns.kink`; None where it does not know."""
-        net = self.model(w)
-        if (
-            not isinstance(net, TwoLayerNet)
-            or self.loss is not squared
-            or len(jax.tree.leaves(w)) != 1
-            or w.hidden is None
-        ):
-            return None
-        return kink(net.activation, net.output.dtype)
+    def why_not_linear(self, w: PyTree) -> str | None:
+        return f"it needs a TwoLayerNet, got a {type(self.model(w)).__name__}"
 
-    def slide(self, w: PyTree) -> tuple[Float[Array, "n n"], Int[Array, ""]]:
-        """(H, pairs held) of the gradient flow at w: J has Filippov's slopes where a kink holds a
-        neuron, so Delta' = -H Delta there too.
-
-        For the hidden layer of a two-layer net with a kink at zero and the squared loss; raises
-        `InputError` otherwise.
-        """
-        net, ends = self.model(w), self.kinks(w)
-        if ends is None:
-            raise InputError(
-                "sliding read-outs need a TwoLayerNet that is linear on both sides of "
-                "a kink at zero, only its hidden layer trained, "
-                "and the squared loss; leave them out."
-            )
-        X = self.X.reshape(self.X.shape[0], -1)
-        gram = X @ X.T if self.metric is None else self.metric.gram
-        z = X @ net.hidden.T if self.metric is None else net.hidden.T
-        window = 0.2 / (
-            net.scale**2 * jnp.sum(net.output**2) * jnp.trace(gram)
-        )  # within a fifth of the fastest mode's time
-        slopes, stays = sliding.held(
-            gram, z, -net.scale * self.residual(w), net.output, *ends[:2], window
-        )
-        return net.scale**2 * gram * ((slopes * net.output[None, :] ** 2) @ slopes.T), jnp.sum(
-            stays
+    def _no_neurons(self, w: PyTree) -> InputError:
+        return InputError(
+            "flips, impulses and sliding follow the signs of w_r . x_i and need a TwoLayerNet, got "
+            f"a {type(self.model(w)).__name__}; leave them out of readouts."
         )
 
     def lambda_max(self, w: PyTree) -> Float[Array, ""]:
-        f, net = jax.eval_shape(self.f, w), self.model(w)
-        if (
-            isinstance(net, TwoLayerNet) and f.size <= 60 * net.hidden.shape[1]
-        ):  # 2 n^2 m flops for H, 20 times 6 n m p without it
-            H = self.kernel(w)
-            product = lambda u: (H @ u.reshape(-1)).reshape(u.shape)
-        else:
-            product = lambda u: self.velocity(w, self.pull(w, lambda f: u))
+        f, product = jax.eval_shape(self.f, w), self._product(w)
 
         def power(_: Array, u: Array) -> Array:
             u = product(u)
@@ -368,6 +276,10 @@ class WeightProblem(AbstractProblem):
         return norm(
             product(jax.lax.fori_loop(0, 20, power, jnp.full(f.shape, f.size**-0.5, f.dtype)))
         )
+
+    def _product(self, w: PyTree) -> Callable[[Array], Array]:
+        """u -> H u."""
+        return lambda u: self.velocity(w, self.pull(w, lambda f: u))
 
     def inner(self, v: PyTree, u: PyTree) -> Float[Array, ""]:
         pairs = zip(
@@ -385,14 +297,6 @@ class WeightProblem(AbstractProblem):
         size = jnp.maximum(size, floor * norm(f))
         momentum = None if error.v is None else self.velocity(state.w, error.v)
         return (norm(moved) + norm(momentum) / jnp.sqrt(lambda_max)) / size
-
-
-def why_not_by_neurons(model: Any, w: PyTree) -> str | None:
-    """Why J^T u is taken by autodiff and not as the sum over neurons of `neurons.pullback`, or None
-    when it is that."""
-    if not isinstance(model, TwoLayerNet):
-        return "the model is no TwoLayerNet"
-    return None if w.scale is None else "the scale is trained"
 
 
 class ErrorProblem(AbstractProblem):

@@ -20,10 +20,9 @@ from ..errors import InputError
 from ..kernel import plan_ntk
 from ..kernel.plan import written
 from ..memory import gib, refusal
-from ..network.two_layer import DRAWN, TwoLayerNet
+from ..network.two_layer import DRAWN
 from .objective import WeightProblem
 from .readout import read_off, watch
-from .solver import LazyExponential
 from .solver.slopes import TILE
 
 COPIES = {
@@ -45,7 +44,7 @@ holds its copies for one tile only."""
 
 JACOBIANS = 6.0
 """Copies of all activations, beside those of a gradient, while the Jacobians behind H are taken of
-a model that is no two-layer net."""
+a model that is no sum over neurons."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,19 +107,20 @@ def needs_of(make: Callable[[Any], Any], given: Any, times: int) -> Needs:
         watched = observers.init(problem, first.t, run.state)
         values = read_off(run.readouts, first, watched, jnp.array(True))
         kernel = "kernel" in vars(first)  # cached there when a read-out asks for it
-        net, own = problem.model(w), None
-        if not isinstance(net, TwoLayerNet):
+        neurons, own = problem.neurons(w), None
+        if neurons is None:
             making = 0
             if kernel:
-                making = plan_ntk(net, problem.X, trainable=problem.trained, output="full").bytes
+                model = problem.model(w)
+                making = plan_ntk(model, problem.X, trainable=problem.trained, output="full").bytes
             numbers = sum(leaf.size for leaf in jax.tree.leaves(w))
             forward = jax.make_jaxpr(lambda w, x: problem.model(w)(x))(w, problem.X[0])
             own = {"weights": numbers, "activations": written(forward), "kernel": making}
         remembered = run.state.v if run.flow is not None else run.method.init(w)
         found.update(
-            columns=0 if own else net.hidden.shape[1],
+            columns=0 if neurons is None else neurons[1],
             own=own,
-            lazy=isinstance(run.integrator, LazyExponential),
+            lazy=run.integrator.forms_kernel,
             momentum=bool(jax.tree.leaves(remembered)),
             kernel=kernel,
             slabs=kernel or bool(observers.observers),
@@ -172,9 +172,9 @@ def estimate(
 ) -> Peak:
     """Peak of one run whose neurons are spread over `devices`.
 
-    columns: those of the weights in the coordinates that are solved for, see `span`. slabs, kernel:
-    whether a read-out needs whole preactivations, or H. readouts: the shape of each, saved times
-    included.
+    columns: those of the weights in the coordinates that are solved for, see `coordinates`. slabs,
+    kernel: whether a read-out needs whole preactivations, or H. readouts: the shape of each, saved
+    times included.
     """
     state, slab, square = COPIES[
         ("lazy" if lazy else "runge_kutta") + (" momentum" if momentum else "")

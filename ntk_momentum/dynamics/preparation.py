@@ -13,8 +13,9 @@ from jaxtyping import PyTree
 from ..data import Dataset
 from ..errors import InputError, brief
 from ..loss import Loss, as_targets, check_loss, check_targets, is_known
-from ..network.two_layer import TwoLayerNet, outputs, trainable_spec
+from ..network.model import asked, outputs, trainable_spec
 from .objective import WeightProblem
+from .two_layer import NeuronProblem
 
 
 def weights_dtype(w: PyTree) -> Any:
@@ -34,8 +35,8 @@ def weight_problem(
     trained = trainable_spec(model, trainable, where)
     w, frozen = eqx.partition(model, trained)
     dtype = weights_dtype(w)
-    real = jnp.issubdtype(data.X.dtype, jnp.inexact) or isinstance(model, TwoLayerNet)
-    X = data.X.astype(dtype) if real else data.X  # tokens stay whole numbers
+    kind = asked(model)
+    X = kind.as_inputs(model, data.X, dtype)
     y = as_targets(loss, data.y, dtype)
     try:
         f = jax.eval_shape(lambda: outputs(model, X))
@@ -49,7 +50,8 @@ def weight_problem(
     check_output(f)
     check_targets(loss, y)
     check_shapes(loss, f, y)
-    return WeightProblem(frozen, trained, X, y, loss), w
+    problem = NeuronProblem if kind.sums_neurons else WeightProblem
+    return problem(frozen, trained, X, y, loss), w
 
 
 def check_shapes(loss: Any, f: Any, y: Any) -> None:

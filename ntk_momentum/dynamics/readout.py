@@ -20,7 +20,6 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..errors import InputError, unknown_name
 from ..method import AbstractFlow, GradientFlow, State
-from ..network.two_layer import TwoLayerNet
 from .objective import AbstractProblem
 
 
@@ -162,7 +161,7 @@ class Snapshot:
     @cached_property
     def slide(self) -> tuple[Float[Array, "n n"], Int[Array, ""]]:
         """(H, pairs held) of a gradient flow that may slide along kinks, see
-        `WeightProblem.slide`."""
+        `NeuronProblem.slide`."""
         if not isinstance(self.flow, GradientFlow):
             raise InputError(
                 "neurons slide under the gradient flow only; leave out the read-outs 'sliding...'."
@@ -399,19 +398,11 @@ sliding: pairs of neuron and sample that the gradient flow holds on a kink; slid
 sliding_lambda_min: H with Filippov's slopes there, which does not flicker as signs of w_r . x_i
 do."""
 
-_GENERAL = ("f", "loss", "pseudo_loss", "lambda_min", "lambda_max", "kernel_drift", "displacement")
-
-
 RESERVED = (
     *("ts", "readouts", "model", "verdict", "accepted", "rejected", "errors", "ok", "reason"),
     *("flows", "widths", "seeds", "data", "failures"),
 )
 """Names that a trajectory or an ensemble has for something else."""
-
-
-def default_readouts(model: Any) -> tuple[str, ...]:
-    """The read-outs that make sense for a model, by name: flips too where there are kinks."""
-    return (*_GENERAL, "flips") if isinstance(model, TwoLayerNet) else _GENERAL
 
 
 def resolve(
@@ -485,7 +476,3 @@ def read_off(
         for name, readout in readouts.items()
     }
     return jax.tree.map(lambda value: jnp.where(ok, jnp.asarray(value, dtype), jnp.nan), values)
-
-
-ERROR_READOUTS = ("residual", "velocity", "loss", "pseudo_loss", "lyapunov")
-"""What `simulate_error` reads off by default."""

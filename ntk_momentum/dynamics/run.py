@@ -35,10 +35,10 @@ from ..method import (
     State,
     check_linear,
 )
-from ..network.two_layer import TwoLayerNet
+from ..network.model import asked
 from ..numerics import Numerics, Precision
 from . import peaks
-from .coordinates import Decomposition, decompose, in_span, why_not_in_span
+from .coordinates import Decomposition
 from .objective import AbstractProblem, WeightProblem
 from .preparation import weight_problem, weights_dtype
 from .readout import (
@@ -46,12 +46,11 @@ from .readout import (
     Observer,
     Readout,
     Snapshot,
-    default_readouts,
     read_off,
     resolve,
     watch,
 )
-from .solver import REASONS, AbstractIntegrator, Descent, LazyExponential, RungeKutta, why_not_lazy
+from .solver import REASONS, AbstractIntegrator, Descent, LazyExponential, RungeKutta
 from .solver.base import NO_START, NOT_FINITE, NOT_REFINED, Progress
 from .solver.restarting import restarting
 from .trajectory import Trajectory
@@ -127,12 +126,10 @@ class Run(eqx.Module):
         if isinstance(method, eqx.Module):
             method = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), method)
         integrator = as_integrator(solver, problem, w, method)
-        if isinstance(integrator, Descent):
-            integrator.check(problem, method, w)
         default = (
             None if reference is not None else default_reference(plain, data, trainable, where)
         )
-        table = resolve(readouts, _default_names(plain, method, default or reference))
+        table = resolve(readouts, default_names(problem, method, default or reference))
         if reference is not None:
             reference = jnp.asarray(reference, dtype)
         elif default is not None and _wants_reference(problem, w, method, table):
@@ -153,20 +150,15 @@ class Run(eqx.Module):
     def decompose(self) -> Decomposition | None:
         """The decomposition of the inputs that decides the coordinates; None where there are
         none."""
-        problem = self.problem
-        if not isinstance(problem, WeightProblem) or not self._turns():
-            return None
-        if why_not_in_span(problem, problem.model(self.w)) is not None:
-            return None
-        return decompose(problem.X)
+        return self.problem.decompose(self.w) if self._turns() else None
 
     def within(self, inputs: Decomposition | None = None) -> Run:
         """The run in the coordinates that suit it, by the decomposition of the inputs if it is
         known."""
-        if not isinstance(self.problem, WeightProblem) or not self._turns():
+        if not self._turns():
             return self
         whole = self.integrator.blind_to_coordinates(self.method)
-        problem, w = in_span(self.problem, self.w, preactivations=whole, inputs=inputs)
+        problem, w = self.problem.within(self.w, inputs, preactivations=whole)
         return eqx.tree_at(
             lambda run: (run.problem, run.w), self, (problem, w), is_leaf=lambda leaf: leaf is None
         )
@@ -254,8 +246,7 @@ class Run(eqx.Module):
         if not isinstance(self.problem, WeightProblem):
             look = lambda run: run._parts()[1](run.start(), jnp.zeros((), run.dtype))
             return memory.check_saved(eqx.filter_eval_shape(look, self), times)
-        X, net = self.problem.X, self.problem.model(self.w)
-        m = net.width if isinstance(net, TwoLayerNet) else 0
+        X, (m, _) = self.problem.X, self.problem.neurons(self.w) or (0, 0)
         wants = peaks.needs_of(lambda run: run, self, times)
         needed = peaks.peak_of(
             wants,
@@ -282,9 +273,8 @@ class Run(eqx.Module):
             if self.flow is not None:
                 observer.check(self.flow)
         first = self.first()
-        if isinstance(self.problem, WeightProblem):
-            # here, not inside the loop; removed by the compiler when nothing reads it
-            _ = first.kernel
+        # here, not inside the loop; removed by the compiler when nothing reads it
+        _ = first.kernel
 
         def advance(progress: Progress, t1: Array) -> Progress:
             # A run that has failed goes no further: NaN would only make it creep.
@@ -446,14 +436,28 @@ def all_finite(tree: PyTree) -> Array:
 def as_integrator(
     solver: Any, problem: AbstractProblem, w: PyTree, method: Any
 ) -> AbstractIntegrator:
-    """The `solver` argument: an integrator, a diffrax solver, or None for the best that fits."""
+    """The `solver` argument: an integrator, a diffrax solver, or None for the best that fits.
+
+    Raises `InputError` for one that does not fit.
+    """
+    flow = method.between if isinstance(method, RestartedNesterov) else method
+    fits: AbstractIntegrator
     if not isinstance(method, AbstractFlow):
-        return Descent()
-    if solver is None:
-        between = method.between if isinstance(method, RestartedNesterov) else method
-        lazy = between.linear and why_not_lazy(problem, w) is None
-        return LazyExponential() if lazy else RungeKutta()
-    return solver if isinstance(solver, AbstractIntegrator) else RungeKutta(solver)
+        fits = Descent()
+    elif solver is None:
+        lazy = LazyExponential()
+        return lazy if lazy.why_not(problem, flow, w) is None else RungeKutta()
+    else:
+        fits = solver if isinstance(solver, AbstractIntegrator) else RungeKutta(solver)
+    reason = fits.why_not(problem, flow, w)
+    if reason is None:
+        return fits
+    if isinstance(fits, Descent):
+        raise InputError(f"{reason}.")
+    raise InputError(
+        f"{type(fits).__name__} cannot be used here: {reason}. Leave solver= out to get a solver "
+        "that fits."
+    )
 
 
 def default_reference(
@@ -461,11 +465,7 @@ def default_reference(
 ) -> Callable[[], Array] | None:
     """What computes H infinity, for a two-layer ReLU net in the paper's parametrisation with a
     named trained part; None for any other."""
-    if (
-        not isinstance(model, TwoLayerNet)
-        or model.activation is not jax.nn.relu
-        or where is not None
-    ):
+    if not asked(model).sums_neurons or model.activation is not jax.nn.relu or where is not None:
         return None
     if trainable is not None and trainable not in ("hidden", "output", "all"):
         return None
@@ -476,11 +476,11 @@ def default_reference(
     return lambda: infinite_ntk(X, trainable=trainable).astype(model.hidden.dtype)
 
 
-def _default_names(model: Any, method: Any, reference: Any) -> tuple[str, ...]:
+def default_names(problem: AbstractProblem, method: Any, reference: Any = None) -> tuple[str, ...]:
     """The read-outs by default."""
     lyapunov = isinstance(method, AbstractFlow) and method.has_lyapunov
     return (
-        *default_readouts(model),
+        *problem.default_readouts,
         *(("lyapunov",) if lyapunov else ()),
         *(("kernel_distance",) if reference is not None else ()),
     )

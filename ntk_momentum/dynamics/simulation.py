@@ -21,8 +21,8 @@ from ..numerics import Numerics
 from .objective import AbstractProblem, ErrorProblem
 from .prediction import check_constant_kernel, check_times
 from .preparation import weights_dtype
-from .readout import ERROR_READOUTS, READOUTS, Readout, resolve
-from .run import Run, as_integrator, refined, warn_of_failure, watched
+from .readout import READOUTS, Readout, resolve
+from .run import Run, as_integrator, default_names, refined, warn_of_failure, watched
 from .trajectory import Trajectory
 
 
@@ -59,7 +59,7 @@ def simulate(
         ts: Times, (T,), non-negative and increasing, in the flow's own unit (k eta for gradient
             descent, k sqrt(eta) for momentum).
         loss: L(f, y), a scalar.
-        trainable: The trained part, see `network.two_layer.trainable_spec`.
+        trainable: The trained part, see `network.model.trainable_spec`.
         where: The same as a function of the model that returns the trained leaves or sub-modules.
         solver: A diffrax solver or an integrator; by default `LazyExponential` for a two-layer net
             with a kink at zero, only its hidden layer trained on the squared loss, and `RungeKutta`
@@ -161,7 +161,7 @@ def simulate_error(
     dtype = jnp.result_type(matrix, start, jnp.float32)
     check_constant_kernel(matrix, start)
     problem = ErrorProblem(matrix.astype(dtype))
-    table = resolve(readouts, ERROR_READOUTS if flow.has_lyapunov else ERROR_READOUTS[:-1])
+    table = resolve(readouts, default_names(problem, flow))
     return solve_problem(problem, start.astype(dtype), flow, ts, solver, table, config)
 
 

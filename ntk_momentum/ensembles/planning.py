@@ -25,7 +25,7 @@ from ..errors import InputError, check_positive, unknown_name
 from ..loss import Loss, squared
 from ..memory import MARGIN, available
 from ..method import AbstractFlow, AbstractOptimizer
-from ..network.two_layer import TwoLayerNet
+from ..network.model import asked
 from ..numerics import Numerics
 from . import UNIT_RUNS, devices, program
 from .axes import (
@@ -142,12 +142,11 @@ class Plan:
             tuple(self.widths[j] for j in unit.widths),
         )
         data, times = self.data[unit.data], self.ts[unit.data, list(unit.flows)]
-        two_layer = self.recipe.model is None or isinstance(
-            model_by_shape(self.recipe.model, widths[0]), TwoLayerNet
-        )
+        model = self.recipe.model
+        by_neurons = model is None or asked(model_by_shape(model, widths[0])).sums_neurons
         inputs = (
             self.inputs(unit.data)
-            if two_layer and min(data.n, data.input_size) <= min(widths)
+            if by_neurons and min(data.n, data.input_size) <= min(widths)
             else None
         )
         return program.make(self.recipe, data, inputs, flows, times, runs, widths, unit.padded)

@@ -29,7 +29,8 @@ from ..dynamics.peaks import Needs, needs_of
 from ..dynamics.run import Run
 from ..loss import Loss
 from ..method import AbstractFlow, AbstractOptimizer
-from ..network.two_layer import TwoLayerNet, cast, init_two_layer
+from ..network.model import cast
+from ..network.two_layer import TwoLayerNet, init_two_layer
 from ..numerics import Numerics
 from .devices import AXIS
 

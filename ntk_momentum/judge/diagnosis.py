@@ -26,7 +26,7 @@ from ..errors import InputError, no_type_check
 from ..kernel.tangent import jvp
 from ..loss import Loss, output_gradient, squared
 from ..method import gradient_descent
-from ..network.two_layer import default_trainable, trainable_spec
+from ..network.model import AbstractModel, trainable_spec
 from ..numerics import Numerics
 from .advice import Advice, Recommendation, advise
 
@@ -35,7 +35,7 @@ LAZY, RICH = 0.1, 0.5
 the kernel are good to a digit; above a half, most of the motion is not the kernel's."""
 
 
-class Linearized(eqx.Module):
+class Linearized(AbstractModel):
     """x -> f(w_0, x) + J(w_0, x) (w - w_0): a model whose kernel is constant. w is its trained
     part."""
 
@@ -47,6 +47,11 @@ class Linearized(eqx.Module):
         moved = jax.tree.map(jnp.subtract, self.w, self.start)
         value, change = jvp(lambda w: eqx.combine(w, self.frozen)(x), self.start, moved)
         return value + change
+
+    def default_trainable(self) -> PyTree:
+        """w, and neither w_0 nor the frozen rest."""
+        nothing = jax.tree.map(lambda _: False, self)
+        return eqx.tree_at(lambda m: m.w, nothing, jax.tree.map(lambda _: True, self.w))
 
 
 @no_type_check
@@ -78,13 +83,6 @@ def linearize(
     """
     w, frozen = eqx.partition(model, trainable_spec(model, trainable, where))
     return Linearized(w, w, frozen)
-
-
-@default_trainable.register
-def trained_part(linear: Linearized) -> PyTree:
-    """The filter spec of a linearised model: w, and neither w_0 nor the frozen rest."""
-    nothing = jax.tree.map(lambda _: False, linear)
-    return eqx.tree_at(lambda m: m.w, nothing, jax.tree.map(lambda _: True, linear.w))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,7 +233,7 @@ def diagnose(
         "config": config,
     }
     run = train(model, data, optimizer, steps, trainable=trainable, where=where, **options)
-    predicted = train(linear, data, optimizer, steps, trainable=trained_part(linear), **options)
+    predicted = train(linear, data, optimizer, steps, **options)
 
     rows = lambda f: np.asarray(f).reshape(len(f), -1)
     motion = np.max(np.linalg.norm(rows(predicted.f) - rows(f0[None]), axis=1))

@@ -3,14 +3,13 @@
     K_ij = <df(x_i)/dtheta, df(x_j)/dtheta>                  (2.6)
 
 Three methods agree to round-off. "jacobian" contracts per-sample Jacobians; "structured" contracts
-their factors instead (`factors`; `two_layer` for a `TwoLayerNet`); "ntk-vp" pushes each column's
+their factors instead (`factors`; `two_layer` for a sum over neurons); "ntk-vp" pushes each column's
 gradient through the model by `tangent.jvp`. All stream through blocks of samples, and a kernel of
 one set of inputs is symmetric to the last bit.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast, get_args
 
@@ -22,7 +21,7 @@ from jaxtyping import Array, PyTree
 
 from ..errors import InputError, brief, concrete, no_type_check, not_an_array, unknown_name
 from ..memory import check_inputs, check_kernel
-from ..network.two_layer import TwoLayerNet, trainable_spec
+from ..network.model import asked, trainable_spec
 from .factors import Factor, jacobian
 from .plan import KernelPlan, Method, Output, plan_kernel
 from .tangent import jvp
@@ -54,7 +53,7 @@ def empirical_ntk(
         x1: Inputs, (n1, ...).
         x2: Inputs, (n2, ...); None means x1.
         trainable: What is trained, as everywhere: None, the name of a layer or a filter spec
-            (`network.two_layer.trainable_spec`).
+            (`network.model.trainable_spec`).
         where: A function of the model that returns the trained leaves, instead of `trainable`.
         method: "jacobian", "structured" or "ntk-vp"; "auto" takes the cheapest by the cost model of
             `nm.plan_ntk`.
@@ -80,7 +79,7 @@ def empirical_ntk(
         ((3, 3), True)
     """
     problem = prepare(model, x1, x2, trainable, where, method, block_size, output)
-    special = structured_form(model, problem) if method in ("auto", "structured") else None
+    special = _by_neurons(model, problem) if method in ("auto", "structured") else None
     if special is not None:
         check_kernel("the kernel", problem.x1, problem.x2, 3)
         kernels = special(per_layer)
@@ -138,7 +137,7 @@ def plan_ntk(
         ('structured', 800)
     """
     problem = prepare(model, x1, x2, trainable, where, method, block_size, output)
-    special = structured_form(model, problem) if method == "auto" else None
+    special = _by_neurons(model, problem) if method == "auto" else None
     return _plan(problem, "structured" if special is not None else method, block_size)
 
 
@@ -242,17 +241,11 @@ def _plan(problem: Problem, method: str, block_size: int | None) -> KernelPlan:
     )
 
 
-@functools.singledispatch
-def structured_form(model: Any, problem: Problem) -> Callable[[bool], dict[str, Array]] | None:
-    """A model's own structured kernel, as a function of `per_layer`; None for a general model.
-    Register to add one."""
-    return None
-
-
-@structured_form.register
-def _(model: TwoLayerNet, problem: Problem) -> Callable[[bool], dict[str, Array]] | None:
+def _by_neurons(model: Any, problem: Problem) -> Callable[[bool], dict[str, Array]] | None:
+    """The kernel (2.8) as a function of `per_layer`, of a model that is a sum over neurons; else
+    None."""
     trained = problem.trained
-    if trained.scale is not None or problem.x1.ndim < 2:
+    if not asked(model).sums_neurons or trained.scale is not None or problem.x1.ndim < 2:
         return None
     hidden, output = trained.hidden is not None, trained.output is not None
     layers = [(".hidden", True, False)] * hidden + [(".output", False, True)] * output
@@ -268,9 +261,7 @@ def _(model: TwoLayerNet, problem: Problem) -> Callable[[bool], dict[str, Array]
 
 
 @eqx.filter_jit
-def _two_layer(
-    model: TwoLayerNet, x1: Array, x2: Array | None, hidden: bool, output: bool
-) -> Array:
+def _two_layer(model: Any, x1: Array, x2: Array | None, hidden: bool, output: bool) -> Array:
     return two_layer_ntk(model, x1, x2, hidden=hidden, output=output)
 
 

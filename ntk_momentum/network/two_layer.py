@@ -1,10 +1,8 @@
-"""The paper's network, and how any Equinox model is evaluated and split.
+"""The paper's network, and what it says of itself.
 
     f(W, a, x) = m^{-1/2} sum_r a_r sigma(w_r . x)                                       (section 2)
 
-with w_r ~ N(0, I), a_r = +-1 and only the hidden layer trained. `TwoLayerNet` is a plain Equinox
-module; everything downstream asks `outputs` and `split`, which have a fast method for it and a
-general one for any other model.
+with w_r ~ N(0, I), a_r = +-1 and only the hidden layer trained.
 """
 
 from __future__ import annotations
@@ -16,11 +14,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, DTypeLike, Float, Key, PyTree, Real
+from jaxtyping import Array, ArrayLike, DTypeLike, Float, Key, PyTree, Real, Shaped
 
-from ..errors import InputError, check_positive, unknown_name
+from ..errors import InputError, check_positive
 from ..memory import check_fits, in_short
-from .checks import check_model, check_weights, why_nothing
+from .model import AbstractModel
 from .neurons import equal_parts, values
 
 DRAWN = 2**24
@@ -28,7 +26,7 @@ DRAWN = 2**24
 another number would draw other networks."""
 
 
-class TwoLayerNet(eqx.Module):
+class TwoLayerNet(AbstractModel):
     """The paper's network, a plain Equinox module.
 
         f(W, a, x) = scale * sum_r a_r sigma(w_r . x)            (section 2)
@@ -82,6 +80,30 @@ class TwoLayerNet(eqx.Module):
     def __call__(self, x: Real[Array, "*shape"]) -> Float[Array, ""]:
         """f(x) of one input x of any shape, taken as p numbers."""
         return self.scale * jnp.dot(self.output, self.activation(self.hidden @ x.reshape(-1)))
+
+    sums_neurons = True
+
+    def outputs(self, X: Real[Array, "n ..."]) -> Array:
+        return self.scale * values(
+            self.activation, X.reshape(X.shape[0], -1), self.hidden, self.output
+        )
+
+    def as_inputs(self, X: Shaped[Array, "n ..."], dtype: Any) -> Array:
+        return X.astype(dtype)
+
+    def default_trainable(self) -> PyTree:
+        return self._spec(hidden=True, output=False)
+
+    def layers(self) -> dict[str, PyTree]:
+        return {
+            "hidden": self._spec(hidden=True, output=False),
+            "output": self._spec(hidden=False, output=True),
+            "all": self._spec(hidden=True, output=True),
+        }
+
+    def _spec(self, hidden: bool, output: bool) -> PyTree:
+        nothing = jax.tree.map(lambda _: False, self)
+        return eqx.tree_at(lambda net: (net.hidden, net.output), nothing, (hidden, output))
 
     @property
     def width(self) -> int:
@@ -174,119 +196,3 @@ def _normal(
     keys = jax.random.split(key, parts)
     drawn = jax.vmap(draw)(keys) if jax.device_count() > 1 else jax.lax.map(draw, keys)
     return drawn.reshape(-1, columns)[:rows]
-
-
-@functools.singledispatch
-def outputs(model: Any, X: Real[Array, "n ..."]) -> Float[Array, n * k]:
-    """f(x_i) for every row of X: (n,) for a scalar model, (n, k) for k outputs."""
-    return jax.vmap(model)(X)
-
-
-@outputs.register
-def _(model: TwoLayerNet, X: Float[Array, "n ..."]) -> Array:
-    return model.scale * values(
-        model.activation, X.reshape(X.shape[0], -1), model.hidden, model.output
-    )
-
-
-def cast(model: Any, dtype: Any) -> Any:
-    """The model with its inexact arrays in one precision. Raises `InputError` for complex ones."""
-    real = jax.tree.map(lambda leaf: not jnp.iscomplexobj(leaf), eqx.filter(model, eqx.is_array))
-    if not all(jax.tree.leaves(real)):
-        check_weights(eqx.filter(model, eqx.is_inexact_array))
-    return jax.tree.map(
-        lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, model
-    )
-
-
-@functools.singledispatch
-def default_trainable(model: Any) -> PyTree:
-    """What `trainable=None` means: every inexact array of a general model that is not its state,
-    such as the running statistics of BatchNorm."""
-    state = lambda node: isinstance(node, eqx.nn.State | eqx.nn.StateIndex)
-    mark = lambda node: (
-        jax.tree.map(lambda _: False, node) if state(node) else eqx.is_inexact_array(node)
-    )
-    return jax.tree.map(mark, model, is_leaf=state)
-
-
-@default_trainable.register
-def _(model: TwoLayerNet) -> PyTree:
-    return _two_layer_spec(model, hidden=True, output=False)
-
-
-def _two_layer_spec(model: TwoLayerNet, hidden: bool, output: bool) -> PyTree:
-    nothing = jax.tree.map(lambda _: False, model)
-    return eqx.tree_at(lambda net: (net.hidden, net.output), nothing, (hidden, output))
-
-
-_LAYERS = {"hidden": (True, False), "output": (False, True), "all": (True, True)}
-
-
-def trainable_spec(
-    model: PyTree, trainable: PyTree = None, where: Callable | None = None
-) -> PyTree:
-    """A tree of booleans shaped like `model`: True where a leaf is trained.
-
-    trainable: None (the hidden layer of a `TwoLayerNet`, every weight of another model),
-    "hidden", "output" or "all" for the two-layer net, or a filter spec as in `eqx.partition`.
-    where: a function of the model that returns the trained leaves or sub-modules, as in
-    `eqx.tree_at`; it excludes `trainable`.
-    """
-    check_model(model)
-    if where is not None:
-        if trainable is not None:
-            raise InputError("give either trainable= or where=, not both.")
-        nothing = jax.tree.map(lambda _: False, model)
-        try:
-            chosen = where(model)
-            marks = jax.tree.map(eqx.is_inexact_array, chosen)
-            spec = eqx.tree_at(where, nothing, marks, is_leaf=lambda leaf: leaf is None)
-        except (AttributeError, TypeError, ValueError, IndexError, KeyError) as error:
-            raise InputError(
-                "where= must return leaves or sub-modules of the model, as in "
-                f"eqx.tree_at ({error})."
-            ) from error
-    elif trainable is None:
-        spec = default_trainable(model)
-    elif isinstance(trainable, str):
-        if not isinstance(model, TwoLayerNet):
-            raise InputError(
-                f"trainable={trainable!r} names layers of a TwoLayerNet, but the model "
-                f"is a {type(model).__name__}; "
-                "pass a filter spec as in eqx.partition, or where=."
-            )
-        if trainable not in _LAYERS:
-            raise unknown_name("trainable", trainable, _LAYERS)
-        spec = _two_layer_spec(model, *_LAYERS[trainable])
-    else:
-        spec = _spread(trainable, model)
-    if not any(jax.tree.leaves(spec)):
-        raise InputError(why_nothing(model))
-    check_weights(eqx.filter(model, spec))
-    return spec
-
-
-def _spread(filter_spec: Any, model: Any) -> PyTree:
-    """A filter spec (a predicate, or a prefix tree of booleans and predicates) spread over the
-    inexact arrays of `model`."""
-
-    def mark(
-        choice: Any, part: PyTree
-    ) -> PyTree:  # tree.map hands whole sub-trees to it where the spec is a prefix
-        chosen = choice if callable(choice) else lambda _: bool(choice)
-        return jax.tree.map(lambda leaf: bool(chosen(leaf)) and eqx.is_inexact_array(leaf), part)
-
-    try:
-        return jax.tree.map(mark, filter_spec, model)
-    except ValueError as error:
-        raise InputError(
-            f"trainable= must be a predicate or a tree of booleans shaped like the model ({error})."
-        ) from error
-
-
-def split(
-    model: Any, trainable: Any = None, where: Callable | None = None
-) -> tuple[PyTree, PyTree]:
-    """(trained, frozen) parts of the model; `eqx.combine` puts them together again."""
-    return eqx.partition(model, trainable_spec(model, trainable, where))

@@ -269,12 +269,20 @@ def _example(sweep: Sweep, data: Dataset, model: Callable | None, width: int) ->
     )
 
 
+def _example_problem(
+    sweep: Sweep, data: Dataset, model: Callable | None, built: dict[str, Any]
+) -> tuple[Any, Any]:
+    """What one run of a sweep descends, and its weights."""
+    from ..dynamics.preparation import weight_problem
+
+    example = _example(sweep, data, model, 2)
+    return weight_problem(example, data, built["loss"], built["trainable"], None)
+
+
 def _make_plan(
     sweep: Sweep, data: Dataset, model: Callable | None, lambda0: float, strategy: str | None
 ) -> Plan:
     """The plan of a sweep on one data set: the one place where its options are handed on."""
-    from ..dynamics.preparation import weight_problem
-    from ..dynamics.solver import why_not_lazy
     from ..ensembles import planning
     from ..loss import check_targets
 
@@ -286,10 +294,8 @@ def _make_plan(
             f"{data.y.shape}; give --model FILE.py:FUNCTION."
         )
     if sweep.solver == "lazy":
-        problem, w = weight_problem(
-            _example(sweep, data, model, 2), data, built["loss"], built["trainable"], None
-        )
-        reason = why_not_lazy(problem, w)
+        problem, w = _example_problem(sweep, data, model, built)
+        reason = problem.why_not_linear(w)
         if reason is not None:
             raise InputError(f"--solver lazy cannot be used here: {reason}; leave it out.")
     flows = sweep.named_flows()
@@ -304,11 +310,13 @@ def _make_plan(
         sweep.chosen_seeds(),
         np.stack([np.linspace(0.0, end, sweep.times) for end in ends]),
         strategy=strategy,
-        **{**built, **_compared(sweep, data, model)},
+        **{**built, **_compared(sweep, data, model, built)},
     )
 
 
-def _compared(sweep: Sweep, data: Dataset, model: Callable | None) -> dict[str, Any]:
+def _compared(
+    sweep: Sweep, data: Dataset, model: Callable | None, built: dict[str, Any]
+) -> dict[str, Any]:
     """The kernel that kernel_distance compares with, or the read-outs without it."""
     if sweep.reference == named.INFINITE:
         return {}
@@ -322,9 +330,8 @@ def _compared(sweep: Sweep, data: Dataset, model: Callable | None) -> dict[str, 
         return {"reference": reference}
     if sweep.readouts:
         return {}
-    from ..dynamics.readout import default_readouts
-
-    return {"readouts": (*default_readouts(_example(sweep, data, model, 2)), "lyapunov")}
+    problem, _ = _example_problem(sweep, data, model, built)
+    return {"readouts": (*problem.default_readouts, "lyapunov")}
 
 
 def _kept_plan(

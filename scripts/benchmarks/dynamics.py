@@ -13,7 +13,6 @@ from right_side import right_side
 from timing import median_seconds
 
 from ntk_momentum import Numerics, infinite_ntk, init_two_layer, load_digits, simulate
-from ntk_momentum.dynamics.coordinates import in_span
 from ntk_momentum.dynamics.preparation import weight_problem
 from ntk_momentum.dynamics.solver import LazyExponential, RungeKutta
 from ntk_momentum.loss import squared
@@ -103,9 +102,8 @@ def solvers(name: str, n: int, width: int) -> dict:
         row[f"{label}_seconds"] = median_seconds(partial(run, solver, tol), 1 if n > 100 else 3)
     row["evaluations_ratio"] = row["tsit5_evaluations"] / row["lazy_evaluations"]
     row["seconds_ratio"] = row["tsit5_seconds"] / row["lazy_seconds"]
-    problem, w = in_span(
-        *weight_problem(net, data, squared, None, None), preactivations=True
-    )  # as the solve has it
+    problem, w = weight_problem(net, data, squared, None, None)
+    problem, w = problem.within(w, preactivations=True)  # as the solve has it
     gradient = jax.jit(lambda w: problem.gradient(w))
     one = median_seconds(lambda: gradient(w))
     row["tsit5_solve_over_evaluations"] = row["tsit5_seconds"] / (one * row["tsit5_evaluations"])

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 
 from ntk_momentum import init_two_layer, sphere
-from ntk_momentum.dynamics.coordinates import in_span
 from ntk_momentum.dynamics.preparation import weight_problem
 from ntk_momentum.dynamics.run import Run, count_off
 from ntk_momentum.loss import squared
@@ -35,7 +34,7 @@ def right_side(n: int, width: int, p: int, repeats: int = 9) -> dict:
     data = sphere(n, p, key=jax.random.key(0))
     net = init_two_layer(width, p, key=jax.random.key(1), dtype=jnp.float32)
     whole = weight_problem(net, data, squared, None, None)
-    small = in_span(*whole, preactivations=True)
+    small = whole[0].within(whole[1], preactivations=True)
     square = jax.random.normal(jax.random.key(2), (1024, 1024), jnp.float32)
     optimizer = gradient_descent(jnp.float32(1e-3))
     run = Run.prepare(net, data, optimizer, readouts=["loss"]).within()

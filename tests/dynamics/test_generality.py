@@ -11,8 +11,8 @@ import ntk_momentum as nm
 from ntk_momentum.dynamics.run import default_reference
 from ntk_momentum.ensembles import program
 from ntk_momentum.ensembles.planning import plan
-from ntk_momentum.judge.diagnosis import linearize, trained_part
-from ntk_momentum.network.two_layer import trainable_spec
+from ntk_momentum.judge.diagnosis import linearize
+from ntk_momentum.network.model import trainable_spec
 
 KEY = jax.random.key(0)
 SCALAR = nm.sphere(4, 9, key=KEY)
@@ -143,7 +143,6 @@ def test_a_linearised_model_follows_function_space_under_momentum(name):
         flow,
         ts,
         loss=loss,
-        trainable=trained_part(linear),
         readouts=("f",),
         config=tight,
     ).f
@@ -166,7 +165,6 @@ def test_several_outputs_are_predicted_by_the_full_kernel():
         optimizer,
         12,
         save_every=6,
-        trainable=trained_part(linear),
         readouts=("residual",),
     )
     start = jax.vmap(model)(data.X) - data.y

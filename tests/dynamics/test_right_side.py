@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 
 import ntk_momentum as nm
-from ntk_momentum.dynamics.coordinates import in_span
 from ntk_momentum.dynamics.objective import norm
 from ntk_momentum.dynamics.preparation import weight_problem
 from ntk_momentum.method import State
 from ntk_momentum.network import neurons
-from ntk_momentum.network.two_layer import outputs
+from ntk_momentum.network.model import outputs
 
 ACTIVATIONS = (jax.nn.relu, jax.nn.leaky_relu, jnp.abs, jnp.tanh, jax.nn.gelu)
 
@@ -114,7 +113,7 @@ def test_the_problem_in_other_coordinates_has_the_same_numbers(name, preactivati
     data = DATA[name]
     net = nm.init_two_layer(24, data.input_size, key=jax.random.key(1))
     problem, w = weight_problem(net, data, nm.squared, trainable, None)
-    small, z = in_span(problem, w, preactivations=preactivations)
+    small, z = problem.within(w, preactivations=preactivations)
     assert small.X.shape[1] == np.linalg.matrix_rank(np.asarray(data.X)) < data.input_size
     assert (small.metric is not None) == preactivations
 
@@ -160,7 +159,7 @@ def test_what_cannot_be_reduced_is_left_alone():
         (nm.init_two_layer(2, 9, key=jax.random.key(1)), few),
     ):
         problem, w = weight_problem(model, data, nm.squared, None, None)
-        assert in_span(problem, w)[0] is problem
+        assert problem.within(w)[0] is problem
 
 
 @pytest.mark.parametrize("solver", [None, diffrax.Tsit5()], ids=["lazy", "tsit5"])
@@ -195,7 +194,7 @@ def test_a_traced_data_set_of_few_inputs_is_reduced_too():
     @jax.jit
     def f(X):
         problem, w = weight_problem(net, nm.Dataset(X, data.y), nm.squared, None, None)
-        small, z = in_span(problem, w)
+        small, z = problem.within(w)
         assert small.X.shape == (4, 4)
         return small.f(z)
 

@@ -8,7 +8,7 @@ import pytest
 import ntk_momentum as nm
 import ntk_momentum.method
 from ntk_momentum.method import AbstractOptimizer
-from ntk_momentum.network.two_layer import outputs
+from ntk_momentum.network.model import outputs
 
 KEY = jax.random.key(0)
 DATA = nm.sphere(6, 4, key=jax.random.key(1))

@@ -13,7 +13,7 @@ import ntk_momentum as nm
 from ntk_momentum.dynamics.solver import RungeKutta
 from ntk_momentum.ensembles import program
 from ntk_momentum.ensembles.planning import buckets, plan
-from ntk_momentum.network.two_layer import outputs
+from ntk_momentum.network.model import outputs
 
 DATA = nm.sphere(6, 4, key=jax.random.key(1))
 FLOWS = [nm.GradientFlow(), nm.HeavyBall(0.3), nm.HeavyBall(1.5)]

@@ -12,7 +12,7 @@ import ntk_momentum as nm
 from ntk_momentum import cli
 from ntk_momentum.cli.diagnose import perceptron
 from ntk_momentum.dynamics.preparation import weight_problem
-from ntk_momentum.judge.diagnosis import _drifts, _local, diagnose, linearize, trained_part
+from ntk_momentum.judge.diagnosis import _drifts, _local, diagnose, linearize
 from ntk_momentum.loss import logistic
 from ntk_momentum.network.loading import load_model
 
@@ -23,9 +23,7 @@ def test_the_linearised_model_is_the_prediction_of_its_kernel():
     model = eqx.nn.MLP(10, "scalar", 8, 2, key=jax.random.key(1))
     linear = linearize(model)
     optimizer = nm.heavy_ball(0.05, 0.8)
-    run = nm.train(
-        linear, DATA, optimizer, 40, save_every=10, trainable=trained_part(linear), readouts=["f"]
-    )
+    run = nm.train(linear, DATA, optimizer, 40, save_every=10, readouts=["f"])
     f0 = jax.vmap(model)(DATA.X)
     exact = nm.predict(
         nm.empirical_ntk(model, DATA.X), f0 - DATA.y, optimizer, np.arange(0, 41, 10)

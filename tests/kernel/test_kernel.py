@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from ntk_momentum.data import sphere
 from ntk_momentum.errors import InputError
 from ntk_momentum.kernel import empirical_ntk, infinite_ntk, plan_ntk, two_layer_ntk
-from ntk_momentum.network.two_layer import TwoLayerNet, init_two_layer, split
+from ntk_momentum.network.model import split
+from ntk_momentum.network.two_layer import TwoLayerNet, init_two_layer
 
 KEY = jax.random.key(0)
 METHODS = ("jacobian", "ntk-vp", "structured")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ntk_momentum as nm
-from ntk_momentum.network.two_layer import outputs, split, trainable_spec
+from ntk_momentum.network.model import outputs, split, trainable_spec
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (4, 3))

@@ -8,7 +8,7 @@ import pytest
 
 import ntk_momentum as nm
 from ntk_momentum import files
-from ntk_momentum.dynamics import run
+from ntk_momentum.dynamics import two_layer
 from ntk_momentum.dynamics.coordinates import decompose
 from ntk_momentum.dynamics.solver import RungeKutta
 from ntk_momentum.errors import InputError
@@ -67,7 +67,7 @@ def test_high_dimensional_inputs_resume_in_the_coordinates_that_are_in_the_file(
     turned = lambda X: dataclasses.replace(
         decompose(X), left=-decompose(X).left, rows=-decompose(X).rows
     )  # another machine may find that
-    monkeypatch.setattr(run, "decompose", turned)
+    monkeypatch.setattr(two_layer, "decompose", turned)
     resumed, _ = solve(tmp_path / "a", model=net, data=data, **options)
     for a, b in zip(jax.tree.leaves(resumed), jax.tree.leaves(whole), strict=True):
         np.testing.assert_array_equal(a, b)

@@ -6,5 +6,4 @@ from .base import Progress as Progress
 from .base import Watcher as Watcher
 from .descent import Descent as Descent
 from .lazy import LazyExponential as LazyExponential
-from .lazy import why_not_lazy as why_not_lazy
 from .runge_kutta import RungeKutta as RungeKutta

@@ -4,7 +4,7 @@ the next."""
 from __future__ import annotations
 
 import abc
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -86,10 +86,17 @@ class AbstractIntegrator(eqx.Module):
         (0.348678, True)
     """
 
+    forms_kernel: ClassVar[bool] = False
+    """Whether every step holds H and its eigenvectors, which counts in memory."""
+
     def blind_to_coordinates(self, method: Any) -> bool:
         """Whether it moves weights along J^T u alone, so that preactivations may stand for them,
         see `coordinates`."""
         return False
+
+    def why_not(self, problem: AbstractProblem, method: Any, w: PyTree) -> str | None:
+        """Why it cannot solve this, or None where it can; found before a run starts."""
+        return None
 
     def start(
         self,

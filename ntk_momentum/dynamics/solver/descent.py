@@ -39,8 +39,7 @@ class Descent(AbstractIntegrator):
         watched = watcher.init(problem, t, state)
         return Progress(t, state, flow.init(state.w), watched, zero, zero, zero)
 
-    def check(self, problem: AbstractProblem, method: Any, w: PyTree) -> None:
-        """Raise `InputError` where an optimizer cannot take a step, by shape."""
+    def why_not(self, problem: AbstractProblem, method: Any, w: PyTree) -> str | None:
         try:
             change, _ = jax.eval_shape(
                 lambda w: self._update(problem, method, w, method.init(w)), w
@@ -49,16 +48,17 @@ class Descent(AbstractIntegrator):
         except InputError:
             raise
         except Exception as error:  # the user's code: anything may be raised
-            raise InputError(
+            return (
                 f"the optimizer cannot take a step: {type(error).__name__}, {brief(error)}; it "
                 "gets update(gradient, state, weights), and value, grad, value_fn, grad_fn and "
-                "obj_fn where its signature has them."
-            ) from error
-        if not all(jax.tree.leaves(same)):
-            raise InputError(
-                "the optimizer cannot take a step: its updates are not shaped like the weights; it "
-                "may want one gradient for each sample, while it gets that of the whole loss."
+                "obj_fn where its signature has them"
             )
+        if not all(jax.tree.leaves(same)):
+            return (
+                "the optimizer cannot take a step: its updates are not shaped like the weights; it "
+                "may want one gradient for each sample, while it gets that of the whole loss"
+            )
+        return None
 
     def _update(
         self, problem: AbstractProblem, method: Any, w: PyTree, memory: PyTree

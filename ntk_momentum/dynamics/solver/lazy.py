@@ -25,11 +25,9 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ...errors import InputError
-from ...loss import squared
 from ...method import State
-from ...network.two_layer import TwoLayerNet
 from ...numerics import Numerics
-from ..objective import WeightProblem, norm, roundoff
+from ..objective import AbstractProblem, norm, roundoff
 from .base import MAX_STEPS, NOT_FINITE, STEP_UNDERFLOW, AbstractIntegrator, Progress, Watcher
 from .slopes import Crossing, LinearNet, Memory
 
@@ -62,11 +60,21 @@ class LazyExponential(AbstractIntegrator):
         3
     """
 
+    forms_kernel = True
+
     order: int = 2
 
     def __check_init__(self) -> None:
         if self.order not in (1, 2):
             raise InputError(f"order must be 1 or 2, got {self.order}.")
+
+    def why_not(self, problem: AbstractProblem, method: Any, w: PyTree) -> str | None:
+        if not method.linear:
+            return (
+                "it solves flows that are linear in the gradient, and "
+                f"{type(method).__name__} is not"
+            )
+        return problem.why_not_linear(w)
 
     def evaluations(self, flow: Any) -> int:
         """A step predicts z (order 2), moves w and reads off f; with momentum it moves v too. It
@@ -82,12 +90,7 @@ class LazyExponential(AbstractIntegrator):
         numerics: Numerics,
         dtype: Any,
     ) -> Progress:
-        if not flow.linear:
-            raise InputError(
-                f"LazyExponential solves flows that are linear in the gradient, and "
-                f"{type(flow).__name__} is not. Leave solver= out to get a solver that fits."
-            )
-        net = _as_linear(problem, state, roundoff(numerics.tol, dtype))
+        net = _as_linear(problem, state.w, roundoff(numerics.tol, dtype))
         memory = Memory.at(net, state.w, state.v)
         h = (
             0.05 / flow.fastest_rate(jnp.maximum(memory.eigenvalues[-1], jnp.finfo(dtype).tiny))
@@ -105,7 +108,7 @@ class LazyExponential(AbstractIntegrator):
         watcher: Watcher,
         numerics: Numerics,
     ) -> Progress:
-        net = _as_linear(problem, progress.state, roundoff(numerics.tol, t1.dtype))
+        net = _as_linear(problem, progress.state.w, roundoff(numerics.tol, t1.dtype))
         limit = progress.accepted + progress.rejected + numerics.max_steps
         resolution = 4 * jnp.finfo(t1.dtype).eps
 
@@ -345,43 +348,7 @@ def _with_hidden(tree: Any, hidden: Array) -> Any:
     return jax.tree.unflatten(structure, [hidden] if len(leaves) == 1 else leaves)
 
 
-def why_not_lazy(problem: Any, w: Any) -> str | None:
-    """Why `LazyExponential` cannot solve this problem, or None when it can."""
-    if not isinstance(problem, WeightProblem):
-        return "it solves weight dynamics; a constant kernel has the closed form nm.predict"
-    net = problem.model(w)
-    if not isinstance(net, TwoLayerNet):
-        return f"it needs a TwoLayerNet, got a {type(net).__name__}"
-    if len(jax.tree.leaves(w)) != 1 or w.hidden is None:
-        return "it needs the hidden layer, and only that, to be trained"
-    if problem.loss is not squared:
-        return "it needs the squared loss"
-    below, above = _slopes(net.activation)
-    return (
-        None
-        if np.isfinite(below + above)
-        else "it needs an activation that is linear on both sides of a kink at zero"
-    )
-
-
-def _slopes(activation: Any) -> tuple[float, float]:
-    """Slopes of a positively homogeneous activation below and above zero; NaN for any other."""
-    with jax.core.eval_context():  # also out of vmap
-        values = np.asarray(activation(jnp.array([-2.0, -1.0, 0.0, 1.0, 2.0])), np.float64)
-    homogeneous = np.allclose(
-        values[[0, 2, 4]], [2 * values[1], 0, 2 * values[3]], rtol=1e-5, atol=1e-7
-    )
-    return (float(-values[1]), float(values[3])) if homogeneous else (np.nan, np.nan)
-
-
-def _as_linear(problem: Any, state: State, floor: Any) -> LinearNet:
-    reason = why_not_lazy(problem, state.w)
-    if reason is not None:
-        raise InputError(
-            f"LazyExponential cannot be used here: {reason}. Leave solver= out to get "
-            "a solver that fits."
-        )
-    net = problem.model(state.w)
+def _as_linear(problem: Any, w: PyTree, floor: Any) -> LinearNet:
+    net, (below, above, _) = problem.model(w), problem.kinks(w)
     X = problem.X.reshape(problem.X.shape[0], -1)
-    slopes = _slopes(net.activation)
-    return LinearNet(X, problem.y, X @ X.T, net.output, net.scale, *slopes, floor)
+    return LinearNet(X, problem.y, X @ X.T, net.output, net.scale, below, above, floor)

@@ -13,7 +13,8 @@ from jaxtyping import Array
 from ...data import Dataset
 from ...kernel import empirical_ntk
 from ...method import gradient_descent
-from ...network.two_layer import TwoLayerNet, outputs
+from ...network.model import outputs
+from ...network.two_layer import TwoLayerNet
 from ..check import Forms, claim, every, identity, typed, within
 from ..drawing import against, drawing, line, panel, points, theory
 from .fits import agrees, slope

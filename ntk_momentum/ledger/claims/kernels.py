@@ -8,7 +8,8 @@ import numpy as np
 
 from ...kernel import empirical_ntk
 from ...method import GradientFlow
-from ...network.two_layer import TwoLayerNet, split
+from ...network.model import split
+from ...network.two_layer import TwoLayerNet
 from ..check import Forms, claim, every, identity, typed, within
 from ..drawing import by_name, drawing, line, panel, theory
 from .modes import frozen

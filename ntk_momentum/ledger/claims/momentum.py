@@ -11,7 +11,7 @@ import numpy as np
 
 from ...method import HeavyBall, heavy_ball
 from ...method.base import Number
-from ...network.two_layer import outputs
+from ...network.model import outputs
 from ...theory import bounds
 from ..check import Forms, claim, every, identity, undefined, within
 from ..drawing import against, by_name, drawing, line, panel, points, theory
