@@ -183,6 +183,15 @@ def _whole(path: Path) -> Whole | None:
     return answer
 
 
+def check_results(folder: Path) -> None:
+    """Raise `InputError` unless there is such a folder to read results from."""
+    if not folder.is_dir():
+        raise InputError(
+            f"no results folder {folder}; make one with: ntk-momentum reproduce (or sweep) --out "
+            f"{folder}."
+        )
+
+
 def below(folder: Path, pattern: str) -> list[Path]:
     """The files below a folder whose names match, in order; folders in it may be links."""
     links = [path for path in folder.iterdir() if path.is_symlink() and path.is_dir()]

@@ -7,7 +7,8 @@ import math
 from typing import Literal
 
 from ..errors import InputError
-from ..network.loading import load_model
+from ..network.loading import check_function, load_model
+from ..words import data_word
 from .options import command
 from .start import start
 
@@ -48,6 +49,9 @@ class Advise:
     show predicted against actual steps."""
 
     def __call__(self, float32: bool) -> int:
+        data_word(self.data)
+        if self.model:
+            check_function(self.model)
         start(float32)
         return print_advice(self)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from ..errors import InputError, require
-from ..network.loading import load_model
+from ..network.loading import check_function, load_model
+from ..results.named import read_loss
+from ..words import data_word
 from .options import command
 from .start import start
 
@@ -55,6 +57,10 @@ class Diagnose:
     """Steps taken."""
 
     def __call__(self, float32: bool) -> int:
+        data_word(self.data)
+        if self.model:
+            check_function(self.model)
+        read_loss(self.loss)
         start(float32)
         return print_diagnosis(self)
 

@@ -30,6 +30,7 @@ class Export:
 
     @files.hashed_once()
     def __call__(self, float32: bool) -> int:
+        files.check_results(self.folder)
         from ..results.reading import damaged
         from ..study.summary import export
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..errors import InputError
+from ..words import claims
 from .options import command
 
 
@@ -29,11 +30,8 @@ class List:
             print("\n".join(flow_help()), end="")
             return 0
         if self.claims:
-            from ..ledger.ledger import entries
-
-            for entry in entries().values():
-                where = f"{entry.run.__module__}.{entry.run.__qualname__}"
-                print(f"{entry.id:23} section {entry.section:2} {entry.kind:12} {where}")
+            for claim in claims().values():
+                print(f"{claim.id:23} section {claim.section:2} {claim.kind:12} {claim.home}")
             return 0
         found = experiments()
         if not found:

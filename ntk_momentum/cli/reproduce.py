@@ -45,6 +45,8 @@ class Reproduce:
 
 def reproduce(size: str, out: Path, only: tuple[str, ...], float32: bool) -> int:
     """Experiments, figures, claims and report into `out`; returns the exit code."""
+    named = tuple(name for name in only if name != LEDGER)
+    asked = {e.name for e in due(named, size)} if named or not only else set()
     from ..ledger.ledger import refuted as refuted_claims
     from ..progress import Bar
     from ..study.claims_file import Claims, check_ledger
@@ -57,11 +59,6 @@ def reproduce(size: str, out: Path, only: tuple[str, ...], float32: bool) -> int
         ("jinja2", "the report"),
     ):
         require(package, purpose)
-    asked = (
-        {e.name for e in due(tuple(name for name in only if name != LEDGER), size)}
-        if set(only) != {LEDGER}
-        else set()
-    )
     everything = find()
     ledger = not only or LEDGER in only
     outcomes, claims, problem = [], Claims(out, size), ""

@@ -33,10 +33,10 @@ class RunOne:
 
 def run_one(name: str, size: str, out: Path, float32: bool) -> int:
     """One experiment with its figure."""
+    experiment: Experiment = find((name,))[0]
     from ..progress import Bar
     from ..study.outcome import check_places, run_experiment
 
-    experiment: Experiment = find((name,))[0]
     files.check_folder(out)
     check_places(experiment, out)
     start(float32, figures=True, brief=size != "full")

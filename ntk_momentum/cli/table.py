@@ -28,6 +28,7 @@ class Table:
 
     @files.hashed_once()
     def __call__(self, float32: bool) -> int:
+        files.check_results(self.folder)
         from ..results.reading import damaged
         from ..study.summary import table
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .. import files
 from ..errors import InputError
+from ..words import claim_ids, data_word
 from .options import command
 from .start import start
 
@@ -46,6 +47,9 @@ class Verify:
 
         if self.n < 1:
             raise InputError(f"--n must be at least 1, got {self.n}.")
+        claim_ids(self.claims)
+        if self.data is not None:
+            data_word(self.data)
         return run_claims(
             self.claims,
             self.size,

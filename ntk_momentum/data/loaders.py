@@ -16,9 +16,10 @@ from jaxtyping import Array, Key
 
 from ..errors import InputError, unknown_name
 from ..memory import check_fits, in_short
+from ..words import TABLES, data_word, kind_of
 from .dataset import Dataset, normalize
-from .labels import TARGETS, encode_labels
-from .tables import TABLES, kind_of, load_table
+from .labels import encode_labels
+from .tables import load_table
 
 DIGITS = Path(__file__).with_name("digits.npz")
 
@@ -324,32 +325,16 @@ def open_data(
         (5, 10)
     """
     key = jax.random.key(seed)
-    kind, colon, rest = text.partition(":")
-    mnist = kind == "mnist" and bool(colon) and not Path(text).exists()
-    place, label = rest if mnist else text, None
-    if not Path(place).exists():  # what stands after its colons is no part of the path
-        before, colon, last = place.rpartition(":")
-        if colon and last in TARGETS:
-            place, target = before, last
-        before, colon, last = place.rpartition(":")
-        if colon and kind_of(Path(before)) in TABLES and not Path(place).exists():
-            place, label = before, last
-    known: dict[str, Any] = {} if target is None else {"target": target}
-    path = Path(place)
-    if mnist or path.is_dir():
-        return load_mnist(path, n, key=key, **known)
-    if place == "digits":
+    named = data_word(text, target)
+    known: dict[str, Any] = {} if named.target is None else {"target": named.target}
+    if named.kind == "mnist":
+        return load_mnist(named.path, n, key=key, **known)
+    if named.kind == "digits":
         return load_digits(n, key=key, **known)
-    if place == "sphere":
+    if named.kind == "sphere":
         if known:
-            raise InputError(f"the sphere's targets are +1 and -1 at random, not {target!r}.")
+            raise InputError(f"the sphere's targets are +1 and -1 at random, not {named.target!r}.")
         return sphere(n, p, key=key)
-    if kind_of(path) in TABLES:
-        return load_table(path, label, **known)
-    if not path.exists() and not path.suffix:
-        near = unknown_name("data", text, ("digits", "sphere", "mnist:FOLDER"))
-        raise InputError(
-            f"{near} Or give an .npz, .csv or .parquet file, or a folder with MNIST's IDX files; "
-            f"after a colon what its targets mean ({', '.join(TARGETS)})."
-        )
-    return load_npz(path, **known)
+    if named.kind == "table":
+        return load_table(named.path, named.label, **known)
+    return load_npz(named.path, **known)

@@ -10,16 +10,9 @@ import numpy as np
 
 from ..errors import InputError, require, unknown_name
 from ..memory import check_fits
+from ..words import TABLES, kind_of
 from .dataset import NAMED, Dataset, normalize
 from .labels import encode_labels, plain
-
-TABLES = (".csv", ".tsv", ".parquet", ".pq")
-
-
-def kind_of(path: Path) -> str:
-    """A file's ending, that of what is inside for x.csv.gz."""
-    name = path.name.lower().removesuffix(".gz")
-    return next((ending for ending in (*TABLES, ".npz") if name.endswith(ending)), path.suffix)
 
 
 def load_table(

@@ -11,12 +11,12 @@ from __future__ import annotations
 import functools
 import re
 import time
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .. import files
-from ..errors import unknown_name
+from ..words import claim_ids
 from .check import REGISTRY, Claim, Entry
 from .drawing import Drawing
 
@@ -94,13 +94,7 @@ def verify(
     from .claims.setting import Setting
 
     known = entries()
-    wanted = (
-        list(known) if claims is None else [claims] if isinstance(claims, str) else list(claims)
-    )
-    wanted = [_identifier(name, known) for name in wanted]
-    for name in wanted:
-        if name not in known:
-            raise unknown_name("claim", name, known)
+    wanted = known if claims is None else claim_ids([claims] if isinstance(claims, str) else claims)
     chosen = [entry for id, entry in known.items() if id in wanted]
     results = []
     with jax.enable_x64(True):
@@ -130,13 +124,6 @@ def verify(
                 )
             )
     return results
-
-
-def _identifier(name: str, known: Container[str]) -> str:
-    """The identifier of what the paper calls "(B.1)", "Theorem 3" or "Lemma 7"; other names as they
-    are."""
-    words = name.lower().strip("() ").replace("theorem", "thm").replace(" ", "-")
-    return next((id for id in (words, f"eq-{words}") if id in known), name)
 
 
 def refuted(claims: Iterable[Claim | Mapping[str, Any]]) -> list[str]:

@@ -13,9 +13,9 @@ from typing import Any
 from ..errors import InputError
 
 
-def load_function(text: str) -> Callable:
-    """The function that FILE.py:FUNCTION names. Runs that file. Raises `InputError` unless all goes
-    well."""
+def check_function(text: str) -> tuple[Path, str]:
+    """(file, name) of FILE.py:FUNCTION. Raises `InputError` where it is written otherwise, or there
+    is no such file."""
     file, _, name = text.rpartition(":")
     path = Path(file)
     if not file or not name.isidentifier() or path.suffix != ".py":
@@ -24,6 +24,13 @@ def load_function(text: str) -> Callable:
         raise InputError(
             f"no file {path} for --model {text}; give the path of a Python file, from {Path.cwd()}."
         )
+    return path, name
+
+
+def load_function(text: str) -> Callable:
+    """The function that FILE.py:FUNCTION names. Runs that file. Raises `InputError` unless all goes
+    well."""
+    path, name = check_function(text)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

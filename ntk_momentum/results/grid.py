@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..ensembles import UNIT_RUNS
 from ..errors import InputError, check_positive, check_seed, unknown_name
 from ..memory import gib
-from ..network.loading import load_maker
+from ..network.loading import check_function, load_maker
 from ..numerics import Numerics, Precision
+from ..words import data_word, declared
 from . import named
 
 if TYPE_CHECKING:
@@ -145,6 +146,19 @@ class Sweep:
         self._check_network(widths)
         if self.t_end is not None:
             check_positive("t_end", self.t_end)
+        for name in self.data:
+            data_word(name)
+        for name in self.readouts:
+            if name not in declared("dynamics/readout", "READOUTS"):
+                raise unknown_name("read-out", name, declared("dynamics/readout", "READOUTS"))
+        if self.model:
+            check_function(self.model)
+        named.read_loss(self.loss)
+        named.check_solver(self.solver)
+        named.check_activation(self.activation)
+        for text in self.flows:
+            named.read_flows(text)
+        named.build_activation(self.activation)  # from here on JAX is wanted
         self._set("flows", tuple(flow.label for t in self.flows for flow in named.named_flows(t)))
         flows = [(str(flow.build(1.0)), "b" in flow.customary) for flow in self.named_flows()]
         for option, values in (("data", self.data), ("flows", flows), ("widths", widths)):
@@ -153,8 +167,6 @@ class Sweep:
                     f"{option} holds the same value twice: "
                     f"{' '.join(map(str, getattr(self, option)))}."
                 )
-        named.build_loss(self.loss)
-        named.build_solver(self.solver)
         if self.reference not in (named.INFINITE, named.NO_REFERENCE):
             named.load_reference(self.reference)
         elif self.reference == named.NO_REFERENCE and "kernel_distance" in self.readouts:
@@ -182,7 +194,6 @@ class Sweep:
                     raise InputError(
                         f"{option} is of the built-in network; with --model leave it out."
                     )
-        named.build_activation(self.activation)
         if self.trainable not in (None, "hidden", "output", "all"):
             raise unknown_name("trainable", str(self.trainable), ("hidden", "output", "all"))
 

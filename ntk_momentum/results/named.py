@@ -27,7 +27,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, check_positive, unknown_name
+from .. import words
+from ..errors import InputError, unknown_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +41,8 @@ MOST_VALUES = 10_000
 CUSTOMARY = {"b": "sqrt(2 lambda_0)", "d": "3"}
 """Parameters that may be left out: the paper's friction, and the standard Nesterov constant."""
 LOSSES = ("squared", "logistic", "softmax", "huber")
+USUAL = "relu, gelu, softplus, silu, elu, leaky_relu, tanh, sin"
+"""Activations to suggest."""
 NO_REFERENCE, INFINITE = "none", "infinite"
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
@@ -113,14 +116,14 @@ def _takes_functions(made: Callable) -> bool:
 def flow_help() -> list[str]:
     """Every flow as it is written, with its equation and its parameters' meaning and units."""
     lines: list[str] = []
-    for name, made in flows_by_name().items():
+    for name, flow in words.flows().items():
         defaults = {
             key: CUSTOMARY.get(key, "..." if p.default is p.empty else p.default)
-            for key, p in inspect.signature(made).parameters.items()
+            for key, p in flow.parameters.items()
         }
         written = ",".join(f"{key}={default}" for key, default in defaults.items())
         lines.append(f"{name}:{written}" if written else name)
-        lines += [f"    {line}".rstrip() for line in (inspect.getdoc(made) or "").splitlines()]
+        lines += [f"    {line}".rstrip() for line in flow.doc.splitlines()]
         lines.append("")
     return lines
 
@@ -140,7 +143,7 @@ class NamedFlow:
         ]
         if not plain:
             return self.name
-        first = next(iter(inspect.signature(flows_by_name()[self.name]).parameters))
+        first = next(iter(words.flows()[self.name].parameters))
         if len(plain) == 1 and plain[0][0] == first:
             return f"{self.name}:{plain[0][1]}"
         return f"{self.name}:{','.join(f'{key}={value}' for key, value in plain)}"
@@ -148,8 +151,9 @@ class NamedFlow:
     @property
     def customary(self) -> set[str]:
         """The customary parameters that were left out."""
-        parameters = inspect.signature(flows_by_name()[self.name]).parameters
-        return (set(parameters) & set(CUSTOMARY)) - {key for key, _ in self.given}
+        return (set(words.flows()[self.name].parameters) & set(CUSTOMARY)) - {
+            key for key, _ in self.given
+        }
 
     def build(self, lambda0: float) -> AbstractFlow:
         """The flow; a friction left out is the paper's sqrt(2 lambda_0), a constant d left out
@@ -162,11 +166,21 @@ class NamedFlow:
 
 def named_flows(text: str) -> tuple[NamedFlow, ...]:
     """The flows that one word of the command line states, one for each combination of values."""
+    made = read_flows(text)
+    for flow in made:
+        try:
+            flow.build(1.0)
+        except InputError as error:
+            raise InputError(f"{error} ({text!r})") from error
+    return made
+
+
+def read_flows(text: str) -> tuple[NamedFlow, ...]:
+    """`named_flows`, their names and parameters looked up but not yet their values."""
     name, colon, rest = text.partition(":")
-    known = flows_by_name()
-    if name not in known:
-        raise unknown_name("flow", name, known)
-    parameters = inspect.signature(known[name]).parameters
+    if name not in words.flows():
+        raise unknown_name("flow", name, words.flows())
+    parameters = words.flows()[name].parameters
     values: dict[str, list[float | str]] = {}
     if colon and not parameters:
         raise InputError(f"{name} has no parameter, got {text!r}; write {name}.")
@@ -195,58 +209,65 @@ def named_flows(text: str) -> tuple[NamedFlow, ...]:
         example = ",".join(f"{key}=0.1" for key in parameters if key in values or key in missing)
         raise InputError(f"{name} needs {' and '.join(missing)}, e.g. {name}:{example}.")
     names = [key for key in parameters if key in values]
-    made = tuple(
+    return tuple(
         NamedFlow(name, tuple(zip(names, chosen, strict=True)))
         for chosen in itertools.product(*(values[key] for key in names))
     )
-    for flow in made:
-        try:
-            flow.build(1.0)
-        except InputError as error:
-            raise InputError(f"{error} ({text!r})") from error
-    return made
 
 
-def build_loss(text: str) -> Loss:
-    """The loss of a word: squared, logistic, softmax, huber or huber:DELTA."""
-    from .. import loss
-
+def read_loss(text: str) -> tuple[str, float]:
+    """(name, delta) of the word for a loss. Raises `InputError` where it is none."""
     name, colon, delta = text.partition(":")
     if name not in LOSSES:
         raise unknown_name("loss", name, LOSSES)
     if colon and name != "huber":
         raise InputError(f"the {name} loss has no parameter, got {text!r}; write {name}.")
+    (value, *more) = numbers(delta, "delta of huber") if colon else (1.0,)
+    if more:
+        raise InputError(f"a sweep has one loss, got {text!r}; sweep once for each.")
+    if not 0 < value < math.inf:
+        raise InputError(f"delta of huber must be finite and > 0, got {value:g}.")
+    return name, value
+
+
+def build_loss(text: str) -> Loss:
+    """The loss of a word: squared, logistic, softmax, huber or huber:DELTA."""
+    name, delta = read_loss(text)
+    from .. import loss
+
     if name == "huber":
-        (value, *more) = numbers(delta, "delta of huber") if colon else (1.0,)
-        if more:
-            raise InputError(f"a sweep has one loss, got {text!r}; sweep once for each.")
-        check_positive("delta of huber", value)
-        return loss.huber(value)
+        return loss.huber(delta)
     named = {"squared": loss.squared, "logistic": loss.logistic}
     return named.get(name, loss.softmax_cross_entropy)
+
+
+def check_activation(name: str) -> None:
+    """Raise `InputError` unless jax.nn or jax.numpy has something of that name."""
+    if name not in words.activations():
+        near = difflib.get_close_matches(name, words.activations(), n=1)
+        guess = f" Did you mean {near[0]!r}?" if near else ""
+        raise InputError(
+            f"unknown activation {name!r}.{guess} Known: functions of one number in jax.nn and "
+            f"jax.numpy, e.g. {USUAL}."
+        )
 
 
 def build_activation(name: str) -> Callable:
     """The function of one array in jax.nn or jax.numpy of that name. Raises `InputError` unless it
     acts on each entry by itself."""
+    check_activation(name)
     import jax
     import jax.numpy as jnp
 
-    usual = "relu, gelu, softplus, silu, elu, leaky_relu, tanh, sin"
-    found = next((getattr(m, name) for m in (jax.nn, jnp) if hasattr(m, name)), None)
-    if name.startswith("_") or not callable(found) or isinstance(found, type):
-        near = difflib.get_close_matches(name, [*dir(jax.nn), *dir(jnp)], n=1)
-        guess = f" Did you mean {near[0]!r}?" if near else ""
-        raise InputError(
-            f"unknown activation {name!r}.{guess} Known: functions of one number in jax.nn and "
-            f"jax.numpy, e.g. {usual}."
-        )
+    found: Any = next((getattr(m, name) for m in (jax.nn, jnp) if hasattr(m, name)), None)
     try:
-        good = all(_shape(found, shape) == shape for shape in ((), (3,), (2, 3)))
+        good = not isinstance(found, type) and all(
+            _shape(found, shape) == shape for shape in ((), (3,), (2, 3))
+        )
     except Exception:  # of whatever kind the function raises for what it does not take
         good = False
     if not good:
-        raise InputError(f"{name} is no function of one number; take one such as {usual}.")
+        raise InputError(f"{name} is no function of one number; take one such as {USUAL}.")
     return found
 
 
@@ -260,9 +281,16 @@ def _shape(function: Callable, shape: tuple[int, ...]) -> tuple[int, ...] | None
     return out.shape if jnp.issubdtype(out.dtype, jnp.floating) else None
 
 
+def check_solver(name: str) -> None:
+    """Raise `InputError` unless a word is that of a solver."""
+    if name.lower() not in words.solvers():
+        raise unknown_name("solver", name, words.solvers())
+
+
 def build_solver(name: str) -> Any:
     """The solver of a word: default (what fits best), lazy, or an explicit one of diffrax."""
-    if name == "default":
+    check_solver(name)
+    if name.lower() == "default":
         return None
     import diffrax
 
@@ -276,8 +304,6 @@ def build_solver(name: str) -> Any:
         and found is not diffrax.AbstractERK
     }
     known: dict[str, Callable] = {"lazy": LazyExponential, **explicit}
-    if name.lower() not in known:
-        raise unknown_name("solver", name, ("default", *known))
     return known[name.lower()]()
 
 

@@ -144,10 +144,7 @@ class _Unit:
 
 def _units(folder: Path) -> tuple[list[_Unit], list[str]]:
     """The units below a folder, and why some could not be read."""
-    if not folder.is_dir():
-        raise InputError(
-            f"no results folder {folder}; make one with: ntk-momentum sweep --out {folder}."
-        )
+    files.check_results(folder)
     units, unread = [], []
     for path in files.below(folder, "unit-*.nc"):
         try:

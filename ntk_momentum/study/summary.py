@@ -33,10 +33,7 @@ class Kept:
 def stored_experiments(folder: Path) -> tuple[list[Kept], list[str]]:
     """The results of experiments below a folder, the newest of each name and size, and why some
     could not be read."""
-    if not folder.is_dir():
-        raise InputError(
-            f"no results folder {folder}; make one with: ntk-momentum reproduce --out {folder}."
-        )
+    files.check_results(folder)
     known, damaged = experiments(), []
     newest: dict[Any, Kept] = {}
     for path in files.below(folder, "*-*.nc"):
