@@ -19,6 +19,7 @@ if jax.__version_info__[:2] == (
     os.environ["XLA_FLAGS"] = (
         f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
     )
+os.environ["NTK_MOMENTUM_CACHE"] = "off"  # no test writes into the cache of who runs it
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)

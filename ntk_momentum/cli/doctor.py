@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import cache
 from .options import command
 from .start import start
 
@@ -23,4 +24,5 @@ class Doctor:
         versions = record.pop("versions")
         for name, value in {**record, **versions}.items():
             print(f"{name.replace('_', ' '):13} {value}")
+        print(f"{'compiled':13} {cache.told()}")
         return 0

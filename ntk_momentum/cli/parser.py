@@ -7,6 +7,7 @@ claim); 2, bad input or a missing package; 130, interrupted.
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 import functools
 import operator
@@ -29,6 +30,7 @@ from .options import check, command
 from .plot import Plot
 from .reproduce import Reproduce
 from .run import RunOne
+from .start import CACHED
 from .sweep import SweepCommand
 from .table import Table
 from .verify import Verify
@@ -62,6 +64,9 @@ class Main:
     command: Any
     float32: bool = False
     """Compute in float32 instead of float64."""
+    no_cache: bool = False
+    """Keep no compiled programs in the user's cache folder (also: NTK_MOMENTUM_CACHE=off, or a
+    folder to use instead)."""
     version: bool = False
     """Print the version and leave."""
 
@@ -118,7 +123,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.showwarning = lambda message, *_, **__: print(
                 f"warning: {message}", file=sys.stderr
             )
-            code = chosen.command(chosen.float32)
+            context = contextvars.copy_context()
+            context.run(CACHED.set, not chosen.no_cache)
+            code = context.run(chosen.command, chosen.float32)
             sys.stdout.flush()
             return code
     except (InputError, MissingPackage) as error:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextvars import ContextVar
 
 from ..errors import InputError, require
+from . import cache
+
+CACHED: ContextVar[bool] = ContextVar("CACHED", default=True)
+"""Whether this command keeps compiled programs on disk, see `cache`."""
 
 
 def start(float32: bool, figures: bool = False, brief: bool = False) -> None:
@@ -21,6 +26,8 @@ def start(float32: bool, figures: bool = False, brief: bool = False) -> None:
         os.environ["XLA_FLAGS"] = (
             f"{flags} {emitters}=false"  # read when the first device is asked for
         )
+    if CACHED.get():
+        cache.use(jax)
     if figures:
         require("matplotlib", "drawing figures").use("agg")
     try:
