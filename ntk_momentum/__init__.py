@@ -78,6 +78,7 @@ _HOMES = {
     "dynamics.training": ("train",),
     "ensembles.training": ("train_ensemble",),
     "dynamics.trajectory": ("Trajectory",),
+    "stochastic": ("StochasticPrediction", "critical_step", "predict_stochastic"),
     "results.checkpoint": ("simulate_checkpointed",),
     "results.reading": ("open_results",),
     "ensembles.ensemble": ("ensemble",),
@@ -162,6 +163,7 @@ if TYPE_CHECKING:
     from .numerics import Numerics
     from .results.checkpoint import simulate_checkpointed
     from .results.reading import open_results
+    from .stochastic import StochasticPrediction, critical_step, predict_stochastic
 
 
 def __getattr__(name: str) -> Any:

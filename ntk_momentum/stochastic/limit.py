@@ -1,0 +1,199 @@
+"""How large a step mini-batches allow: where the second moments of the error stop shrinking.
+
+The map of `moments` from E zz^T to the next is T = T_0 + N. T_0 acts on each pair of modes alone
+and N brings in D = diag(E Delta Delta^T). T keeps positive semidefinite matrices so, hence its
+spectral radius is an eigenvalue with a positive semidefinite eigenmatrix (Krein and Rutman), which
+power iteration from the identity finds. It passes 1 where T S = S for some S >= 0, that is where
+
+    D = K D,   K_ip = n tau sum_qq' U_iq U_iq' G_qq' U_pq U_pq',   G_qq' = s_qq'/(1 + tau s_qq')
+    s_qq' = lambda_q lambda_q' sum_t R_q(t) R_q'(t),   R_q(t) = e^T M_q^t g
+
+has the eigenvalue 1: an n x n matrix in place of an (s n)^2 x (s n)^2 one, applied by two products
+and never formed. Spread eigenvectors make it nearly of rank one, so that few iterations do, and the
+closure gives sum_q tau s_qq/(1 + tau s_qq) = 1, the cheap estimate.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+import numpy as np
+from scipy import optimize
+
+from ..errors import InputError, check_positive, no_type_check
+from ..kernel import spectrum
+from ..method import AbstractOptimizer
+from .linear import check_method, late_step
+from .sampling import check_batch, noise_strength
+
+StepMatrix = tuple[np.ndarray, np.ndarray]
+"""(P, g) of `linear`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CriticalStep:
+    """Step sizes from which on E |Delta|^2 grows, at the method's own momenta.
+
+    eta: of the exact recursion, 0 where no step is stable; estimate: of the closure; full_batch:
+    without noise. error: estimate/eta - 1.
+    """
+
+    eta: float
+    estimate: float
+    full_batch: float
+
+    @property
+    def error(self) -> float:
+        """How much too large the estimate is, as a share; nan where no step is stable."""
+        return self.estimate / self.eta - 1 if self.eta > 0 else math.nan
+
+
+@no_type_check
+def critical_step(
+    optimizer: AbstractOptimizer,
+    kernel: Any,
+    *,
+    batch_size: int,
+    sampling: Literal["without_replacement", "with_replacement"] = "without_replacement",
+) -> CriticalStep:
+    """The largest step size at which training on mini-batches is stable under a constant kernel.
+
+        E |Delta_k|^2 stays bounded for eta < eta_c,  rho(T(eta_c)) = 1
+
+    with T the recursion of the second moments, momenta held (a gradient correction scales with
+    eta). For B = n it is the full batch's, 2 (1 + beta)/lambda_max for the heavy ball (3.1); for
+    small B it is the noise's, and then about proportional to (1 - beta) B. A method whose momentum
+    changes, as (4.1), is judged at its limit for k -> infinity.
+
+    Args:
+        optimizer: A linear method of ours with a step size eta; only its momenta matter.
+        kernel: (n, n), or (n, k, n, k) for several outputs.
+        batch_size: B, samples a step.
+        sampling: As in `nm.predict_stochastic`; reshuffled batches have no such limit in closed
+            form.
+
+    Returns:
+        The exact limit, to 1e-6, the closure's and the full batch's.
+
+    Raises:
+        InputError: If an argument does not fit, or the method restarts.
+
+    Examples:
+        One sample is drawn of n: on an identity kernel SGD is stable below 2 B/n.
+
+        >>> found = nm.critical_step(nm.gradient_descent(1.0), np.eye(8), batch_size=1)
+        >>> round(found.eta, 4), round(found.full_batch, 4)
+        (0.25, 2.0)
+    """
+    check_method(optimizer)
+    check_positive("the optimizer's step size eta", getattr(optimizer, "eta", None))
+    if getattr(optimizer, "scheme", None) is not None:
+        raise InputError(
+            "a method that restarts has no one step to judge; take nm.nesterov, or run "
+            "nm.predict_stochastic."
+        )
+    steps = late_step(optimizer)
+    if sampling == "reshuffled":
+        raise InputError(
+            "the moments of reshuffled batches do not close; take sampling="
+            '"without_replacement", which they approach for small steps.'
+        )
+    found = spectrum(kernel)
+    n = np.shape(kernel)[0]
+    B = check_batch(batch_size, n, sampling)
+    eigenvalues = np.maximum(np.asarray(found.eigenvalues, float), 0.0)
+    # modes that the kernel does not see stay as they are, and no noise enters them
+    seen = eigenvalues > len(eigenvalues) * np.finfo(found.eigenvalues.dtype).eps * eigenvalues[-1]
+    if not seen.any():
+        raise InputError("the kernel is zero to round-off; every step is stable.")
+    lam, U = eigenvalues[seen], np.asarray(found.eigenvectors, float)[:, seen]
+    tau = noise_strength(B, n, sampling)
+    # P does not depend on eta and g is proportional to it, so that c times the kernel is c times
+    # eta: the limit is looked for in c
+    edge = _edge(steps, lam[-1])
+    eta = float(optimizer.eta)
+    exact = _root(lambda c: _radius(steps, c * lam, U, tau, len(U) // n), edge, tau)
+    cheap = _root(lambda c: _share(_gain(steps, c * lam), tau), edge, tau)
+    return CriticalStep(eta * exact, eta * cheap, eta * edge)
+
+
+def _edge(steps: StepMatrix, largest: float) -> float:
+    """The factor of the kernel at which the full batch turns unstable."""
+    P, g = steps
+
+    def radius(x: np.ndarray) -> np.ndarray:
+        M = P + x[:, None, None] * g[:, None] * (np.arange(len(g)) == 0)
+        return np.max(np.abs(np.linalg.eigvals(M)), axis=-1)
+
+    grid = np.geomspace(1e-3, 1e3, 4097) / np.max(np.abs(g))
+    # a double root on the circle, as of momentum 1 at x = 0, is good to the root of round-off
+    unstable = radius(grid) > 1 + 1e-7
+    first = int(np.argmax(unstable))
+    low, high = grid[max(first - 1, 0)], grid[first]
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (low, middle) if radius(np.array([middle]))[0] > 1 + 1e-12 else (middle, high)
+    return float((low + high) / 2 / largest)
+
+
+def _impulses(steps: StepMatrix, lam: np.ndarray, mu: np.ndarray) -> np.ndarray:
+    """s_qq' = lambda mu sum_t R_q(t) R_q'(t), from S = M_q S M_q'^T + g g^T: entry 00 of S."""
+    P, g = steps
+    s = len(g)
+    top = np.arange(s) == 0
+    left = P + lam[:, None, None] * g[:, None] * top
+    right = P + mu[:, None, None] * g[:, None] * top
+    system = np.eye(s * s) - np.einsum("qac,qbd->qabcd", left, right).reshape(-1, s * s, s * s)
+    found = np.linalg.solve(system, np.outer(g, g).reshape(-1, 1))[:, 0, 0]
+    return lam * mu * found
+
+
+def _gain(steps: StepMatrix, lam: np.ndarray) -> np.ndarray:
+    """s_qq of every mode."""
+    return _impulses(steps, lam, lam)
+
+
+def _share(gain: np.ndarray, tau: float) -> float:
+    """sum tau s/(1 + tau s): 1 at the closure's limit."""
+    return float(np.sum(tau * gain / (1 + tau * gain)))
+
+
+def _radius(steps: StepMatrix, lam: np.ndarray, U: np.ndarray, tau: float, outputs: int) -> float:
+    """The spectral radius of K by power iteration; it is not formed."""
+    q, r = np.triu_indices(len(lam))
+    gains = np.empty((len(lam), len(lam)))
+    gains[q, r] = gains[r, q] = _impulses(steps, lam[q], lam[r])
+    gains = tau * gains / (1 + tau * gains)
+    n = len(U) // outputs
+    rows = U.reshape(n, outputs, -1)
+    D = np.broadcast_to(np.eye(outputs), (n, outputs, outputs))
+    rho = 0.0
+    for _ in range(1000):
+        turned = np.einsum("iab,ibq->iaq", D, rows).reshape(U.shape)
+        A = gains * (U.T @ turned)
+        D = n * np.einsum("iaq,ibq->iab", (U @ A).reshape(rows.shape), rows)
+        size = float(np.linalg.norm(D))
+        D = D / size
+        if abs(size - rho) <= 1e-9 * size:
+            break
+        rho = size
+    return size
+
+
+def _root(radius: Any, edge: float, tau: float) -> float:
+    """Where the radius, which grows from its value at 0 to infinity at the edge, passes 1."""
+    if tau == 0:
+        return edge
+    # With momentum below 1 the radius falls in proportion to c. With momentum 1 it tends to a
+    # constant, and no step is stable where that is above 1; nearer to 0 than 1e-3, chosen, not
+    # measured, the sums over such slow modes lose their digits.
+    low = 1e-3 * edge
+    while radius(low) >= 1:
+        if low < 1e-12 * edge or radius(low / 10) > 0.5 * radius(low):
+            return 0.0
+        low /= 10
+    # in the logarithms both sides are near straight lines for small steps
+    at = lambda t: math.log(radius(math.exp(t)))
+    return math.exp(optimize.brentq(at, math.log(low), math.log(edge * (1 - 1e-9)), xtol=1e-7))

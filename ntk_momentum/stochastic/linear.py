@@ -1,0 +1,106 @@
+"""One step of a linear method, the same for every coordinate: z_{k+1} = P_k z_k + g_k (gradient).
+
+z holds a coordinate and what the method remembers of it: (w) for gradient descent (2.1), (w, last
+step) for the heavy ball (3.1), (w, w - R) for Nesterov's method (4.1), and so on. P_k and g_k are
+read off the method's own update. On an eigenvalue lambda of a constant kernel, where the gradient
+is lambda w, the step is the matrix M_k = P_k + lambda g_k e^T of `nm.amplification` (e picks w out
+of z), and noise in the gradient enters along g_k.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ..errors import InputError
+from ..method import AbstractOptimizer, check_linear
+
+LATE = 2**28
+"""Counts k of steps, and 2k, from which `late_step` extrapolates to k -> infinity: what is left is
+of order 1/k^2."""
+
+
+class LinearSteps(NamedTuple):
+    """carry: P_k; push: g_k. One row for each step."""
+
+    carry: Float[Array, "T s s"]
+    push: Float[Array, "T s"]
+
+    @property
+    def size(self) -> int:
+        """The numbers that z has for one weight."""
+        return self.push.shape[-1]
+
+
+def check_method(optimizer: Any) -> None:
+    """Raise `InputError` for what is no optimizer of ours, or not linear in the gradients."""
+    if not isinstance(optimizer, AbstractOptimizer):
+        raise InputError(
+            f"the optimizer must be one of ntk_momentum, got {type(optimizer).__name__}; try "
+            "nm.heavy_ball(eta, beta)."
+        )
+    check_linear(optimizer)
+    if not optimizer.linear:
+        raise InputError(
+            f"{optimizer.name} is not linear in the gradients, so second moments do not close; "
+            "run nm.train instead."
+        )
+
+
+def linear_steps(
+    optimizer: AbstractOptimizer, steps: int, dtype: Any, start: int = 0
+) -> LinearSteps:
+    """(P_k, g_k) for k = start, start + 1, ..., so many of them."""
+    return _linear_steps(optimizer, int(steps), jnp.dtype(dtype), start)
+
+
+def late_step(optimizer: AbstractOptimizer) -> tuple[np.ndarray, np.ndarray]:
+    """(P, g) of a method whose steps are all alike, or its limit for k -> infinity."""
+    if not changes(optimizer):
+        one = linear_steps(optimizer, 1, jnp.result_type(float))
+        return np.asarray(one.carry, float)[0], np.asarray(one.push, float)[0]
+    once, twice = (linear_steps(optimizer, 1, jnp.result_type(float), j * LATE) for j in (1, 2))
+    P, g = (2 * np.asarray(b, float)[0] - np.asarray(a, float)[0]
+            for a, b in zip(once, twice, strict=True))  # fmt: skip
+    return P, g
+
+
+def changes(optimizer: AbstractOptimizer) -> bool:
+    """Whether the steps are not all alike: whether the method counts them."""
+    return any(
+        not jnp.issubdtype(leaf.dtype, jnp.inexact)
+        for leaf in jax.tree.leaves(optimizer.init(jnp.zeros(2)))
+    )
+
+
+@eqx.filter_jit
+def _linear_steps(optimizer: AbstractOptimizer, steps: int, dtype: Any, start: int) -> LinearSteps:
+    # update acts on each coordinate alike and linearly, so that one call on unit vectors reads off
+    # the whole matrix: the coordinates are (w, memory ..., gradient), s + 1 of them.
+    probe = jnp.zeros(7, dtype)  # some length that no count or scale has
+    moving = [leaf.shape == probe.shape for leaf in jax.tree.leaves(optimizer.init(probe))]
+    s = 1 + sum(moving)
+    unit = jnp.eye(s + 1, dtype=dtype)
+    leaves, tree = jax.tree.flatten(optimizer.init(jnp.zeros(s + 1, dtype)))
+    counts = [leaf for leaf, moves in zip(leaves, moving, strict=True) if not moves]
+    if start:
+        whole = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.integer)
+        counts = [jnp.full_like(leaf, start) if whole(leaf) else leaf for leaf in counts]
+
+    def step(counts: list[Array], _: None) -> tuple[list[Array], tuple[Array, Array]]:
+        memory, rest = iter(unit[1:s]), iter(counts)
+        state = tree.unflatten([next(memory if moves else rest) for moves in moving])
+        change, state = optimizer.update(unit[s], state, unit[0])
+        after = jax.tree.leaves(state)
+        rows = jnp.stack(
+            [unit[0] + change, *(a for a, moves in zip(after, moving, strict=True) if moves)]
+        ).astype(dtype)
+        counts = [a for a, moves in zip(after, moving, strict=True) if not moves]
+        return counts, (rows[:, :s], rows[:, s])
+
+    return LinearSteps(*jax.lax.scan(step, counts, length=steps)[1])

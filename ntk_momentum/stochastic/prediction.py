@@ -1,0 +1,287 @@
+"""What a constant kernel predicts for training on mini-batches: the expected loss, and how far it
+scatters."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Key
+
+from ..dynamics.prediction import Prediction, predict
+from ..errors import InputError, check_positive, concrete, no_type_check, unknown_name
+from ..memory import check_fits
+from ..method import AbstractOptimizer
+from .linear import check_method, linear_steps
+from .moments import SecondMoments, closure_moments, exact_moments
+from .paths import Paths, sample_paths
+from .sampling import check_batch, noise_strength
+
+EXACT_UP_TO = 1000
+"""Samples (times outputs of a full kernel) up to which `method="auto"` keeps all pairs of modes:
+2 n^3 operations a step, a minute for a thousand steps there."""
+_METHODS = ("exact", "closure", "sampled")
+
+
+class StochasticPrediction(eqx.Module):
+    """What `predict_stochastic` returns. T saved steps, n samples, N modes, q test points.
+
+        loss = |E Delta|^2 / 2 + tr cov(Delta) / 2,   E Delta of (2.5), (3.5) or (4.3)
+
+    Args:
+        ts: Step counts, (T,).
+        loss: E |Delta|^2 / 2, (T,).
+        full_batch: |E Delta|^2 / 2, (T,): the loss of the full batch, where batches are drawn
+            afresh. The rest is noise.
+        loss_std: Standard deviation of |Delta|^2 / 2 over the draws of batches, (T,): of a normal
+            Delta with the exact mean and covariance, which is an assumption; of the runs
+            themselves where sampled. None for several columns.
+        residual: E Delta, (T, n) or (T, n, k).
+        second_moments: E (u_q . Delta)^2 along each eigenvector, (T, N), summed over columns.
+        eigenvalues: lambda_q, (N,).
+        test: E f* at the test points, (T, q) or (T, q, k), or None.
+        test_variance: The variance of f*, summed over outputs, (T, q), or None.
+        method: "exact", "closure" or "sampled".
+        error: An estimate of the relative error of `loss`, (T,): zero where exact, the standard
+            error of the mean where sampled, and for the closure see `predict_stochastic`.
+
+    Raises:
+        TypeError: If a field is left out; it is made by `predict_stochastic`.
+
+    Examples:
+        >>> found = nm.predict_stochastic(
+        ...     np.diag([1.0, 2.0]), np.ones(2), nm.gradient_descent(0.1), [0, 5], batch_size=1)
+        >>> bool(found.loss[1] > found.full_batch[1]), found.method
+        (True, 'exact')
+    """
+
+    ts: Float[Array, " T"]
+    loss: Float[Array, " T"]
+    full_batch: Float[Array, " T"]
+    loss_std: Float[Array, " T"] | None
+    residual: Float[Array, "T n *k"]
+    second_moments: Float[Array, "T N"]
+    eigenvalues: Float[Array, " N"]
+    test: Float[Array, "T q *k"] | None
+    test_variance: Float[Array, "T q"] | None
+    method: str = eqx.field(static=True)
+    error: Float[Array, " T"]
+
+    def test_error(self, targets: ArrayLike) -> Float[Array, " T"]:
+        """E |f* - y*|^2 / 2, summed over the test points as the loss is over the training ones.
+
+        targets: y*, (q,) or (q, k)."""
+        if self.test is None or self.test_variance is None:
+            raise InputError("test_error needs test points; give predict_stochastic a test_kernel.")
+        targets = jnp.asarray(targets, self.test.dtype)
+        if targets.shape != self.test.shape[1:]:
+            raise InputError(f"targets must have shape {self.test.shape[1:]}, got {targets.shape}.")
+        over = lambda x: jnp.sum(x.reshape(len(x), -1), axis=1)
+        return (over((self.test - targets[None]) ** 2) + over(self.test_variance)) / 2
+
+
+@no_type_check
+def predict_stochastic(
+    kernel: Any,
+    residual0: Any,
+    optimizer: AbstractOptimizer,
+    steps: Any,
+    *,
+    batch_size: int,
+    sampling: Literal["without_replacement", "with_replacement", "reshuffled"] = (
+        "without_replacement"
+    ),
+    method: Literal["auto", "exact", "closure", "sampled"] = "auto",
+    test_kernel: ArrayLike | None = None,
+    test0: ArrayLike | None = None,
+    runs: int = 256,
+    key: Key[Array, ""] | None = None,
+) -> StochasticPrediction:
+    """The expected loss of training on mini-batches under a constant kernel, without a fit.
+
+        Delta_{k+1} - Delta_k = the method's step for the gradient H (Delta_k + xi_k)
+        E[xi xi^T] = tau (n diag(Delta Delta^T) - Delta Delta^T)
+
+    with the gradient of a batch scaled by n/B, so that eta means what it does for the full batch,
+    and tau = (n - B)/(B (n - 1)) without replacement, 1/B with. E Delta is the full batch's error,
+    `nm.predict`'s; the second moments of (Delta, memory) obey a linear recursion.
+
+    exact: all pairs of modes, O(N^3) a step. closure: the variance along each eigenvector only, as
+    if all were spread evenly over the samples, O(N) a step; its `error` is what the loss moves by
+    when the noise is scaled, saved step by saved step, by n sum_i (H^2)_ii d_i / (tr H^2 sum_i
+    d_i), the noise that the mean error d = (E Delta)^2 drives over the closure's. sampled: `runs`
+    runs in function space. For reshuffled batches moments do not close, and auto samples them;
+    exact and closure are refused. Sources: Bordelon and Pehlevan (2021), Velikanov, Kuznedelev and
+    Yarotsky (2022) for the closure, Paquette and Paquette (2021) for momentum; docs/mini-batches.md
+    derives all.
+
+    Args:
+        kernel: H, (n, n), shared by all outputs, or the full (n, k, n, k) or (nk, nk).
+        residual0: Delta(0) = f(0) - y, (n,) or (n, k).
+        optimizer: Any linear method of ours, from rest.
+        steps: Step counts at which to save, increasing; or a number, for 0, 1, ..., steps.
+        batch_size: B, samples a step.
+        sampling: "without_replacement", a fresh subset each step; "with_replacement"; or
+            "reshuffled", each epoch a permutation cut into batches.
+        method: "auto" is "exact" up to 1000 modes and "closure" beyond.
+        test_kernel: As in `nm.predict`.
+        test0: As in `nm.predict`.
+        runs: Of method "sampled".
+        key: Of method "sampled", as from `jax.random.key`; its default is key 0.
+
+    Returns:
+        Expected losses, their scatter, second moments and test points.
+
+    Raises:
+        InputError: If an argument does not fit, the method is not linear, or a sampling is asked
+            of a method that does not have it.
+
+    Examples:
+        >>> H, start = np.eye(4), np.ones(4)
+        >>> found = nm.predict_stochastic(H, start, nm.gradient_descent(0.5), [1], batch_size=2)
+        >>> found.loss.round(6).tolist()
+        [1.0]
+    """
+    check_method(optimizer)
+    if method not in ("auto", *_METHODS):
+        raise unknown_name("method", str(method), ("auto", *_METHODS))
+    counts = _counts(steps)
+    mean = predict(kernel, residual0, optimizer, counts, test_kernel=test_kernel, test0=test0)
+    shape, vectors = mean.residual.shape[1:], mean.eigenvectors
+    n, size = shape[0], len(vectors)
+    outputs, columns = size // n, math.prod(shape[1:]) // (size // n)
+    B = check_batch(batch_size, n, sampling)
+    if method == "auto":
+        small = "exact" if size <= EXACT_UP_TO else "closure"
+        method = "sampled" if sampling == "reshuffled" and n > B else small
+    if sampling == "reshuffled" and n > B and method != "sampled":
+        raise InputError(
+            'the moments of reshuffled batches do not close; take method="sampled", or '
+            'sampling="without_replacement", which they approach for small steps.'
+        )
+    _check_size(method, size, columns, len(counts), runs)
+    dtype = vectors.dtype
+    matrix = jnp.asarray(kernel, dtype).reshape(size, size)
+    matrix = (matrix + matrix.T) / 2
+    eigenvalues = jnp.maximum(jnp.sum(vectors * (matrix @ vectors), axis=0), 0.0)
+    start = jnp.asarray(residual0, dtype).reshape(size, columns)
+    rows = None if test_kernel is None else jnp.asarray(test_kernel, dtype).reshape(-1, size)
+    # so many rows that few numbers of steps mean a new compilation; the runs stop at the last saved
+    moved = linear_steps(optimizer, 1 << int(counts[-1]).bit_length(), dtype)
+    saved = jnp.asarray(counts, jnp.int32)
+    tau = noise_strength(B, n, sampling)
+    if method == "sampled":
+        check_positive("runs", runs)
+        key = jax.random.key(0) if key is None else key
+        return _from_paths(
+            mean,
+            sample_paths(moved, saved, matrix, start, int(runs), B, sampling, outputs, key),
+            rows,
+            test0,
+            eigenvalues,
+        )
+    spectral, seen = vectors.T @ start, None if rows is None else rows @ vectors
+    arguments = (spectral, tau, outputs, seen)
+    if method == "exact":
+        found = exact_moments(moved, saved, eigenvalues, vectors, *arguments)
+        error = jnp.zeros(len(counts), dtype)
+    else:
+        ones = jnp.ones_like(eigenvalues)
+        found = closure_moments(moved, saved, eigenvalues, ones, *arguments)
+        # sum_i (H^2)_ii d_i, H^2 = U Lambda^2 U^T
+        weights = (vectors**2) @ eigenvalues**2
+        d = jnp.sum(mean.residual.reshape(len(counts), size, -1) ** 2, axis=2)
+        total = jnp.sum(d, axis=1) * jnp.mean(weights)
+        factors = jnp.where(total > 0, d @ weights / jnp.where(total > 0, total, 1.0), 1.0)
+        other = closure_moments(moved, saved, eigenvalues, ones, *arguments, factors)
+        energy = lambda m: jnp.sum(m.mean**2, axis=(1, 2)) + jnp.sum(m.variance, axis=1)
+        error = jnp.abs(energy(other) / energy(found) - 1)
+    return _from_moments(mean, found, eigenvalues, columns, method, error)
+
+
+def _counts(steps: Any) -> np.ndarray:
+    """The saved step counts."""
+    seen = concrete(steps)
+    if seen is None:
+        raise InputError(f"steps must be a step count or a list of them, got {steps!r}.")
+    return np.arange(int(seen) + 1) if seen.ndim == 0 else seen
+
+
+def _check_size(method: str, size: int, columns: int, times: int, runs: int) -> None:
+    """Raise where second moments, or sampled runs, do not fit."""
+    entries = {
+        "exact": 24 * size**2,  # nine blocks of (N, N) for s = 3, before and after; three products
+        "closure": 24 * size,
+        "sampled": (4 * times + 12) * runs * size * columns,
+    }[method]
+    check_fits(
+        entries + 4 * times * size * columns,
+        f'method="{method}" for {size} modes',
+        'try method="closure", or fewer runs or saved steps',
+    )
+
+
+def _from_moments(
+    mean: Prediction,
+    found: SecondMoments,
+    eigenvalues: Array,
+    columns: int,
+    method: str,
+    error: Array,
+) -> StochasticPrediction:
+    second = jnp.sum(found.mean**2, axis=2) + found.variance
+    variance = jnp.sum(found.variance, axis=1)
+    test_variance = None if found.test_variance is None else _per_point(found.test_variance, mean)
+    return StochasticPrediction(
+        mean.ts,
+        mean.loss + variance / 2,
+        mean.loss,
+        # Var(|x|^2/2) = tr(C^2)/2 + m.C m for normal x of mean m and covariance C
+        jnp.sqrt(found.square / 2 + found.aligned) if columns == 1 else None,
+        mean.residual,
+        second,
+        eigenvalues,
+        mean.test,
+        test_variance,
+        method,
+        error,
+    )
+
+
+def _per_point(variance: Array, mean: Prediction) -> Array:
+    """(T, q) from the rows of the test kernel, a row for each output of a full kernel."""
+    assert mean.test is not None
+    return jnp.sum(variance.reshape(*mean.test.shape[:2], -1), axis=2)
+
+
+def _from_paths(
+    mean: Prediction, paths: Paths, rows: Array | None, at_start: Any, eigenvalues: Array
+) -> StochasticPrediction:
+    losses = jnp.sum(paths.residual**2, axis=(2, 3)) / 2
+    loss, scatter = jnp.mean(losses, axis=1), jnp.std(losses, axis=1)
+    average = jnp.mean(paths.residual, axis=1).reshape(mean.residual.shape)
+    modes = jnp.einsum("trnc,nq->trqc", paths.residual, mean.eigenvectors)
+    test = test_variance = None
+    if rows is not None and mean.test is not None:
+        moved = jnp.einsum("mn,trnc->trmc", rows, paths.dual)
+        test = jnp.mean(moved, axis=1).reshape(mean.test.shape)
+        test = test if at_start is None else test + jnp.asarray(at_start, test.dtype)[None]
+        test_variance = _per_point(jnp.sum(jnp.var(moved, axis=1), axis=-1), mean)
+    full = jnp.sum(average.reshape(len(loss), -1) ** 2, axis=1) / 2
+    return StochasticPrediction(
+        mean.ts,
+        loss,
+        full,
+        scatter,
+        average,
+        jnp.sum(jnp.mean(modes**2, axis=1), axis=-1),
+        eigenvalues,
+        test,
+        test_variance,
+        "sampled",
+        scatter / jnp.sqrt(losses.shape[1]) / jnp.where(loss > 0, loss, 1.0),
+    )

@@ -1,0 +1,238 @@
+"""Second moments on mini-batches against every possible draw, closed forms, and runs."""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ntk_momentum as nm
+from ntk_momentum.errors import InputError
+from ntk_momentum.stochastic.sampling import draw_batches, noise_strength
+
+OPTIMIZERS = (
+    nm.gradient_descent(0.3),
+    nm.heavy_ball(0.2, 0.7),
+    nm.nesterov(0.2, 3.0),
+    nm.constant_nesterov(0.2, 0.5),
+    nm.multi_step_momentum(0.2, 0.4, 0.2),
+    nm.restarted_nesterov(0.2, 3.0, 2),
+)
+name = lambda method: type(method).__name__
+
+
+def problem(n=3, k=None, seed=0):
+    """(kernel, residual0, test kernel) of n samples; with k outputs of the full kernel."""
+    rng = np.random.default_rng(seed)
+    size = n if k is None else n * k
+    factor = rng.normal(size=(size, size + 2))
+    return (
+        factor @ factor.T / size,
+        rng.normal(size=n if k is None else (n, k)),
+        rng.normal(size=(2 if k is None else 2 * k, size)),
+    )
+
+
+def draws(n, B, sampling):
+    """(probability, q) of each batch that can be drawn."""
+    if sampling == "with_replacement":
+        found = list(itertools.product(range(n), repeat=B))
+    else:
+        found = list(itertools.combinations(range(n), B))
+    for chosen in found:
+        yield 1 / len(found), np.bincount(chosen, minlength=n) * n / B
+
+
+def expected(kernel, start, optimizer, steps, B, sampling, rows):
+    """(E |Delta|^2/2, its standard deviation, E Delta, var of test points) over all draws, by the
+    optimizer's own update."""
+    n, outputs = len(start), len(kernel) // len(start)
+    flat = jnp.asarray(start).reshape(-1)
+    update = jax.jit(optimizer.update)
+    branches = [(1.0, flat, jnp.zeros_like(flat), optimizer.init((flat, flat)))]
+    for _ in range(steps):
+        after = []
+        for p, delta, c, memory in branches:
+            for weight, q in draws(n, B, sampling):
+                noisy = jnp.repeat(jnp.asarray(q), outputs) * delta
+                change, kept = update((jnp.asarray(kernel) @ noisy, noisy), memory)
+                after.append((p * weight, delta + change[0], c + change[1], kept))
+        branches = after
+    p = np.array([b[0] for b in branches])
+    delta, c = (np.stack([np.asarray(b[i]) for b in branches]) for i in (1, 2))
+    loss = np.sum(delta**2, axis=1) / 2
+    moved = c @ rows.T
+    mean = p @ moved
+    return p @ loss, math.sqrt(p @ (loss - p @ loss) ** 2), p @ delta, p @ (moved - mean) ** 2
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=name)
+def test_exact_moments_are_means_over_every_draw(optimizer):
+    kernel, start, rows = problem()
+    found = nm.predict_stochastic(kernel, start, optimizer, [0, 3], batch_size=1, test_kernel=rows)
+    loss, _, mean, variance = expected(kernel, start, optimizer, 3, 1, "without_replacement", rows)
+    np.testing.assert_allclose(found.loss[1], loss, rtol=1e-12)
+    np.testing.assert_allclose(found.residual[1], mean, rtol=1e-11)
+    np.testing.assert_allclose(found.test_variance[1], variance, rtol=1e-11)
+    target = np.array([1.0, -1.0])
+    error = np.sum((np.asarray(found.test[1]) - target) ** 2 + variance) / 2
+    np.testing.assert_allclose(found.test_error(target)[1], error, rtol=1e-12)
+
+
+@pytest.mark.parametrize("sampling, B", [("with_replacement", 2), ("without_replacement", 2)])
+def test_exact_moments_of_either_way_of_drawing(sampling, B):
+    kernel, start, rows = problem()
+    optimizer = nm.heavy_ball(0.2, 0.7)
+    found = nm.predict_stochastic(
+        kernel, start, optimizer, [3], batch_size=B, sampling=sampling, test_kernel=rows
+    )
+    loss, _, _, variance = expected(kernel, start, optimizer, 3, B, sampling, rows)
+    np.testing.assert_allclose(found.loss[0], loss, rtol=1e-12)
+    np.testing.assert_allclose(found.test_variance[0], variance, rtol=1e-11)
+
+
+def test_outputs_of_a_sample_are_drawn_together():
+    kernel, start, rows = problem(3, 2)
+    optimizer = nm.nesterov(0.2, 3.0)
+    found = nm.predict_stochastic(kernel, start, optimizer, [3], batch_size=1, test_kernel=rows)
+    loss, _, _, variance = expected(kernel, start, optimizer, 3, 1, "without_replacement", rows)
+    np.testing.assert_allclose(found.loss[0], loss, rtol=1e-12)
+    np.testing.assert_allclose(found.test_variance[0], variance.reshape(2, 2).sum(1), rtol=1e-11)
+
+
+def test_outputs_that_share_a_kernel_are_those_of_its_full_form():
+    kernel, _, rows = problem(4)
+    start = np.random.default_rng(1).normal(size=(4, 2))
+    full, full_rows = (np.kron(m, np.eye(2)) for m in (kernel, rows))
+    arguments = {"optimizer": nm.heavy_ball(0.2, 0.7), "steps": [0, 5], "batch_size": 2}
+    shared = nm.predict_stochastic(kernel, start, test_kernel=rows, **arguments)
+    whole = nm.predict_stochastic(full, start, test_kernel=full_rows, **arguments)
+    np.testing.assert_allclose(shared.loss, whole.loss, rtol=1e-12)
+    np.testing.assert_allclose(shared.test_variance, whole.test_variance, rtol=1e-11, atol=1e-14)
+
+
+@pytest.mark.parametrize("optimizer", [OPTIMIZERS[1], OPTIMIZERS[2]], ids=name)
+@pytest.mark.parametrize("method", ["exact", "closure"])
+def test_the_full_batch_is_the_prediction_without_noise(optimizer, method):
+    kernel, start, rows = problem(4)
+    counts = [0, 3]
+    found = nm.predict_stochastic(
+        kernel, start, optimizer, counts, batch_size=4, method=method, test_kernel=rows
+    )
+    plain = nm.predict(kernel, start, optimizer, counts, test_kernel=rows)
+    np.testing.assert_array_equal(found.loss, plain.loss)
+    np.testing.assert_array_equal(found.test_variance, 0.0)
+    np.testing.assert_allclose(np.sum(found.second_moments, axis=1) / 2, plain.loss, rtol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["exact", "closure"])
+@pytest.mark.parametrize("sampling", ["without_replacement", "with_replacement"])
+def test_isotropic_kernels_shrink_by_hand(method, sampling):
+    """H = h I: |Delta|^2 falls by (1 - x)^2 + tau (n - 1) x^2 on the mean."""
+    n, B, x = 6, 2, 0.4
+    found = nm.predict_stochastic(
+        2.0 * np.eye(n), np.ones(n), nm.gradient_descent(x / 2), 5, batch_size=B,
+        sampling=sampling, method=method,
+    )  # fmt: skip
+    tau = {"without_replacement": (n - B) / (B * (n - 1)), "with_replacement": 1 / B}[sampling]
+    factor = (1 - x) ** 2 + tau * (n - 1) * x**2
+    np.testing.assert_allclose(found.loss, n / 2 * factor ** np.arange(6), rtol=1e-12)
+
+
+def test_a_single_sample_has_no_noise():
+    found = nm.predict_stochastic(
+        np.eye(1), np.ones(1), nm.heavy_ball(0.5, 0.5), 4, batch_size=3,
+        sampling="with_replacement",
+    )  # fmt: skip
+    np.testing.assert_allclose(found.loss, found.full_batch, rtol=1e-14)
+    assert noise_strength(1, 1, "without_replacement") == 0
+
+
+@pytest.mark.parametrize("optimizer", [nm.heavy_ball(0.02, 0.9), nm.nesterov(0.02, 8.0)], ids=name)
+def test_closure_is_good_to_a_percent_on_digits(optimizer):
+    data = nm.load_digits(50, key=jax.random.key(0))
+    kernel = nm.infinite_ntk(data.X)
+    arguments = (kernel, -data.y, optimizer, [0, 30, 100])
+    exact = nm.predict_stochastic(*arguments, batch_size=16)
+    closure = nm.predict_stochastic(*arguments, batch_size=16, method="closure")
+    assert float(exact.loss[-1] / exact.full_batch[-1]) > 1.02  # there is noise to be right about
+    np.testing.assert_allclose(closure.loss, exact.loss, rtol=0.01)
+    assert float(jnp.max(closure.error)) < 0.01
+
+
+def test_single_precision_is_good_to_its_digits():
+    kernel, start, _ = problem(4)
+    optimizer = nm.heavy_ball(0.2, 0.7)
+    single = nm.predict_stochastic(
+        kernel.astype(np.float32), start.astype(np.float32), optimizer, [9], batch_size=1
+    )
+    double = nm.predict_stochastic(kernel, start, optimizer, [9], batch_size=1)
+    assert single.loss.dtype == jnp.float32
+    np.testing.assert_allclose(single.loss, double.loss, rtol=1e-5)
+
+
+def test_an_epoch_draws_every_sample_once():
+    chosen = draw_batches(jax.random.key(0), 6, 4, 6, 2, "reshuffled")
+    np.testing.assert_array_equal(jnp.sum(chosen[:3], axis=0), 3.0)
+    np.testing.assert_array_equal(jnp.sum(chosen[3:], axis=0), 3.0)
+    np.testing.assert_array_equal(jnp.sum(chosen, axis=-1), 6.0)
+    counts = draw_batches(jax.random.key(0), 2, 4, 6, 4, "with_replacement")
+    np.testing.assert_allclose(jnp.sum(counts, axis=-1), 6.0)
+
+
+def test_bad_input_is_told():
+    kernel, start, _ = problem(4)
+    usual = {"optimizer": nm.heavy_ball(0.2, 0.7), "steps": 3, "batch_size": 2}
+    ask = lambda **kwargs: nm.predict_stochastic(kernel, start, **{**usual, **kwargs})
+    for match, kwargs in {
+        "between 1 and the 4": {"batch_size": 5},
+        "whole number": {"batch_size": 2.0},
+        "Did you mean 'reshuffled'": {"sampling": "reshufled"},
+        "Did you mean 'closure'": {"method": "closed"},
+        "do not close": {"sampling": "reshuffled", "method": "exact"},
+        "whole number of batches": {"sampling": "reshuffled", "batch_size": 3},
+        "not linear": {"optimizer": nm.restarted_nesterov(0.2, 3.0, "speed")},
+        "one of ntk_momentum": {"optimizer": nm.HeavyBall(1.0)},
+    }.items():
+        with pytest.raises(InputError, match=match):
+            ask(**kwargs)
+    with pytest.raises(InputError, match="test points"):
+        ask().test_error(np.zeros(2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampling", ["without_replacement", "with_replacement"])
+def test_exact_moments_are_means_of_many_runs(optimized, sampling):
+    """20,000 runs of the heavy ball and of Nesterov's method, to five standard errors."""
+    kernel, start, _ = problem(6, seed=2)
+    for optimizer in (nm.heavy_ball(0.1, 0.8), nm.nesterov(0.1, 3.0)):
+        arguments = (kernel, start, optimizer, [1, 5, 20])
+        drawing = {"batch_size": 2, "sampling": sampling}
+        exact = nm.predict_stochastic(*arguments, **drawing)
+        many = nm.predict_stochastic(*arguments, **drawing, method="sampled", runs=20_000)
+        deviation = np.asarray((many.loss / exact.loss - 1) / many.error)
+        assert np.max(np.abs(deviation)) < 5, deviation
+        assert np.max(np.asarray(many.error)) < 0.02
+
+
+@pytest.mark.slow
+def test_normal_spread_is_near_that_of_runs(optimized):
+    data = nm.load_digits(50, key=jax.random.key(0))
+    arguments = (nm.infinite_ntk(data.X), -data.y, nm.heavy_ball(0.005, 0.9), [30, 200])
+    exact = nm.predict_stochastic(*arguments, batch_size=4)
+    many = nm.predict_stochastic(*arguments, batch_size=4, method="sampled", runs=2000)
+    np.testing.assert_allclose(many.loss_std, exact.loss_std, rtol=0.25)
+
+
+@pytest.mark.slow
+def test_reshuffling_has_less_noise_than_drawing_afresh(optimized):
+    """The batches of an epoch sum to the full gradient: for small steps next to no noise is
+    left."""
+    kernel, start, _ = problem(8, seed=3)
+    arguments = (kernel, start, nm.gradient_descent(0.02), [64])
+    fresh = nm.predict_stochastic(*arguments, batch_size=2)
+    shuffled = nm.predict_stochastic(*arguments, batch_size=2, sampling="reshuffled", runs=4000)
+    noise = lambda found: float(found.loss[0] / found.full_batch[0] - 1)
+    assert shuffled.method == "sampled" and noise(shuffled) < 0.3 * noise(fresh)
