@@ -11,6 +11,7 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 import ntk_momentum as nm
+from ntk_momentum.dynamics.preparation import Choices
 from ntk_momentum.dynamics.run import Run
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
@@ -227,9 +228,8 @@ def test_a_readout_of_ones_own_costs_what_the_built_in_one_costs(solver, name, o
     net = nm.init_two_layer(64, 784, key=jax.random.key(4))
     counts = []
     for readout in (name, own):
-        run = Run.prepare(
-            net, data, nm.HeavyBall(1.0), solver=solver, readouts={name: readout}
-        ).within()
+        chosen = Choices(solver=solver, readouts={name: readout})
+        run = Run.prepare(net, data, nm.HeavyBall(1.0), chosen).within()
         dynamic, static = eqx.partition(run, eqx.is_array)
         solve = lambda d, ts, static=static: eqx.combine(d, static).solve(ts).readouts
         closed = jax.make_jaxpr(solve)(dynamic, jnp.array([0.0, 1.0]))

@@ -1,8 +1,10 @@
-"""A model, a data set and a loss as a problem over the trained weights, checked."""
+"""What a run is made of, as the user chose it, and the model, the data set and the loss among it as
+a problem over the trained weights, checked."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -11,11 +13,39 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from ..data import Dataset
-from ..errors import InputError, brief
-from ..loss import Loss, as_targets, check_loss, check_targets, is_known
+from ..errors import InputError, brief, check_positive
+from ..loss import Loss, as_targets, check_loss, check_targets, is_known, squared
 from ..network.model import asked, outputs, trainable_spec
+from ..numerics import Numerics
 from .objective import WeightProblem
 from .two_layer import NeuronProblem
+
+
+class Choices(eqx.Module):
+    """What may be chosen about a run, or about every run of an ensemble: the arguments that
+    `simulate`, `simulate_checkpointed`, `train`, `ensemble` and `train_ensemble` share, documented
+    at `simulate`. `Run.prepare` checks them."""
+
+    loss: Loss = eqx.field(static=True, default=squared)
+    trainable: Any = None
+    where: Callable | None = eqx.field(static=True, default=None)
+    solver: Any = None
+    readouts: Any = None
+    reference: Any = None
+    config: Numerics = Numerics()
+
+    def refining(self, refine: Any) -> Choices:
+        """The same for `refine=`: with the loss among the read-outs where it is a number, the
+        loss's relative error. Raises `InputError` for what it cannot be."""
+        if isinstance(refine, bool):
+            return self
+        check_positive("refine, the relative error of the loss asked for,", refine)
+        table = self.readouts
+        if table is None:  # which has the loss
+            return self
+        if not isinstance(table, Mapping):
+            table = {name: name for name in ((table,) if isinstance(table, str) else table)}
+        return dataclasses.replace(self, readouts={"loss": "loss", **table})
 
 
 def weights_dtype(w: PyTree) -> Any:

@@ -13,7 +13,7 @@ the number of steps taken.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -26,7 +26,6 @@ from .. import memory
 from ..data import Dataset
 from ..errors import InputError, concrete, no_type_check
 from ..kernel import infinite_ntk
-from ..loss import Loss, squared
 from ..method import (
     AbstractFlow,
     AbstractOptimizer,
@@ -40,7 +39,7 @@ from ..numerics import Numerics, Precision
 from . import peaks
 from .coordinates import Decomposition
 from .objective import AbstractProblem, WeightProblem
-from .preparation import weight_problem, weights_dtype
+from .preparation import Choices, weight_problem, weights_dtype
 from .readout import (
     READOUTS,
     Observer,
@@ -99,40 +98,36 @@ class Run(eqx.Module):
         model: Any,
         data: Dataset,
         method: Any,
-        *,
-        loss: Loss = squared,
-        trainable: Any = None,
-        where: Callable | None = None,
-        solver: Any = None,
-        readouts: Sequence[str] | Mapping[str, Any] | None = None,
-        reference: Any = None,
-        config: Numerics = Numerics(),
+        chosen: Choices | None = None,
         plain: Any = None,
     ) -> Run:
         """A run of a model on a data set, checked, and in the model's precision; in the weights'
         own coordinates until `within`.
 
         Args:
-            model, data, loss, trainable, where, solver, readouts, reference, config: as in
-                `simulate`.
+            model, data: as in `simulate`.
             method: a flow, or an optimizer with optax's init and update.
-            plain: the model whose kind decides about read-outs and the reference, where `model` is
-                a padded copy of it.
+            chosen: everything else, as in `simulate`.
+            plain: the model whose kind decides about the reference, where `model` is a padded copy
+                of it.
         """
         plain = model if plain is None else plain
+        chosen = Choices() if chosen is None else chosen
         method = _as_method(method)
-        problem, w = weight_problem(model, data, loss, trainable, where)
+        trainable, where, config = chosen.trainable, chosen.where, chosen.config
+        problem, w = weight_problem(model, data, chosen.loss, trainable, where)
         dtype = weights_dtype(w)
         if isinstance(method, eqx.Module):
             method = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), method)
-        integrator = as_integrator(solver, problem, w, method)
-        default = (
-            None if reference is not None else default_reference(plain, data, trainable, where)
-        )
-        table = resolve(readouts, default_names(problem, method, default or reference))
-        if reference is not None:
+        integrator = as_integrator(chosen.solver, problem, w, method)
+        reference, default = chosen.reference, None
+        if reference is None:
+            default = default_reference(plain, data, trainable, where)
+        else:
             reference = jnp.asarray(reference, dtype)
-        elif default is not None and _wants_reference(problem, w, method, table):
+        known = reference if default is None else default
+        table = resolve(chosen.readouts, default_names(problem, method, known))
+        if default is not None and _wants_reference(problem, w, method, table):
             reference = default()
         config = Numerics(jnp.asarray(config.tol, dtype), config.max_steps, config.precision)
         return Run(problem, w, method, integrator, table, reference, config)
@@ -355,7 +350,7 @@ def warn_of_failure(run: Run, trajectory: Trajectory, stacklevel: int) -> Trajec
     """The trajectory, with a warning when its solve has failed; `InputError` where it could not
     start."""
     verdict = concrete(trajectory.verdict)
-    if verdict is not None and verdict.ndim == 0 and verdict != 0:
+    if verdict is not None and verdict.ndim == 0 and verdict not in (0, NOT_REFINED):
         refuse_no_start(run, trajectory)
         warnings.warn(
             f"the solve failed and its read-outs are NaN from there on: {REASONS[int(verdict)]}",
@@ -386,46 +381,51 @@ def why_no_start(run: Run) -> str:
     )
 
 
-def refined(
-    solved: Callable[[Array, Numerics], Trajectory],
-    ts: Float[Array, " times"],
-    config: Numerics,
-    target: float | None,
-) -> Trajectory:
-    """Runs on ever finer schedules, the last with error bars: its distance from the run before it,
-    read-out by read-out.
+def refined(solved: Callable[[Any, Numerics], Any], ts: Any, config: Numerics, refine: Any) -> Any:
+    """What was solved, with error bars: its distance from the run before it, read-out by read-out.
 
-    Each run has an eighth of the tolerance and twice the saved times of the last, so that every
-    step is at least halved.
+    solved(ts, config) is a `Trajectory`, or an ensemble of runs with the times last in ts; refine
+    is that of `simulate`. Each run has an eighth of the tolerance and twice the saved times of the
+    last, so that every step is at least halved.
     """
-    first = 0 if ts[0] == 0 else 1  # flows start at 0, saved or not
-    ends = jnp.concatenate([jnp.zeros(first), ts])
-    trajectory = solved(ts, config)
+    result = solved(ts, config)
+    if refine is False:
+        return result
+    target, ts = None if refine is True else refine, np.asarray(ts)
+    first = 0 if ts.flat[0] == 0 else 1  # flows start at 0, saved or not
+    ends = np.concatenate([np.zeros((*ts.shape[:-1], first), ts.dtype), ts], axis=-1)
     for level in range(1, 2 if target is None else 7):
-        coarse = trajectory
+        coarse, parts = result, 2**level
         config = Numerics(config.tol / 8, config.max_steps, config.precision)
-        count = 2**level * (ends.size - 1) + 1
-        grid = jnp.interp(jnp.arange(count) / 2**level, jnp.arange(ends.size), ends)
-        fine = solved(grid[first:], config)
-        saved = jax.tree.map(
-            lambda value, step=2**level: value[step - 1 if first else 0 :: step], fine.readouts
+        within = np.arange(parts, dtype=ends.dtype) / parts
+        grid = ends[..., :-1, None] + within * np.diff(ends)[..., None]
+        grid = np.concatenate([grid.reshape(*ends.shape[:-1], -1), ends[..., -1:]], axis=-1)
+        fine = solved(grid[..., first:], config)
+        axis = np.ndim(fine.verdict)  # of the times, in read-outs
+        saved = (slice(None),) * axis + (slice(parts - 1 if first else 0, None, parts),)
+        values = {name: value[saved] for name, value in fine.readouts.items()}
+        errors = {name: jnp.abs(value - coarse.readouts[name]) for name, value in values.items()}
+        result = eqx.tree_at(
+            lambda r: (r.ts, r.readouts, r.errors),
+            fine,
+            (coarse.ts, values, errors),
+            is_leaf=lambda leaf: leaf is None,
         )
-        errors = jax.tree.map(lambda a, b: jnp.abs(a - b), coarse.readouts, saved)
-        trajectory = Trajectory(
-            coarse.ts, saved, fine.model, fine.verdict, fine.accepted, fine.rejected, errors
-        )
-        if target is not None and bool(jnp.all(errors["loss"] <= target * trajectory.loss)):
-            return trajectory
-    if target is None or not trajectory.ok:
-        return trajectory
-    worst = float(jnp.max(errors["loss"] / trajectory.loss))
+        if target is None:
+            return result
+        near = jnp.all(errors["loss"] <= target * values["loss"], axis=axis)
+        missed = (result.verdict == 0) & ~near
+        if not jnp.any(missed):
+            return result
+    shares = jnp.max(errors["loss"] / values["loss"], axis=axis)
     warnings.warn(
         f"the relative error {target:g} asked for was not reached: the loss is known to "
-        f"{worst:.2g}, with tol = {float(config.tol):.2g}",
+        f"{float(jnp.max(jnp.where(missed, shares, 0.0))):.2g}, with tol = {float(config.tol):.2g}",
         RuntimeWarning,
         stacklevel=3,
     )
-    return eqx.tree_at(lambda t: t.verdict, trajectory, jnp.asarray(NOT_REFINED, jnp.int32))
+    verdict = jnp.where(missed, NOT_REFINED, result.verdict).astype(jnp.int32)
+    return eqx.tree_at(lambda r: r.verdict, result, verdict)
 
 
 def all_finite(tree: PyTree) -> Array:

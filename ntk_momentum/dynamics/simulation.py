@@ -14,15 +14,15 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, PyTree
 
 from ..data import Dataset
-from ..errors import InputError, check_positive, no_type_check
+from ..errors import InputError, no_type_check
 from ..loss import Loss, squared
 from ..method import AbstractFlow
 from ..numerics import Numerics
 from .objective import AbstractProblem, ErrorProblem
 from .prediction import check_constant_kernel, check_times
-from .preparation import weights_dtype
-from .readout import READOUTS, Readout, resolve
-from .run import Run, as_integrator, default_names, refined, warn_of_failure, watched
+from .preparation import Choices, weights_dtype
+from .readout import Readout, resolve
+from .run import Run, as_integrator, default_names, refined, solve, warn_of_failure, watched
 from .trajectory import Trajectory
 
 
@@ -93,23 +93,9 @@ def simulate(
         True
     """
     check_flow(flow)
-    run = Run.prepare(
-        model,
-        data,
-        flow,
-        loss=loss,
-        trainable=trainable,
-        where=where,
-        solver=solver,
-        readouts=readouts,
-        reference=reference,
-        config=config,
-    ).within()
-    if refine is not False and refine is not True:
-        check_positive("refine, the relative error of the loss asked for,", refine)
-        table = {"loss": READOUTS["loss"], **run.readouts}
-        run = eqx.tree_at(lambda run: run.readouts, run, table)
-    return follow_times(run, ts, refine, progress)
+    chosen = Choices(loss, trainable, where, solver, readouts, reference, config).refining(refine)
+    run = Run.prepare(model, data, flow, chosen).within()
+    return follow_times(run, ts, lambda run, ts: watched(run, ts, progress), refine)
 
 
 @no_type_check
@@ -181,24 +167,22 @@ def solve_problem(
     config = Numerics(jnp.asarray(config.tol, dtype), config.max_steps, config.precision)
     integrator = as_integrator(solver, problem, w, flow)
     run = Run(problem, w, flow, integrator, readouts, None, config)
-    return follow_times(run, ts, False, None)
+    return follow_times(run, ts, solve)
 
 
 def follow_times(
-    run: Run, ts: Any, refine: bool | float, progress: Callable[[int, int], None] | None
+    run: Run, ts: Any, solved: Callable[[Run, Array], Trajectory], refine: bool | float = False
 ) -> Trajectory:
-    """A run at the times of the user."""
+    """A run at the times of the user, checked, refined and warned of; solved(run, times) carries it
+    there."""
     run.check_memory(
         math.prod(np.shape(ts)) * (1 if refine is False else 2 if refine is True else 64)
     )
     times = check_times(ts).astype(run.dtype)
-
-    def solved(times: Array, config: Numerics) -> Trajectory:
-        return watched(eqx.tree_at(lambda r: r.numerics, run, config), times, progress)
-
-    if refine is False:
-        return warn_of_failure(run, solved(times, run.numerics), 3)
-    return refined(solved, times, run.numerics, None if refine is True else refine)
+    at = lambda ts, config: solved(
+        eqx.tree_at(lambda r: r.numerics, run, config), jnp.asarray(ts, run.dtype)
+    )
+    return warn_of_failure(run, refined(at, times, run.numerics, refine), 3)
 
 
 def check_flow(flow: Any) -> None:

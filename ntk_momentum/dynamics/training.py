@@ -15,6 +15,7 @@ from ..errors import InputError, no_type_check
 from ..loss import Loss, squared
 from ..method import AbstractFlow
 from ..numerics import Numerics
+from .preparation import Choices
 from .run import Run, count_off, refuse_no_start, watched
 from .trajectory import Trajectory
 
@@ -39,7 +40,7 @@ def train(
 
         w_{k+1} = w_k - eta grad L(w_k)      (2.1)
 
-    or (3.1), (4.1), or any other update.
+    or (3.1), (4.1), or any other update. Steps are exact: there is nothing to refine.
 
     Args:
         model: As in `simulate`.
@@ -79,17 +80,8 @@ def train(
             "optimizer must have optax's init and update, got "
             f"{type(optimizer).__name__}; try {hint}."
         )
-    run = Run.prepare(
-        model,
-        data,
-        optimizer,
-        loss=loss,
-        trainable=trainable,
-        where=where,
-        readouts=readouts,
-        reference=reference,
-        config=config,
-    ).within()
+    chosen = Choices(loss, trainable, where, None, readouts, reference, config)
+    run = Run.prepare(model, data, optimizer, chosen).within()
     saves = int(steps) // int(save_every)
     run.check_memory(1 << saves.bit_length())
     if progress is not None:

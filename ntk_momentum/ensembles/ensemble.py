@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ..dynamics.preparation import Choices
+from ..dynamics.run import refined
 from ..dynamics.solver import REASONS
 from ..dynamics.trajectory import label
 from ..errors import InputError, no_type_check, require
@@ -141,7 +143,7 @@ def ensemble(
     reference: Any = None,
     config: Numerics = Numerics(),
     dtype: Any = None,
-    refine: bool = False,
+    refine: bool | float = False,
     progress: Callable[[int, int], None] | None = None,
     **how: Any,
 ) -> Ensemble:
@@ -169,7 +171,7 @@ def ensemble(
         reference: As in `simulate`.
         config: As in `simulate`.
         dtype: Of the runs; by default that of JAX, or the model's own.
-        refine: Run again with steps at most half as long, and keep the differences as `errors`.
+        refine: As in `simulate`, for all runs together.
         progress: Called as progress(done, total) after every unit of work.
         **how: strategy, layout, unit_runs, memory_limit and over, see `planning.plan`.
 
@@ -199,25 +201,15 @@ def ensemble(
         "config": config,
         "dtype": dtype,
     }
-    made = plan(data, flows, widths, seeds, ts, **recipe, **how)
-    coarse = run_plan(made, progress)
-    if not refine:
-        return coarse
-    # Steps end at saved times: with a time between each two, and an eighth of the tolerance, they
-    # are at least halved.
-    rows = np.asarray(ts, float)
-    began = np.zeros((*rows.shape[:-1], int(rows.flat[0] > 0)))
-    ends = np.concatenate([began, rows], axis=-1)
-    between = (ends[..., 1:] + ends[..., :-1]) / 2
-    finer = np.sort(np.concatenate([ends, between], axis=-1), axis=-1)[..., began.shape[-1] :]
-    recipe["config"] = Numerics(config.tol / 8, config.max_steps, config.precision)
-    fine = run_plan(plan(data, flows, widths, seeds, finer, **recipe, **how), progress)
-    axis = coarse.verdict.ndim
-    at = (slice(None),) * axis + (slice(began.shape[-1], None, 2),)
-    readouts = {name: value[at] for name, value in fine.readouts.items()}
-    errors = {name: jnp.abs(value - coarse.readouts[name]) for name, value in readouts.items()}
-    parts = (coarse.flows, coarse.widths, coarse.seeds, coarse.ts, readouts)
-    return Ensemble(*parts, fine.verdict, fine.accepted, fine.rejected, coarse.data, errors)
+    if refine is not True and refine is not False:
+        recipe["readouts"] = Choices(readouts=readouts).refining(refine).readouts
+
+    def solved(ts: Any, config: Numerics) -> Ensemble:
+        planned = plan(data, flows, widths, seeds, ts, **{**recipe, "config": config}, **how)
+        return run_plan(planned, progress)
+
+    ts = ts if refine is False else np.asarray(ts, float)
+    return refined(solved, ts, config, refine)
 
 
 def run_plan(made: Plan, progress: Callable[[int, int], None] | None = None) -> Ensemble:

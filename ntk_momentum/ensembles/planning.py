@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,11 +22,9 @@ from ..data import Dataset
 from ..dynamics import peaks
 from ..dynamics.coordinates import Decomposition, decompose
 from ..errors import InputError, check_positive, unknown_name
-from ..loss import Loss, squared
 from ..memory import MARGIN, available
 from ..method import AbstractFlow, AbstractOptimizer
 from ..network.model import asked
-from ..numerics import Numerics
 from . import UNIT_RUNS, devices, program
 from .axes import (
     axes,
@@ -165,29 +163,18 @@ def plan(
     seeds: Any,
     ts: Any,
     *,
-    model: Callable | None = None,
-    activation: Any = jax.nn.relu,
-    antisymmetric: bool = False,
-    loss: Loss = squared,
-    trainable: Any = None,
-    where: Callable | None = None,
-    solver: Any = None,
-    readouts: Sequence[str] | Mapping[str, Any] | None = None,
-    reference: Any = None,
-    config: Numerics = Numerics(),
-    dtype: Any = None,
     strategy: str | None = None,
     layout: str | None = None,
     unit_runs: int = UNIT_RUNS,
     memory_limit: int | float | None = None,
     over: Mesh | None = None,
     methods: type = AbstractFlow,
+    **recipe: Any,
 ) -> Plan:
     """Cut an ensemble into units of work. Nothing is simulated.
 
-    The arguments up to dtype are those of `ensemble`.
-
     Args:
+        data, flows, widths, seeds, ts: As in `ensemble`.
         strategy: "map" or "vmap"; by default what was measured to be faster on this kind of device,
             "measure" to try both now.
         layout: "runs" or "neurons"; by default runs, and neurons where one run does not fit.
@@ -195,6 +182,7 @@ def plan(
         memory_limit: Bytes that may be used on each device; by default nine tenths of what is free.
         over: A mesh of `devices.mesh`, by default of this process's devices.
         methods: `AbstractFlow`, or `AbstractOptimizer` for discrete training.
+        **recipe: What all runs share, from model to dtype, as in `ensemble`.
 
     Returns:
         The plan, with its units.
@@ -211,25 +199,16 @@ def plan(
         if value is not None and value not in known:
             raise unknown_name(name, str(value), known)
     check_positive("unit_runs", unit_runs)
-    if layout == "neurons" and model is not None:
+    shared = program.Recipe(**recipe)
+    if layout == "neurons" and shared.model is not None:
         raise InputError(
             "only two-layer nets have neurons to spread over devices; with model= "
             "leave layout= out."
         )
-    dtype = recipe_dtype(model, widths, activation, antisymmetric, dtype)
-    recipe = program.Recipe(
-        model,
-        activation,
-        antisymmetric,
-        dtype,
-        loss,
-        trainable,
-        where,
-        solver,
-        readouts,
-        reference,
-        config,
+    dtype = recipe_dtype(
+        shared.model, widths, shared.activation, shared.antisymmetric, shared.dtype
     )
+    shared = dataclasses.replace(shared, dtype=dtype)
     strategy = strategy or STRATEGIES.get(jax.default_backend(), "measure")
     over = devices.mesh() if over is None else over
     free = MARGIN * available() if memory_limit is None else memory_limit
@@ -240,7 +219,7 @@ def plan(
         widths,
         seeds,
         time_rows(ts, len(sets), len(flows)),
-        recipe,
+        shared,
         over,
         strategy,
     )

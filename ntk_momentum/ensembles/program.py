@@ -26,8 +26,8 @@ from jaxtyping import Array, Float, Int, Real
 from ..data import Dataset
 from ..dynamics.coordinates import Decomposition
 from ..dynamics.peaks import Needs, needs_of
+from ..dynamics.preparation import Choices
 from ..dynamics.run import Run
-from ..loss import Loss
 from ..method import AbstractFlow, AbstractOptimizer
 from ..network.model import cast
 from ..network.two_layer import TwoLayerNet, init_two_layer
@@ -35,24 +35,16 @@ from ..numerics import Numerics
 from .devices import AXIS
 
 
-class Recipe(eqx.Module):
-    """What all runs of an ensemble share, as in `simulate` and `init_two_layer`. reference: (n, n)
-    or None for the default.
+class Recipe(Choices):
+    """What all runs of an ensemble share, as in `simulate` and `init_two_layer`.
 
     model: makes the model of a run from (width, key=key); None for `init_two_layer`.
     """
 
-    model: Callable | None = eqx.field(static=True)
-    activation: Any = eqx.field(static=True)
-    antisymmetric: bool = eqx.field(static=True)
-    dtype: Any = eqx.field(static=True)
-    loss: Loss = eqx.field(static=True)
-    trainable: Any
-    where: Callable | None = eqx.field(static=True)
-    solver: Any
-    readouts: Any
-    reference: Any
-    config: Numerics
+    model: Callable | None = eqx.field(static=True, default=None)
+    activation: Any = eqx.field(static=True, default=jax.nn.relu)
+    antisymmetric: bool = eqx.field(static=True, default=False)
+    dtype: Any = eqx.field(static=True, default=None)
 
     def net(self, width: int, p: int, key: Array) -> Any:
         """The network of a run."""
@@ -231,14 +223,8 @@ def _prepared(
         plain if recipe.model is not None else _padded(batch, width, key, over),
         data,
         jax.tree.map(lambda leaf: leaf[flow], batch.flows),
-        loss=recipe.loss,
-        trainable=recipe.trainable,
-        where=recipe.where,
-        solver=recipe.solver,
-        readouts=recipe.readouts,
-        reference=recipe.reference,
-        config=recipe.config,
-        plain=plain,
+        recipe,
+        plain,
     )
     return run if batch.inputs is None else run.within(batch.inputs), batch.times[flow]
 

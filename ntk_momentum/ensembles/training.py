@@ -41,7 +41,8 @@ def train_ensemble(
 ) -> Ensemble:
     """Train with every optimizer at every width from every seed: `ensemble` in discrete steps.
 
-    Each run takes the steps (2.1), (3.1) or (4.1) that `train` takes.
+    Each run takes the steps (2.1), (3.1) or (4.1) that `train` takes. They are exact: there is
+    nothing to refine.
 
     Args:
         data: As in `ensemble`.

@@ -22,6 +22,7 @@ from jaxtyping import Array, PyTree
 from ..dynamics.objective import WeightProblem, norm
 from ..dynamics.preparation import weight_problem
 from ..dynamics.training import train
+from ..dynamics.trajectory import Trajectory
 from ..errors import InputError, no_type_check
 from ..kernel.tangent import jvp
 from ..loss import Loss, output_gradient, squared
@@ -181,6 +182,7 @@ def diagnose(
     trainable: PyTree = None,
     where: Callable | None = None,
     target: float = 1e-3,
+    progress: Callable[[int, int], None] | None = None,
     config: Numerics = Numerics(),
 ) -> Diagnosis:
     """Train a model briefly, beside its linearisation, and say how lazy it is.
@@ -189,7 +191,8 @@ def diagnose(
 
     The verdict is by the larger of the two (Chizat, Oyallon and Bach 2019 for lazy training; it is
     the constancy of H that Theorems 1-3 rest on). The full kernel, (nk, nk) for n samples and k
-    outputs, is formed twice: take a few hundred samples.
+    outputs, is formed twice: take a few hundred samples. Steps are exact: there is nothing to
+    refine.
 
     Args:
         model: Any Equinox model of one input.
@@ -201,6 +204,7 @@ def diagnose(
         trainable: What is trained, as in `nm.empirical_ntk`.
         where: As in `nm.empirical_ntk`.
         target: Of the advice, the share of the initial loss.
+        progress: As in `train`, over the run and then over its linearisation.
         config: Precision and tolerance.
 
     Returns:
@@ -232,8 +236,15 @@ def diagnose(
         "readouts": ["f", "loss"],
         "config": config,
     }
-    run = train(model, data, optimizer, steps, trainable=trainable, where=where, **options)
-    predicted = train(linear, data, optimizer, steps, **options)
+
+    def trained(model: Any, before: int, **part: Any) -> Trajectory:
+        half = None
+        if progress is not None:
+            half = lambda done, total: progress(done + before * total, 2 * total)
+        return train(model, data, optimizer, steps, progress=half, **part, **options)
+
+    run = trained(model, 0, trainable=trainable, where=where)
+    predicted = trained(linear, 1)
 
     rows = lambda f: np.asarray(f).reshape(len(f), -1)
     motion = np.max(np.linalg.norm(rows(predicted.f) - rows(f0[None]), axis=1))

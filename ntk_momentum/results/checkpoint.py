@@ -25,9 +25,9 @@ import numpy as np
 from .. import files
 from ..data import Dataset
 from ..dynamics.coordinates import Decomposition
-from ..dynamics.prediction import check_times
-from ..dynamics.run import Run, follow, warn_of_failure
-from ..dynamics.simulation import check_flow
+from ..dynamics.preparation import Choices
+from ..dynamics.run import Run, follow
+from ..dynamics.simulation import check_flow, follow_times
 from ..dynamics.solver import Progress
 from ..dynamics.trajectory import Trajectory
 from ..errors import InputError, check_positive, no_type_check
@@ -55,6 +55,7 @@ def simulate_checkpointed(
     solver: Any = None,
     readouts: Sequence[str] | Mapping[str, Any] | None = None,
     reference: Any = None,
+    refine: bool | float = False,
     config: Numerics = Numerics(),
     progress: Callable[[int, int], None] | None = None,
 ) -> Trajectory:
@@ -78,6 +79,8 @@ def simulate_checkpointed(
         solver: As in `simulate`.
         readouts: As in `simulate`.
         reference: As in `simulate`.
+        refine: As in `simulate`; each finer run has a file of its own, `path` with `.fine1`,
+            `.fine2` ... behind it.
         config: As in `simulate`.
         progress: Called as progress(saved times done, saved times).
 
@@ -103,23 +106,33 @@ def simulate_checkpointed(
     check_flow(flow)
     check_positive("every, the saved times between two checkpoints,", every)
     path = Path(path)
-    files.check_file(path, KIND)
-    run = Run.prepare(
-        model,
-        data,
-        flow,
-        loss=loss,
-        trainable=trainable,
-        where=where,
-        solver=solver,
-        readouts=readouts,
-        reference=reference,
-        config=config,
-    )
-    ts = check_times(ts).astype(run.dtype)
-    key = _identity(run, ts, every)
+    levels = 0 if refine is False else 1 if refine is True else 6
+    finer = [path.with_name(f"{path.name}.fine{level + 1}") for level in range(levels)]
+    for file in (path, *finer):
+        files.check_file(file, KIND)
+    chosen = Choices(loss, trainable, where, solver, readouts, reference, config).refining(refine)
+    whole = Run.prepare(model, data, flow, chosen)
     # The decomposition that gives the coordinates is kept too: another machine's may differ.
-    inputs = run.decompose()
+    inputs = whole.decompose()
+    names = iter((path, *finer))
+
+    def solved(run: Run, ts: Any) -> Trajectory:
+        run = eqx.tree_at(lambda r: r.numerics, whole, run.numerics)
+        return _kept(run, inputs, ts, next(names), every, progress)
+
+    return follow_times(whole if inputs is None else whole.within(inputs), ts, solved, refine)
+
+
+def _kept(
+    run: Run,
+    inputs: Decomposition | None,
+    ts: Any,
+    path: Path,
+    every: int,
+    progress: Callable[[int, int], None] | None,
+) -> Trajectory:
+    """The run, not yet in other coordinates, from where its file has come to the end."""
+    key = _identity(run, ts, every)
     kept = _load(path, key, run, inputs, ts)
     at, state = 0, None
     values: list[dict[str, np.ndarray]] = []
@@ -132,12 +145,11 @@ def simulate_checkpointed(
         try:
             _save(path, key, done, (inputs, state, values))
         except InputError as error:  # the run itself can go on
-            warnings.warn(f"no checkpoint: {error}", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"no checkpoint: {error}", RuntimeWarning, stacklevel=5)
         if progress is not None:
             progress(done, ts.size)
     assert state is not None  # there is at least one saved time
-    readings = jax.tree.map(jnp.asarray, values[0])
-    return warn_of_failure(run, run.trajectory(ts, state, readings), 2)
+    return run.trajectory(ts, state, jax.tree.map(jnp.asarray, values[0]))
 
 
 def _identity(run: Run, ts: Any, every: int) -> str:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from ntk_momentum import init_two_layer, sphere
-from ntk_momentum.dynamics.preparation import weight_problem
+from ntk_momentum.dynamics.preparation import Choices, weight_problem
 from ntk_momentum.dynamics.run import Run, count_off
 from ntk_momentum.loss import squared
 from ntk_momentum.method import gradient_descent
@@ -37,7 +37,7 @@ def right_side(n: int, width: int, p: int, repeats: int = 9) -> dict:
     small = whole[0].within(whole[1], preactivations=True)
     square = jax.random.normal(jax.random.key(2), (1024, 1024), jnp.float32)
     optimizer = gradient_descent(jnp.float32(1e-3))
-    run = Run.prepare(net, data, optimizer, readouts=["loss"]).within()
+    run = Run.prepare(net, data, optimizer, Choices(readouts=["loss"])).within()
 
     def steps(count):
         return count_off(run, jnp.int32(1), jnp.int32(count), 1)

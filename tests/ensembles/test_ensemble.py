@@ -35,6 +35,22 @@ def test_every_run_equals_the_same_run_alone():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("refine", [True, 0.02])
+def test_error_bars_of_an_ensemble_are_those_of_each_run_alone(refine):
+    flow, ts = FLOWS[1], [0.7, 1.5]
+    many = nm.ensemble(DATA, flow, [16], 2, ts, readouts=["f"], refine=refine)
+    alone = nm.simulate(
+        nm.init_two_layer(16, 4, key=jax.random.key(1)), DATA, flow, ts, readouts=["f"], refine=True
+    )
+    assert many.ok and many.ts.shape == (1, 2)
+    if refine is True:
+        np.testing.assert_allclose(many.f[0, 0, 1], alone.f, rtol=1e-10)
+        np.testing.assert_allclose(many.errors["f"][0, 0, 1], alone.errors["f"], atol=1e-12)
+    else:
+        assert np.all(many.errors["loss"] <= refine * many.loss)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("solver", "shape"), [(None, (48, 5)), (RungeKutta(), (48, 6))], ids=["span", "preactivations"]
 )

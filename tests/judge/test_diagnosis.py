@@ -49,8 +49,12 @@ def test_a_wide_network_is_lazy_and_a_small_scale_does_not():
 def test_any_optax_optimizer_and_several_outputs():
     model = eqx.nn.MLP(10, 2, 16, 1, key=jax.random.key(1))
     data = nm.Dataset(DATA.X, jnp.stack([DATA.y, 0 * DATA.y], axis=1))
-    found = diagnose(model, data, optax.adam(1e-4), steps=4, saves=2)
+    calls: list[tuple[int, int]] = []
+    found = diagnose(
+        model, data, optax.adam(1e-4), steps=4, saves=2, progress=lambda *at: calls.append(at)
+    )
     assert found.verdict == "lazy"
+    assert calls == [(done, 6) for done in range(1, 7)]  # the run, then its linearisation
     assert 0 < found.weight_drift < 0.01
 
 

@@ -52,6 +52,20 @@ def test_a_resumed_run_equals_an_uninterrupted_one_and_plain_simulate(tmp_path):
     assert seen == [] and np.array_equal(again.loss, whole.loss)
 
 
+def test_a_refined_run_resumes_in_files_of_its_own_and_has_simulates_error_bars(tmp_path):
+    options = {"readouts": ("loss",), "refine": True}
+    assert solve(tmp_path / "a", stop_at=8, **options) == (None, [2, 4, 6, 2, 4, 6, 8])
+    refined, seen = solve(tmp_path / "a", **options)
+    assert seen == [10, 11] and len(list(tmp_path.iterdir())) == 2
+    plain = nm.simulate(MODEL, DATA, nm.HeavyBall(0.5), TS, **options)
+    np.testing.assert_allclose(refined.loss, plain.loss, rtol=1e-12)
+    np.testing.assert_allclose(refined.errors["loss"], plain.errors["loss"], atol=1e-13)
+    (tmp_path / "b.fine1").write_text("mine")
+    with pytest.raises(InputError, match="fine1"):
+        solve(tmp_path / "b", **options)
+    assert not (tmp_path / "b").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("solver", [None, RungeKutta()], ids=["span", "preactivations"])
 def test_high_dimensional_inputs_resume_in_the_coordinates_that_are_in_the_file(
