@@ -4,13 +4,27 @@ Programs are compiled with few optimizations, on CPUs by JAX 0.10 also without X
 (later versions do not know the flag): each runs once, and compiling is most of the suite's time
 (the emitters alone were half of it). They are let go at the end of each file: a compiled program
 keeps about ten mappings of memory for itself, and a process may hold 65,530 of them
-(`vm.max_map_count`).
+(`vm.max_map_count`). A folder keeps them for the other files, for the second worker and for the
+processes that tests start, until the run ends.
 """
 
 import os
+import shutil
+import tempfile
 
 import jax
 import pytest
+
+KEPT = None
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers and processes of tests inherit it
+    KEPT = tempfile.mkdtemp(prefix="ntk_momentum_tests_")
+    for name, value in (
+        ("JAX_COMPILATION_CACHE_DIR", KEPT),
+        ("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", 0.0),
+        ("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", -1),
+    ):
+        os.environ[name] = str(value)
+        jax.config.update(name.lower(), value)
 
 if jax.__version_info__[:2] == (
     0,
@@ -23,6 +37,11 @@ os.environ["NTK_MOMENTUM_CACHE"] = "off"  # no test writes into the cache of who
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)
+
+
+def pytest_sessionfinish(session):
+    if KEPT is not None:  # in the process that made it, which ends last
+        shutil.rmtree(KEPT, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True, scope="module")

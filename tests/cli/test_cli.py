@@ -331,7 +331,7 @@ def test_a_model_is_one_function_for_every_command(house, capsys):
     file.write_text(
         "import equinox as eqx\ndef sized(width, key):\n"
         "    return eqx.nn.MLP(3, 'scalar', width, 1, key=key)\n"
-        "def plain(key): return sized(7, key)\n"
+        "def plain(key): return sized(5, key)\n"  # of one size, so of the same programs
     )
     data = ("--data", "sphere", "--n", 4, "--p", 3)
     for name in ("sized", "plain"):
