@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import ntk_momentum as nm
-from ntk_momentum.dynamics.solver import LazyExponential, RungeKutta, slopes
+from ntk_momentum.dynamics.solver import LazyExponential, RungeKutta, lazy, slopes
 from ntk_momentum.kernel import sliding
 from ntk_momentum.network import neurons
 from ntk_momentum.theory.crossings import heavy_ball_crossings
@@ -173,6 +173,45 @@ def test_heavy_ball_follows_the_exact_solution_from_kink_to_kink():
             / float(jnp.linalg.norm(DATA.y))
         )
     assert errors[1] < 2e-3 and errors[1] < errors[0] / 5
+
+
+@pytest.mark.slow
+def test_a_coasting_steps_tolerance_is_a_scale_and_no_bound(monkeypatch):
+    """The measurement behind `lazy._LEAD`, two of its seeds at one tolerance."""
+    data = nm.sphere(20, 15, key=jax.random.key(0))
+    b = float(np.sqrt(2 * np.linalg.eigvalsh(nm.infinite_ntk(data.X))[0]))
+    nets = [nm.init_two_layer(512, 15, key=jax.random.key(seed)) for seed in (1, 2)]
+    exact = [
+        heavy_ball_crossings(net.hidden, net.output, data.X, data.y, b, 10 / b) for net in nets
+    ]
+
+    def measured(solver, tol):
+        errors, steps = [], 0
+        for net, path in zip(nets, exact, strict=True):
+            at = [
+                np.searchsorted(path.times, t * (1 - 1e-12)) for t in 10 / b * np.arange(1, 5) / 4
+            ]
+            run = nm.simulate(
+                net,
+                data,
+                nm.HeavyBall(b),
+                path.times[at],
+                solver=solver,
+                readouts=["residual"],
+                config=nm.Numerics(tol=tol),
+            )
+            gaps = np.linalg.norm(run.residual - path.residual[at], axis=1)
+            errors.append(gaps.max() / np.linalg.norm(path.residual[0]))
+            steps += int(run.accepted) + int(run.rejected)
+        return np.exp(np.mean(np.log(errors))), steps
+
+    tsit5, lazy_at_30 = measured(nm.RungeKutta(), 1e-4), measured(nm.LazyExponential(), 1e-4)
+    assert 2 < lazy_at_30[0] / tsit5[0] < 8 and lazy_at_30[1] < tsit5[1] / 2
+    monkeypatch.setattr(lazy, "_LEAD", 2.0)
+    jax.clear_caches()
+    lazy_at_2 = measured(nm.LazyExponential(), 1e-4)
+    assert lazy_at_2[0] < tsit5[0] and lazy_at_2[1] < tsit5[1]
+    jax.clear_caches()
 
 
 def test_samples_that_hold_a_neuron_together_are_solved_together():

@@ -250,12 +250,18 @@ _NODES = 4
 """Parts of a step between which the force that is still to come is interpolated, by a polynomial of
 this degree. Chosen: each part costs two frozen steps, of n numbers."""
 _LEAD = 30.0
-"""By how much a coasting step's error is taken to be below its indicator. A compromise: on
-sphere(20, 15), m = 512, b = sqrt(2 lambda_0) to t = 10/b, tol = 1e-3, 1e-4 and 1e-5, the gap that a
-plain step (order 1) of the same length would show is 33, 24 and 63 times the coasting step's error
-(medians over 8, 11 and 4 steps, against 64 substeps), the step's own gap only 1.5 to 3 times. So
-errors exceed `tol`: those of Delta are 1.5, 2.2 and 1.8 times those of Tsit5 with the same `tol`
-(the largest of four times, mean over four seeds), in 11, 14 and 23 steps against 24, 41 and 104."""
+"""By how much a coasting step's error is taken to be below its indicator, the gap. Chosen for its
+cost, and no bound: the gap itself is 1.5 to 3 times the step's error, so that 2 is what it takes
+for `tol` to bound it. Errors of Delta over |Delta(0)| and steps on sphere(20, 15), m = 512, b =
+sqrt(2 lambda_0) to t = 10/b, against the exact solution (geometric means over four seeds of the
+largest of four times), with tol = 1e-3, 1e-4 and 1e-5:
+
+    30      1.8e-3, 1.5e-3, 2.9e-4   in 11, 14, 21 steps
+    2       9.8e-4, 2.1e-4, 3.6e-5   in 15, 24, 50
+    Tsit5   8.7e-4, 4.2e-4, 1.5e-4   in 22, 37, 89
+
+At equal cost the errors are the same, so another value is another scale of `tol`. Measured by
+tests/dynamics/test_lazy.py, test_a_coasting_steps_tolerance_is_a_scale_and_no_bound."""
 
 
 def _coast(
