@@ -24,11 +24,14 @@ TABLES = (".csv", ".tsv", ".parquet", ".pq")
 
 
 class ClaimWord(NamedTuple):
-    """A numbered statement of the paper: its id, where it stands, what it is, what runs it."""
+    """A numbered statement of the paper: its id, where it stands, what it is, its fault, under what
+    its corrected form holds, and what runs it."""
 
     id: str
     section: str
     kind: str
+    fault: str
+    under: str
     home: str
 
 
@@ -57,6 +60,11 @@ def declared(module: str, name: str) -> Any:
     raise LookupError(f"{module}.py defines no constant {name}")
 
 
+def _plain(node: Any) -> Any:
+    """The value of a constant, parsed or not."""
+    return ast.literal_eval(node) if isinstance(node, ast.AST) else node
+
+
 @functools.cache
 def claims() -> Mapping[str, ClaimWord]:
     """The paper's numbered statements, in its order."""
@@ -67,10 +75,12 @@ def claims() -> Mapping[str, ClaimWord]:
             for call in getattr(node, "decorator_list", ()):
                 if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "claim":
                     id = ast.literal_eval(call.args[0])
-                    said = {k.arg: k.value for k in call.keywords}
-                    section, kind = (ast.literal_eval(said[part]) for part in ("section", "kind"))
+                    said = {"fault": "none", "under": "as stated"} | {
+                        k.arg: k.value for k in call.keywords
+                    }
+                    parts = (_plain(said[part]) for part in ("section", "kind", "fault", "under"))
                     home = f"{_HERE.name}.{module.replace('/', '.')}.{node.name}"  # type: ignore[attr-defined]
-                    found[id] = ClaimWord(id, section, kind, home)
+                    found[id] = ClaimWord(id, *parts, home)
     return {id: found[id] for id in declared("ledger/ledger", "PAPER_ORDER") if id in found}
 
 

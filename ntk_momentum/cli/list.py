@@ -16,7 +16,8 @@ class List:
     """
 
     claims: bool = False
-    """The paper's statements: identifier, section, kind, and the function that runs each."""
+    """The paper's statements: identifier, section, kind, class (what is wrong with the print),
+    where the corrected form holds, and the function that runs each."""
 
     flows: bool = False
     """The flows that `sweep --flows` takes: their parameters, equations and units."""
@@ -31,7 +32,10 @@ class List:
             return 0
         if self.claims:
             for claim in claims().values():
-                print(f"{claim.id:23} section {claim.section:2} {claim.kind:12} {claim.home}")
+                print(
+                    f"{claim.id:23} section {claim.section:2} {claim.kind:12} "
+                    f"{claim.fault:10}  {claim.under:29} {claim.home}"
+                )
             return 0
         found = experiments()
         if not found:

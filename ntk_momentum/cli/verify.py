@@ -41,6 +41,8 @@ class Verify:
     (default: digits and sphere)."""
     n: int = 50
     """Number of samples drawn; files of arrays and tables are taken whole."""
+    seed: int = 0
+    """Of the networks and of the draws."""
 
     def __call__(self, float32: bool) -> int:
         from ..results.grid import Source
@@ -56,6 +58,7 @@ class Verify:
             self.json,
             float32,
             None if self.data is None else Source(self.data, self.n),
+            self.seed,
         )
 
 
@@ -65,6 +68,7 @@ def run_claims(
     path: Path | None,
     float32: bool,
     source: Source | None = None,
+    seed: int = 0,
 ) -> int:
     """The ledger as a table of verdicts on stdout, and in full in a file; on the data named, or on
     its own."""
@@ -88,6 +92,7 @@ def run_claims(
             size=size,
             data=data,
             progress=lambda id, done, total: progress(done, total),
+            seed=seed,
         )
         bar.finish_piece()
     records = [
@@ -97,13 +102,18 @@ def run_claims(
     if path is not None:
         from ..study.report import write_report
 
-        write_ledger(path, verified)
+        write_ledger(path, verified, size=size, seed=seed)
         write_report(path.parent, size, [], records, "", ledger.refuted(records), page.name)
     width = max(len(record["id"]) for record in records)
-    print(f"{'':{width}}  {'printed':10}{'corrected':10}  sharp")
+    head = f"{'printed':10}{'corrected':12}{'sharp':10}  {'class':11}  holds for"
+    print(f"{'':{width}}  {head}")
     for record in records:
         forms = [in_a_word(record[form]) for form in ("printed", "corrected", "sharp")]
-        print(f"{record['id']:{width}}  {forms[0]:10}{forms[1]:10}  {forms[2]}")
+        print(
+            f"{record['id']:{width}}  {forms[0]:10}{forms[1]:12}{forms[2]:10}  "
+            f"{record['class']:11}  {record['hypothesis']}"
+        )
+    print(classes_text(records))
     if claims:
         known = ledger.entries()
         for record in records:
@@ -123,6 +133,16 @@ def run_claims(
     return int(bool(refuted))
 
 
+def classes_text(records: list[dict[str, Any]]) -> str:
+    """The headline: how many statements of each class, shared evidence counted once."""
+    from ..ledger.ledger import by_class
+
+    counts = by_class(records)
+    shared = len(records) - sum(counts.values())
+    words = ", ".join(f"{name} {count}" for name, count in counts.items())
+    return f"classes: {words}" + (f" (and {shared} that share evidence)" if shared else "")
+
+
 def in_a_word(form: dict[str, Any] | None) -> str:
     """A form of a claim in one word."""
     if form is None:
@@ -132,12 +152,17 @@ def in_a_word(form: dict[str, Any] | None) -> str:
 
 def evidence_text(record: dict[str, Any]) -> str:
     """What was stated, on which instance, and what was measured, as indented text."""
-    lines = ["", record["id"]]
+    lines = ["", f"{record['id']} ({record['class']}; holds for: {record['hypothesis']})"]
+    if record["theorem"]:
+        lines.append(f"  in docs/theorems.md: {record['theorem']}")
+    if record["shares"]:
+        lines.append(f"  judged by the evidence of {record['shares']}, which counts once")
     for form in ("printed", "corrected", "sharp"):
         if record[form] is not None:
             lines += [
                 f"  {form} ({in_a_word(record[form])}): {record[form]['statement']}",
-                f"    on {record[form]['instance']}",
+                f"    on {record[form]['instance']}"
+                + (" (a derivation)" if record[form]["basis"] == "derivation" else ""),
             ]
             lines += [
                 f"    {name}: {json.dumps(value, ensure_ascii=False)}"

@@ -16,6 +16,26 @@ if TYPE_CHECKING:
 
 Kind = Literal["identity", "bound", "rate", "probability", "width", "definition"]
 
+Basis = Literal["measured", "derivation"]
+"""What a verdict rests on: numbers that could have come out otherwise, or exact arithmetic that
+follows the argument line by line (`algebra`), where nothing is left to measure."""
+
+Fault = Literal["none", "notation", "hypothesis", "constant", "proof gap", "false"]
+"""What is wrong with a statement as printed, the worst of it: nothing; a sign, index, transpose
+or name; a condition that is missing; a constant or power; a step of a proof, where what it is for
+may hold; false."""
+
+Under = Literal[
+    "as stated",
+    "constant kernel",
+    "network, impulses apart",
+    "network, off the sliding set",
+    "network, as certified",
+    "network",
+]
+"""Where the corrected form (the printed one, when nothing is wrong with it) holds. "as certified":
+where a run's own certificate (`nm.certify`), impulses included, says so."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Check:
@@ -28,6 +48,7 @@ class Check:
     instance: str
     tolerance: float | None = None
     reason: str | None = None
+    basis: Basis = "measured"
 
 
 Forms = Sequence[Check | Drawing | None]
@@ -141,15 +162,21 @@ def every(
     )
 
 
+def derived(statement: str, instance: str, steps: Mapping[str, Any], **found: Any) -> Check:
+    """Every step follows, in exact arithmetic: a derivation, not a measurement."""
+    return dataclasses.replace(every(statement, instance, steps, None, **found), basis="derivation")
+
+
 def typed(
     statement: str, instance: str, left: Sequence[int], right: Sequence[int], **measured: Any
 ) -> Check:
-    """An equation whose two sides must have the same shape."""
+    """An equation whose two sides must have the same shape: a derivation."""
     return Check(
         statement,
         tuple(left) == tuple(right),
         {"left shape": list(left), "right shape": list(right), **measured},
         instance,
+        basis="derivation",
     )
 
 
@@ -160,8 +187,12 @@ def undefined(statement: str, instance: str, reason: str, **measured: Any) -> Ch
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A registered claim: what it is called, where it stands, why it is so, the experiment that
-    shows more, and what runs it."""
+    """A registered claim: what it is called, where it stands, why it is so, what is wrong with the
+    print, where the corrected form holds, the experiment that shows more, and what runs it.
+
+    theorem: its number in docs/theorems.md. shares: the claim whose evidence it is judged by, which
+    counts once.
+    """
 
     id: str
     section: str
@@ -169,6 +200,10 @@ class Entry:
     note: str
     experiment: str | None
     run: Callable[[Setting], Forms]
+    fault: Fault = "none"
+    under: Under = "as stated"
+    theorem: str | None = None
+    shares: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,6 +219,10 @@ class Claim:
     note: str
     drawing: Drawing | None
     seconds: float
+    fault: Fault = "none"
+    under: Under = "as stated"
+    theorem: str | None = None
+    shares: str | None = None
 
     def to_json(self, figures: str = "claims") -> dict[str, Any]:
         """The record of claims.json. figures: the folder beside it that the figures are drawn
@@ -198,13 +237,17 @@ class Claim:
                 "measured": _plain(check.measured),
             }
             record |= {} if printed else {"tolerance": check.tolerance}
-            record |= {"instance": check.instance}
+            record |= {"instance": check.instance, "basis": check.basis}
             return record if check.reason is None else record | {"reason": check.reason}
 
         return {
             "id": self.id,
             "section": self.section,
             "kind": self.kind,
+            "class": self.fault,
+            "hypothesis": self.under,
+            "theorem": self.theorem,
+            "shares": self.shares,
             "printed": form(self.printed, True),
             "corrected": form(self.corrected, False),
             "sharp": form(self.sharp, False),
@@ -218,15 +261,35 @@ REGISTRY: dict[str, Entry] = {}
 
 
 def claim(
-    id: str, *, section: str, kind: Kind, note: str, experiment: str | None = None
+    id: str,
+    *,
+    section: str,
+    kind: Kind,
+    note: str,
+    fault: Fault = "none",
+    under: Under = "as stated",
+    theorem: str | None = None,
+    shares: str | None = None,
+    experiment: str | None = None,
 ) -> Callable[[Callable[[Setting], Forms]], Callable[[Setting], Forms]]:
     """Register a function Setting -> (printed, corrected, sharp) as the claim `id`; later forms may
-    be left out, a `Drawing` may end it."""
+    be left out, a `Drawing` may end it. The rest: see `Entry`."""
 
     def register(run: Callable[[Setting], Forms]) -> Callable[[Setting], Forms]:
         if id in REGISTRY:
             raise ValueError(f"claim {id!r} is registered twice")
-        REGISTRY[id] = Entry(id, section, kind, " ".join(note.split()), experiment, run)
+        REGISTRY[id] = Entry(
+            id,
+            section,
+            kind,
+            " ".join(note.split()),
+            experiment,
+            run,
+            fault,
+            under,
+            theorem,
+            shares,
+        )
         return run
 
     return register

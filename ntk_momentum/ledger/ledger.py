@@ -13,11 +13,11 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from .. import files
 from ..words import claim_ids
-from .check import REGISTRY, Claim, Entry
+from .check import REGISTRY, Basis, Claim, Entry, Fault, Kind, Under
 from .drawing import Drawing
 
 if TYPE_CHECKING:
@@ -26,16 +26,18 @@ if TYPE_CHECKING:
 
 # fmt: off
 PAPER_ORDER = (
+    "abstract-global-minimum",
     "eq-2.1", "eq-2.2", "eq-2.3", "eq-2.4", "eq-2.5", "eq-2.6", "remark-lazy-training",
     "pseudo-loss", "fact-2.1", "thm-1", "eq-2.7", "eq-2.8", "fact-2.2", "width-thm-1",
     "remark-discrete", "eq-3.1", "eq-3.2", "eq-3.3", "remark-friction-choice", "remark-lipschitz",
     "remark-zero-velocity", "footnote-2-fastest", "thm-2", "eq-3.4", "eq-3.5",
     "remark-rate-comparison", "remark-lambda0-half", "remark-oscillation", "eq-4.1", "eq-4.2",
-    "eq-4.3", "thm-3", "eq-4.4", "remark-rate-exponents", "remark-only-sublinear",
+    "eq-4.3", "thm-3", "thm-3-network", "eq-4.4", "remark-rate-exponents", "remark-only-sublinear",
     "footnote-1-both-layers", "remark-piecewise-linear", "remark-other-losses", "eq-a.1", "eq-a.2",
-    "eq-a.3", "eq-a.4", "eq-a.5", "eq-a.6", "eq-a.7", "eq-a.8", "remark-hdot-zero", "lemma-4",
-    "lemma-5", "lemma-6", "lemma-7", "width-thm-2", "eq-b.1", "eq-b.2", "eq-b.3", "eq-b.4",
-    "lemma-8", "lemma-9", "width-thm-3",
+    "eq-a.3", "eq-a.4", "eq-a.5", "eq-a.6", "remark-total-energy", "eq-a.7", "eq-a.8",
+    "remark-hdot-zero", "lemma-4", "lemma-5", "initial-error", "lemma-6", "displacement-chain-a",
+    "lemma-7", "width-thm-2", "eq-b.1", "eq-b.2", "eq-b.3", "eq-b.4", "lemma-8",
+    "displacement-chain-b", "lemma-9", "width-thm-3",
 )
 # fmt: on
 
@@ -65,6 +67,7 @@ def verify(
     size: Literal["smoke", "full"] = "smoke",
     data: Dataset | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    seed: int = 0,
 ) -> list[Claim]:
     """Run the numbered statements of the paper, in its order and in float64: verdicts are measured.
 
@@ -77,6 +80,7 @@ def verify(
         data: Unit inputs with scalar targets, on which the claims about data sets and networks run
             instead of their own.
         progress: Called as progress(id, done, total) before each claim.
+        seed: Of the networks and of the draws.
 
     Returns:
         What was measured for each statement as printed, corrected and sharp.
@@ -98,7 +102,7 @@ def verify(
     chosen = [entry for id, entry in known.items() if id in wanted]
     results = []
     with jax.enable_x64(True):
-        setting = Setting(size, data)
+        setting = Setting(size, data, seed)
         for done, entry in enumerate(chosen):
             if progress is not None:
                 progress(entry.id, done, len(chosen))
@@ -121,6 +125,10 @@ def verify(
                     entry.note,
                     drawing,
                     seconds,
+                    entry.fault,
+                    entry.under,
+                    entry.theorem,
+                    entry.shares,
                 )
             )
     return results
@@ -142,15 +150,56 @@ def figures_folder(path: Path) -> Path:
     return path.with_name(f"{path.stem}_figures")
 
 
-def write_claims(path: str | Path, claims: Iterable[Claim], identity: str = "") -> None:
+def by_class(claims: Iterable[Claim | Mapping[str, Any]]) -> dict[str, int]:
+    """How many claims (or records of claims.json) of each class there are, worst last; those that
+    share another's evidence are left out, since one measurement counts once."""
+    records = [c.to_json() if isinstance(c, Claim) else c for c in claims]
+    found = [r["class"] for r in records if not r["shares"]]
+    return {name: found.count(name) for name in get_args(Fault)}
+
+
+SCHEMA: dict[str, Any] = {
+    "version": 2,
+    "claims": {
+        "id": "as in docs/paper-to-code.md",
+        "section": "of the paper",
+        "kind": list(get_args(Kind)),
+        "class": list(get_args(Fault)),
+        "hypothesis": list(get_args(Under)),
+        "theorem": "its number in docs/theorems.md, or null",
+        "shares": "the claim whose evidence it is judged by, or null",
+        "printed, corrected, sharp": {
+            "statement": "what was tried",
+            "ok": "true: not refuted; false: refuted; null: undecided, for `reason`",
+            "measured": "numbers by name",
+            "tolerance": "not with printed",
+            "instance": "on what",
+            "basis": list(get_args(Basis)),
+        },
+        "note": "why it is so",
+        "figure": "a file beside this one, or null",
+        "seconds": "it took",
+    },
+}
+"""What stands in claims.json, written into it."""
+
+
+def write_claims(
+    path: str | Path,
+    claims: Iterable[Claim],
+    identity: str = "",
+    about: Mapping[str, Any] | None = None,
+) -> None:
     """Write claims.json atomically: a reader sees the old file or the whole new one.
 
-    The records are the list "claims"; their figures are named, see `figures_folder`. identity: of
-    what determines them, for the file's mark.
+    The records are the list "claims"; their figures are named, see `figures_folder`. Before them
+    stand the `SCHEMA`, what `about` says of the run (version, commit, seed, dtype, sizes, JAX) and
+    the counts `by_class`. identity: of what determines them, for the file's mark.
 
     Raises:
         InputError: it cannot be written, or what stands there was not written by this function.
     """
     path = Path(path)
     records = [claim.to_json(figures_folder(path).name) for claim in claims]
-    files.write_json(path, "claims", {"claims": records}, identity, allow_nan=False)
+    content = {"schema": SCHEMA, **(about or {}), "classes": by_class(records), "claims": records}
+    files.write_json(path, "claims", content, identity, allow_nan=False)

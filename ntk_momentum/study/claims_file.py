@@ -22,13 +22,33 @@ def check_ledger(path: Path) -> None:
         files.check_target(ledger.figures_folder(path) / f"{id}.svg", "figure")
 
 
-def write_ledger(path: Path, claims: Any, identity: str = "") -> None:
+def write_ledger(
+    path: Path, claims: Any, identity: str = "", size: str = "smoke", seed: int = 0
+) -> None:
     """The file of claims, and its figures in the folder beside it."""
     from ..ledger import ledger
     from .claim_figures import write_figures
 
     write_figures(ledger.figures_folder(path), claims)
-    ledger.write_claims(path, claims, identity)
+    ledger.write_claims(path, claims, identity, about(size, seed))
+
+
+def about(size: str, seed: int) -> dict[str, Any]:
+    """What claims.json says of its run: version, commit, size, seed, dtype, JAX and its "
+    "packages."""
+    import dataclasses
+
+    from ..ledger.claims.setting import EFFORTS
+    from ..results.provenance import provenance
+
+    known = provenance()
+    names = ("ntk_momentum", "git_commit", "git_dirty", "versions", "device")
+    return {name: known[name] for name in names} | {
+        "dtype": "float64",
+        "seed": seed,
+        "size": size,
+        "sizes": dataclasses.asdict(EFFORTS[size]),
+    }
 
 
 class Claims:
@@ -54,7 +74,7 @@ class Claims:
         verified = ledger.verify(
             size=self.size, progress=lambda id, done, total: progress(done, total)
         )
-        write_ledger(self.path, verified, self.identity())
+        write_ledger(self.path, verified, self.identity(), self.size)
         return "computed"
 
     def records(self) -> list[dict[str, Any]] | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from .. import files
 from ..errors import require
-from ..ledger.ledger import derivations, entries
+from ..ledger.ledger import by_class, derivations, entries
 from ..results.provenance import provenance
 from .claim_figures import GREEK
 from .outcome import Outcome
@@ -89,6 +89,7 @@ def write_report(
             if entry.experiment in {o.experiment.name for o in shown}
         },
         counts=tally(claims or []),
+        classes=by_class(claims or []),
         problem=problem,
         refuted=refuted,
         forms=FORMS,

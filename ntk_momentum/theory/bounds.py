@@ -206,9 +206,22 @@ def displacement_printed(alpha: Value, n: Value, width: Value, pseudo0: Value) -
 
 
 def displacement_corrected(alpha: Value, n: Value, width: Value, pseudo0: Value) -> Any:
-    """(2/alpha^3) sqrt(n pseudo0 / m), from `theorem_2_corrected` and the kernel (1 - e^{-bs})/b <=
-    1/(2 alpha)."""
-    return 2 / alpha**3 * np.sqrt(n * pseudo0 / width)
+    """(sqrt 2/alpha^3) sqrt(n pseudo0 / m), from `theorem_2_moving` and int |w_r'| <= int |dL/dw_r|
+    / b; pseudo0 by H_infinity."""
+    return np.sqrt(2) / alpha**3 * np.sqrt(n * pseudo0 / width)
+
+
+def displacement_frozen(n: Value, width: Value, lam0: Value, residual0: Value) -> Any:
+    """(1 + e^{-pi}) sqrt(n) |Delta(0)| / (sqrt(m) lambda_0): the heavy ball at b = sqrt(2
+    lambda_0), constant kernel >= lambda_0; met by one sample, H = lambda_0, at its first turning
+    point."""
+    return (1 + np.exp(-np.pi)) * np.sqrt(n) * residual0 / (np.sqrt(width) * lam0)
+
+
+def kernel_jump(n: Value, width: Value) -> Any:
+    """(1 + sqrt(4n - 3)) / (2m): the most by which H can jump, in the spectral norm, where one
+    neuron crosses one kink; unit inputs. Approached when the inputs nearly coincide."""
+    return (1 + np.sqrt(4 * n - 3)) / (2 * width)
 
 
 def displacement_constant(n: Value, width: Value, lam_min: Value, residual0: Value) -> Any:

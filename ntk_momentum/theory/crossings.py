@@ -29,18 +29,19 @@ from .lyapunov import heavy_ball_energy, jump_factor
 class Crossings:
     """A heavy-ball run, sampled at every step and on both sides of every crossing.
 
-    times (k,), loss, energy (V of (A.6)), lambda_min, drift (||H(t) - H(0)||_2), displaced (max_r
-    |w_r(t) - w_r(0)|); residual and velocity (k, n); per crossing (e,): moment, neuron, sample,
-    switch (+1: the neuron becomes active, -1: inactive), impulse (signed), jump (||H_+ - H_-||_2),
-    factor (rho), energy_before, energy_after. total (e, n): the running sum of impulses. closure:
-    |tracked - recomputed| of f and df/dt, at the end. lazy (l, 3): time, ||W - W_lazy||_F and
-    ||W_lazy - W(0)||_F, W_lazy the same flow of the network linearized at W(0).
+    times (k,), loss, kinetic (|dW/dt|_F^2/2), energy (V of (A.6)), lambda_min, drift (||H(t) -
+    H(0)||_2), displaced (max_r |w_r(t) - w_r(0)|); residual and velocity (k, n); per crossing (e,):
+    moment, neuron, sample, switch (+1: the neuron becomes active, -1: inactive), impulse (signed),
+    jump (||H_+ - H_-||_2), factor (rho), energy_before, energy_after. total (e, n): the running sum
+    of impulses. closure: |tracked - recomputed| of f and df/dt, at the end. lazy (l, 3): time, ||W
+    - W_lazy||_F and ||W_lazy - W(0)||_F, W_lazy the same flow of the network linearized at W(0).
     """
 
     width: int
     friction: float
     times: np.ndarray
     loss: np.ndarray
+    kinetic: np.ndarray
     energy: np.ndarray
     lambda_min: np.ndarray
     drift: np.ndarray
@@ -144,6 +145,7 @@ def _modes(values: np.ndarray, b: float, s: float | np.ndarray) -> tuple[np.ndar
 _SAMPLED = (
     "times",
     "loss",
+    "kinetic",
     "energy",
     "lambda_min",
     "drift",
@@ -303,6 +305,7 @@ class _Walk:
             (
                 self.t,
                 0.5 * self.residual @ self.residual,
+                0.5 * self._norm(self.v) ** 2,
                 energy,
                 self.values[0],
                 np.linalg.norm(self.kernel - self.start[2], 2),

@@ -15,16 +15,18 @@ from ntk_momentum.study import registry
 from ntk_momentum.theory import bounds
 
 IDS = [
+    "abstract-global-minimum",
     "eq-2.1", "eq-2.2", "eq-2.3", "eq-2.4", "eq-2.5", "eq-2.6", "remark-lazy-training",
     "pseudo-loss", "fact-2.1", "thm-1", "eq-2.7", "eq-2.8", "fact-2.2", "width-thm-1",
     "remark-discrete", "eq-3.1", "eq-3.2", "eq-3.3", "remark-friction-choice", "remark-lipschitz",
     "remark-zero-velocity", "footnote-2-fastest", "thm-2", "eq-3.4", "eq-3.5",
     "remark-rate-comparison", "remark-lambda0-half", "remark-oscillation", "eq-4.1", "eq-4.2",
-    "eq-4.3", "thm-3", "eq-4.4", "remark-rate-exponents", "remark-only-sublinear",
+    "eq-4.3", "thm-3", "thm-3-network", "eq-4.4", "remark-rate-exponents", "remark-only-sublinear",
     "footnote-1-both-layers", "remark-piecewise-linear", "remark-other-losses", "eq-a.1", "eq-a.2",
-    "eq-a.3", "eq-a.4", "eq-a.5", "eq-a.6", "eq-a.7", "eq-a.8", "remark-hdot-zero", "lemma-4",
-    "lemma-5", "lemma-6", "lemma-7", "width-thm-2", "eq-b.1", "eq-b.2", "eq-b.3", "eq-b.4",
-    "lemma-8", "lemma-9", "width-thm-3",
+    "eq-a.3", "eq-a.4", "eq-a.5", "eq-a.6", "remark-total-energy", "eq-a.7",
+    "eq-a.8", "remark-hdot-zero", "lemma-4", "lemma-5", "initial-error", "lemma-6",
+    "displacement-chain-a", "lemma-7", "width-thm-2", "eq-b.1", "eq-b.2", "eq-b.3", "eq-b.4",
+    "lemma-8", "displacement-chain-b", "lemma-9", "width-thm-3",
 ]  # fmt: skip
 
 # Statements that fail as printed, each on a counterexample.
@@ -34,13 +36,17 @@ BROKEN = {
     "eq-3.5", "remark-rate-comparison", "remark-lambda0-half", "eq-4.1", "eq-4.3", "thm-3",
     "eq-4.4", "remark-only-sublinear", "remark-piecewise-linear", "remark-other-losses", "eq-a.1",
     "eq-a.2", "eq-a.3", "eq-a.4", "eq-a.5", "eq-a.6", "eq-a.8", "remark-hdot-zero", "lemma-6",
-    "width-thm-2", "eq-b.4", "lemma-8", "lemma-9", "width-thm-3",
+    "width-thm-2", "eq-b.4", "lemma-8", "lemma-9", "width-thm-3", "lemma-5", "remark-total-energy",
+    "displacement-chain-a", "displacement-chain-b",
 }  # fmt: skip
 UNDEFINED = {"eq-3.3", "lemma-7"}
+# Statements that hold as printed, and not by the proof that is given.
+GAPS = {"abstract-global-minimum", "thm-3-network"}
 SMOKE = setting_module.EFFORTS["smoke"]
 QUICK = [
     "thm-1", "width-thm-3", "remark-friction-choice", "remark-zero-velocity", "footnote-2-fastest",
     "eq-3.4", "eq-a.8", "eq-4.4", "remark-discrete", "fact-2.2", "remark-lambda0-half", "eq-a.7",
+    "displacement-chain-a", "displacement-chain-b", "initial-error",
 ]  # fmt: skip
 
 
@@ -66,11 +72,65 @@ def test_every_statement_has_exactly_one_entry_in_the_paper_s_order():
     )
 
 
+def test_a_class_is_given_to_what_fails_as_printed_and_to_nothing_else():
+    """What holds as printed has no fault, or a gap in its proof."""
+    for id, entry in entries().items():
+        assert (entry.fault != "none") == (id in BROKEN | UNDEFINED | GAPS), id
+        assert id not in GAPS or entry.fault == "proof gap"
+
+
+def test_shared_evidence_points_at_a_claim_and_counts_once(small):
+    sharing = {id: entry.shares for id, entry in entries().items() if entry.shares}
+    assert sharing == dict.fromkeys(("eq-a.1", "eq-a.3", "eq-a.4"), "eq-3.5")
+    found = verify(["eq-3.5", "eq-a.1", "eq-a.3", "eq-a.4"])
+    assert sum(ledger.by_class(found).values()) == 1
+    assert all(c.corrected.measured is found[0].corrected.measured for c in found)
+
+
+def test_what_follows_from_a_formula_is_a_derivation(verified):
+    """Exact arithmetic, with no tolerance to pass by."""
+    derived = {
+        (id, form)
+        for id, c in verified.items()
+        for form in ("printed", "corrected", "sharp")
+        if (check := getattr(c, form)) and check.basis == "derivation"
+    }
+    assert {("width-thm-3", "corrected"), ("remark-friction-choice", "corrected")} <= derived
+    assert {("eq-a.7", form) for form in ("printed", "corrected", "sharp")} <= derived
+    assert not any(id in ("thm-1", "eq-3.4", "eq-4.4") for id, _ in derived)
+    assert all(getattr(verified[id], form).tolerance is None for id, form in derived)
+
+
+def test_what_is_sharp_is_met():
+    """Constants that a larger one would not meet, and a smaller one would break."""
+    from ntk_momentum.ledger.claims.kinks import _jump_of_close_inputs
+
+    found = verify(["eq-3.4", "displacement-chain-a"])
+    assert refuted(found) == [] and all(c.sharp.ok for c in found)
+    for n in (2, 9):
+        assert _jump_of_close_inputs(n, np.random.default_rng(0)) == pytest.approx(1, abs=1e-4)
+
+
+def test_the_energy_identities_hold_of_the_program():
+    assert refuted(verify("eq-a.7")) == []
+
+
+def test_another_theory_s_slope_is_refused():
+    from ntk_momentum.ledger.claims.fits import agrees
+
+    assert agrees((-0.28, 0.04), -0.25) and agrees((-0.41, 0.08), -0.5)
+    assert not agrees((-0.28, 0.04), -0.5) and not agrees((-0.45, 0.3), -0.5)
+
+
 def check_schema(record):
     assert list(record) == [
         "id",
         "section",
         "kind",
+        "class",
+        "hypothesis",
+        "theorem",
+        "shares",
         "printed",
         "corrected",
         "sharp",
@@ -80,13 +140,15 @@ def check_schema(record):
     ]
     assert record["kind"] in ("identity", "bound", "rate", "probability", "width", "definition")
     assert (
-        {"statement", "ok", "measured", "instance"}
+        {"statement", "ok", "measured", "instance", "basis"}
         <= set(record["printed"])
-        <= {"statement", "ok", "measured", "instance", "reason"}
+        <= {"statement", "ok", "measured", "instance", "basis", "reason"}
     )
     for form in ("corrected", "sharp"):
         if record[form] is not None:
-            assert set(record[form]) == {"statement", "ok", "measured", "tolerance", "instance"}
+            assert set(record[form]) == {
+                *("statement", "ok", "measured", "tolerance", "instance", "basis")
+            }
     for form in ("printed", "corrected", "sharp"):
         if record[form] is not None and record[form]["ok"] is None:
             assert record[form]["reason"]
@@ -99,10 +161,13 @@ def test_counterexamples_break_the_printed_forms_and_the_corrections_hold(verifi
 
 def test_claims_json_has_the_schema_and_is_strict_json(verified, tmp_path):
     write_claims(tmp_path / "new" / "claims.json", verified.values())
-    records = json.loads(
+    content = json.loads(
         (tmp_path / "new" / "claims.json").read_text(encoding="utf-8"),
         parse_constant=lambda c: pytest.fail(c),
-    )["claims"]
+    )
+    records = content["claims"]
+    assert set(content["schema"]["claims"]) >= set(records[0]) - {"printed", "corrected", "sharp"}
+    assert content["classes"] == ledger.by_class(verified.values())
     assert [r["id"] for r in records] == [id for id in IDS if id in QUICK]
     for record in records:
         check_schema(record)
@@ -136,6 +201,12 @@ def test_unknown_claims_and_unsuitable_data_are_refused():
         ("gradient_flow_sharp", "thm-1", 0.99),
         pytest.param("lemma_8_corrected", "lemma-8", 0.98, marks=pytest.mark.slow),
         ("heavy_ball_rate", "footnote-2-fastest", 1.1),
+        ("displacement_corrected", "displacement-chain-a", 0.999),
+        ("displacement_frozen", "displacement-chain-a", 0.999),
+        ("displacement_constant", "displacement-chain-a", 0.99),
+        ("displacement_constant", "displacement-chain-b", 0.99),
+        ("paper_friction", "remark-friction-choice", 1.001),
+        pytest.param("kernel_jump", "remark-hdot-zero", 1.001, marks=pytest.mark.slow),
         ("width_corrected", "thm-1", lambda n, delta, lam0: 2.0),
         pytest.param(
             "width_corrected",

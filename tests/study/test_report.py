@@ -19,12 +19,22 @@ MEASURED = {
     "slopes": {name: {"slope": -0.5, "expected": -0.5} for name in ("impulses", "drift")},
     "pairs": {"a": [1.0, 2.0], "b": [3.0, 4.0]},
 }
-FORM = {"statement": "phi <= 1 & more", "ok": True, "measured": MEASURED, "instance": "sphere"}
+FORM = {
+    "statement": "phi <= 1 & more",
+    "ok": True,
+    "measured": MEASURED,
+    "instance": "sphere",
+    "basis": "measured",
+}
 CLAIMS = [
     {
         "id": f"eq-{i}",
         "section": "2",
         "kind": "bound",
+        "class": "none" if ok else "constant",
+        "hypothesis": "constant kernel",
+        "theorem": None,
+        "shares": None,
         "printed": {**FORM, "ok": ok},
         "corrected": {**FORM, "tolerance": 1e-9},
         "sharp": None,

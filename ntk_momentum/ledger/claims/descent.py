@@ -94,6 +94,7 @@ def eq_2_1(setting: Setting) -> Forms:
     "eq-2.2",
     section="2",
     kind="definition",
+    under="network",
     note="""Gradient descent is Euler's method on (2.2) with t = k eta: global error of order 1.
     Where a neuron meets a kink with a_r Delta_i > 0 pushing it back from both sides, (2.2) has no
     classical solution; the limit of gradient descent is Filippov's solution, which slides: velocity
@@ -165,6 +166,7 @@ def eq_2_2(setting: Setting) -> Forms:
     "eq-2.3",
     section="2",
     kind="identity",
+    fault="notation",
     note="""With f in R^n the derivative df/dw_r is n x p, and -(f - y) df/dw_r multiplies an
     n-vector (n x 1) into it: the inner sizes are 1 and n (Delta = f - y is a column in (2.4) and
     (2.5)). A transpose is missing: dw_r/dt = -(df/dw_r)^T (f - y) = -sum_i (f_i - y_i)
@@ -202,6 +204,8 @@ def _rate_along_gradient(net: TwoLayerNet, points: Dataset) -> Array:
     "eq-2.4",
     section="2",
     kind="identity",
+    fault="hypothesis",
+    under="network, off the sliding set",
     note="""Printed without a quantifier. The chain rule needs w(t) off the kinks, and sliding on
     one lasts a positive time, so "for almost every t" alone is no repair: for a.e. t off the
     sliding set. On a sliding neuron f_1 stays 0, so df_1/dt = 0, whereas -sum_r
@@ -269,6 +273,8 @@ def _sliding_pairs(
     "eq-2.5",
     section="2",
     kind="identity",
+    fault="hypothesis",
+    under="network, off the sliding set",
     note="""Printed without a quantifier; true for almost every t off the sliding set. While a
     neuron slides, for a positive time, neither convention for 1{w.x = 0} gives the true rate: the
     fraction theta must stand in J, H = J J^T. On networks some neurons do slide, so Delta(t) -

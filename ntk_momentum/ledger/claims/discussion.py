@@ -38,6 +38,7 @@ def momentum_path(
     "footnote-1-both-layers",
     section="2",
     kind="identity",
+    under="network",
     note="""No later section extends the analysis; it does extend. Both layers: H_inf has entries
     [sin theta + 2 (pi - theta) cos theta]/(2 pi) for unit inputs, trace n, hence lambda0 <= 1. The
     momentum dynamics gains 2 m^{-1/2} sum_r a_r' (w_r'.x_i) 1{w_r.x_i > 0}; a sum of m terms of
@@ -121,6 +122,8 @@ def footnote_1(setting: Setting) -> Forms:
     "remark-piecewise-linear",
     section="5",
     kind="rate",
+    fault="false",
+    under="network",
     note="""Maxout units are maxima of linear functions, hence convex; the clipped identity max(-1,
     min(1, z)) is piecewise linear and not convex: at 1 it is 1, above the mean 1/2 of its values at
     0 and 2. Nor is piecewise linearity needed: for smooth sigma the term left out is m^{-1/2} sum_r
@@ -135,7 +138,7 @@ def remark_piecewise_linear(setting: Setting) -> Forms:
     widths, terms = [], []
     for width in setting.sizes.widths:
         for seed in range(2 * setting.sizes.seeds):
-            rng = np.random.default_rng([seed, width])
+            rng = np.random.default_rng([setting.seed, seed, width])
             half_hidden = rng.standard_normal((width // 2, X.shape[1]))
             hidden, a = (
                 np.concatenate([half_hidden, half_hidden]),
@@ -193,6 +196,8 @@ def remark_piecewise_linear(setting: Setting) -> Forms:
     "remark-other-losses",
     section="5",
     kind="rate",
+    fault="false",
+    under="constant kernel",
     note="""For a loss l(f) the frozen-kernel dynamics is that of the function g(u) = l(H^{1/2} u).
     If l is mu-strongly convex, g is mu lambda_min-strongly convex: gradient flow has exponent 2 mu
     lambda_min, and V of (A.6) certifies sqrt(mu lambda_min) for the heavy ball at b = 2 sqrt(mu

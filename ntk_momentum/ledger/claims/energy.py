@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 
 from ...method import HeavyBall
 from ...theory import bounds
 from ...theory.lyapunov import heavy_ball_energy, heavy_ball_energy_rate, sharp_energy
-from ..check import Forms, bound, claim, every, identity
+from ..algebra import dot, plus, scaled, symbols, times
+from ..check import Forms, bound, claim, derived, every, identity, within
 from ..drawing import drawing, line, panel, points, theory
 from .modes import frozen, worst_modes
 from .setting import Setting
@@ -19,6 +20,8 @@ from .setting import Setting
     "eq-a.5",
     section="A",
     kind="identity",
+    fault="notation",
+    under="constant kernel",
     note="dL/dDelta = Delta, whereas (A.4) has H Delta = dL^/dDelta: the hat is missing.",
 )
 def eq_a_5(setting: Setting) -> Forms:
@@ -56,6 +59,9 @@ def eq_a_5(setting: Setting) -> Forms:
     "eq-a.6",
     section="A",
     kind="bound",
+    fault="false",
+    under="network",
+    theorem="Lemma 2",
     note="""Between crossings H is constant and V' <= -alpha V if H >= alpha^2. Across a crossing H
     jumps: V is multiplied by at most rho = max(1, lambda_max(H_-^{-1} H_+)), and the impulse J adds
     at most |J|/sqrt 2 to sqrt V. So V is not decreasing along the training dynamics, but sqrt V_+
@@ -128,41 +134,42 @@ def eq_a_6(setting: Setting) -> Forms:
     "eq-a.7",
     section="A",
     kind="identity",
+    under="constant kernel",
+    theorem="Lemma 2",
     note="""The chain rule, with the term of H' kept, is right where H is differentiable. For
     constant H, completing squares: V' + alpha V = -(alpha/2) Delta.(H - alpha^2) Delta - (alpha/2)
     |Delta'|^2. Better: V# = Delta.(H - mu) Delta/2 + |sqrt(mu) Delta + Delta'|^2/2 has V#' = -2
     sqrt(mu) V# exactly at b = 2 sqrt(mu).""",
 )
 def eq_a_7(setting: Setting) -> Forms:
-    rng, n = np.random.default_rng(6), 5
-    A, B = rng.standard_normal((2, n, n))
-    A, B = A @ A.T + np.eye(n), B + B.T
-    D, V = rng.standard_normal((2, n))
+    # Every monomial of the identities joins at most two samples, so n = 2 decides all n.
+    x, y, p, q, h11, h12, h22, g11, g12, g22, s = symbols("x y p q h11 h12 h22 g11 g12 g22 s")
+    D, V, H = (x, y), (p, q), ((h11, h12), (h12, h22))
+    moving = dict(zip(("h11", "h12", "h22"), (g11, g12, g22), strict=True))  # H' = G
+    G = ((g11, g12), (g12, g22))
+    acceleration = plus(scaled(-2 * s, V), scaled(-1, times(H, D)))  # alpha = s, b = 2 s
+    field = dict(zip("xypq", (*V, *acceleration), strict=True))
+    u = plus(scaled(s, D), V)
+    half = Fraction(1, 2)
+    energy = half * dot(D, times(H, D)) + half * dot(u, u)
+    chain = (
+        dot(V, times(H, D)) + half * dot(D, times(G, D)) + dot(plus(scaled(s, V), acceleration), u)
+    )
+    squares = (
+        -s * energy - half * s * (dot(D, times(H, D)) - s**2 * dot(D, D)) - half * s * dot(V, V)
+    )
+    sharp = energy - half * s**2 * dot(D, D)
+    rng, n = setting.rng(6), 5
+    A = rng.standard_normal((n, n))
+    A = A @ A.T + np.eye(n)
+    start, speed = rng.standard_normal((2, n))
     mu = float(np.linalg.eigvalsh(A)[0])
     alpha = np.sqrt(mu)
-    acceleration = -2 * alpha * V - A @ D
-
-    def along(
-        energy: Callable, s: float
-    ) -> float:  # the Taylor path through (D, V), and H(t) = A + s B
-        return energy(D + s * V + s**2 / 2 * acceleration, V + s * acceleration, s)
-
-    def derivative(energy: Callable, step: float = 1e-5) -> float:
-        return (along(energy, step) - along(energy, -step)) / (2 * step)
-
-    moving = derivative(lambda d, v, s: heavy_ball_energy(d, v, A + s * B, alpha))
-    chain = V @ A @ D + 0.5 * D @ B @ D + (alpha * V + acceleration) @ (alpha * D + V)
-    still = derivative(lambda d, v, s: heavy_ball_energy(d, v, A, alpha))
-    squares = (
-        -alpha * heavy_ball_energy(D, V, A, alpha)
-        - alpha / 2 * D @ (A - mu * np.eye(n)) @ D
-        - alpha / 2 * V @ V
+    written = -alpha * heavy_ball_energy(start, speed, A, alpha) - alpha / 2 * (
+        start @ (A - mu * np.eye(n)) @ start + speed @ speed
     )
-    closed = heavy_ball_energy_rate(D, V, A, alpha)
-    sharp = derivative(lambda d, v, s: sharp_energy(d, v, A, mu)) + 2 * alpha * sharp_energy(
-        D, V, A, mu
-    )
-    instance = "random H(t) = A + tB in R^{5x5}, random Delta, Delta', central differences"
+    program = abs(written - heavy_ball_energy_rate(start, speed, A, alpha))
+    instance = "two samples, polynomials in Delta, Delta', H, H' and alpha"
     ts = np.linspace(0, 8 / alpha, 200)
     modes = frozen(HeavyBall(2 * alpha), mu * np.array([1.2, 2.0, 9.0]), 1.0, ts)
     K = np.diag(mu * np.array([1.2, 2.0, 9.0]))
@@ -174,22 +181,26 @@ def eq_a_7(setting: Setting) -> Forms:
         [sharp_energy(d, v, K, mu) for d, v in zip(modes.residual, modes.velocity, strict=True)]
     )
     return (
-        identity(
-            (
-                "V' = Delta'.H Delta + Delta.H' Delta/2 + <alpha Delta' + Delta'', alpha "
-                "Delta + Delta'>"
-            ),
+        derived(
+            "V' = Delta'.H Delta + Delta.H' Delta/2 + <alpha Delta' + Delta'', alpha "
+            "Delta + Delta'>",
             instance,
-            abs(moving - chain),
-            1e-6,
+            {"chain rule": energy.along({**field, **moving}) == chain},
         ),
-        identity(
+        derived(
             "constant H: V' + alpha V = -(alpha/2) Delta.(H - alpha^2) Delta - (alpha/2)|Delta'|^2",
             instance,
-            max(abs(still - squares), abs(still - closed)),
-            1e-6,
+            {"squares": energy.along(field) == squares, "the program's": program < 1e-9},
         ),
-        identity("constant H, b = 2 sqrt(mu): V#' = -2 sqrt(mu) V#", instance, abs(sharp), 1e-6),
+        derived(
+            "constant H, b = 2 sqrt(mu): V#' = -2 sqrt(mu) V#",
+            instance,
+            {
+                "exactly": sharp.along(field) == -2 * s * sharp,
+                "along three modes, by the program": np.ptp(better * np.exp(2 * alpha * ts))
+                < 1e-9 * better[0],
+            },
+        ),
         drawing(
             (
                 "Constant H, b = 2 sqrt(mu), three modes: V falls at least like "
@@ -209,9 +220,66 @@ def eq_a_7(setting: Setting) -> Forms:
 
 
 @claim(
+    "remark-total-energy",
+    section="A",
+    kind="identity",
+    fault="false",
+    under="network",
+    note="""The total energy of w'' + b w' + grad L = 0 is E = L + |w'|^2/2, with E' = -b |w'|^2. V
+    is another function: it has another unit, and their quotient varies along a run. L, w and w' are
+    continuous where a neuron crosses its kink, so E falls through crossings too, where V may rise
+    (A.6); but E alone gives no rate, since |w'| vanishes at every turning point.""",
+)
+def remark_total_energy(setting: Setting) -> Forms:
+    runs = [run for group in setting.crossings.values() for run in group]
+    spread, rise, balance = np.inf, 0.0, 0.0
+    for run in runs:
+        E = run.loss + run.kinetic
+        early = run.loss > 1e-2 * run.loss[0]
+        quotient = (run.energy / E)[early]
+        spread = min(spread, float(quotient.max() / quotient.min()))
+        rise = max(rise, float(np.max(np.diff(E)) / E[0]))
+        power = 2 * run.kinetic
+        lost = run.friction * np.sum((power[1:] + power[:-1]) / 2 * np.diff(run.times))
+        balance = max(balance, abs(float((E[0] - E[-1] - lost) / E[0])))
+    run = setting.crossings[setting.wide][0]
+    return (
+        within(
+            "V represents the total energy L + |w'|^2/2: their quotient is constant",
+            setting.on_crossings,
+            spread,
+            1.0,
+            1.01,
+            quotient_varies_at_least_by=spread,
+        ),
+        every(
+            "E = L + |w'|^2/2 has E' = -b |w'|^2, through crossings too",
+            setting.on_crossings,
+            {"E never rises": rise < 1e-12, "E(0) - E(t) = b int |w'|^2": balance < 1e-3},
+            1e-3,
+            largest_rise=rise,
+            balance=balance,
+        ),
+        drawing(
+            "V of (A.6) and the total energy along a network, each over its start.",
+            panel(
+                "t",
+                "energy / start",
+                line(run.times, run.energy / run.energy[0], "V"),
+                line(run.times, (run.loss + run.kinetic) / run.loss[0], "L + |w'|^2/2"),
+                log="y",
+            ),
+        ),
+    )
+
+
+@claim(
     "eq-a.8",
     section="A",
     kind="bound",
+    fault="constant",
+    under="constant kernel",
+    theorem="Theorem 1",
     note="""V(0) = L^(0) + (alpha^2/2)|Delta(0)|^2 (not alpha^2/4), and lambda_min(H(0)) >= alpha^2
     (not alpha) gives V(0) <= 2 L^(0): a factor 2 is lost in (A.8). With H = alpha^2 the ratio
     L^(t)/(e^{-alpha t} L^(0)) is (1 + s)^2 e^{-s}, s = alpha t, 4/e at s = 1.""",

@@ -1,11 +1,14 @@
 """Reading measurements: slopes with their intervals, growth as lambda0 -> 0, the times at which a
-hypothesis has held."""
+hypothesis has held, the width at which an event becomes rare."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+
+APART = 0.25
+"""Powers of m in this subject are multiples of 1/4: another theory's slope is this far at least."""
 
 
 def slope(x: Any, y: Any) -> tuple[float, float]:
@@ -18,9 +21,9 @@ def slope(x: Any, y: Any) -> tuple[float, float]:
 
 
 def agrees(measured: tuple[float, float], expected: float) -> bool:
-    """Whether a slope with its half width is compatible with the expected one, up to 0.15 for
-    finite widths."""
-    return abs(measured[0] - expected) <= 0.15 + measured[1]
+    """Whether the 95% interval of a slope excludes every power of m but the expected one: it lies
+    within `APART` of it."""
+    return abs(measured[0] - expected) + measured[1] < APART
 
 
 def growth(needed: dict[str, float]) -> float:
@@ -34,3 +37,15 @@ def while_bounded(run: Any, floor: float) -> slice:
     that hypothesis speaks."""
     low = np.flatnonzero(np.asarray(run.lambda_min) < floor)
     return slice(0, int(low[0]) if low.size else None)
+
+
+def brackets(failures: dict[str, int], trials: int, delta: float) -> bool:
+    """Whether the exact 95% intervals of the failure probability lie above delta at "half" of a
+    width and below it at "twice" the width: it is right to a factor 2."""
+    import scipy.stats
+
+    half, twice = (
+        scipy.stats.binomtest(int(failures[name]), trials).proportion_ci(method="exact")
+        for name in ("half", "twice")
+    )
+    return bool(half.low > delta > twice.high)

@@ -43,6 +43,8 @@ def eq_2_6(setting: Setting) -> Forms:
     "pseudo-loss",
     section="2",
     kind="identity",
+    fault="notation",
+    under="constant kernel",
     note="""dL^/dDelta = H Delta with H held fixed, and L^ is lambda_min(H)-strongly convex in
     Delta. The text's "matrix ODE (2.2)" must read (2.5): the unknown of (2.2) is W, of shape (m,
     p), on which an n x n matrix H does not act, and W does not tend to 0.""",
@@ -100,7 +102,7 @@ def pseudo_loss(setting: Setting) -> Forms:
 )
 def fact_2_1(setting: Setting) -> Forms:
     rng, K, X = (
-        np.random.default_rng(0),
+        setting.rng(0),
         setting.points_kernel,
         np.asarray(setting.points.X).reshape(setting.points.n, -1),
     )
@@ -151,7 +153,7 @@ def fact_2_2(setting: Setting) -> Forms:
     X = setting.X
     gram = np.clip(X @ X.T, -1, 1)
     error = float(np.abs((0.5 - np.arccos(gram) / (2 * np.pi)) * gram - setting.kernel).max())
-    rng = np.random.default_rng(1)
+    rng = setting.rng(1)
 
     def smallest(Z: np.ndarray) -> float:
         return float(np.linalg.eigvalsh(infinite_kernel(Z))[0])

@@ -52,6 +52,34 @@ def linear_runs() -> dict[str, tuple[np.ndarray, ...]]:
     return runs
 
 
+def one_sample(
+    friction: Callable[[float], float], until: float, d: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """(times, |w_r(t) - w_r(0)| of the neurons that move) for one unit input and 20 neurons, half
+    of them active: H = 1/2, Delta = 1 at rest, solved in the weights, one number a neuron.
+
+    d: of a friction d/t, for its regular start w''(0) = -force/(1 + d).
+    """
+    J = np.repeat([1.0, -1.0, 0.0], [5, 5, 10]) / np.sqrt(20)
+
+    def field(t: float, s: np.ndarray) -> np.ndarray:
+        u, v = np.split(s, 2)
+        force = J * (1.0 + J @ u)
+        drag = d / (1 + d) * force if t == 0.0 and d else -friction(t) * v
+        return np.concatenate([v, drag - force])
+
+    run = scipy.integrate.solve_ivp(
+        field,
+        (0, until),
+        np.zeros(40),
+        rtol=1e-9,
+        atol=1e-12,
+        method="DOP853",
+        t_eval=np.linspace(0, until, 2001),
+    )
+    return run.t, np.abs(run.y[0])
+
+
 def displacement_identity() -> tuple[float, float]:
     """(error of w(t) - w(0) = J^T H^{-1} (Delta(t) - D0), largest |w_r(t) - w_r(0)| over its bound
     with |J_r| for sqrt(n/m))."""

@@ -36,7 +36,7 @@ class Effort:
 
 
 EFFORTS = {
-    "smoke": Effort(20, 6, (128, 256, 512, 1024), 4, 200),
+    "smoke": Effort(20, 6, (128, 256, 512, 1024, 2048), 4, 200),
     "full": Effort(50, 8, (128, 256, 512, 1024, 2048, 4096), 6, 1000),
 }
 
@@ -45,7 +45,12 @@ class Setting:
     """The data and the shared computations of one run of the ledger; everything is computed when
     first asked for."""
 
-    def __init__(self, size: Literal["smoke", "full"] = "smoke", data: Dataset | None = None):
+    def __init__(
+        self,
+        size: Literal["smoke", "full"] = "smoke",
+        data: Dataset | None = None,
+        seed: int = 0,
+    ):
         if size not in EFFORTS:
             raise unknown_name("size", size, EFFORTS)
         if data is not None and (not data.unit or data.y.ndim != 1 or data.n < 2):
@@ -59,8 +64,19 @@ class Setting:
             )
         if data is not None:  # unit to double precision, whatever the dtype they came in
             data = Dataset(normalize(data.X), np.asarray(data.y, np.float64), name=data.name)
-        self.size, self.sizes, self._given = size, EFFORTS[size], data
+        self.size, self.sizes, self._given, self.seed = size, EFFORTS[size], data, seed
         self._networks: dict[tuple[int, int, bool], TwoLayerNet] = {}
+        self._kept: dict[str, Any] = {}
+
+    def rng(self, stream: int) -> np.random.Generator:
+        """Random numbers of one claim; every claim has a stream of its own."""
+        return np.random.default_rng([self.seed, stream])
+
+    def once(self, name: str, compute: Callable[[], Any]) -> Any:
+        """What claims share: computed by the first that asks."""
+        if name not in self._kept:
+            self._kept[name] = compute()
+        return self._kept[name]
 
     # Data and kernels.
 
@@ -127,7 +143,7 @@ class Setting:
         """The paper's initialisation, or with f = 0; drawn once."""
         named = (width, seed, antisymmetric)
         if named not in self._networks:
-            key, p = jax.random.key(seed), self.points.input_size
+            key, p = jax.random.key(1000 * self.seed + seed), self.points.input_size
             self._networks[named] = init_two_layer(
                 width, p, key=key, antisymmetric=antisymmetric, dtype=jnp.float64
             )
@@ -156,7 +172,7 @@ class Setting:
     def initial_distances(self) -> tuple[np.ndarray, np.ndarray]:
         """(widths, ||H(0) - H_inf||_2) over many independent draws of the paper's
         initialisation."""
-        rng, X = np.random.default_rng(7), np.asarray(self.points.X).reshape(self.points.n, -1)
+        rng, X = self.rng(7), np.asarray(self.points.X).reshape(self.points.n, -1)
         gram, distances = X @ X.T, []
         values, vectors = np.linalg.eigh(gram)
         root = vectors * np.sqrt(

@@ -17,6 +17,8 @@ from .setting import Setting
     "remark-lipschitz",
     section="3",
     kind="bound",
+    under="constant kernel",
+    theorem="Theorem 1",
     note="""For every mode lambda >= alpha^2, |phi| <= (1 + alpha t) e^{-alpha t}: no smoothness
     constant enters. Nor does it for any other b > 0: r(b) depends on lambda_min alone, so a
     Lipschitz gradient is not needed there either.""",
@@ -76,6 +78,8 @@ def remark_lipschitz(setting: Setting) -> Forms:
     "remark-zero-velocity",
     section="3",
     kind="bound",
+    fault="false",
+    under="constant kernel",
     note="""Start at Delta(0) = 0 with Delta'(0) = 1: L^(0) = 0, so every bound by L^(0) says Delta
     = 0 for ever, while Delta moves. With a velocity, V(0) = L^(0) + |alpha Delta(0) +
     Delta'(0)|^2/2 must stand on the right: L <= (2/lambda0) e^{-alpha t} V(0).""",
@@ -134,6 +138,9 @@ def remark_zero_velocity(setting: Setting) -> Forms:
     "thm-2",
     section="3",
     kind="bound",
+    fault="proof gap",
+    under="network, impulses apart",
+    theorem="Theorem 3",
     experiment="three_flows",
     note="""V' = -alpha V - (alpha/2) Delta.(H - alpha^2) Delta - (alpha/2)|Delta'|^2 for constant H
     >= alpha^2 = lambda0/2, and V(0) = L^(0) + alpha^2 L(0) <= 2 L^(0), L <= (2/lambda0) L^: L <=
@@ -261,6 +268,9 @@ def thm_2(setting: Setting) -> Forms:
     "eq-3.4",
     section="3",
     kind="bound",
+    fault="constant",
+    under="constant kernel",
+    theorem="Theorem 1",
     experiment="three_flows",
     note="""Delta.H Delta = 2 L^, so the displayed equality is off by two. At t = 0 the second form
     demands L(0) <= L^(0), while L(0)/L^(0) reaches 1/lambda_min. By hand, n = 1, H = 1/2, b = 1:
