@@ -31,6 +31,7 @@ from ..method import (
     restarted_nesterov,
 )
 from ..numerics import Numerics
+from ..theory import bounds
 
 CUTS = 24
 """Candidates for the eigenvalue from which on a method is tuned, evenly spaced in its logarithm.
@@ -96,6 +97,18 @@ class Advice:
         return self.methods[name]
 
     @property
+    def safe_friction(self) -> float:
+        """b = sqrt(lambda_min + (1 + margin) lambda_max): at it the heavy ball's flow decays under
+        every motion of the kernel between the two, whatever its drift
+        (`nm.theory.bounds.safe_friction`)."""
+        return float(bounds.safe_friction(self.lambda_min, (1 + self.margin) * self.lambda_max))
+
+    @property
+    def safe_rate(self) -> float:
+        """The exponent of L that is certain then: 2 lambda_min/`safe_friction`."""
+        return float(bounds.safe_rate(self.lambda_min, (1 + self.margin) * self.lambda_max))
+
+    @property
     def best(self) -> Recommendation:
         """The method with the fewest predicted steps; the first of those that tie."""
         return min(self.methods.values(), key=lambda r: (r.steps, r.rate))
@@ -136,7 +149,12 @@ class Advice:
             f"lambda_min = {self.lambda_min:.4g}, lambda_max = {self.lambda_max:.4g}, "
             f"kappa = {kappa:.4g}, margin {self.margin:g}"
         )
-        return "\n".join([first, *lines])
+        safe = (
+            f"heavy ball that decays however the kernel moves between lambda_min and (1 + margin) "
+            f"lambda_max: friction b = {self.safe_friction:.4g}, L at least like "
+            f"e^(-{self.safe_rate:.3g} t)"
+        )
+        return "\n".join([first, *lines, safe])
 
 
 def _show(value: float | int | None) -> str:

@@ -11,6 +11,7 @@ import ntk_momentum as nm
 from ntk_momentum import cli
 from ntk_momentum.judge.advice import METHODS, _count, advise, check_advice, modes_of, steps_to
 from ntk_momentum.method import heavy_ball, nesterov, restarted_nesterov, spectral_radius
+from ntk_momentum.theory import switching
 
 DATA = nm.sphere(10, 10, key=jax.random.key(0))
 H = nm.infinite_ntk(DATA.X)
@@ -213,3 +214,42 @@ def test_the_command_takes_a_users_model(tmp_path, capsys):
     )
     assert cli.main([*words, f"{file}:pair"]) == 2
     assert "must agree" in capsys.readouterr().err
+
+
+def test_the_safe_friction_decays_where_the_kernel_turns_against_the_flow():
+    """At the friction that is best for a kernel at rest the same motion grows."""
+    advice = nm.advise(jnp.diag(jnp.array([1.0, 20.0])), jnp.ones(2), margin=0.0)
+    center, radius = 10.5, 9.5
+    exponents = [
+        switching.measured_exponent(b, *switching.worst_kernel(b, center, radius), 5.0)
+        for b in (advice.safe_friction, 2.0)
+    ]
+    assert exponents[0] == pytest.approx(advice.safe_rate, rel=1e-6) and exponents[1] < 0
+    assert f"friction b = {advice.safe_friction:.4g}" in str(advice).splitlines()[-1]
+
+
+def test_nesterov_is_stable_below_its_limit_and_not_above():
+    """Its momentum tends to 1, where the recursion of one mode is stable iff eta lambda < 4/3."""
+    advice = nm.advise(jnp.diag(jnp.array([1.0, 20.0])), jnp.ones(2))
+    limit = advice["nesterov"].eta_limit
+    for share, stable in ((0.98, True), (1.02, False)):
+        z, last, largest = 1.0, 1.0, 0.0
+        for k in range(4000):
+            ahead = z + k / (k + 3) * (z - last)
+            z, last = ahead * (1 - share * limit * 20.0), z
+            largest = max(largest, abs(z))
+        assert (largest < 10) == stable
+
+
+def test_the_null_space_s_share_of_the_loss_stays():
+    """The number of steps is that of the loop, with what is never learnt in loss and goal."""
+    eigenvalues, size = np.array([0.0, 0.5, 1.0]), np.array([0.4, 1.0, 1.0])
+    method = heavy_ball(0.5, 0.3)
+    total = np.sum(size**2)
+    for target in (0.08, 0.2):
+        z, last, below = size.copy(), size.copy(), []
+        for _ in range(200):
+            below.append(np.sum(z**2) <= target * total)
+            z, last = z - 0.5 * eigenvalues * z + 0.3 * (z - last), z
+        expected = 1 + max(k for k, fine in enumerate(below) if not fine)
+        assert steps_to(method, eigenvalues, size, target) == expected
