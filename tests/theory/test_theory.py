@@ -239,3 +239,26 @@ def test_two_close_inputs_have_the_smallest_eigenvalue_of_the_exact_law():
         )
         draws = pair_lambda_min(theta, 1e9, 50, np.random.default_rng(0))
         np.testing.assert_allclose(draws, pair_eigenvalues(theta)[0], rtol=0.05)
+
+
+def test_widths_are_those_of_their_proofs():
+    """At each the tail bound of its proof is delta, solved here the other way round."""
+    n, delta, lam0, gram = 5, 0.1, 0.2, 3.0
+    m = bounds.lemma_4_width(n, delta, lam0)
+    # Hoeffding, n^2 entries, each off by lambda0/(4n) at most
+    assert 2 * n**2 * np.exp(-2 * m * (lam0 / (4 * n)) ** 2) == pytest.approx(delta)
+    m = bounds.chernoff_width(n, delta, lam0, gram)
+    # P(lambda_min <= (1 - t) lambda0) <= n exp(-t^2 m lambda0/(2 ||X||^2)) at t = 1/4
+    assert n * np.exp(-m * lam0 / (4**2 * 2 * gram)) == pytest.approx(delta)
+    R = bounds.lemma_5_radius(n, delta, lam0)
+    # Markov: E sum_ij |H_ij - H_ij(0)| <= 4 n^2 R/sqrt(2 pi), against delta lambda0/4
+    assert 4 * n**2 * R / np.sqrt(2 * np.pi) == pytest.approx(delta * lam0 / 4)
+
+
+def test_the_total_energy_is_lost_to_friction(run):
+    """E = L + |w'|^2/2 falls by b |w'|^2, through the crossings; and starts as L."""
+    _, exact = run
+    E, power = exact.loss + exact.kinetic, 2 * 0.7 * exact.kinetic
+    lost = np.concatenate([[0.0], np.cumsum((power[1:] + power[:-1]) / 2 * np.diff(exact.times))])
+    assert E[0] == exact.loss[0] and np.all(np.diff(E) <= 1e-14)
+    np.testing.assert_allclose(E + lost, E[0], rtol=1e-3)
