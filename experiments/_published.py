@@ -16,19 +16,23 @@ from jaxtyping import Array, Float, Key
 from ntk_momentum.data import Dataset, load_digits, load_mnist
 from ntk_momentum.dynamics.prediction import predict
 from ntk_momentum.dynamics.training import train
-from ntk_momentum.errors import require, unknown_name
+from ntk_momentum.errors import InputError, require, unknown_name
 from ntk_momentum.kernel import empirical_ntk
 from ntk_momentum.method import AbstractOptimizer, spectral_radius
 from ntk_momentum.network.two_layer import TwoLayerNet
+from ntk_momentum.words import data_word
 
 
-def images(n: int, folder: str = "") -> Dataset:
+def images(n: int, data: str = "digits") -> Dataset:
     """n images in [0, 1] with a constant coordinate behind them as the bias, the digit 0..9 as
-    target; MNIST if its folder is given."""
-    if folder:
-        plain = load_mnist(folder, n, target="digit", unit=False)
-    else:
+    target; of "mnist:FOLDER" the first n, as the authors take them."""
+    word = data_word(data)
+    if word.kind == "mnist":
+        plain = load_mnist(word.path, n, target="digit", unit=False)
+    elif word.kind == "digits":
         plain = load_digits(n, key=jax.random.key(0), target="digit", unit=False)
+    else:
+        raise InputError(f"the published figures are of digits or mnist:FOLDER, got {data!r}.")
     return Dataset(np.hstack([np.asarray(plain.X), np.ones((n, 1))]), plain.y, name=plain.name)
 
 
@@ -72,9 +76,9 @@ def measured(
     steps: int,
     every: int,
     trainable: str = "all",
-) -> np.ndarray:
-    """The MSE at steps 0, every, 2 every, ... of full-batch training of all weights (or of those
-    named)."""
+) -> tuple[np.ndarray, float]:
+    """(the MSE at steps 0, every, 2 every, ... of full-batch training of all weights, or of those
+    named; `sharpness` of the kernel at the end)."""
     run = train(
         net,
         data,
@@ -85,7 +89,7 @@ def measured(
         trainable=trainable,
         readouts=("loss",),
     )
-    return np.asarray(run.loss)
+    return np.asarray(run.loss), sharpness(run.model, data, trainable)
 
 
 def predicted(
@@ -97,24 +101,29 @@ def predicted(
     kernel: Any = None,
 ) -> np.ndarray:
     """The MSE that the kernel at initialisation predicts at these step counts; nothing is
-    fitted."""
+    fitted. Above the limit of stability it grows without bound: NaN from where it has left `FRAME`
+    times its start, where no figure follows it."""
     kernel = empirical_ntk(net, data.X, trainable=trainable) if kernel is None else kernel
     scaled = eqx.tree_at(lambda method: method.eta, optimizer, 2 * optimizer.eta / data.n)
-    return (
-        2
-        / data.n
-        * np.asarray(predict(kernel, jax.vmap(net)(data.X) - data.y, scaled, counts).loss)
-    )
+    start = jax.vmap(net)(data.X) - data.y
+    return ended(2 / data.n * np.asarray(predict(kernel, start, scaled, counts).loss))
+
+
+FRAME = 100.0
+
+
+def ended(curve: np.ndarray) -> np.ndarray:
+    """A curve, NaN from where it first exceeds `FRAME` times its start or is no number."""
+    inside = curve <= FRAME * curve[0]
+    return np.where(np.logical_and.accumulate(inside), curve, np.nan)
 
 
 def sharpness(net: TwoLayerNet, data: Dataset, trainable: str = "all") -> float:
     """2 lambda_max(H(0)) / n, the largest eigenvalue as a step on the MSE meets it: gradient
     descent is stable below 2/eta."""
-    return (
-        2
-        / data.n
-        * float(np.linalg.eigvalsh(np.asarray(empirical_ntk(net, data.X, trainable=trainable)))[-1])
-    )
+    kernel = np.asarray(empirical_ntk(net, data.X, trainable=trainable))
+    finite = np.isfinite(kernel).all()  # not of a network that has diverged
+    return 2 / data.n * float(np.linalg.eigvalsh(kernel)[-1]) if finite else np.nan
 
 
 @dataclass(frozen=True)
@@ -129,7 +138,7 @@ class Epochs:
     steps: int = 1500
     every: int = 5
     seeds: int = 2
-    mnist: str = ""  # the folder with MNIST's files; else scikit-learn's digits
+    data: str = "digits"  # or mnist:FOLDER, as the authors have it
 
 
 EPOCHS: dict[str, dict[str, Any]] = {
@@ -149,8 +158,9 @@ class Widths:
     seeds: int = 2
     epoch: int = 100
     eta: float = 4e-4
-    eta_paper: float = 0.05  # of the paper's parametrisation, whose kernel does not grow with m
-    mnist: str = ""  # the folder with MNIST's files; else scikit-learn's digits
+    # of the paper's parametrisation, whose kernel does not grow with m; 0: n / (2 lambda_max)
+    eta_paper: float = 0.0
+    data: str = "digits"  # or mnist:FOLDER, as the authors have it
 
 
 WIDTHS: dict[str, dict[str, Any]] = {
@@ -169,23 +179,32 @@ def against_epoch(
     kernel, as an xarray.Dataset.
 
     methods: from a step on the MSE to optimizers by name. x: eta times the eigenvalues of the first
-    seed's initial kernel, as a step on the MSE meets them.
+    seed's initial kernel, as a step on the MSE meets them. top: eta times `sharpness`, of the
+    initial kernel and of that at the end.
     """
-    data, counts = images(config.n, config.mnist), np.arange(0, config.steps + 1, config.every)
+    data, counts = images(config.n, config.data), np.arange(0, config.steps + 1, config.every)
+    keep = getattr(progress, "keep", lambda name, compute: compute())
     names = list(methods(config.eta))
     mse = np.empty((len(SCALINGS), 2, len(names), config.seeds, counts.size))
-    x, top = np.empty((len(SCALINGS), data.n)), 0.0
+    x, level = np.empty((len(SCALINGS), data.n)), 0.0
+    top = np.empty((len(SCALINGS), len(names), config.seeds, 2))
     for k in range(config.seeds):
         for i, (scaling, trainable) in enumerate(SCALINGS.items()):
             net = network(config.width, data.input_size, key=jax.random.key(k), scheme=scaling)
             kernel = empirical_ntk(net, data.X, trainable=trainable)
             eigenvalues = 2 / data.n * np.linalg.eigvalsh(np.asarray(kernel))
             if scaling == "authors":
-                top = config.eta * eigenvalues[-1]
-            eta = top / eigenvalues[-1]
+                level = config.eta * eigenvalues[-1]
+            eta = level / eigenvalues[-1]
             x[i] = eta * eigenvalues if k == 0 else x[i]
-            for j, method in enumerate(methods(eta).values()):
-                mse[i, 0, j, k] = measured(net, data, method, config.steps, config.every, trainable)
+            for j, (name, method) in enumerate(methods(eta).items()):
+
+                def one(net=net, method=method, trainable=trainable):
+                    curve, end = measured(net, data, method, config.steps, config.every, trainable)
+                    return [*curve, end]
+
+                *mse[i, 0, j, k], end = keep(f"{scaling} {name} {k}", one)
+                top[i, j, k] = level, eta * end
                 mse[i, 1, j, k] = predicted(net, data, method, counts, trainable, kernel)
                 progress(j + 1 + len(names) * (i + len(SCALINGS) * k), mse[:, 0, :, :, 0].size)
     coords = {
@@ -193,10 +212,12 @@ def against_epoch(
         "curve": ["run", "prediction"],
         "algorithm": names,
         "epoch": counts,
+        "moment": ["start", "end"],
     }
     variables = {
         "mse": (("scaling", "curve", "algorithm", "seed", "epoch"), mse),
         "x": (("scaling", "mode"), x),
+        "top": (("scaling", "algorithm", "seed", "moment"), top),
     }
     return require("xarray", "experiments").Dataset(
         variables, coords=coords, attrs={"data": data.name, "width": config.width}
@@ -205,18 +226,48 @@ def against_epoch(
 
 def local_slope(x: Any, y: Any, reach: float) -> tuple[np.ndarray, np.ndarray]:
     """(x, dy/dx) by lines through the points within `reach` of 24 places; oscillations shorter than
-    that average out."""
+    that average out. NaN where the curve has ended."""
     x, y = np.asarray(x, float), np.asarray(y, float)
     places = np.linspace(x[0] + reach, x[-1] - reach, 24)
+    near = np.abs(x - places[:, None]) <= reach
+    whole = [these.sum() > 2 and np.isfinite(y[these]).all() for these in near]
     return places, np.array(
-        [np.polyfit(x[near], y[near], 1)[0] for near in np.abs(x - places[:, None]) <= reach]
+        [
+            np.polyfit(x[these], y[these], 1)[0] if good else np.nan
+            for these, good in zip(near, whole, strict=True)
+        ]
     )
+
+
+def said(value: float) -> str:
+    """A slope, or that there is none."""
+    return f"{value:.2f}" if np.isfinite(value) else "diverges"
+
+
+def against_limit(ds: Any, limits: Iterable[float]) -> dict[str, str]:
+    """The largest eigenvalue of the kernel, in units of the step, at the start and at the end of
+    each run, and the limit of stability: above it the initial kernel's prediction diverges."""
+    middle, limits = ds.top.median("seed"), list(limits)
+    return {
+        f"2 eta lambda_max / n, start and end (limit), {name}, scaling: {scaling}": (
+            f"{float(start):.2f}, {said(float(end))} ({limit:.2f})"
+        )
+        for scaling in ds.scaling.values
+        for name, limit in zip(ds.algorithm.values, limits, strict=True)
+        for start, end in [middle.sel(scaling=scaling, algorithm=name).values]
+    }
 
 
 def decades(one: Any) -> tuple[np.ndarray, np.ndarray]:
     """(steps, local slope of a loss in decades per 1000 steps)."""
     places, slope = local_slope(one.epoch, np.log10(one), 0.1 * float(one.epoch[-1]))
     return places, 1000 * slope
+
+
+def nesterov_limit(k: int, d: float) -> float:
+    """2 (1 + beta)/(1 + 2 beta) at the momentum beta = (k - 1)/(k + d - 1) of step k."""
+    beta = (k - 1) / (k + d - 1)
+    return 2 * (1 + beta) / (1 + 2 * beta)
 
 
 def companion(ds: Any, scaling: str, methods: Iterable[Any]) -> list[float]:
@@ -239,7 +290,7 @@ def end_slopes(ds: Any, methods: Iterable[Any]) -> dict[str, str]:
                 f"decades per 1000 steps at the end, {name}, scaling: {scaling}; run / "
                 "prediction / companion matrix"
             )
-            lines[key] = f"{run:.2f} / {prediction:.2f} / {limit:.2f}"
+            lines[key] = f"{said(run)} / {said(prediction)} / {limit:.2f}"
     return lines
 
 
@@ -254,6 +305,7 @@ def against_width(
     the network's own kernel, at every second width. config: has widths, seeds, epoch and eta.
     """
     widths, seeds = config.widths, range(config.seeds)
+    keep = getattr(progress, "keep", lambda name, compute: compute())
     lazy = widths[::-2][::-1]
     mse = np.empty((len(methods), len(widths), len(seeds)))
     stiffness, ratio = np.empty(mse.shape[1:]), np.empty((len(lazy), len(seeds)))
@@ -262,13 +314,24 @@ def against_width(
             net = network(width, data.input_size, key=jax.random.key(k))
             stiffness[j, k] = config.eta * sharpness(net, data)
             for i, method in enumerate(methods.values()):
-                mse[i, j, k] = measured(net, data, method, config.epoch, config.epoch)[-1]
+                mse[i, j, k] = keep(
+                    f"{list(methods)[i]} {width} {k}",
+                    lambda net=net, method=method: measured(
+                        net, data, method, config.epoch, config.epoch
+                    )[0][-1],
+                )
             if width in lazy:
                 wide = network(width, data.input_size, key=jax.random.key(k), scheme="paper")
-                run = measured(wide, data, plain, config.epoch, config.epoch, "hidden")[-1]
-                ratio[lazy.index(width), k] = (
-                    run / predicted(wide, data, plain, np.array([0, config.epoch]), "hidden")[-1]
+                slow = config.eta_paper or 1 / sharpness(wide, data, "hidden")
+                method = eqx.tree_at(lambda method: method.eta, plain, jnp.asarray(slow))
+                run = keep(
+                    f"paper {width} {k}",
+                    lambda wide=wide, method=method: measured(
+                        wide, data, method, config.epoch, config.epoch, "hidden"
+                    )[0][-1],
                 )
+                ends = predicted(wide, data, method, np.array([0, config.epoch]), "hidden")
+                ratio[lazy.index(width), k] = run / ends[-1]
             progress(j * len(seeds) + k + 1, stiffness.size)
     runs = ("width", "seed")
     variables = {
@@ -297,15 +360,17 @@ def best_widths(ds: Any, limits: Iterable[float]) -> dict[str, str]:
     """The headline of a data set of `against_width`: where each curve is lowest and where eta
     lambda_max meets its limit."""
     lowest = {
-        name: int(one.width[np.argmin(one.median("seed").values)])
+        name: int(one.width[np.argmin(np.nan_to_num(one.median("seed").values, nan=np.inf))])
         for name, one in zip(ds.algorithm.values, ds.mse, strict=True)
     }
     meets = [crossing(ds.width, ds.stiffness.median("seed"), limit) for limit in limits]
     best = zip(lowest.items(), meets, strict=True)
-    ratio = ", ".join(f"{v:.3f}" for v in ds.ratio.median("seed").values[[0, -1]])
+    ends = ds.ratio.median("seed", skipna=False).values[[0, -1]]
+    ratio = ", ".join(f"{v:.3f}" if np.isfinite(v) else "prediction diverges" for v in ends)
     return {
         **{
-            f"best width, {name} (eta lambda_max meets the limit at)": f"{width} ({meet:.0f})"
+            f"best width, {name} (eta lambda_max meets the limit at)": f"{width} "
+            + (f"({meet:.0f})" if np.isfinite(meet) else "(outside these widths)")
             for (name, width), meet in best
         },
         "paper's scaling, run / prediction, narrowest and widest": ratio,

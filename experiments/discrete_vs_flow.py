@@ -17,6 +17,7 @@ import numpy as np
 import xarray
 
 import ntk_momentum as nm
+from ntk_momentum.data import open_data
 from ntk_momentum.study import plotting
 from ntk_momentum.theory import bounds
 
@@ -29,6 +30,7 @@ Nesterov."""
 
 @dataclass(frozen=True)
 class Config:
+    data: str = "digits"  # or mnist:FOLDER, sphere, or a file of arrays or a table
     n: int = 50
     flows: tuple[str, ...] = ("gradient_flow", "heavy_ball", "nesterov")
     width: int = 2048
@@ -65,7 +67,7 @@ def methods(config, b):
 
 
 def run(config, progress):
-    data = nm.load_digits(config.n, key=jax.random.key(0))
+    data = open_data(config.data, config.n)
     net = nm.init_two_layer(config.width, data.input_size, key=jax.random.key(0))
     kernel, residual0 = nm.empirical_ntk(net, data.X), jax.vmap(net)(data.X) - data.y
     table = methods(

@@ -15,6 +15,7 @@ import numpy as np
 import xarray
 
 import ntk_momentum as nm
+from ntk_momentum.data import open_data
 from ntk_momentum.dynamics.solver import LazyExponential, RungeKutta
 from ntk_momentum.study import plotting
 from ntk_momentum.theory import bounds
@@ -37,6 +38,7 @@ SOLVERS = {
 
 @dataclass(frozen=True)
 class Config:
+    data: str = "digits"  # or mnist:FOLDER, sphere, or a file of arrays or a table
     n: int = 20
     width: int = 512
     flows: tuple[str, ...] = ("gradient_flow", "heavy_ball", "nesterov")
@@ -61,7 +63,7 @@ SIZES = {
 
 
 def run(config, progress):
-    data = nm.load_digits(config.n, key=jax.random.key(0))
+    data = open_data(config.data, config.n)
     net = nm.init_two_layer(config.width, data.input_size, key=jax.random.key(1))
     lambda0 = np.linalg.eigvalsh(nm.infinite_ntk(data.X))[0]
     b = float(bounds.paper_friction(lambda0))

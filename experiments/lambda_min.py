@@ -8,10 +8,10 @@ trains; a wide one starts at lambda_0 and stays. The kernel is (2.8), evaluated 
 
 from dataclasses import dataclass
 
-import jax
 import numpy as np
 
 import ntk_momentum as nm
+from ntk_momentum.data import open_data
 from ntk_momentum.study import plotting
 from ntk_momentum.theory import bounds
 
@@ -31,6 +31,7 @@ READOUTS = (
 
 @dataclass(frozen=True)
 class Config:
+    data: str = "digits"  # or mnist:FOLDER, sphere, or a file of arrays or a table
     n: int = 50
     widths: tuple[int, ...] = (128, 1024, 8192)
     seeds: int = 3
@@ -47,7 +48,7 @@ SIZES = {
 
 
 def run(config, progress):
-    data = nm.load_digits(config.n, key=jax.random.key(0))
+    data = open_data(config.data, config.n)
     lam0 = float(np.linalg.eigvalsh(nm.infinite_ntk(data.X))[0])
     flow = nm.HeavyBall(float(bounds.paper_friction(lam0)))
     ts = config.horizon / np.sqrt(lam0) * np.linspace(0, 1, config.times)

@@ -12,10 +12,10 @@ moves more of the heavy ball's neurons than the labels do.
 
 from dataclasses import dataclass
 
-import jax
 import numpy as np
 
 import ntk_momentum as nm
+from ntk_momentum.data import open_data
 from ntk_momentum.study import plotting
 from ntk_momentum.theory import bounds
 
@@ -41,6 +41,7 @@ READOUTS = (
 
 @dataclass(frozen=True)
 class Config:
+    data: str = "digits"  # or mnist:FOLDER, sphere, or a file of arrays or a table
     n: int = 50
     flows: tuple[str, ...] = ("gradient_flow", "heavy_ball", "nesterov")
     widths: tuple[int, ...] = (1024, 4096, 16384)
@@ -59,7 +60,7 @@ SIZES = {
 
 
 def run(config, progress):
-    data = nm.load_digits(config.n, key=jax.random.key(0))
+    data = open_data(config.data, config.n)
     lam0 = float(np.linalg.eigvalsh(nm.infinite_ntk(data.X))[0])
     slow = {
         "gradient_flow": 1 / lam0,

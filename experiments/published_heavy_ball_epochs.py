@@ -45,8 +45,8 @@ def methods(ds):
 
 
 def headline(ds):
-    top = {"eta 2 lambda_max / n at initialisation": f"{float(ds.x[0, -1]):.2f}"}
-    return {**top, **published.end_slopes(ds, methods(ds))}
+    limits = map(nm.stability_limit, methods(ds))
+    return published.against_limit(ds, limits) | published.end_slopes(ds, methods(ds))
 
 
 @plotting.house_style

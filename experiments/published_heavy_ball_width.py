@@ -36,9 +36,9 @@ SIZES["full"] = replace(SIZES["full"], widths=tuple(range(2000, 8001, 500)))
 
 def run(config, progress):
     methods = {f"beta = {beta:g}": nm.heavy_ball(config.eta, beta) for beta in config.betas}
-    plain = nm.heavy_ball(config.eta_paper, config.betas[len(config.betas) // 2])
+    plain = nm.heavy_ball(1.0, config.betas[len(config.betas) // 2])
     return published.against_width(
-        published.images(config.n, config.mnist), methods, plain, config, progress
+        published.images(config.n, config.data), methods, plain, config, progress
     )
 
 

@@ -53,7 +53,9 @@ def crossovers(ds, scaling):
 
 
 def headline(ds):
-    lines = {}
+    last = int(ds.epoch[-1])
+    ds_ = [float(name.split()[-1]) for name in ds.algorithm.values[1:]]
+    lines = published.against_limit(ds, [2.0, *(published.nesterov_limit(last, d) for d in ds_)])
     for scaling in ds.scaling.values:
         x = ds.x.sel(scaling=scaling)
         eigenvalues = f"{float(x[0]):.1e}, {float(x.median()):.1e}, {float(x[-1]):.2f}"
@@ -63,7 +65,10 @@ def headline(ds):
                 scaling=scaling, algorithm=name, epoch=slice(int(ds.epoch[-1]) // 10, None)
             )
             slopes = " / ".join(
-                f"{plotting.power_law(one.epoch, one)[0]:.2f}" for one in late.median("seed")
+                published.said(plotting.power_law(one.epoch, one)[0])
+                if one.notnull().all()
+                else "diverges"
+                for one in late.median("seed", skipna=False)
             )
             lines[f"slope over the last decade, {name}, scaling: {scaling}; run / prediction"] = (
                 slopes

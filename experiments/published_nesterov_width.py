@@ -35,19 +35,16 @@ SIZES["full"] = replace(SIZES["full"], widths=tuple(range(1000, 8001, 1000)))
 
 def run(config, progress):
     methods = {f"d = {d:g}": nm.nesterov_torch(config.eta, d) for d in config.ds}
-    plain = nm.nesterov_torch(config.eta_paper, config.ds[len(config.ds) // 2])
+    plain = nm.nesterov_torch(1.0, config.ds[len(config.ds) // 2])
     return published.against_width(
-        published.images(config.n, config.mnist), methods, plain, config, progress
+        published.images(config.n, config.data), methods, plain, config, progress
     )
 
 
 def limits(ds):
     """2 (1 + beta)/(1 + 2 beta) at the last momentum beta."""
-    last = [
-        (ds.attrs["epoch"] - 1) / (ds.attrs["epoch"] - 1 + float(name.split()[-1]))
-        for name in ds.algorithm.values
-    ]
-    return [2 * (1 + beta) / (1 + 2 * beta) for beta in last]
+    epoch = ds.attrs["epoch"]
+    return [published.nesterov_limit(epoch, float(d.split()[-1])) for d in ds.algorithm.values]
 
 
 def headline(ds):

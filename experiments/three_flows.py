@@ -12,10 +12,10 @@ lambda_k^(-d/2) / 2.
 
 from dataclasses import dataclass
 
-import jax
 import numpy as np
 
 import ntk_momentum as nm
+from ntk_momentum.data import open_data
 from ntk_momentum.method.special import kappa
 from ntk_momentum.study import plotting
 from ntk_momentum.theory import bounds
@@ -38,6 +38,7 @@ READOUTS = (
 
 @dataclass(frozen=True)
 class Config:
+    data: str = "digits"  # or mnist:FOLDER, sphere, or a file of arrays or a table
     n: int = 50
     widths: tuple[int, ...] = (128, 1024, 8192)
     seeds: int = 3
@@ -55,7 +56,7 @@ SIZES = {
 
 
 def run(config, progress):
-    data = nm.load_digits(config.n, key=jax.random.key(0))
+    data = open_data(config.data, config.n)
     limit = nm.infinite_ntk(data.X)
     lam0 = float(np.linalg.eigvalsh(limit)[0])
     flows = [

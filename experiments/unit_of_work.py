@@ -29,7 +29,7 @@ high-resolution equations (lines)."""
 
 @dataclass(frozen=True)
 class Config:
-    size: int = 32
+    eigenvalues: int = 32
     kappas: tuple[float, ...] = (10.0, 100.0, 1000.0, 10000.0)
     target: float = 1e-8
     d: float = 3.0
@@ -40,10 +40,13 @@ class Config:
 
 
 SIZES = {
-    "smoke": Config(size=16, kappas=(10.0, 100.0), width=128, digits=()),
+    "smoke": Config(eigenvalues=16, kappas=(10.0, 100.0), width=128, digits=()),
     "default": Config(),
     "full": Config(
-        size=128, kappas=tuple(10.0**k for k in range(1, 7)), width=16384, digits=(6, 20, 60, 200)
+        eigenvalues=128,
+        kappas=tuple(10.0**k for k in range(1, 7)),
+        width=16384,
+        digits=(6, 20, 60, 200),
     ),
 }
 LABELS = {
@@ -79,10 +82,13 @@ def run(config, progress):
     )
     kappas, total = np.empty(len(config.digits)), work.size + at.size
     for j, kappa in enumerate(config.kappas):
-        lam = np.geomspace(1 / kappa, 1, config.size)
+        lam = np.geomspace(1 / kappa, 1, config.eigenvalues)
         for i, name in enumerate(LABELS):
             work[i, j] = steps_to(
-                optimizer(name, lam[0], lam[-1], config.d), lam, np.ones(config.size), config.target
+                optimizer(name, lam[0], lam[-1], config.d),
+                lam,
+                np.ones(config.eigenvalues),
+                config.target,
             )
             progress(j * len(LABELS) + i + 1, total)
     for j, n in enumerate(config.digits):
@@ -103,12 +109,12 @@ def run(config, progress):
             )
             progress(work.size + j * len(LABELS) + i + 1, total)
     mu, counts = 1 / config.flow_kappa, np.arange(config.flow_steps + 1)
-    lam = np.geomspace(mu, 1, config.size)
+    lam = np.geomspace(mu, 1, config.eigenvalues)
     nag = nm.nesterov_strongly_convex(1.0, mu)
     pair = {"nesterov_strongly_convex": nag, "heavy_ball": nm.heavy_ball(1.0, nag.beta)}
     equations = [nm.high_resolution_nesterov(1.0, mu), nm.high_resolution_heavy_ball(1.0, mu)]
     loss = lambda method, ts: np.asarray(
-        nm.predict(np.diag(lam), np.ones(config.size), method, ts).loss
+        nm.predict(np.diag(lam), np.ones(config.eigenvalues), method, ts).loss
     )
     curves = [
         [

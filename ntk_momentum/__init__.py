@@ -79,6 +79,7 @@ _HOMES = {
     "ensembles.training": ("train_ensemble",),
     "dynamics.trajectory": ("Trajectory",),
     "stochastic": ("StochasticPrediction", "critical_step", "predict_stochastic"),
+    "study.outcome": ("run_experiment",),
     "results.checkpoint": ("simulate_checkpointed",),
     "results.reading": ("open_results",),
     "ensembles.ensemble": ("ensemble",),
@@ -164,6 +165,7 @@ if TYPE_CHECKING:
     from .results.checkpoint import simulate_checkpointed
     from .results.reading import open_results
     from .stochastic import StochasticPrediction, critical_step, predict_stochastic
+    from .study.outcome import run_experiment
 
 
 def __getattr__(name: str) -> Any:

@@ -35,7 +35,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from .errors import InputError, require
 
-STORED = ("result", "checkpoint", "sweep")
+STORED = ("result", "checkpoint", "sweep", "piece")
 """Kinds of files that only programs read: begun with the mark, set aside when they are damaged."""
 
 _MARK = re.compile(rb"ntk_momentum ([a-z]+) 1 sha256:([0-9a-f]{64})(?: of:([0-9a-f]+))?")

@@ -14,7 +14,7 @@ import operator
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import tyro
@@ -29,7 +29,7 @@ from .list import List
 from .options import check, command
 from .plot import Plot
 from .reproduce import Reproduce
-from .run import RunOne
+from .run import RunOne, with_options
 from .start import CACHED
 from .sweep import SweepCommand
 from .table import Table
@@ -65,13 +65,12 @@ class Main:
     float32: bool = False
     """Compute in float32 instead of float64."""
     no_cache: bool = False
-    """Keep no compiled programs in the user's cache folder (also: NTK_MOMENTUM_CACHE=off, or a
-    folder to use instead)."""
+    """Keep no compiled programs (NTK_MOMENTUM_CACHE=FOLDER or off says where)."""
     version: bool = False
     """Print the version and leave."""
 
 
-def _offered(brief: bool) -> Any:
+def _offered(known: Mapping[str, type], brief: bool) -> Any:
     """`Main` with its commands, each by its own description, or where brief by one sentence."""
     commands = [
         Annotated[
@@ -80,7 +79,7 @@ def _offered(brief: bool) -> Any:
                 name, description=(chosen.__doc__ or "").split("\n\n")[0] if brief else None
             ),
         ]
-        for name, chosen in COMMANDS.items()
+        for name, chosen in known.items()
     ]
     fields: list[tuple[str, Any]] = [
         ("command", Annotated[functools.reduce(operator.or_, commands), tyro.conf.arg(name="")])
@@ -95,8 +94,10 @@ def parse(arguments: Sequence[str]) -> Main:
     first = next((word for word in arguments if not word.startswith("-")), None)
     if first is not None and first not in NAMES:
         raise unknown_name("command", first, NAMES)
+    known = COMMANDS
     if first is not None:
-        check(COMMANDS[first], arguments)
+        known = {**COMMANDS, "run": with_options(arguments)} if first == "run" else COMMANDS
+        check(known[first], arguments)
     markers = (
         tyro.conf.OmitSubcommandPrefixes,
         tyro.conf.CascadeSubcommandArgs,
@@ -104,7 +105,7 @@ def parse(arguments: Sequence[str]) -> Main:
         tyro.conf.PositionalMetavarFromFieldName,
     )
     return tyro.cli(
-        _offered(brief=first is None),
+        _offered(known, brief=first is None),
         prog="ntk-momentum",
         args=list(arguments),
         config=markers,

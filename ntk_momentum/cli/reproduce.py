@@ -50,7 +50,7 @@ def reproduce(size: str, out: Path, only: tuple[str, ...], float32: bool) -> int
     from ..ledger.ledger import refuted as refuted_claims
     from ..progress import Bar
     from ..study.claims_file import Claims, check_ledger
-    from ..study.outcome import check_places, recall, run_experiment
+    from ..study.outcome import check_places, complete, recall
     from ..study.report import write_report
 
     for package, purpose in (
@@ -74,7 +74,7 @@ def reproduce(size: str, out: Path, only: tuple[str, ...], float32: bool) -> int
             if experiment.name not in asked:
                 outcomes.append(recall(experiment, size, out))
                 continue
-            outcome = run_experiment(experiment, size, out, bar.piece(experiment.name))
+            outcome = complete(experiment, size, out, bar.piece(experiment.name))
             outcomes.append(outcome)
             bar.finish_piece()
             bar.say(

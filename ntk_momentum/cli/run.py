@@ -1,14 +1,17 @@
-"""`ntk-momentum run`: one experiment with its figure."""
+"""`ntk-momentum run`: one experiment with its figure, with parameters of one's choice."""
 
 from __future__ import annotations
 
+import dataclasses
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated, Any
 
 import tyro
 
 from .. import files
-from ..study.registry import Experiment, Size, find
+from ..study.registry import Experiment, Size, experiments, find
 from .options import command
 from .start import start
 
@@ -17,31 +20,68 @@ from .start import start
 class RunOne:
     """Run one experiment and draw its figure.
 
-    Example: ntk-momentum run concentration --size smoke
+    Every parameter of an experiment is an option: `ntk-momentum run NAME --help` lists them.
+
+    Example: ntk-momentum run three_flows --n 100 --widths 256 4096 --data mnist:FOLDER
     """
 
     name: tyro.conf.Positional[str]
     """Name of the experiment (see `ntk-momentum list`)."""
     size: Size = "default"
-    """smoke, default or full."""
+    """smoke, default or full: of what is not given otherwise."""
     out: Path = Path("results")
-    """Results folder."""
+    """Results folder. A run that was stopped goes on from there."""
+
+    given = tuple[str, ...]()  # names of the experiment's own options that were given
 
     def __call__(self, float32: bool) -> int:
-        return run_one(self.name, self.size, self.out, float32)
+        options = {name: getattr(self, name) for name in self.given}
+        return run_one(self.name, self.size, self.out, float32, options)
 
 
-def run_one(name: str, size: str, out: Path, float32: bool) -> int:
-    """One experiment with its figure."""
+def with_options(arguments: Sequence[str]) -> type:
+    """`RunOne` with the options of the experiment that is named, if one is. Raises `InputError` on
+    a name that is none."""
+    rest = list(arguments)[arguments.index("run") + 1 :]
+    known = experiments()
+    name = next((word for word in rest if word in known), None)
+    if name is None:
+        if rest and not rest[0].startswith("-"):
+            find((rest[0],))
+        return RunOne
+    options = known[name].options()
+    fields = [
+        (
+            option,
+            Annotated[
+                found.kind, tyro.conf.arg(help=found.help[:1].upper() + found.help[1:] or None)
+            ],
+            dataclasses.field(default=found.usual),
+        )
+        for option, found in options.items()
+    ]
+    words = {word.partition("=")[0].lstrip("-").replace("-", "_") for word in rest}
+    example = f"Example: ntk-momentum run {name} --size smoke"
+    doc = f"{known[name].title}.\n\nDefaults are those of --size default.\n\n{example}"
+    space = {"__doc__": doc, "given": tuple(option for option in options if option in words)}
+    return dataclasses.make_dataclass(
+        "RunOne", fields, bases=(RunOne,), namespace=space, frozen=True
+    )
+
+
+def run_one(
+    name: str, size: str, out: Path, float32: bool, options: Mapping[str, Any] | None = None
+) -> int:
+    """One experiment with its figure. options: fields of its configuration."""
     experiment: Experiment = find((name,))[0]
     from ..progress import Bar
-    from ..study.outcome import check_places, run_experiment
+    from ..study.outcome import check_places, complete
 
     files.check_folder(out)
     check_places(experiment, out)
     start(float32, figures=True, brief=size != "full")
     with Bar(1) as bar:
-        outcome = run_experiment(experiment, size, out, bar.piece(name))
+        outcome = complete(experiment, size, out, bar.piece(name), options)
         bar.finish_piece()
     if outcome.message:
         print(f"{outcome.status}: {outcome.message}", file=sys.stderr)

@@ -9,18 +9,23 @@ run computes nothing.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from .. import files
-from ..errors import MissingPackage, require
+from ..errors import MissingPackage, no_type_check, require
+from ..progress import Bar
 from ..results import store
 from ..results.provenance import identity_of, provenance
-from .registry import Experiment
+from .registry import Experiment, find
 
 OnProgress = Callable[[int, int], None]
 
@@ -32,6 +37,7 @@ class Outcome:
 
     experiment: Experiment
     size: str
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     status: Literal["computed", "kept", "failed", "absent"] = "absent"
     seconds: float = 0.0
     data: Path | None = None
@@ -41,29 +47,121 @@ class Outcome:
     attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     message: str = ""
     trace: str = ""
+    error: Exception | None = None
+
+    @property
+    def dataset(self) -> Any:
+        """What was computed, an xarray.Dataset; None where there is none."""
+        return None if self.data is None else store.read_dataset(self.data)
+
+
+class Keeper:
+    """The callback of an experiment's `run`, progress(done, total); `keep` stores a piece of its
+    work, so that a run that was stopped goes on from there."""
+
+    def __init__(self, progress: OnProgress | None, folder: Path, identity: str):
+        self._progress, self._folder, self._identity = progress, folder, identity
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._progress is not None:
+            self._progress(done, total)
+
+    def keep(self, name: str, compute: Callable[[], Any]) -> np.ndarray:
+        """The numbers that `compute` returns, or those that a run before this one kept under this
+        name."""
+        path = self._folder / f"{store.fingerprint(name)}.json"
+        if files.current(path, "piece", self._identity):
+            return np.asarray(json.loads(path.read_text(encoding="utf-8"))["values"])
+        values = np.asarray(compute())
+        files.check_folder(self._folder)
+        files.set_aside(path, "piece", self._identity)
+        record = {"name": name, "values": values.tolist()}
+        files.write_json(path, "piece", record, self._identity)
+        return values
+
+    def clear(self) -> None:
+        """Remove the pieces of a run that is whole."""
+        for path in self._folder.glob("*.json"):
+            if files.current(path, "piece", self._identity):
+                path.unlink()
+        with contextlib.suppress(OSError):
+            self._folder.rmdir()
 
 
 def recall(experiment: Experiment, size: str, out: Path) -> Outcome:
     """The stored outcome of an experiment, computing nothing; status "absent" when there is
     none."""
-    return _outcome(experiment, size, out, None, compute=False)
+    return _outcome(Outcome(experiment, size), out, None, compute=False)
 
 
+@no_type_check
 def run_experiment(
-    experiment: Experiment, size: str, out: Path, progress: OnProgress | None = None
+    name: str,
+    size: str = "default",
+    *,
+    out: str | Path = "results",
+    progress: OnProgress | bool = True,
+    **options: Any,
+) -> Outcome:
+    """Run one of the experiments with parameters of your choice, unless its result is stored, and
+    draw its figure.
+
+        Config of experiments/NAME.py at this size, with the options in place of its fields
+
+    As `ntk-momentum run NAME --option value` does.
+
+    Args:
+        name: Of the experiment, such as "three_flows".
+        size: What is not chosen is of this size: "smoke", "default" or "full".
+        out: Results folder. A run that was stopped goes on from there.
+        progress: Called as progress(done, total); True for a bar, False for silence.
+        **options: Fields of the experiment's `Config`.
+
+    Returns:
+        The outcome: `dataset` (an xarray.Dataset), `headline`, `figures` (paths by format).
+
+    Raises:
+        InputError: On an unknown experiment, size or option.
+
+    Examples:
+        >>> try:
+        ...     nm.run_experiment("three_flows", neurons=100)
+        ... except nm.InputError as error:
+        ...     print(str(error).partition(".")[0])
+        unknown option of three_flows 'neurons'
+    """
+    experiment = find((name,))[0]
+    experiment.check_options(options)
+    files.check_folder(out)
+    check_places(experiment, Path(out))
+    if callable(progress):
+        done = complete(experiment, size, Path(out), progress, options)
+    else:
+        with Bar(1, shown=progress) as bar:
+            done = complete(experiment, size, Path(out), bar.piece(name), options)
+            bar.finish_piece()
+    if done.error is not None:
+        raise done.error
+    return done
+
+
+def complete(
+    experiment: Experiment,
+    size: str,
+    out: Path,
+    progress: OnProgress | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Outcome:
     """Compute an experiment unless its result is stored, and draw its figure unless it is drawn.
 
     Anything that goes wrong inside becomes the outcome "failed"; only a missing package is raised,
     and `files.Refused` where a file that is not ours is in the place of a result or a figure.
     """
-    return _outcome(experiment, size, out, progress, compute=True)
+    return _outcome(Outcome(experiment, size, options or {}), out, progress, compute=True)
 
 
-def _outcome(
-    experiment: Experiment, size: str, out: Path, progress: OnProgress | None, compute: bool
-) -> Outcome:
-    outcome = Outcome(experiment, size)
+def _outcome(outcome: Outcome, out: Path, progress: OnProgress | None, compute: bool) -> Outcome:
+    experiment = outcome.experiment
     start = time.perf_counter()
     try:
         module = experiment.load()
@@ -78,6 +176,7 @@ def _outcome(
         outcome.status = "failed"
         outcome.message = f"{type(error).__name__}: {error}"
         outcome.trace = traceback.format_exc()
+        outcome.error = error
     outcome.seconds = time.perf_counter() - start
     return outcome
 
@@ -86,7 +185,7 @@ def _data(
     outcome: Outcome, module: Any, out: Path, progress: OnProgress | None, compute: bool
 ) -> Any | None:
     experiment, size = outcome.experiment, outcome.size
-    config = experiment.config(module, size)
+    config = experiment.config(module, size, outcome.options)
     key = identity_of(experiment.code("run", "SIZES"), {"config": config})
     path = out / "data" / f"{experiment.name}-{key}.nc"
     files.check_target(path, store.KIND)
@@ -98,16 +197,19 @@ def _data(
         if note := files.set_aside(path, store.KIND, key):
             outcome.message = f"{note} and was computed again."
         begin = time.perf_counter()
-        result = module.run(config, progress or (lambda done, total: None))
+        pieces = Keeper(progress, path.with_suffix(".pieces"), key)
+        result = module.run(config, pieces)
         record = {
             "experiment": experiment.name,
             "title": experiment.title,
-            "size": size,
+            "size": ", ".join([size, *(f"{k} = {v}" for k, v in outcome.options.items())]),
+            "variant": store.fingerprint(outcome.options)[:6] if outcome.options else "",
             "config": store.canonical(config),
             **provenance(getattr(config, "precision", None)),
             "seconds": round(time.perf_counter() - begin, 3),
         }
         store.write_dataset(path, result, record, key)
+        pieces.clear()
         dataset = store.read_dataset(path)
         outcome.status = "computed"
     if dataset is not None:
@@ -122,17 +224,19 @@ def check_places(experiment: Experiment, out: Path) -> None:
         InputError: a folder cannot be written, or what stands there is not ours.
     """
     files.check_folder(out / "data")
-    for path in _figures(experiment, out).values():
+    for path in _figures(experiment.name, out).values():
         files.check_file(path, "figure")
 
 
-def _figures(experiment: Experiment, out: Path) -> dict[str, Path]:
-    return {kind: out / "figures" / f"{experiment.name}.{kind}" for kind in ("svg", "pdf")}
+def _figures(name: str, out: Path) -> dict[str, Path]:
+    return {kind: out / "figures" / f"{name}.{kind}" for kind in ("svg", "pdf")}
 
 
 def draw(experiment: Experiment, module: Any, dataset: Any, out: Path) -> dict[str, Path]:
-    """figures/NAME.svg and .pdf, drawn again only when data or drawing code changed."""
-    paths = _figures(experiment, out)
+    """figures/NAME.svg and .pdf, NAME-VARIANT where parameters were chosen; drawn again only when
+    data or drawing code changed."""
+    variant = dataset.attrs.get("variant", "")
+    paths = _figures(f"{experiment.name}-{variant}" if variant else experiment.name, out)
     for path in paths.values():
         files.check_target(path, "figure")
     matplotlib = require("matplotlib", "drawing figures")

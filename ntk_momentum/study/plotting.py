@@ -135,6 +135,27 @@ def band(
         )
 
 
+def prediction(axes: Any, x: Any, samples: Any, *, color: str) -> None:
+    """The median over seeds of what theory says, dashed; a cross where it ends, having left the
+    frame above the limit of stability. samples: (seed, x), NaN from there."""
+    middle = np.median(np.asarray(samples, float), axis=0)
+    axes.plot(x, middle, color=color, linestyle="--", linewidth=1)
+    there = np.flatnonzero(np.isfinite(middle))
+    if 0 < there.size < middle.size:
+        at = np.asarray(x)[there[-1]], middle[there[-1]]
+        axes.plot(*at, color=color, marker="x", linestyle="none", label="_")
+
+
+def frame(axes: Any, runs: Any) -> None:
+    """A logarithmic axis that holds what was measured, with half a decade to spare, wherever a
+    prediction goes."""
+    values = np.asarray(runs, float)
+    values = values[np.isfinite(values) & (values > 0)]
+    axes.set_yscale("log")
+    if values.size:
+        axes.set_ylim(values.min() / 3, values.max() * 3)
+
+
 def with_errors(
     axes: Any,
     trajectory: Any,
@@ -198,7 +219,7 @@ def published_widths(ds: Any, limits: Iterable[float], color: str) -> Any:
         )
         top.axhline(limit, color=tone, linestyle="--", linewidth=1)
         loss.axvline(
-            np.interp(limit, stiffness.median("seed"), ds.width, right=np.nan),
+            np.interp(limit, stiffness.median("seed"), ds.width, left=np.nan, right=np.nan),
             color=tone,
             linestyle=":",
             linewidth=1,
@@ -206,8 +227,8 @@ def published_widths(ds: Any, limits: Iterable[float], color: str) -> Any:
     band(top, ds.width, stiffness, color=THEORY, marker="o")
     band(paper, ds.lazy_width, ds.ratio.transpose("seed", "lazy_width"), color=color, marker="o")
     paper.axhline(1, color=THEORY, linestyle="--", linewidth=1)
+    frame(loss, ds.mse)
     loss.set(
-        yscale="log",
         title=f"authors' scaling, epoch {ds.attrs['epoch']}",
         ylabel="mean squared error",
     )
@@ -250,13 +271,7 @@ def published_epochs(
         for axes, scaling in zip(row, ds.scaling.values, strict=False):
             one = ds.mse.sel(scaling=scaling, algorithm=name).isel(epoch=slice(1, None))
             band(axes, one.epoch, one.sel(curve="run"), color=color, label=name)
-            axes.plot(
-                one.epoch,
-                one.sel(curve="prediction").median("seed"),
-                color=color,
-                linestyle="--",
-                linewidth=1,
-            )
+            prediction(axes, one.epoch, one.sel(curve="prediction"), color=color)
         for curve, style in (("run", "-"), ("prediction", "--")):
             one = ds.mse.sel(scaling="paper", algorithm=name, curve=curve).median("seed")
             row[2].plot(
@@ -264,9 +279,25 @@ def published_epochs(
             )
     for axes, title in zip(row, titles, strict=True):
         axes.set(title=title, xlabel="epoch (step)")
+    row[2].sharex(row[1])
     row[0].set_ylabel(f"mean squared error, {ds.attrs['data']}, m = {ds.attrs['width']}")
-    for axes in row[:2]:
-        axes.set_yscale("log")
+    for axes, scaling in zip(row, ds.scaling.values, strict=False):
+        one = ds.sel(scaling=scaling)
+        frame(axes, one.mse.sel(curve="run"))
+        if one.mse.sel(curve="prediction").isnull().any():
+            start, ends = float(one.top[..., 0].max()), one.top[..., 1].median("seed")
+            told = f"{float(ends.min()):.2g} to {float(ends.max()):.2g} at the end"
+            axes.text(
+                0.03,
+                0.03,
+                "predictions of $H(0)$ leave the frame:\n"
+                rf"$2\eta\lambda_{{\max}}/n$ = {start:.2g} at the start,"
+                f"\n{told}",
+                transform=axes.transAxes,
+                va="bottom",
+                fontsize=7,
+                color=MUTED,
+            )
     figure.legend(
         *row[0].get_legend_handles_labels(), loc="outside lower center", ncols=ds.sizes["algorithm"]
     )

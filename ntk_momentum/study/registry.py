@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import importlib.util
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from ..errors import InputError, require, unknown_name
 from ..results.sources import Code, code_in_file
@@ -24,6 +26,15 @@ from ..results.sources import Code, code_in_file
 Size = Literal["smoke", "default", "full"]
 SIZES: tuple[str, ...] = get_args(Size)
 EXTRA = 100  # the ORDER from which an experiment waits to be named
+
+
+class Option(NamedTuple):
+    """A field of an experiment's `Config`, read from its source: type, value at size default (None
+    where it is computed), and the comment beside it."""
+
+    kind: Any
+    usual: Any
+    help: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +71,26 @@ class Experiment:
             )
         return module
 
-    def config(self, module: ModuleType, size: str) -> Any:
-        """The configuration of this size."""
+    def options(self) -> dict[str, Option]:
+        """What can be chosen, by name: the fields of `Config`, nothing imported."""
+        return _options(self.path)
+
+    def check_options(self, names: Iterable[str]) -> None:
+        """Raise `InputError` for what this experiment has not."""
+        for name in names:
+            if name not in self.options():
+                raise unknown_name(f"option of {self.name}", name, self.options())
+
+    def config(
+        self, module: ModuleType, size: str, options: Mapping[str, Any] | None = None
+    ) -> Any:
+        """The configuration of this size, with some of its fields chosen."""
         if size not in module.SIZES:
             raise unknown_name(f"size of experiment {self.name}:", size, module.SIZES)
-        return module.SIZES[size]
+        self.check_options(options or {})
+        plain = {k: _tuples(value) for k, value in (options or {}).items()}
+        usual = module.SIZES[size]
+        return dataclasses.replace(usual, **plain) if plain else usual
 
     def code(self, *names: str) -> Code:
         """The code behind a few of the file's names, here and in all that it imports: of "run" and
@@ -129,3 +155,70 @@ def _read(path: Path) -> Experiment:
         int(ast.literal_eval(order)) if order else EXTRA - 1,
         path,
     )
+
+
+def _tuples(value: Any) -> Any:
+    """Lists and arrays as tuples, numbers of numpy as Python's, so that equal values are written
+    alike."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+@functools.cache
+def _options(path: Path) -> dict[str, Option]:
+    text = path.read_text(encoding="utf-8")
+    tree, lines = ast.parse(text), text.splitlines()
+    found: dict[str, Option] = {}
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == "Config":
+            for base in node.bases:  # of a file with an underscore beside it
+                if isinstance(base, ast.Attribute):
+                    shared = path.with_name(f"_{ast.unparse(base.value)}.py")
+                    found |= _fields(_class(shared, base.attr), shared.read_text().splitlines())
+            found |= _fields(node, lines)
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "SIZES":
+            for keyword in _call_of_default(node.value):
+                if keyword.arg in found:
+                    usual = _literal(keyword.value)
+                    found[keyword.arg] = found[keyword.arg]._replace(usual=usual)
+    return found
+
+
+def _class(path: Path, name: str) -> ast.ClassDef:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
+
+
+def _fields(node: ast.ClassDef, lines: list[str]) -> dict[str, Option]:
+    """The fields of a dataclass. A comment stands behind one, or in the lines above it."""
+    found = {}
+    for part in node.body:
+        if not isinstance(part, ast.AnnAssign) or part.value is None:
+            continue
+        above: list[str] = []
+        at = part.lineno - 2
+        while lines[at].lstrip().startswith("#"):
+            above, at = [lines[at].strip(" #"), *above], at - 1
+        beside = lines[(part.end_lineno or part.lineno) - 1].partition("  # ")[2]
+        kind = eval(ast.unparse(part.annotation), {"__builtins__": {}}, _KINDS)
+        said = beside or " ".join(above)
+        found[ast.unparse(part.target)] = Option(kind, _literal(part.value), said)
+    return found
+
+
+_KINDS = {kind.__name__: kind for kind in (bool, int, float, str, tuple)}
+
+
+def _literal(node: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return None
+
+
+def _call_of_default(node: ast.expr) -> list[ast.keyword]:
+    if isinstance(node, ast.Dict):
+        for key, value in zip(node.keys, node.values, strict=True):
+            if isinstance(key, ast.Constant) and key.value == "default":
+                return value.keywords if isinstance(value, ast.Call) else []
+    return []

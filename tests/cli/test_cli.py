@@ -345,3 +345,16 @@ def test_doctor_names_device_dtype_and_precision(capsys):
     assert run("doctor") == 0
     said = capsys.readouterr().out
     assert "float64" in said and "highest" in said and "cpu" in said
+
+
+def test_an_experiment_takes_its_own_parameters_and_says_which_there_are(house, capsys):
+    out = house[0] / "results"
+    assert run("run", "decay", "--points", 6, "--out", out) == 0
+    assert "phi(1)" in capsys.readouterr().out
+    assert len(list((out / "figures").glob("decay-*.svg"))) == 1
+    with pytest.raises(SystemExit):
+        run("run", "decay", "--help")
+    assert "--points INT" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as left:
+        run("run", "decay", "--pionts", 6)
+    assert left.value.code == 2

@@ -63,7 +63,7 @@ def values(place):
     return {name: results[name].values.tolist() for name in ("loss", "f", "accepted")}
 
 def make(place):
-    done = outcome.run_experiment(registry.experiments()["decay"], "smoke", place)
+    done = outcome.complete(registry.experiments()["decay"], "smoke", place)
     if done.trace:
         raise RuntimeError(done.trace)
     Claims(place, "smoke").run(lambda done, total: None)

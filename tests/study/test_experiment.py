@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(folder: Path, name: str = "decay", size: str = "smoke") -> outcome.Outcome:
-    return outcome.run_experiment(registry.experiments(folder)[name], size, folder.parent / "out")
+    return outcome.complete(registry.experiments(folder)[name], size, folder.parent / "out")
 
 
 def test_experiments_are_named_and_titled_without_being_imported(folder):
@@ -184,3 +184,43 @@ def test_fingerprints_depend_on_values_and_not_on_their_order_or_type():
         {"b": [np.float64(2), np.int64(3)], "a": 1}
     )
     assert store.fingerprint({"a": 1}) != store.fingerprint({"a": 2})
+
+
+def test_any_parameter_of_an_experiment_can_be_chosen(folder):
+    decay = registry.experiments(folder)["decay"]
+    assert decay.options()["points"][:2] == (int, 5)
+    out = folder.parent / "out"
+    plain, chosen = run(folder), outcome.complete(decay, "smoke", out, None, {"points": 7})
+    assert chosen.dataset.sizes["time"] == 7 and chosen.attributes["size"] == "smoke, points = 7"
+    assert chosen.figures["svg"] != plain.figures["svg"]
+    assert outcome.complete(decay, "smoke", out, None, {"points": 7}).status == "kept"
+    with pytest.raises(InputError, match="Did you mean 'points'"):
+        decay.check_options(["point"])
+
+
+def test_options_are_read_with_their_types_defaults_and_comments_and_bases():
+    known = registry.experiments()
+    three = known["three_flows"].options()
+    assert three["widths"][:2] == (tuple[int, ...], (128, 1024, 8192))
+    assert three["horizon"].help.startswith("in units of 1/lambda_0")
+    published = known["published_nesterov_width"].options()
+    assert {"data", "eta", "ds"} <= set(published) and "mnist:FOLDER" in published["data"].help
+    reserved = {"name", "size", "out", "given", "float32", "no_cache", "version"}
+    for experiment in known.values():
+        assert not reserved & set(experiment.options())
+
+
+def test_a_run_that_was_stopped_goes_on_with_the_pieces_it_kept(tmp_path):
+    computed = []
+
+    def work(name):
+        computed.append(name)
+        return [1.0, np.inf, 0.1]
+
+    for name in "aab":
+        pieces = outcome.Keeper(None, tmp_path / "x.pieces", "ab")
+        kept = pieces.keep(name, lambda name=name: work(name))
+        np.testing.assert_array_equal(kept, [1.0, np.inf, 0.1])
+    assert computed == ["a", "b"]
+    pieces.clear()
+    assert not (tmp_path / "x.pieces").exists()

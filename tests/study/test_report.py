@@ -86,7 +86,7 @@ def out(tmp_path_factory) -> Path:
     shutil.copytree(EXAMPLES, examples)
     shutil.copy(examples / "decay.py", examples / "twin.py")
     outcomes = [
-        outcome.run_experiment(e, "smoke", folder) for e in registry.experiments(examples).values()
+        outcome.complete(e, "smoke", folder) for e in registry.experiments(examples).values()
     ]
     falling = drawing.panel("t", "L(t)", drawing.line([0, 1, 2], [1, 0.5, 0.2], "L"), log="y")
     figure = drawing.drawing("The line falls, lambda < 1.", falling)

@@ -1,0 +1,78 @@
+"""Figures whose predictions diverge: above the limit of stability a constant kernel's prediction
+grows without bound while the network, whose kernel falls, does not."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from ntk_momentum.study.registry import experiments
+
+EPOCH = np.arange(0, 1001, 10)
+NAMES = {
+    "published_heavy_ball_epochs": ["beta = 0", "beta = 0.8"],
+    "published_higher_momentum": ["(0, 0)", "(0.2, 0.5)"],
+    "published_nesterov_epochs": ["GD", "d = 3"],
+}
+
+
+def against_epoch(published, names):
+    """Runs that decay beside predictions that overflow, in one scaling from the start and in the
+    other late."""
+    decay = 30 * np.exp(-EPOCH / 300) + 1e-3
+    with np.errstate(over="ignore"):
+        growth = np.stack([30.0 * np.exp(2.0 * EPOCH), decay + np.exp(0.02 * EPOCH - 7)])
+    mse = np.empty((2, 2, len(names), 2, EPOCH.size))
+    mse[:, 0] = decay
+    mse[:, 1] = np.stack([published.ended(curve) for curve in growth])[:, None, None]
+    return xr.Dataset(
+        {
+            "mse": (("scaling", "curve", "algorithm", "seed", "epoch"), mse),
+            "x": (("scaling", "mode"), np.array([[1e-3, 0.1, 3.8]] * 2)),
+            "top": (
+                ("scaling", "algorithm", "seed", "moment"),
+                np.full((2, len(names), 2, 2), 3.8),
+            ),
+        },
+        {
+            "scaling": ["authors", "paper"],
+            "curve": ["run", "prediction"],
+            "algorithm": names,
+            "epoch": EPOCH,
+        },
+        {"data": "made up", "width": 3},
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_predictions_that_diverge_leave_the_frame_and_not_the_axis(name):
+    module = experiments()[name].load()
+    ds = against_epoch(module.published, NAMES[name])
+    figure = module.plot(ds)
+    for axes, scaling in zip(figure.axes[:2], ds.scaling.values, strict=True):
+        low, high = axes.get_ylim()
+        runs = ds.mse.sel(scaling=scaling, curve="run").values
+        assert runs.min() / 10 < low < runs.min() and runs.max() < high < 10 * runs.max()
+        assert any("leave the frame" in text.get_text() for text in axes.texts)
+    said = module.headline(ds)
+    assert any("diverges" in value for value in said.values())
+    assert not any("nan" in str(value) or "inf" in str(value) for value in said.values())
+
+
+@pytest.mark.parametrize("name", ["published_heavy_ball_width", "published_nesterov_width"])
+def test_a_width_figure_says_where_its_prediction_diverges(name):
+    module = experiments()[name].load()
+    methods = ["beta = 0", "beta = 0.9"] if "heavy" in name else ["d = 2", "d = 10"]
+    mse = np.array([[[9.0], [4.0], [5.0]], [[3.0], [np.nan], [np.nan]]])
+    ds = xr.Dataset(
+        {
+            "mse": (("algorithm", "width", "seed"), mse),
+            "stiffness": (("width", "seed"), np.array([[2.5], [4.0], [8.0]])),
+            "ratio": (("lazy_width", "seed"), np.array([[np.nan], [1.1]])),
+        },
+        {"algorithm": methods, "width": [100, 300, 900], "lazy_width": [100, 900]},
+        {"epoch": 50, "data": "made up"},
+    )
+    module.plot(ds)
+    said = module.headline(ds)
+    assert not any("nan" in str(value) for value in said.values())
+    assert "300" in said[f"best width, {methods[0]} (eta lambda_max meets the limit at)"]
