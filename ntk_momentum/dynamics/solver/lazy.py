@@ -28,8 +28,9 @@ from ...errors import InputError
 from ...method import State
 from ...numerics import Numerics
 from ..objective import AbstractProblem, norm, roundoff
-from .base import MAX_STEPS, NOT_FINITE, STEP_UNDERFLOW, AbstractIntegrator, Progress, Watcher
+from .base import AbstractIntegrator, Progress, Watcher
 from .slopes import Crossing, LinearNet, Memory
+from .stepping import Attempt, adaptive_steps
 
 
 class LazyExponential(AbstractIntegrator):
@@ -97,7 +98,8 @@ class LazyExponential(AbstractIntegrator):
         ).astype(dtype)
         zero = jnp.zeros((), jnp.int32)
         t = jnp.zeros((), dtype)
-        return Progress(t, state, (memory, h), watcher.init(problem, t, state), zero, zero, zero)
+        watched = watcher.init(problem, t, state)
+        return Progress(t, state, (memory, h, zero), watched, zero, zero, zero)
 
     def advance(
         self,
@@ -109,53 +111,12 @@ class LazyExponential(AbstractIntegrator):
         numerics: Numerics,
     ) -> Progress:
         net = _as_linear(problem, progress.state.w, roundoff(numerics.tol, t1.dtype))
-        limit = progress.accepted + progress.rejected + numerics.max_steps
-        resolution = 4 * jnp.finfo(t1.dtype).eps
+        cost = self.evaluations(flow)
 
-        def unfinished(p: Progress) -> Array:
-            return (p.t < t1) & (p.verdict == 0)
+        def step(t: Array, h: Array, state: State, memory: Memory) -> Attempt:
+            return Attempt(*self._step(net, flow, t, h, state, memory), cost)
 
-        def attempt(p: Progress) -> Progress:
-            memory, wanted = p.memory
-            left = t1 - p.t
-            # A saved time is hit exactly: the last step may be 0.1% longer than wanted, and what is
-            # left beyond one step is halved, so that no sliver of a step remains.
-            last = wanted >= 0.999 * left
-            h = jnp.where(last, left, jnp.where(2 * wanted > left, left / 2, wanted))
-            t = jnp.where(last, t1, p.t + h)
-            error, new, finish = self._step(net, flow, p.t, h, p.state, memory)
-            scaled = error / numerics.tol
-            accept = scaled < 1
-            # A step of order k is wrong by h^(k + 1); 0.8 and the clips are those of most solvers.
-            factor = jnp.clip(0.8 * jnp.maximum(scaled, 1e-12) ** (-1 / (self.order + 1)), 0.2, 2.0)
-            proposed = h * jnp.where(jnp.isfinite(factor), factor, 0.2)
-            # A step that a saved time cut short says little of the step after it.
-            wanted = jnp.where(accept & (h < wanted), jnp.maximum(wanted, proposed), proposed)
-            state = finish(accept)
-            watched = watcher.update(problem, p.watched, p.t, p.state, t, state)
-
-            def keep(old: PyTree, new: PyTree) -> PyTree:
-                return jax.tree.map(lambda a, b: jnp.where(accept, b, a), old, new)
-
-            accepted, rejected = p.accepted + accept, p.rejected + ~accept
-            verdict = jnp.where(accepted + rejected >= limit, MAX_STEPS, 0)
-            verdict = jnp.where(accept & (t >= t1), 0, verdict)
-            verdict = jnp.where(
-                ~accept & (h <= resolution * t1),
-                jnp.where(jnp.isfinite(error), STEP_UNDERFLOW, NOT_FINITE),
-                verdict,
-            )
-            return Progress(
-                jnp.where(accept, t, p.t),
-                state,
-                (keep(memory, new), wanted),
-                keep(p.watched, watched),
-                accepted,
-                rejected,
-                verdict.astype(jnp.int32),
-            )
-
-        return jax.lax.while_loop(unfinished, attempt, progress)
+        return adaptive_steps(step, self.order, problem, progress, t1, watcher, numerics)
 
     def _step(
         self, net: LinearNet, flow: Any, t: Array, h: Array, state: State, memory: Memory
