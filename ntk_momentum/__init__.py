@@ -83,7 +83,7 @@ _HOMES = {
     "results.checkpoint": ("simulate_checkpointed",),
     "results.reading": ("open_results",),
     "ensembles.ensemble": ("ensemble",),
-    "dynamics.solver": ("AbstractIntegrator", "LazyExponential", "RungeKutta"),
+    "dynamics.solver": ("AbstractIntegrator", "KrylovExponential", "LazyExponential", "RungeKutta"),
     "judge.certificate": ("certify",),
     "ledger.ledger": ("verify",),
 }
@@ -106,7 +106,7 @@ if TYPE_CHECKING:
     from .dynamics.prediction import Prediction, predict, response
     from .dynamics.readout import Observer, Snapshot
     from .dynamics.simulation import simulate, simulate_error
-    from .dynamics.solver import AbstractIntegrator, LazyExponential, RungeKutta
+    from .dynamics.solver import AbstractIntegrator, KrylovExponential, LazyExponential, RungeKutta
     from .dynamics.training import train
     from .dynamics.trajectory import Trajectory
     from .ensembles.ensemble import ensemble

@@ -34,6 +34,7 @@ from ..method import (
     State,
     check_linear,
 )
+from ..network.kinks import smooth
 from ..network.model import asked
 from ..numerics import Numerics, Precision
 from . import peaks
@@ -49,7 +50,14 @@ from .readout import (
     resolve,
     watch,
 )
-from .solver import REASONS, AbstractIntegrator, Descent, LazyExponential, RungeKutta
+from .solver import (
+    REASONS,
+    AbstractIntegrator,
+    Descent,
+    KrylovExponential,
+    LazyExponential,
+    RungeKutta,
+)
 from .solver.base import NO_START, NOT_FINITE, NOT_REFINED, Progress
 from .solver.restarting import restarting
 from .trajectory import Trajectory
@@ -445,8 +453,7 @@ def as_integrator(
     if not isinstance(method, AbstractFlow):
         fits = Descent()
     elif solver is None:
-        lazy = LazyExponential()
-        return lazy if lazy.why_not(problem, flow, w) is None else RungeKutta()
+        return _default_integrator(problem, flow, w)
     else:
         fits = solver if isinstance(solver, AbstractIntegrator) else RungeKutta(solver)
     reason = fits.why_not(problem, flow, w)
@@ -458,6 +465,23 @@ def as_integrator(
         f"{type(fits).__name__} cannot be used here: {reason}. Leave solver= out to get a solver "
         "that fits."
     )
+
+
+def _default_integrator(problem: AbstractProblem, flow: AbstractFlow, w: PyTree) -> Any:
+    """The integrator that fits: the lazy one where it can solve the problem; Krylov spaces for
+    flows without momentum of models whose program is smooth in the weights; else Runge-Kutta.
+
+    With momentum Krylov steps save as much at late times, but their error for the same tol is
+    larger while fast modes still turn, so whoever wants them asks. Where neurons cross kinks they
+    gain nothing: the kernel jumps within 1/lambda_max.
+    """
+    lazy, krylov = LazyExponential(), KrylovExponential()
+    if lazy.why_not(problem, flow, w) is None:
+        return lazy
+    inert = flow.init(jnp.zeros(())).v is None
+    if inert and krylov.why_not(problem, flow, w) is None and smooth(problem.f, w):
+        return krylov
+    return RungeKutta()
 
 
 def default_reference(

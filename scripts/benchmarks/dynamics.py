@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 from right_side import right_side
+from smooth import smooth_net
 from timing import median_seconds
 
 from ntk_momentum import Numerics, infinite_ntk, init_two_layer, load_digits, simulate
@@ -33,6 +34,13 @@ def rows(size: str) -> Iterator[dict]:
         for flow in ("gradient_flow", "heavy_ball", "nesterov"):
             if flow == "gradient_flow" or n <= 200:
                 yield solvers(flow, n, width)
+    smooth = {
+        "smoke": [("convolutional", 10, 1e2, True)],
+        "default": [("perceptron", 50, 1e4, True), ("convolutional", 50, 1e4, True)],
+        "full": [("perceptron", 50, 1e5, False), ("convolutional", 50, 1e5, False)],
+    }
+    for case in smooth[size]:
+        yield smooth_net(*case)
     shapes = (
         [(100, 4096, 10)]
         if size == "smoke"

@@ -5,5 +5,6 @@ from .base import AbstractIntegrator as AbstractIntegrator
 from .base import Progress as Progress
 from .base import Watcher as Watcher
 from .descent import Descent as Descent
+from .krylov import KrylovExponential as KrylovExponential
 from .lazy import LazyExponential as LazyExponential
 from .runge_kutta import RungeKutta as RungeKutta
