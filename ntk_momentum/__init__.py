@@ -34,6 +34,8 @@ _HOMES = {
         "extreme_eigenvalues",
         "fully_connected_ntk",
         "infinite_ntk",
+        "infinite_ntk_operator",
+        "Modes",
         "monte_carlo_ntk",
         "ntk_operator",
         "plan_ntk",
@@ -72,6 +74,7 @@ _HOMES = {
         "stability_limit",
         "triple_momentum",
     ),
+    "dynamics.krylov": ("modes",),
     "dynamics.prediction": ("Prediction", "predict", "response"),
     "dynamics.readout": ("Observer", "Snapshot"),
     "dynamics.simulation": ("simulate", "simulate_error"),
@@ -103,6 +106,7 @@ if TYPE_CHECKING:
         sphere,
     )
     from .dynamics.function_space import predict_law, simulate_function
+    from .dynamics.krylov import modes
     from .dynamics.prediction import Prediction, predict, response
     from .dynamics.readout import Observer, Snapshot
     from .dynamics.simulation import simulate, simulate_error
@@ -116,10 +120,12 @@ if TYPE_CHECKING:
     from .judge.certificate import certify
     from .judge.diagnosis import diagnose, linearize
     from .kernel import (
+        Modes,
         empirical_ntk,
         extreme_eigenvalues,
         fully_connected_ntk,
         infinite_ntk,
+        infinite_ntk_operator,
         monte_carlo_ntk,
         ntk_operator,
         plan_ntk,

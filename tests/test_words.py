@@ -72,7 +72,7 @@ def test_the_claims_read_are_the_claims_registered():
     from ntk_momentum.ledger import entries
 
     registered = {
-        id: (id, e.section, e.kind, f"{e.run.__module__}.{e.run.__qualname__}")
+        id: (id, e.section, e.kind, e.fault, e.under, f"{e.run.__module__}.{e.run.__qualname__}")
         for id, e in entries().items()
     }
     assert {id: tuple(claim) for id, claim in words.claims().items()} == registered

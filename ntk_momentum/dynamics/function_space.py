@@ -25,8 +25,9 @@ from ..loss import Loss, as_targets, check_targets, output_gradient, squared
 from ..method import AbstractFlow, AbstractOptimizer, State
 from ..method.base import Number
 from ..numerics import Numerics
+from .constant_kernel import array, check_times, rows_of, square
 from .objective import AbstractProblem, norm
-from .prediction import _array, _square, _test_rows, check_times, predict
+from .prediction import predict
 from .preparation import check_shapes
 from .readout import resolve
 from .simulation import solve_problem
@@ -160,13 +161,13 @@ def simulate_function(
         >>> run.f[1].round(3).tolist()
         [0.443, -0.443]
     """
-    kernel, f0, targets = _array("kernel", kernel), _array("f0", f0), _array("y", y)
+    kernel, f0, targets = array("kernel", kernel), array("f0", f0), array("y", y)
     dtype = jnp.result_type(kernel, f0, targets)
     y = as_targets(loss, jnp.asarray(y), dtype)
     check_shapes(loss, jax.ShapeDtypeStruct(f0.shape, dtype), y)
     check_targets(loss, y)
-    matrix, start = _square(kernel.astype(dtype), f0.astype(dtype))
-    rows, at_start = _test_rows(test_kernel, test0, len(matrix), f0.astype(dtype))
+    matrix, start = square(kernel.astype(dtype), f0.astype(dtype))
+    rows, at_start = rows_of(test_kernel, test0, len(matrix), f0.shape, dtype)
     problem = FunctionProblem(matrix, start, y, rows, at_start, loss, f0.shape)
     known = {
         name: readout for name, readout in _READOUTS.items() if rows is not None or name != "test"
@@ -245,7 +246,7 @@ def predict_law(
         >>> law.mean.round(3).tolist()
         [[0.0, 0.0], [1.0, 0.5]]
     """
-    ntk, nngp, y = _array("ntk", ntk), _array("nngp", nngp), _array("y", y)
+    ntk, nngp, y = array("ntk", ntk), array("nngp", nngp), array("y", y)
     n = y.shape[0] if y.ndim in (1, 2) else 0
     if (
         ntk.ndim != 2

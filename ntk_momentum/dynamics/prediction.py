@@ -4,33 +4,37 @@ mode by mode.
 With H = U Lambda U^T the error is Delta(t) = U phi(Lambda, t) U^T Delta(0), where phi is the
 response of one eigenvalue to the flow, or the discrete recursion of one eigenvalue when an
 optimizer is given. A point with kernel row k* against the training points moves by f*(t) - f*(0) =
--k* psi(H, t) Delta(0), psi = (1 - phi)/lambda.
+-k* psi(H, t) Delta(0), psi = (1 - phi)/lambda. Ritz values and vectors in the place of eigenvalues
+and -vectors (`krylov`) give the same from products with H alone.
 """
 
 from __future__ import annotations
 
-import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, PyTree
+from jaxtyping import Array, Float
 
-from ..errors import InputError, concrete, not_an_array
+from ..errors import InputError, check_positive, concrete, no_type_check
+from ..kernel import Modes, Spectrum
 from ..memory import check_fits, in_short, shape_of
 from ..method import AbstractFlow, AbstractOptimizer, check_linear
-
-_DIRECT_FROM = 0.2
-"""From this 1 - phi on, to first order, psi is the quotient (1 - phi)/lambda, which below it loses
-digits to cancellation. Chosen, not measured."""
-# Gauss's rule on (0, 1) for the mean of dphi/dlambda: four nodes are exact to degree seven.
-_NODES, _WEIGHTS = (
-    ((1 + np.polynomial.legendre.leggauss(4)[0]) / 2).tolist(),
-    (np.polynomial.legendre.leggauss(4)[1] / 2).tolist(),
+from . import krylov
+from .constant_kernel import (
+    array,
+    check_semidefinite,
+    check_times,
+    launch_of,
+    rows_of,
+    shaped,
+    square,
 )
+from .responses import check_launch, check_limit, numbers_of, slots_of, solve
 
 
 class Prediction(eqx.Module):
@@ -39,14 +43,20 @@ class Prediction(eqx.Module):
         Delta(t) = U phi(Lambda, t) U^T Delta(0),   H = U Lambda U^T
 
     Args:
-        ts: Times, (T,), or step counts for an optimizer.
+        ts: Times, (T,), or step counts for an optimizer; () where one number was asked for, and no
+            field has an axis of times then.
         residual: Delta = f - y, (T, n) or (T, n, k).
         loss: |Delta|^2 / 2, (T,).
         pseudo_loss: Delta . H Delta / 2, (T,).
         test: Predictions f* at the test points, (T, q) or (T, q, k), or None.
-        eigenvectors: U, (N, N), where N is n, or n k for a full kernel.
-        slopes: The velocity in the eigenbasis, (T, N, columns), from which `velocity` is computed
+        eigenvectors: U, (N, N), where N is n, or n k for a full kernel; Ritz vectors, (N, K), from
+            products.
+        slopes: The velocity in that basis, (T, K, columns), from which `velocity` is computed
             when asked for.
+        error: |Delta - its limit for many products|, estimated at each time, (T,); None where
+            nothing but round-off is in error. See `krylov`.
+        loss_bounds: For gradient flow from products, what the loss is not below and not above, (2,
+            T), by Gauss's and by Gauss and Radau's rule; else None.
 
     Raises:
         TypeError: If a field is left out; it is made by `predict`.
@@ -57,49 +67,25 @@ class Prediction(eqx.Module):
         ('Prediction', [-0.368, -0.271])
     """
 
-    ts: Float[Array, "*batch T"]
+    ts: Float[Array, "*times"]
     residual: Float[Array, "*batch T n *k"]
-    loss: Float[Array, "*batch T"]
-    pseudo_loss: Float[Array, "*batch T"]
+    loss: Float[Array, "*times"]
+    pseudo_loss: Float[Array, "*times"]
     test: Float[Array, "*batch T q *k"] | None
-    eigenvectors: Float[Array, "*batch N N"]
-    slopes: Float[Array, "*batch T N columns"]
+    eigenvectors: Float[Array, "*batch N K"]
+    slopes: Float[Array, "*times K columns"]
+    error: Float[Array, "*times"] | None = None
+    loss_bounds: Float[Array, "2 ..."] | None = None
 
     @property
     def velocity(self) -> Float[Array, "*batch T n *k"]:
         """dDelta/dt, or the last step Delta_k - Delta_{k-1} of an optimizer (zero at k = 0): one
         matrix product, not kept."""
-        return jnp.einsum("...tjk,...ij->...tik", self.slopes, self.eigenvectors).reshape(
+        one = self.slopes.ndim == self.eigenvectors.ndim
+        slopes = self.slopes[..., None, :, :] if one else self.slopes
+        return jnp.einsum("...tjk,...ij->...tik", slopes, self.eigenvectors).reshape(
             self.residual.shape
         )
-
-
-def check_times(ts: Any, *, dtype: Any = None, whole: bool = False) -> Float[Array, " T"]:
-    """The times as an array. Raises InputError unless they are finite, non-negative and strictly
-    increasing (and whole, if asked)."""
-    value = concrete(ts)
-    if value is None and not isinstance(ts, jax.Array):
-        raise InputError(f"the times ts must be real numbers, got {ts!r}.")
-    shape = np.shape(ts)
-    if len(shape) != 1 or shape[0] == 0:
-        raise InputError(f"the times ts must be a non-empty list, got shape {shape}.")
-    if value is not None:
-        if value.dtype.kind == "c" or not np.all(np.isfinite(value)):
-            raise InputError("the times ts must be real and finite.")
-        if value[0] < 0:
-            raise InputError(
-                f"the times ts must be non-negative, got {value[0]:g} first; flows start at t = 0."
-            )
-        steps = np.diff(value.astype(float))
-        if not np.all(steps > 0):
-            at = int(np.argmin(steps > 0))
-            raise InputError(
-                f"the times ts must increase, got {value[at]:g} then {value[at + 1]:g} "
-                f"(at {at}). Try numpy.unique."
-            )
-        if whole and not np.all(value == np.round(value)):
-            raise InputError("for an optimizer the times ts are step counts, so whole numbers.")
-    return jnp.asarray(ts, jnp.result_type(jnp.asarray(ts), float) if dtype is None else dtype)
 
 
 def response(eigenvalues: Any, flow: AbstractFlow, ts: Any) -> Float[Array, "T n"]:
@@ -132,20 +118,27 @@ def response(eigenvalues: Any, flow: AbstractFlow, ts: Any) -> Float[Array, "T n
         "use fewer times or eigenvalues",
         of=eigenvalues,
     )
-    eigenvalues = _array("eigenvalues", eigenvalues)
+    eigenvalues = array("eigenvalues", eigenvalues)
     if eigenvalues.ndim != 1:
         raise InputError(f"eigenvalues must have shape (n,), got {eigenvalues.shape}.")
     return flow.mode(eigenvalues[None, :], check_times(ts, dtype=eigenvalues.dtype)[:, None])[0]
 
 
+@no_type_check
 def predict(
     kernel: Any,
     residual0: Any,
     flow: AbstractFlow | AbstractOptimizer,
     ts: Any,
     *,
-    test_kernel: ArrayLike | None = None,
-    test0: ArrayLike | None = None,
+    test_kernel: Any = None,
+    test0: Any = None,
+    ridge: Any = None,
+    velocity0: Any = None,
+    test_velocity0: Any = None,
+    products: int | None = None,
+    tol: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Prediction:
     """The trajectory of the error under a constant kernel, in closed form, from rest.
 
@@ -157,88 +150,198 @@ def predict(
     eigenvalue's recursion is run. Differentiable; in the kernel itself only where its eigenvalues
     are distinct.
 
+    With a ridge the loss is |f - y|^2/2 + ridge |w - w_0|^2/2 for a model linear in w about w_0, on
+    which it acts:
+
+        Delta(t) = Delta(0) + H c(t),  c = -psi(H + ridge, t) Delta(0),  f*(t) = f*(0) + K* c(t)
+
+    and at t = infinity f* is kernel ridge regression, f*(0) + K* (H + ridge)^-1 (y - f(0)).
+
+    From an operator, which is never formed, a few products give what eigenvectors would (`nm.modes`
+    says how, and when): as many as bring the estimated error below tol |Delta(0)| at all times.
+
     Args:
-        kernel: H, (n, n), shared by all outputs, or the full (n, k, n, k) or (nk, nk).
-        residual0: Delta(0) = f(0) - y, (n,) or (n, k).
+        kernel: H, (n, n), shared by all outputs, or the full (n, k, n, k) or (nk, nk); its
+            `nm.spectrum`; an operator, such as `nm.ntk_operator`'s or `nm.infinite_ntk_operator`'s;
+            or `nm.modes`.
+        residual0: Delta(0) = f(0) - y, (n,) or (n, k); None with `nm.modes`, which hold it.
         flow: A flow, or an optimizer.
         ts: Times, (T,), non-negative and increasing, in the flow's own unit; with an optimizer step
-            counts (concrete).
+            counts (concrete). One number gives results without an axis of times. The last may be
+            infinity: there what the kernel does not see remains.
         test_kernel: Kernel of q test points against the training points, (q, n), (q, k, n, k) or
-            (qk, nk).
+            (qk, nk), or an operator.
         test0: Predictions at the test points at t = 0, (q,) or (q, k); zero if None.
+        ridge: The weight of |w - w_0|^2/2, >= 0, in the kernel's unit.
+        velocity0: dDelta/dt at t = 0, shaped like residual0, for a flow with inertia whose friction
+            is finite at t = 0; at rest if None.
+        test_velocity0: df*/dt at t = 0, which the training points' velocity does not say, (q,) or
+            (q, k); needed with a test kernel and velocity0.
+        products: With an operator, so many products, whatever their error.
+        tol: With an operator, the error asked for, as a share of |Delta(0)|; 1e-8 in float64, 1e-5
+            in float32 if None.
+        progress: With an operator, called as progress(products done, products expected).
 
     Returns:
-        The errors, losses and, with a test kernel, predictions at all times.
+        The errors, losses and, with a test kernel, predictions at all times; from products an
+        estimate of the error of Delta at each, and bounds of the loss for gradient flow.
 
     Raises:
         InputError: If shapes do not fit, values are not finite, the kernel is not symmetric
-            positive semi-definite up to round-off, times are wrong, or all that does not fit into
-            memory.
+            positive semi-definite up to round-off, times are wrong, a method does not settle and is
+            asked for t = infinity, or all that does not fit into memory.
 
     Examples:
         >>> found = nm.predict(np.diag([1.0, 2.0]), [1.0, 1.0], nm.GradientFlow(), [0.0, 1.0])
         >>> found.residual[1].round(3).tolist(), found.loss.round(3).tolist()
         ([0.368, 0.135], [1.0, 0.077])
+        >>> end = nm.predict(np.eye(2), [1.0, 1.0], nm.GradientFlow(), np.inf, ridge=1.0)
+        >>> end.residual.tolist()
+        [0.5, 0.5]
     """
     if not isinstance(flow, AbstractFlow | AbstractOptimizer):
         raise InputError(
             f"predict needs a flow or an optimizer of ntk_momentum, got {type(flow).__name__}."
         )
     check_linear(flow)
-    _check_size(kernel, residual0, flow, ts, test_kernel)
-    kernel, residual0 = _array("kernel", kernel), _array("residual0", residual0)
-    dtype = jnp.result_type(kernel, residual0)
-    kernel, residual0 = kernel.astype(dtype), residual0.astype(dtype)
-    matrix, start = _square(kernel, residual0)
     if isinstance(flow, AbstractOptimizer) and not flow.linear:
         raise InputError(
             f"{flow.name} is not linear in the gradients, so modes do not evolve "
             "alone; run nm.train instead."
         )
-    counts, ts = (
-        concrete(ts),
-        check_times(ts, dtype=dtype, whole=isinstance(flow, AbstractOptimizer)),
-    )
-    rows, at_start = _test_rows(test_kernel, test0, len(matrix), residual0)
+    given = concrete(ts)
+    scalar = given is not None and given.ndim == 0
+    ts = given[None] if scalar else ts
+    if ridge is not None:
+        check_positive("the ridge", ridge, strict=False)
+    if velocity0 is not None:
+        check_launch(flow)
+    if (products, tol, progress) != (None, None, None) and not krylov.is_operator(kernel):
+        raise InputError(
+            "products, tol and progress belong to a kernel given as an operator; give them to "
+            "nm.modes, or leave them out."
+        )
+    _check_size(kernel, residual0, flow, ts, test_kernel)
+    if krylov.is_operator(kernel):
+        kernel = krylov.modes(
+            kernel,
+            residual0,
+            flow=flow,
+            ts=ts,
+            products=products,
+            tol=tol,
+            ridge=ridge,
+            velocity0=velocity0,
+            progress=progress,
+        )
+        residual0 = velocity0 = None
+    elif isinstance(kernel, Spectrum):
+        kernel = krylov.known(kernel, residual0, velocity0)
+        residual0 = velocity0 = None
+    if isinstance(kernel, Modes):
+        if residual0 is not None or velocity0 is not None:
+            krylov.check_own(kernel, residual0, velocity0)
+        shape, dtype = kernel.shape, kernel.values.dtype
+        matrix, columns, size = kernel, None, len(kernel.vectors)
+        start, launch = kernel.start, kernel.velocity
+    else:
+        kernel, residual0 = array("kernel", kernel), array("residual0", residual0)
+        shape, dtype = residual0.shape, jnp.result_type(kernel, residual0)
+        matrix, start = square(kernel.astype(dtype), residual0.astype(dtype))
+        launch = launch_of(velocity0, shape, dtype, start.shape)
+        columns, size = (start, launch), len(matrix)
+    ts, finite, limit = _times(ts, dtype, flow)
+    if limit and velocity0 is not None:
+        raise InputError("velocity0 has no t = infinity here; ask for a large finite time.")
+    rows, at_start = rows_of(test_kernel, test0, size, shape, dtype)
+    if rows is not None and isinstance(matrix, Modes):
+        rows = rows @ matrix.vectors
+    pushed = None
+    if rows is not None and launch is not None:
+        if test_velocity0 is None:
+            raise InputError(
+                "with velocity0 and test_kernel give test_velocity0 too, df*/dt at the test points "
+                "at t = 0; zeros, if they start at rest."
+            )
+        pushed = shaped("test_velocity0", test_velocity0, at_start.shape, dtype)
 
     slots = None
+    counts = concrete(finite)
     if isinstance(flow, AbstractFlow) and not flow.linear:
         flow = _settled(flow, matrix, start, counts)
     if isinstance(flow, AbstractOptimizer):
-        if counts is None:
-            raise InputError(
-                "for an optimizer the step counts ts must be concrete: close over them "
-                "instead of tracing them."
-            )
-        # Each step is written over the next saved one, so that the last one stays.
-        slots = jnp.asarray(np.searchsorted(counts, np.arange(1, int(counts[-1]) + 1)))
-    parameters, rest = eqx.partition(
-        flow, lambda leaf: isinstance(leaf, float | np.floating | np.ndarray | jax.Array)
-    )
-    eigenvalues, vectors, residual, slopes, loss, pseudo_loss, test = _solve(
-        parameters, rest, matrix, start, ts, slots, rows
+        slots = slots_of(counts)
+    parameters, rest = numbers_of(flow)
+    ridge = None if ridge is None else jnp.asarray(ridge, dtype)
+    out = solve(
+        parameters, rest, limit, matrix, columns, finite, slots, rows, ridge, pushed is not None
     )
 
-    _check_semidefinite(eigenvalues)
-    seen = concrete(loss)
+    if not isinstance(matrix, Modes) or matrix.products == 0:
+        check_semidefinite(out.eigenvalues)
+    if limit:
+        check_limit(flow, out.eigenvalues if ridge is None else out.eigenvalues + ridge)
+    seen = concrete(out.loss)
     if slots is None and seen is not None and not np.all(np.isfinite(seen)):
         raise InputError(
             f"{flow} has no finite response to eigenvalues up to "
-            f"{eigenvalues[-1]:.3g}; see the range of its parameters."
+            f"{out.eigenvalues[-1]:.3g}; see the range of its parameters."
         )
-    shape = (ts.shape[0], *residual0.shape)
+    keep = slice(-len(ts), None)  # without the time that stands in where infinity is the only one
+    test = out.test
     if test is not None and at_start is not None:
-        test = test.reshape(ts.shape[0], *at_start.shape) + at_start[None]
-    return Prediction(ts, residual.reshape(shape), loss, pseudo_loss, test, vectors, slopes)
+        test = test.reshape(len(test), *at_start.shape) + at_start[None]
+        if pushed is not None:
+            test = test + out.carry.reshape(-1, *(1 for _ in pushed.shape)) * pushed[None]
+    fields = (
+        ts,
+        out.residual.reshape(len(out.residual), *shape)[keep],
+        out.loss[keep],
+        out.pseudo_loss[keep],
+        None if test is None else test[keep],
+        None if out.error is None else out.error[keep],
+        None if out.upper is None else jnp.stack([out.loss, out.upper], axis=1)[keep],
+        out.slopes[keep],
+    )
+    if isinstance(matrix, Modes):
+        krylov.warn_of_error(matrix, ts, fields[5])
+    ts, residual, loss, pseudo_loss, test, error, bounds, slopes = (
+        jax.tree.map(lambda x: x[0], fields) if scalar else fields
+    )
+    bounds = None if bounds is None else bounds.T
+    return Prediction(ts, residual, loss, pseudo_loss, test, out.vectors, slopes, error, bounds)
+
+
+def _times(ts: Any, dtype: Any, flow: Any) -> tuple[Array, Array, bool]:
+    """(times, those that are solved for, whether infinity follows them)."""
+    discrete = isinstance(flow, AbstractOptimizer)
+    counts = concrete(ts)
+    if discrete and counts is None and isinstance(ts, jax.core.Tracer):
+        raise InputError(
+            "for an optimizer the step counts ts must be concrete: close over them "
+            "instead of tracing them."
+        )
+    ts = check_times(ts, dtype=dtype, whole=discrete, limit=True)
+    limit = counts is not None and bool(counts[-1] == np.inf)
+    if not limit:
+        return ts, ts, False
+    if not discrete and not flow.linear:
+        raise InputError(f"{flow.name} restarts by itself, up to a finite time; leave inf out.")
+    return ts, ts[:-1] if len(ts) > 1 else jnp.zeros(1, dtype), True
 
 
 def _check_size(kernel: Any, residual0: Any, flow: Any, ts: Any, test_kernel: Any) -> None:
     """Raise where the arrays alive at the peak do not fit: six of (T, n k), or twelve with test
     points, five of (N, N), what the test points move by, and an optimizer's list of steps."""
-    sizes = [math.prod(shape_of(x)) for x in (kernel, residual0, test_kernel)]
+    residual0 = np.empty(kernel.shape) if isinstance(kernel, Modes) else residual0
+    formed = isinstance(kernel, Modes | Spectrum) or not krylov.is_operator(kernel)
+    basis = kernel.vectors if isinstance(kernel, Modes) else kernel
+    basis = kernel.eigenvectors if isinstance(kernel, Spectrum) else basis
+    sizes = [math.prod(shape_of(x)) for x in (basis, residual0, test_kernel)]
     times = math.prod(shape_of(ts))
     entries = 5 * sizes[0] + times * sizes[1] * (6 if test_kernel is None else 12)
-    entries += times * (sizes[1] * sizes[2] // max(sizes[0], 1)) + 4 * times
+    if formed:
+        entries += times * (sizes[1] * sizes[2] // max(sizes[0], 1)) + 4 * times
     check_fits(
         entries,
         f"a prediction at {in_short(times)} times from a kernel of {in_short(sizes[0])} entries",
@@ -246,217 +349,26 @@ def _check_size(kernel: Any, residual0: Any, flow: Any, ts: Any, test_kernel: An
         of=kernel,
     )
     seen = concrete(ts) if isinstance(flow, AbstractOptimizer) else None
-    steps = 0 if seen is None or seen.size == 0 else seen.reshape(-1)[-1].real
+    steps = 0 if seen is None or seen.size == 0 else np.max(seen[np.isfinite(seen)], initial=0).real
     if np.isfinite(steps):
         what = f"the list of {in_short(int(steps))} steps"
         check_fits(2 * int(steps), what, "ask for fewer steps, or use a flow")
 
 
-def _settled(flow: AbstractFlow, matrix: Array, start: Array, ts: Any) -> AbstractFlow:
+def _settled(flow: AbstractFlow, matrix: Array | Modes, start: Array, ts: Any) -> AbstractFlow:
     """The linear flow that a non-linear one is on this kernel."""
-    if ts is None or concrete(matrix) is None or concrete(start) is None:
+    if isinstance(matrix, Modes):
+        eigenvalues, along = concrete(matrix.values), concrete(matrix.start)
+    elif concrete(matrix) is None or concrete(start) is None:
+        eigenvalues = along = None
+    else:
+        eigenvalues, vectors = np.linalg.eigh(np.asarray(matrix))
+        check_semidefinite(eigenvalues)
+        along = vectors.T @ np.asarray(start)
+    if ts is None or eigenvalues is None or along is None:
         raise InputError(
             f"{flow.name} restarts by concrete numbers: kernel, residual0 and ts may "
             "not be traced; or give a period."
         )
-    eigenvalues, vectors = np.linalg.eigh(np.asarray(matrix))
-    _check_semidefinite(eigenvalues)
-    return flow.settled(
-        np.maximum(eigenvalues, 0.0),
-        np.linalg.norm(vectors.T @ np.asarray(start), axis=1),
-        float(ts[-1]),
-    )
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _solve(
-    parameters: Any,
-    rest: Any,
-    matrix: Array,
-    start: Array,
-    ts: Array,
-    slots: Array | None,
-    rows: Array | None,
-) -> tuple[Array, Array, Array, Array, Array, Array, Array | None]:
-    """(eigenvalues, eigenvectors, residual, velocity in the eigenbasis, losses, what the test
-    points moved by); errors (N, columns)."""
-    method = eqx.combine(parameters, rest)
-    eigenvalues, vectors = jnp.linalg.eigh(matrix, symmetrize_input=False)
-    spectrum = jnp.where(
-        eigenvalues < 0, 0.0, eigenvalues
-    )  # a Gram matrix: below zero is round-off
-    start, dual = vectors.T @ start, None
-    if slots is not None:
-        modes, velocity, dual = _recursion(
-            method, spectrum, start, slots, ts.shape[0], rows is not None
-        )
-    else:
-        phi, slope = method.mode(spectrum[None, :], ts[:, None])
-        modes, velocity = phi[:, :, None] * start[None], slope[:, :, None] * start[None]
-        if rows is not None:
-            dual = -_deficit(method, spectrum, ts, phi)[:, :, None] * start[None]
-    residual = jnp.swapaxes(
-        jnp.einsum("tjk,ij->tki", modes, vectors), 1, 2
-    )  # in this order no transpose for one column
-    moved = None if rows is None else jnp.einsum("qi,tik->tqk", rows @ vectors, dual)
-    # U keeps lengths: |Delta|^2 = sum_k modes_k^2 and Delta . H Delta = sum_k lambda_k modes_k^2.
-    losses = (
-        0.5 * jnp.sum(modes**2, axis=2) @ jnp.stack([jnp.ones_like(spectrum), spectrum], axis=1)
-    )
-    return eigenvalues, vectors, residual, velocity, losses[:, 0], losses[:, 1], moved
-
-
-def _deficit(flow: AbstractFlow, eigenvalues: Array, ts: Array, phi: Array) -> Array:
-    """psi = (1 - phi)/lambda, well-conditioned as lambda -> 0: there it is minus the mean of
-    dphi/dlambda over (0, lambda)."""
-    info = jnp.finfo(eigenvalues.dtype)
-    floor = jnp.maximum(
-        info.tiny, info.eps**2 * jnp.max(eigenvalues)
-    )  # as good as zero, and safe for a mode written in sqrt(lambda)
-
-    # psi(lambda) = -int_0^1 (dphi/dlambda)(theta lambda) dtheta where phi is near 1, as phi(0) = 1.
-    lam = jnp.maximum(eigenvalues, floor)[None, :]
-
-    def slope(node: Array) -> Array:
-        at = jnp.maximum(node * lam, floor)
-        return jax.jvp(lambda lam: flow.mode(lam, ts[:, None])[0], (at,), (jnp.ones_like(at),))[1]
-
-    slopes = jax.lax.map(slope, jnp.array([0.0, *_NODES], lam.dtype))
-    near = -slopes[0] * lam < _DIRECT_FROM
-    mean = jnp.tensordot(jnp.array(_WEIGHTS, lam.dtype), slopes[1:], axes=1)
-    return jnp.where(near, -mean, (1 - phi) / lam)
-
-
-def _recursion(
-    optimizer: AbstractOptimizer,
-    eigenvalues: Array,
-    start: Array,
-    slots: Array,
-    saved: int,
-    with_dual: bool,
-) -> tuple[Array, Array, Array | None]:
-    """(modes, last steps, dual variable) at the saved step counts, which `slots` gives for each
-    step.
-
-    The dual variable moves with gradient Delta where an eigenmode moves with lambda Delta: the
-    prediction at a point with kernel row k* is its sum weighted by k*, and no eigenvalue divides.
-    """
-
-    # update is linear in gradients and positions, so one call moves both, which differ in their
-    # gradients alone.
-    def step(carry: PyTree, slot: Array) -> tuple[PyTree, None]:
-        (modes, dual), state, kept = carry
-        gradient = eigenvalues[:, None] * modes, (modes if with_dual else None)
-        change, state = optimizer.update(gradient, state, (modes, dual))
-        modes, dual = jax.tree.map(
-            lambda old, by: old + by.astype(old.dtype), (modes, dual), change
-        )
-        kept = jax.tree.map(lambda all, new: all.at[slot].set(new), kept, (modes, change[0], dual))
-        return ((modes, dual), state, kept), None
-
-    rest = jnp.zeros_like(start)
-    point = start, rest if with_dual else None
-    kept = jax.tree.map(
-        lambda new: jnp.broadcast_to(new, (saved, *new.shape)), (start, rest, point[1])
-    )
-    (_, _, kept), _ = jax.lax.scan(step, (point, optimizer.init(point), kept), slots)
-    return kept
-
-
-def _array(name: str, value: Any) -> Array:
-    """A finite real floating array."""
-    seen = concrete(value)
-    if seen is None and not isinstance(value, jax.Array):
-        raise not_an_array(name, value)
-    if seen is not None and seen.dtype.kind == "c":
-        raise InputError(f"{name} must be real, got complex numbers.")
-    if seen is not None and not np.all(np.isfinite(seen)):
-        raise InputError(f"{name} must be finite; it holds NaN or infinity.")
-    array = jnp.asarray(value)
-    return array.astype(jnp.result_type(array, float))
-
-
-def _square(kernel: Array, residual0: Array) -> tuple[Array, Array]:
-    """(symmetric kernel matrix (N, N), Delta(0) as (N, columns))."""
-    if residual0.ndim not in (1, 2) or residual0.size == 0:
-        raise InputError(f"residual0 must have shape (n,) or (n, k), got {residual0.shape}.")
-    n, size = residual0.shape[0], residual0.size
-    if kernel.shape == (n, n):
-        start = residual0.reshape(n, -1)
-    elif kernel.shape in ((size, size), residual0.shape * 2):
-        kernel, start = kernel.reshape(size, size), residual0.reshape(size, 1)
-    else:
-        several = f", {residual0.shape * 2} or {(size, size)}" if residual0.ndim == 2 else ""
-        raise InputError(
-            f"the kernel must have shape {(n, n)}{several} "
-            f"for residual0 of shape {residual0.shape}, got {kernel.shape}."
-        )
-    kernel, gap, scale = _symmetrise(kernel)
-    if not isinstance(gap, jax.core.Tracer) and gap > np.sqrt(np.finfo(kernel.dtype).eps) * scale:
-        raise InputError(
-            f"the kernel must be symmetric; |K - K^T| reaches {gap:.2g}, |K| "
-            f"{scale:.2g}. Did you pass test rows?"
-        )
-    return kernel, start
-
-
-@jax.jit
-def _symmetrise(kernel: Array) -> tuple[Array, Array, Array]:
-    """((K + K^T)/2, the largest |K - K^T|, the largest |K|)."""
-    mean = jax.lax.optimization_barrier(
-        (kernel + kernel.T) / 2
-    )  # one transposed pass over the matrix, not two
-    return mean, 2 * jnp.max(jnp.abs(kernel - mean)), jnp.max(jnp.abs(kernel))
-
-
-def check_constant_kernel(kernel: Array, residual0: Array) -> None:
-    """Raise `InputError` where concrete arrays are no symmetric positive semidefinite kernel and
-    error."""
-    if concrete(kernel) is not None:
-        matrix, _ = _square(_array("kernel", kernel), _array("residual0", residual0))
-        _check_semidefinite(jnp.linalg.eigvalsh(matrix))
-
-
-def _check_semidefinite(eigenvalues: Any) -> None:
-    seen = concrete(eigenvalues)
-    if seen is not None and seen[0] < -np.sqrt(np.finfo(seen.dtype).eps) * np.max(np.abs(seen)):
-        raise InputError(
-            "the kernel must be positive semi-definite; its eigenvalues run from "
-            f"{seen[0]:.3g} to {seen[-1]:.3g}."
-        )
-
-
-def _test_rows(
-    test_kernel: Any, test0: Any, size: int, residual0: Array
-) -> tuple[Array | None, Array | None]:
-    """(kernel rows of the test points (rows, N), their predictions at t = 0)."""
-    if test_kernel is None:
-        if test0 is not None:
-            raise InputError(
-                "test0 needs test_kernel, the kernel of the test points against the "
-                "training points."
-            )
-        return None, None
-    rows, outputs = _array("test_kernel", test_kernel).astype(residual0.dtype), residual0.shape[1:]
-    per_row = 1 if size == len(residual0) else outputs[0]
-    if (
-        rows.ndim == 4
-        and outputs
-        and size == residual0.size
-        and rows.shape[1:] == (*outputs, *residual0.shape)
-    ):
-        rows = rows.reshape(-1, size)
-    if rows.ndim != 2 or rows.shape[1] != size or len(rows) % per_row:
-        raise InputError(
-            f"test_kernel of shape {rows.shape} does not match the kernel and "
-            f"residual0 of shape {residual0.shape}."
-        )
-    shape = (len(rows) // per_row, *outputs)
-    start = (
-        jnp.zeros(shape, residual0.dtype)
-        if test0 is None
-        else _array("test0", test0).astype(residual0.dtype)
-    )
-    if start.shape != shape:
-        raise InputError(f"test0 must have shape {shape}, got {start.shape}.")
-    return rows, start
+    size = np.linalg.norm(along, axis=1)
+    return flow.settled(np.maximum(eigenvalues, 0.0), size, float(ts[-1]))

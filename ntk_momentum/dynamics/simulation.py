@@ -18,8 +18,8 @@ from ..errors import InputError, no_type_check
 from ..loss import Loss, squared
 from ..method import AbstractFlow
 from ..numerics import Numerics
+from .constant_kernel import check_constant_kernel, check_times
 from .objective import AbstractProblem, ErrorProblem
-from .prediction import check_constant_kernel, check_times
 from .preparation import Choices, weights_dtype
 from .readout import Readout, resolve
 from .run import Run, as_integrator, default_names, refined, solve, warn_of_failure, watched

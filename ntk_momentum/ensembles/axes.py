@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..data import Dataset
-from ..dynamics.prediction import check_times
+from ..dynamics.constant_kernel import check_times
 from ..errors import InputError, check_positive
 from ..memory import check_fits
 from ..method import AbstractFlow, AbstractOptimizer, check_linear

@@ -70,7 +70,7 @@ def safe_sqrt(x: Array) -> Array:
 def angles(x1: Float[Array, "n1 p"], x2: Float[Array, "n2 p"]) -> Angles:
     """Angles between all pairs. One pass of differences |u -+ v|^2 / 2, the sign chosen so that the
     small one is the accurate one."""
-    (norm1, u), (norm2, v) = _directions(x1), _directions(x2)
+    (norm1, u), (norm2, v) = directions(x1), directions(x2)
     sign = jnp.where(u @ v.T < 0, -1.0, 1.0).astype(u.dtype)
     # row by row: (n2, p) differences live at once, never (n1, n2, p)
     small = jax.lax.map(
@@ -83,7 +83,8 @@ def angles(x1: Float[Array, "n1 p"], x2: Float[Array, "n2 p"]) -> Angles:
     )
 
 
-def _directions(x: Array) -> tuple[Array, Array]:
+def directions(x: Float[Array, "n p"]) -> tuple[Float[Array, " n"], Float[Array, "n p"]]:
+    """Norms, and unit vectors; zero where x is."""
     norm = safe_sqrt(jnp.sum(jnp.square(x), axis=1))
     return norm, x / jnp.where(norm > 0, norm, 1.0)[:, None]
 
@@ -128,14 +129,18 @@ def infinite_ntk(x1: Any, x2: Any = None, *, trainable: str | None = None) -> Fl
 
 @functools.partial(jax.jit, static_argnums=2)
 def _infinite_ntk(x1: Array, x2: Array | None, layers: str) -> Array:
-    pairs = angles(x1, x1 if x2 is None else x2)
+    K = of_pairs(angles(x1, x1 if x2 is None else x2), layers)
+    return K if x2 is not None else 0.5 * (K + K.T)
+
+
+def of_pairs(pairs: Angles, layers: str) -> Float[Array, "n1 n2"]:
+    """The kernel of hidden, output or all layers between vectors at these angles."""
     K = jnp.zeros_like(pairs.near)
     if layers in ("hidden", "all"):
         K = K + pairs.cos * pairs.opening
     if layers in ("output", "all"):
         K = K + pairs.sin + pairs.opening * pairs.cos
-    K = pairs.norms * K / (2 * jnp.pi)
-    return K if x2 is not None else 0.5 * (K + K.T)
+    return pairs.norms * K / (2 * jnp.pi)
 
 
 def rows(name: str, x: Any) -> Float[Array, "n p"]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 def ntk_operator(
     model: Callable,
     x: Any,
+    x2: Any = None,
     *,
     trainable: PyTree = None,
     where: Callable | None = None,
@@ -44,13 +45,15 @@ def ntk_operator(
     Args:
         model: A function of one input, real-valued.
         x: Inputs, (n, ...).
+        x2: Inputs that v belongs to, if not x: with test points as x and training points here it is
+            the test kernel of `nm.predict`, J(x) J(x2)^T.
         trainable: What is trained, as in `empirical_ntk`.
         where: As in `empirical_ntk`.
         block_size: Samples linearised at once; the model is then evaluated again for every product.
             None linearises all of them once and keeps what that needs.
 
     Returns:
-        A lineax operator.
+        A lineax operator, symmetric without x2.
 
     Raises:
         InputError: If an argument does not fit.
@@ -63,22 +66,24 @@ def ntk_operator(
         True
     """
     lineax = require("lineax", "ntk_operator")
-    problem = prepare(model, x, None, trainable, where, "auto", block_size, "full")
+    problem = prepare(model, x, x2, trainable, where, "auto", block_size, "full")
     trained, x = problem.trained, problem.x1
-    n, shape = x.shape[0], (x.shape[0],) if problem.scalar else (x.shape[0], problem.k)
+    other = x if x2 is None else problem.x2
+    shape = lambda x: (len(x),) if problem.scalar else (len(x), problem.k)
     f = lambda trained, x: jax.vmap(problem.f, (None, 0))(trained, x)
 
-    if block_size is None or block_size >= n:
+    if block_size is None or block_size >= max(len(x), len(other)):
         _, push, pull = linear_maps(lambda trained: f(trained, x), trained)
-        product = lambda v: push(pull(v.reshape(n, -1))).reshape(shape)
+        if x2 is not None:
+            _, _, pull = linear_maps(lambda trained: f(trained, other), trained)
+        product = lambda v: push(pull(v.reshape(len(other), -1))).reshape(shape(x))
     else:
-        inputs = blocks(x, block_size)
-        count, size = inputs.shape[:2]
+        inputs, others = blocks(x, block_size), blocks(other, block_size)
         # copies of the last input fill the last block: they push no gradient back, and what they
         # receive is cut off
-        padded = lambda v: jnp.pad(v.reshape(n, -1), ((0, count * size - n), (0, 0))).reshape(
-            count, size, -1
-        )
+        padded = lambda v: jnp.pad(
+            v.reshape(len(other), -1), ((0, others.shape[0] * others.shape[1] - len(other)), (0, 0))
+        ).reshape(*others.shape[:2], -1)
 
         def gather(gradient: PyTree, block: tuple[Array, Array]) -> tuple[PyTree, None]:
             here, v = block
@@ -88,18 +93,17 @@ def ntk_operator(
 
         def product(v: Array) -> Array:
             gradient, _ = jax.lax.scan(
-                gather, jax.tree.map(jnp.zeros_like, trained), (inputs, padded(v))
+                gather, jax.tree.map(jnp.zeros_like, trained), (others, padded(v))
             )
             pushed = jax.lax.map(
                 lambda here: jvp(lambda trained: f(trained, here), trained, gradient)[1],
                 inputs,
             )
-            return pushed.reshape(count * size, -1)[:n].reshape(shape)
+            return pushed.reshape(inputs.shape[0] * inputs.shape[1], -1)[: len(x)].reshape(shape(x))
 
-    structure = jax.eval_shape(lambda v: v.reshape(shape), jax.eval_shape(f, trained, x))
-    return lineax.FunctionLinearOperator(
-        product, structure, {lineax.symmetric_tag, lineax.positive_semidefinite_tag}
-    )
+    structure = jax.eval_shape(lambda v: v.reshape(shape(other)), jax.eval_shape(f, trained, other))
+    tags = {lineax.symmetric_tag, lineax.positive_semidefinite_tag} if x2 is None else ()
+    return lineax.FunctionLinearOperator(product, structure, tags)
 
 
 class Extremes(NamedTuple):

@@ -75,11 +75,12 @@ def _symmetrise(kernels: WideKernels) -> WideKernels:
 @eqx.filter_jit
 def _kernels(network: FullyConnected, x1: Array, x2: Array | None) -> WideKernels:
     root = x1.shape[1] ** -0.5
-    law = _affine(
-        angles(x1 * root, (x1 if x2 is None else x2) * root),
-        network.weight_std[0],
-        network.bias_std[0],
-    )
+    return of_layers(network, angles(x1 * root, (x1 if x2 is None else x2) * root))
+
+
+def of_layers(network: FullyConnected, pairs: Angles) -> WideKernels:
+    """Both kernels between inputs, divided by sqrt p, at these angles."""
+    law = _affine(pairs, network.weight_std[0], network.bias_std[0])
     ntk = law.norms * law.cos
     for weight_std, bias_std in zip(network.weight_std[1:], network.bias_std[1:], strict=True):
         activations, slopes = network.dual(law)

@@ -47,6 +47,12 @@ class FrozenStep(NamedTuple):
     carry_v: Float[Array, ""]
 
 
+def positive(value: Number) -> bool:
+    """Whether a number, or each of several, is > 0; of a traced one it is taken on trust."""
+    seen = concrete(value)
+    return seen is None or bool(np.all(seen > 0))
+
+
 class _Named(eqx.Module):
     """A class with a name: its own in snake case, unless it states one."""
 
@@ -100,6 +106,12 @@ class AbstractFlow(_Named):
         """Whether the flow depends linearly on gradient and momentum, on each of their coordinates
         alike and not on w, so that eigenmodes of a constant kernel evolve apart."""
         return True
+
+    @property
+    def settles(self) -> bool:
+        """Whether every mode of an eigenvalue > 0 is known to tend to 0, so that `predict` may be
+        asked for t = infinity. A flow of one's own says so itself."""
+        return False
 
     def settled(self, eigenvalues: ArrayLike, start: ArrayLike, end: float) -> AbstractFlow:
         """The linear flow that acts until `end` on a constant kernel, from errors `start` along its

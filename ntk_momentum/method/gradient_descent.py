@@ -27,6 +27,11 @@ class GradientFlow(AbstractFlow):
 
     name: ClassVar[str] = "gradient_flow"
 
+    @property
+    def settles(self) -> bool:
+        """True."""
+        return True
+
     def init(self, w: PyTree) -> State:
         """(w, None): there is no momentum."""
         return State(w, None)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ..errors import check_interval, check_positive
-from .base import AbstractMomentumFlow, AbstractOptimizer, Number
+from .base import AbstractMomentumFlow, AbstractOptimizer, Number, positive
 from .special import damped_oscillator
 
 
@@ -40,6 +40,11 @@ class HeavyBall(AbstractMomentumFlow):
 
     def __check_init__(self) -> None:
         check_positive("the friction b", self.b, strict=False)
+
+    @property
+    def settles(self) -> bool:
+        """With friction."""
+        return positive(self.b)
 
     def friction(self, t: Number) -> Array:
         """b."""

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from ..errors import check_interval, check_positive
-from .base import AbstractFlow, AbstractOptimizer, Number, State
+from .base import AbstractFlow, AbstractOptimizer, Number, State, positive
 from .special import damped_oscillator, nesterov_oscillator
 
 
@@ -51,6 +51,11 @@ class HessianDamped(AbstractFlow):
         check_positive("the friction b", self.b, strict=False)
         check_positive("the Hessian damping gamma", self.gamma, strict=False)
         check_positive("the factor pull", self.pull)
+
+    @property
+    def settles(self) -> bool:
+        """With friction or damping."""
+        return positive(self.b) or positive(self.gamma)
 
     def init(self, w: PyTree) -> State:
         """(w, 0); the velocity is then -gamma grad L."""
@@ -226,6 +231,11 @@ class HessianDampedNesterov(AbstractFlow):
         check_positive(
             "the Hessian damping gamma", self.gamma, hint="Without it, take nm.Nesterov(d)."
         )
+
+    @property
+    def settles(self) -> bool:
+        """True."""
+        return True
 
     def init(self, w: PyTree) -> State:
         """(w, 0); the velocity is then -(gamma/2) grad L."""

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ..errors import InputError, check_number, check_positive
-from .base import AbstractFlow, AbstractOptimizer, Number, State
+from .base import AbstractFlow, AbstractOptimizer, Number, State, positive
 from .special import damped_oscillator
 
 
@@ -41,6 +41,11 @@ class MultiStepMomentum(AbstractFlow):
     def __check_init__(self) -> None:
         check_positive("the friction b", self.b, strict=False)
         _check_beta2(self.beta2)
+
+    @property
+    def settles(self) -> bool:
+        """With friction."""
+        return positive(self.b)
 
     def init(self, w: PyTree) -> State:
         """(w, 0): at rest."""

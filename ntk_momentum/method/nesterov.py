@@ -24,6 +24,11 @@ class AbstractNesterov(AbstractMomentumFlow):
     def __check_init__(self) -> None:
         check_positive("the Nesterov constant d", self.d)
 
+    @property
+    def settles(self) -> bool:
+        """True."""
+        return True
+
     def friction(self, t: Number) -> Array:
         """d/t."""
         return jnp.asarray(self.d) / t

@@ -68,6 +68,11 @@ class RestartedNesterov(AbstractMomentumFlow):
         return self.period is not None
 
     @property
+    def settles(self) -> bool:
+        """With restarts at a fixed period."""
+        return self.linear
+
+    @property
     def between(self) -> Nesterov:
         """The flow between two restarts; its time is that since the last one."""
         return Nesterov(self.d)

@@ -39,6 +39,11 @@ class NesterovStronglyConvex(AbstractMomentumFlow):
     def __check_init__(self) -> None:
         check_positive("the strong convexity mu", self.mu)
 
+    @property
+    def settles(self) -> bool:
+        """True."""
+        return True
+
     def friction(self, t: Number) -> Array:
         """2 sqrt(mu)."""
         return 2 * jnp.asarray(self.mu) ** 0.5

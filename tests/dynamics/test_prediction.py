@@ -10,7 +10,8 @@ import pytest
 from scipy.integrate import solve_ivp
 from scipy.linalg import expm
 
-from ntk_momentum.dynamics.prediction import check_times, predict, response
+from ntk_momentum.dynamics.constant_kernel import check_times
+from ntk_momentum.dynamics.prediction import predict, response
 from ntk_momentum.errors import InputError
 from ntk_momentum.method import (
     GradientFlow,

@@ -26,7 +26,7 @@ def _modes(flow: AbstractFlow, eigenvalues: Any, ts: Any) -> Any:
     return flow.mode(eigenvalues, ts)
 
 
-def modes(flow: AbstractFlow, eigenvalues: Any, ts: Any) -> tuple[np.ndarray, np.ndarray]:
+def mode_table(flow: AbstractFlow, eigenvalues: Any, ts: Any) -> tuple[np.ndarray, np.ndarray]:
     """(phi, phi') of every eigenvalue at every time, (times, n), in blocks of one length so that
     one program serves all."""
     eigenvalues, ts = (
@@ -64,7 +64,7 @@ class Frozen:
 
 def frozen(flow: AbstractFlow, eigenvalues: Any, coefficients: Any, ts: Any) -> Frozen:
     """The closed-form solution from rest at `coefficients`, given in the eigenbasis."""
-    phi, dphi = modes(flow, eigenvalues, ts)
+    phi, dphi = mode_table(flow, eigenvalues, ts)
     c = np.broadcast_to(np.asarray(coefficients, np.float64), phi.shape[1:])
     residual, velocity = phi * c[None], dphi * c[None]
     squares = 0.5 * residual**2

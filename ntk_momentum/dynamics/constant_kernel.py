@@ -1,0 +1,152 @@
+"""What predictions for a constant kernel are made from, checked: kernel, error, times, test
+points."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ..errors import InputError, concrete, not_an_array
+
+
+def check_times(
+    ts: Any, *, dtype: Any = None, whole: bool = False, limit: bool = False
+) -> Float[Array, " T"]:
+    """The times as an array. Raises InputError unless they are finite (but for the last one, if
+    `limit`), non-negative and strictly increasing (and whole, if asked)."""
+    value = concrete(ts)
+    if value is None and not isinstance(ts, jax.Array):
+        raise InputError(f"the times ts must be real numbers, got {ts!r}.")
+    shape = np.shape(ts)
+    if len(shape) != 1 or shape[0] == 0:
+        raise InputError(f"the times ts must be a non-empty list, got shape {shape}.")
+    if value is not None:
+        finite = value[:-1] if limit and value[-1] == np.inf else value
+        if value.dtype.kind == "c" or not np.all(np.isfinite(finite)):
+            raise InputError("the times ts must be real and finite.")
+        if value[0] < 0:
+            raise InputError(
+                f"the times ts must be non-negative, got {value[0]:g} first; flows start at t = 0."
+            )
+        steps = np.diff(value.astype(float))
+        if not np.all(steps > 0):
+            at = int(np.argmin(steps > 0))
+            raise InputError(
+                f"the times ts must increase, got {value[at]:g} then {value[at + 1]:g} "
+                f"(at {at}). Try numpy.unique."
+            )
+        if whole and not np.all(value == np.round(value)):
+            raise InputError("for an optimizer the times ts are step counts, so whole numbers.")
+    return jnp.asarray(ts, jnp.result_type(jnp.asarray(ts), float) if dtype is None else dtype)
+
+
+def launch_of(velocity0: Any, shape: tuple, dtype: Any, columns: tuple) -> Array | None:
+    return (
+        None if velocity0 is None else shaped("velocity0", velocity0, shape, dtype).reshape(columns)
+    )
+
+
+def shaped(name: str, value: Any, shape: tuple, dtype: Any) -> Array:
+    """A finite array of this shape."""
+    value = array(name, value).astype(dtype)
+    if value.shape != shape:
+        raise InputError(f"{name} must have shape {shape}, got {value.shape}.")
+    return value
+
+
+def array(name: str, value: Any) -> Array:
+    """A finite real floating array."""
+    seen = concrete(value)
+    if seen is None and not isinstance(value, jax.Array):
+        raise not_an_array(name, value)
+    if seen is not None and seen.dtype.kind == "c":
+        raise InputError(f"{name} must be real, got complex numbers.")
+    if seen is not None and not np.all(np.isfinite(seen)):
+        raise InputError(f"{name} must be finite; it holds NaN or infinity.")
+    array = jnp.asarray(value)
+    return array.astype(jnp.result_type(array, float))
+
+
+def square(kernel: Array, residual0: Array) -> tuple[Array, Array]:
+    """(symmetric kernel matrix (N, N), Delta(0) as (N, columns))."""
+    if residual0.ndim not in (1, 2) or residual0.size == 0:
+        raise InputError(f"residual0 must have shape (n,) or (n, k), got {residual0.shape}.")
+    n, size = residual0.shape[0], residual0.size
+    if kernel.shape == (n, n):
+        start = residual0.reshape(n, -1)
+    elif kernel.shape in ((size, size), residual0.shape * 2):
+        kernel, start = kernel.reshape(size, size), residual0.reshape(size, 1)
+    else:
+        several = f", {residual0.shape * 2} or {(size, size)}" if residual0.ndim == 2 else ""
+        raise InputError(
+            f"the kernel must have shape {(n, n)}{several} "
+            f"for residual0 of shape {residual0.shape}, got {kernel.shape}."
+        )
+    kernel, gap, scale = _symmetrise(kernel)
+    if not isinstance(gap, jax.core.Tracer) and gap > np.sqrt(np.finfo(kernel.dtype).eps) * scale:
+        raise InputError(
+            f"the kernel must be symmetric; |K - K^T| reaches {gap:.2g}, |K| "
+            f"{scale:.2g}. Did you pass test rows?"
+        )
+    return kernel, start
+
+
+@jax.jit
+def _symmetrise(kernel: Array) -> tuple[Array, Array, Array]:
+    """((K + K^T)/2, the largest |K - K^T|, the largest |K|)."""
+    mean = jax.lax.optimization_barrier(
+        (kernel + kernel.T) / 2
+    )  # one transposed pass over the matrix, not two
+    return mean, 2 * jnp.max(jnp.abs(kernel - mean)), jnp.max(jnp.abs(kernel))
+
+
+def check_constant_kernel(kernel: Array, residual0: Array) -> None:
+    """Raise `InputError` where concrete arrays are no symmetric positive semidefinite kernel and
+    error."""
+    if concrete(kernel) is not None:
+        matrix, _ = square(array("kernel", kernel), array("residual0", residual0))
+        check_semidefinite(jnp.linalg.eigvalsh(matrix))
+
+
+def check_semidefinite(eigenvalues: Any) -> None:
+    seen = concrete(eigenvalues)
+    if seen is not None and seen[0] < -np.sqrt(np.finfo(seen.dtype).eps) * np.max(np.abs(seen)):
+        raise InputError(
+            "the kernel must be positive semi-definite; its eigenvalues run from "
+            f"{seen[0]:.3g} to {seen[-1]:.3g}."
+        )
+
+
+def rows_of(
+    test_kernel: Any, test0: Any, size: int, outer: tuple[int, ...], dtype: Any
+) -> tuple[Array | None, Array | None]:
+    """(kernel rows of the test points (rows, N), their predictions at t = 0), outer being the shape
+    of the error."""
+    if test_kernel is None:
+        if test0 is not None:
+            raise InputError(
+                "test0 needs test_kernel, the kernel of the test points against the "
+                "training points."
+            )
+        return None, None
+    rows, outputs = array("test_kernel", test_kernel).astype(dtype), outer[1:]
+    per_row = 1 if size == outer[0] else outputs[0]
+    if (
+        rows.ndim == 4
+        and outputs
+        and size == math.prod(outer)
+        and rows.shape[1:] == (*outputs, *outer)
+    ):
+        rows = rows.reshape(-1, size)
+    if rows.ndim != 2 or rows.shape[1] != size or len(rows) % per_row:
+        raise InputError(
+            f"test_kernel of shape {rows.shape} does not match the kernel and "
+            f"residual0 of shape {outer}."
+        )
+    shape = (len(rows) // per_row, *outputs)
+    return rows, jnp.zeros(shape, dtype) if test0 is None else shaped("test0", test0, shape, dtype)
