@@ -62,7 +62,6 @@ EXTRAS = {
     "latex2mathml": "report",
     "pandas": "data",
     "pyarrow": "data",
-    "matfree": "lanczos",
     "cvxpy": "lyapunov",
 }
 """The extra of pyproject.toml that brings a package; what is not here belongs to the core."""

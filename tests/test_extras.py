@@ -80,7 +80,6 @@ CALLS = {
     "results, an experiment": ("results", "find(('concentration',))[0].load()"),
     "data, CSV": ("data", "nm.load_table(folder + '/x.csv')"),
     "data, Parquet": ("data", "nm.load_table(folder + '/x.parquet')"),
-    "lanczos": ("lanczos", "nm.extreme_eigenvalues(operator, key=jax.random.key(0))"),
     "lyapunov": ("lyapunov", "search.best_power(3.0, over='convex')"),
     "cli, the progress bar": ("cli", "Bar(1)"),
     "cli, the parser": ("cli", "__import__('ntk_momentum.cli')"),

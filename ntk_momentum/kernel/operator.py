@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from ..errors import InputError, check_positive, no_type_check, require
+from . import lanczos
 from .empirical import blocks, prepare
 from .tangent import jvp, linear_maps
 
@@ -155,8 +156,8 @@ def extreme_eigenvalues(
         upper bound of the smallest eigenvalue, lambda_max a lower bound of the largest.
 
     Raises:
-        InputError: If order or rtol is not positive, or the operator acts on more than one array.
-        MissingPackage: Without matfree.
+        InputError: If order or rtol is not positive, or the operator acts on more than one array or
+            is not symmetric.
 
     Examples:
         >>> import lineax
@@ -169,30 +170,25 @@ def extreme_eigenvalues(
     check_positive("order", order)
     if rtol is not None:
         check_positive("rtol", rtol)
-    decomp = require("matfree.decomp", "extreme_eigenvalues")
     structure = operator.in_structure()
     if not isinstance(structure, jax.ShapeDtypeStruct):
         raise InputError(f"the operator must act on one array, got the structure {structure}.")
     size = int(np.prod(structure.shape))
     order = min(int(order), size)
-    start = jax.random.normal(key, (size,), structure.dtype)
+    start = jax.random.normal(key, (1, size), structure.dtype)
+    run, done = lanczos.started(start, order), 0
     while True:
-        ends = _lanczos(decomp, operator, start, order)
+        run = _advance(run, operator, done, order)
+        found = lanczos.ritz(run, lanczos.exhausted(run, order) or order, (size,), 1.0)
+        errors = found.errors
+        ends = found.values[0], found.values[-1], errors[0], errors[-1]
         converged = rtol is not None and float(ends[2]) <= rtol * float(ends[0])
         if rtol is None or converged or order >= min(most, size):
             return Extremes(*ends, order, converged)
-        order = min(2 * order, most, size)
+        done, order = order, min(2 * order, most, size)
+        run = lanczos.resized(run, order)
 
 
 @eqx.filter_jit
-def _lanczos(
-    decomp: Any, operator: Any, start: Array, order: int
-) -> tuple[Array, Array, Array, Array]:
-    shape = operator.in_structure().shape
-    product = lambda v: operator.mv(v.reshape(shape)).reshape(-1)
-    _, tridiagonal, residual, _ = decomp.tridiag_sym(
-        order, materialize=True, reortho="full", custom_vjp=False
-    )(product, start)
-    values, vectors = jnp.linalg.eigh(tridiagonal)
-    errors = jnp.linalg.norm(residual) * jnp.abs(vectors[-1])
-    return values[0], values[-1], errors[0], errors[-1]
+def _advance(run: lanczos.Lanczos, operator: Any, first: int, last: int) -> lanczos.Lanczos:
+    return lanczos.extend(run, operator, first, last)

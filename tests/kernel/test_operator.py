@@ -35,7 +35,6 @@ def test_the_operator_is_the_matrix(options, block_size):
 
 
 def test_lanczos_finds_the_ends_of_the_spectrum_within_its_own_error():
-    pytest.importorskip("matfree")
     net, x = init_two_layer(400, 10, key=KEY), np.random.default_rng(2).standard_normal((60, 10))
     exact = np.linalg.eigvalsh(empirical_ntk(net, x))
     operator = ntk_operator(net, x)
