@@ -69,7 +69,7 @@ def print_diagnosis(asked: Diagnose) -> int:
     """Print how lazy a model is on a data set."""
     import jax
 
-    from ..judge.diagnosis import diagnose, recommend
+    from ..judge.diagnosis import diagnose
     from ..memory import check_fits
     from ..results.grid import Source
     from ..results.named import build_loss
@@ -95,7 +95,8 @@ def print_diagnosis(asked: Diagnose) -> int:
         if asked.model
         else perceptron(data, asked.width, asked.depth, key)
     )
-    optimizer = build(asked, lambda: recommend(model, data, loss=loss))
+    # the advice is diagnose's own, so that the kernel is decomposed once
+    optimizer = lambda advice: build(asked, advice)
     print(diagnose(model, data, optimizer, asked.steps, loss=loss))
     return 0
 
@@ -119,19 +120,19 @@ def perceptron(data: Any, width: int, depth: int, key: Any) -> Any:
 
 
 def build(asked: Diagnose, advice: Any) -> Any:
-    """The optimizer that the options name; what they leave open comes from `advice()`, which is
-    asked for only then."""
+    """The optimizer that the options name; what they leave open comes from the
+    advice."""
     from ..method import gradient_descent, heavy_ball, nesterov
 
     if asked.optimizer == "adam":
         return require("optax", "adam").adam(1e-3 if asked.eta is None else asked.eta)
     if asked.optimizer == "gradient_descent":
-        return gradient_descent(1 / advice().lambda_max if asked.eta is None else asked.eta)
+        return gradient_descent(1 / advice.lambda_max if asked.eta is None else asked.eta)
     open_ = (
         asked.eta is None
         or {"heavy_ball": asked.beta, "nesterov": asked.d}.get(asked.optimizer, 0.0) is None
     )
-    best: Any = advice()[asked.optimizer] if open_ else None
+    best: Any = advice[asked.optimizer] if open_ else None
     eta = best.eta if asked.eta is None else asked.eta
     if asked.optimizer == "heavy_ball":
         return heavy_ball(eta, best.beta if asked.beta is None else asked.beta)

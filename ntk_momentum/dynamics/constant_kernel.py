@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -122,11 +123,21 @@ def check_semidefinite(eigenvalues: Any) -> None:
         )
 
 
+def is_operator(kernel: Any) -> bool:
+    """Whether something is a linear operator, and no array."""
+    return hasattr(kernel, "mv") and hasattr(kernel, "in_structure")
+
+
 def rows_of(
-    test_kernel: Any, test0: Any, size: int, outer: tuple[int, ...], dtype: Any
+    test_kernel: Any,
+    test0: Any,
+    size: int,
+    outer: tuple[int, ...],
+    dtype: Any,
+    vectors: Array | None = None,
 ) -> tuple[Array | None, Array | None]:
-    """(kernel rows of the test points (rows, N), their predictions at t = 0), outer being the shape
-    of the error."""
+    """(kernel rows of the test points (rows, N), or what they are on `vectors`, their predictions
+    at t = 0), outer being the shape of the error."""
     if test_kernel is None:
         if test0 is not None:
             raise InputError(
@@ -134,7 +145,18 @@ def rows_of(
                 "training points."
             )
         return None, None
-    rows, outputs = array("test_kernel", test_kernel).astype(dtype), outer[1:]
+    outputs = outer[1:]
+    if is_operator(test_kernel):
+        before = test_kernel.in_structure().shape
+        if before != (outer if size == math.prod(outer) else (size,)):
+            raise InputError(
+                f"test_kernel maps from {before}, and residual0 has shape {outer}; give its "
+                "training points as x2."
+            )
+        basis = jnp.eye(size, dtype=dtype) if vectors is None else vectors
+        rows = _products(test_kernel, basis.T).T
+    else:
+        rows = array("test_kernel", test_kernel).astype(dtype)
     per_row = 1 if size == outer[0] else outputs[0]
     if (
         rows.ndim == 4
@@ -143,10 +165,20 @@ def rows_of(
         and rows.shape[1:] == (*outputs, *outer)
     ):
         rows = rows.reshape(-1, size)
-    if rows.ndim != 2 or rows.shape[1] != size or len(rows) % per_row:
+    known = is_operator(test_kernel)
+    if not known and (rows.ndim != 2 or rows.shape[1] != size or len(rows) % per_row):
         raise InputError(
             f"test_kernel of shape {rows.shape} does not match the kernel and "
             f"residual0 of shape {outer}."
         )
+    rows = rows if known or vectors is None else rows @ vectors
     shape = (len(rows) // per_row, *outputs)
     return rows, jnp.zeros(shape, dtype) if test0 is None else shaped("test0", test0, shape, dtype)
+
+
+@eqx.filter_jit
+def _products(operator: Any, block: Array) -> Array:
+    """Rows times an operator, 64 of them at once: chosen, not measured."""
+    shape = operator.in_structure().shape
+    one = lambda v: operator.mv(v.reshape(shape)).reshape(-1)
+    return jax.lax.map(one, block, batch_size=min(64, len(block)))

@@ -21,11 +21,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Shaped
 
 from ..errors import InputError, unknown_name
+from ..kernel import Modes, Spectrum, lanczos
 from ..loss import Loss, as_targets, check_targets, output_gradient, squared
 from ..method import AbstractFlow, AbstractOptimizer, State
 from ..method.base import Number
 from ..numerics import Numerics
-from .constant_kernel import array, check_times, rows_of, square
+from . import krylov
+from .constant_kernel import array, check_times, is_operator, rows_of, square
 from .objective import AbstractProblem, norm
 from .prediction import predict
 from .preparation import check_shapes
@@ -38,21 +40,28 @@ class FunctionProblem(AbstractProblem):
     """The loss L(f(0) + K c, y) as a function of the dual variable c, whose "gradient" here is
     grad_f L.
 
-    matrix: K, (N, N); start: f(0), and c, as (N, columns); rows, test0: the test points' kernel
-    rows and predictions at t = 0, or None.
+    matrix: K, (N, N), or an operator, and then largest, its largest eigenvalue; start: f(0), and c,
+    as (N, columns); rows, test0: the test points' kernel rows and predictions at t = 0, or None.
     """
 
-    matrix: Float[Array, "N N"]
+    matrix: Any
     start: Float[Array, "N columns"]
     y: Shaped[Array, "n ..."]
     rows: Float[Array, "M N"] | None
     test0: Float[Array, q * k] | None
     loss: Loss = eqx.field(static=True)
     shape: tuple[int, ...] = eqx.field(static=True)
+    largest: Float[Array, ""] | None = None
+
+    def times(self, c: Float[Array, "N columns"]) -> Float[Array, "N columns"]:
+        """K c."""
+        if isinstance(self.matrix, jax.Array):
+            return self.matrix @ c
+        return lanczos.apply(self.matrix, c.T).T
 
     def f(self, w: Array) -> Float[Array, n * k]:
         """Predictions on the training points."""
-        return (self.start + self.matrix @ w).reshape(self.shape)
+        return (self.start + self.times(w)).reshape(self.shape)
 
     def test(self, w: Array) -> Float[Array, q * k]:
         """Predictions on the test points."""
@@ -76,9 +85,11 @@ class FunctionProblem(AbstractProblem):
         return output_gradient(self.loss, self.f(w), self.y)
 
     def velocity(self, w: PyTree, rate: PyTree) -> Float[Array, n * k]:
-        return (self.matrix @ rate).reshape(self.shape)
+        return self.times(rate).reshape(self.shape)
 
     def kernel(self, w: PyTree) -> Float[Array, "nk nk"]:
+        if not isinstance(self.matrix, jax.Array):
+            raise InputError("the kernel is an operator, and no array that could be read out.")
         copies = self.start.size // len(self.matrix)
         return (
             self.matrix
@@ -87,21 +98,21 @@ class FunctionProblem(AbstractProblem):
         )
 
     def lambda_max(self, w: PyTree) -> Float[Array, ""]:
-        return jnp.linalg.eigvalsh(self.matrix)[-1]
+        return jnp.linalg.eigvalsh(self.matrix)[-1] if self.largest is None else self.largest
 
     def inner(self, v: PyTree, u: PyTree) -> Float[Array, ""]:
-        return jnp.sum(v * (self.matrix @ u))
+        return jnp.sum(v * self.times(u))
 
     def relative_error(
         self, state: State, error: State, lambda_max: Number, floor: Number
     ) -> Float[Array, ""]:
         # The motion of f = f(0) + K c: |grad_f L| and c' . K c', twice the kinetic energy of the
         # least weights behind it.
-        momentum = 0.0 if state.v is None else jnp.sum(state.v * (self.matrix @ state.v))
+        momentum = 0.0 if state.v is None else jnp.sum(state.v * self.times(state.v))
         size = jnp.sqrt(norm(self.residual(state.w)) ** 2 + momentum)
         size = jnp.maximum(size, floor * norm(self.f(state.w)))
-        pushed = 0.0 if error.v is None else norm(self.matrix @ error.v) / jnp.sqrt(lambda_max)
-        return (norm(self.matrix @ error.w) + pushed) / size
+        pushed = 0.0 if error.v is None else norm(self.times(error.v)) / jnp.sqrt(lambda_max)
+        return (norm(self.times(error.w)) + pushed) / size
 
 
 _READOUTS: dict[str, Any] = {
@@ -135,7 +146,8 @@ def simulate_function(
     which for the squared loss are (2.5), (3.5) and (4.3), where `predict` gives the closed form.
 
     Args:
-        kernel: K, (n, n), shared by all outputs, or the full (n, k, n, k) or (nk, nk).
+        kernel: K, (n, n), shared by all outputs, or the full (n, k, n, k) or (nk, nk); an operator
+            on arrays like f0 or, shared, (n,); or its `nm.spectrum`, which says lambda_max.
         f0: Predictions at t = 0, (n,) or (n, k).
         y: Targets, shaped like f0.
         flow: `GradientFlow`, `HeavyBall(b)`, `Nesterov(d)` ...
@@ -161,14 +173,34 @@ def simulate_function(
         >>> run.f[1].round(3).tolist()
         [0.443, -0.443]
     """
-    kernel, f0, targets = array("kernel", kernel), array("f0", f0), array("y", y)
-    dtype = jnp.result_type(kernel, f0, targets)
+    largest = None
+    if isinstance(kernel, Modes):
+        raise InputError(
+            "modes belong to the squared loss and one error, where predict takes them; pass the "
+            "kernel they were found from."
+        )
+    if isinstance(kernel, Spectrum):
+        largest = kernel.lambda_max
+        kernel = (kernel.eigenvectors * kernel.eigenvalues[None, :]) @ kernel.eigenvectors.T
+    f0, targets = array("f0", f0), array("y", y)
+    formed = not is_operator(kernel)
+    kernel = array("kernel", kernel) if formed else kernel
+    own = kernel if formed else kernel.in_structure().dtype
+    dtype = jnp.result_type(own, f0, targets)
     y = as_targets(loss, jnp.asarray(y), dtype)
     check_shapes(loss, jax.ShapeDtypeStruct(f0.shape, dtype), y)
     check_targets(loss, y)
-    matrix, start = square(kernel.astype(dtype), f0.astype(dtype))
-    rows, at_start = rows_of(test_kernel, test0, len(matrix), f0.shape, dtype)
-    problem = FunctionProblem(matrix, start, y, rows, at_start, loss, f0.shape)
+    if formed:
+        matrix, start = square(kernel.astype(dtype), f0.astype(dtype))
+        size = len(matrix)
+    else:
+        matrix, columns, _ = krylov.start_of(kernel, f0.astype(dtype), None)
+        start, size = columns.T, columns.shape[1]
+        # a step size and the unit of an error, to a percent or so: chosen, not measured
+        found = krylov.modes(matrix, jax.random.normal(jax.random.key(0), f0.shape), products=12)
+        largest = found.values[-1].astype(dtype)
+    rows, at_start = rows_of(test_kernel, test0, size, f0.shape, dtype)
+    problem = FunctionProblem(matrix, start, y, rows, at_start, loss, f0.shape, largest)
     known = {
         name: readout for name, readout in _READOUTS.items() if rows is not None or name != "test"
     }

@@ -35,7 +35,7 @@ from ..errors import InputError, check_positive, concrete, no_type_check
 from ..kernel import Modes, Spectrum, lanczos
 from ..memory import check_fits
 from ..method import AbstractFlow, AbstractOptimizer, GradientFlow
-from .constant_kernel import array, launch_of, shaped, square
+from .constant_kernel import array, is_operator, launch_of, shaped, square
 from .responses import error_of, moved, numbers_of, slots_of
 
 ROOM = 64
@@ -48,11 +48,6 @@ CHUNK = 8
 HORIZON = 1e4
 """Without a flow: gradient flow to this many units of 1/lambda_max, by when an accelerated flow has
 come as far in its square root."""
-
-
-def is_operator(kernel: Any) -> bool:
-    """Whether something is a linear operator, and no array."""
-    return hasattr(kernel, "mv") and hasattr(kernel, "in_structure")
 
 
 def default_tol(dtype: Any) -> float:
@@ -118,8 +113,11 @@ def modes(
     for name, value in (("products", products), ("tol", tol), ("ridge", ridge)):
         if value is not None:
             check_positive(name, value, strict=name != "ridge")
-    operator, start, shape = _start(kernel, residual0, velocity0)
+    operator, start, shape = start_of(kernel, residual0, velocity0)
     size, dtype = start.shape[1], start.dtype
+    seen = concrete(start)
+    if seen is not None and not np.any(seen):
+        raise InputError("residual0 is zero: there is nothing to start from.")
     tol = default_tol(dtype) if tol is None else float(tol)
     traced = any(concrete(x) is None for x in jax.tree.leaves((start, operator)) if eqx.is_array(x))
     if traced:
@@ -144,7 +142,7 @@ def modes(
     return found
 
 
-def _start(
+def start_of(
     kernel: Any, residual0: Any, velocity0: Any
 ) -> tuple[Any, Float[Array, "columns N"], tuple[int, ...]]:
     """(operator or matrix, the vectors to start from, the shape of Delta)."""
@@ -173,9 +171,6 @@ def _start(
         kernel = array("kernel", kernel)
         dtype = jnp.result_type(kernel, residual0)
         kernel, columns = square(kernel.astype(dtype), residual0.astype(dtype))
-    seen = concrete(columns)
-    if seen is not None and not np.any(seen) and velocity0 is None:
-        raise InputError("residual0 is zero: there is nothing to start from.")
     if velocity0 is not None:
         launch = shaped("velocity0", velocity0, residual0.shape, columns.dtype)
         columns = jnp.concatenate([columns, launch.reshape(columns.shape)], axis=1)

@@ -29,6 +29,7 @@ from .constant_kernel import (
     array,
     check_semidefinite,
     check_times,
+    is_operator,
     launch_of,
     rows_of,
     shaped,
@@ -216,13 +217,13 @@ def predict(
         check_positive("the ridge", ridge, strict=False)
     if velocity0 is not None:
         check_launch(flow)
-    if (products, tol, progress) != (None, None, None) and not krylov.is_operator(kernel):
+    if (products, tol, progress) != (None, None, None) and not is_operator(kernel):
         raise InputError(
             "products, tol and progress belong to a kernel given as an operator; give them to "
             "nm.modes, or leave them out."
         )
     _check_size(kernel, residual0, flow, ts, test_kernel)
-    if krylov.is_operator(kernel):
+    if is_operator(kernel):
         kernel = krylov.modes(
             kernel,
             residual0,
@@ -253,9 +254,8 @@ def predict(
     ts, finite, limit = _times(ts, dtype, flow)
     if limit and velocity0 is not None:
         raise InputError("velocity0 has no t = infinity here; ask for a large finite time.")
-    rows, at_start = rows_of(test_kernel, test0, size, shape, dtype)
-    if rows is not None and isinstance(matrix, Modes):
-        rows = rows @ matrix.vectors
+    vectors = matrix.vectors if isinstance(matrix, Modes) else None
+    rows, at_start = rows_of(test_kernel, test0, size, shape, dtype, vectors)
     pushed = None
     if rows is not None and launch is not None:
         if test_velocity0 is None:
@@ -334,7 +334,7 @@ def _check_size(kernel: Any, residual0: Any, flow: Any, ts: Any, test_kernel: An
     """Raise where the arrays alive at the peak do not fit: six of (T, n k), or twelve with test
     points, five of (N, N), what the test points move by, and an optimizer's list of steps."""
     residual0 = np.empty(kernel.shape) if isinstance(kernel, Modes) else residual0
-    formed = isinstance(kernel, Modes | Spectrum) or not krylov.is_operator(kernel)
+    formed = isinstance(kernel, Modes | Spectrum) or not is_operator(kernel)
     basis = kernel.vectors if isinstance(kernel, Modes) else kernel
     basis = kernel.eigenvectors if isinstance(kernel, Spectrum) else basis
     sizes = [math.prod(shape_of(x)) for x in (basis, residual0, test_kernel)]

@@ -20,9 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from ..dynamics import krylov
+from ..dynamics.constant_kernel import is_operator
 from ..dynamics.training import train
 from ..errors import InputError, check_interval, check_positive, unknown_name
-from ..kernel import spectrum
+from ..kernel import Modes, Spectrum, spectrum
 from ..method import (
     AbstractOptimizer,
     best_parameters,
@@ -186,8 +188,10 @@ def advise(
     the best cut >= lambda_min. Squared loss, full batch, constant kernel.
 
     Args:
-        kernel: (n, n), or (n, k, n, k) for several outputs.
-        residual0: f(0) - y, (n,) or (n, k).
+        kernel: (n, n), or (n, k, n, k) for several outputs; its `nm.spectrum`, so that it is not
+            decomposed again; an operator or `nm.modes`, whose smallest Ritz value stands for
+            lambda_min, as good as the error asks for.
+        residual0: f(0) - y, (n,) or (n, k); None with `nm.modes`, which hold it.
         target: The share of the initial loss to reach, and to stay below.
         margin: How much lambda_max may grow, by drift or for want of the exact kernel, before
             anything is unstable; 0 for the textbook parameters.
@@ -213,8 +217,8 @@ def advise(
     check_positive("margin", margin, strict=False)
     if objective not in ("steps", "rate"):
         raise unknown_name("objective", str(objective), ("steps", "rate"))
-    eigenvalues, size = modes_of(kernel, residual0)
-    seen = eigenvalues > len(eigenvalues) * np.finfo(np.asarray(kernel).dtype).eps * eigenvalues[-1]
+    eigenvalues, size = modes_of(kernel, residual0, target)
+    seen = eigenvalues > len(eigenvalues) * np.finfo(eigenvalues.dtype).eps * eigenvalues[-1]
     if not seen.any():
         raise InputError("the kernel is zero to round-off; nothing can be learnt with it.")
     share = float(np.sum(size[~seen] ** 2) / np.sum(size**2))
@@ -239,12 +243,28 @@ def advise(
     return Advice(low, float(eigenvalues[-1]), target, margin, found)
 
 
-def modes_of(kernel: Any, residual0: Any) -> tuple[np.ndarray, np.ndarray]:
+def modes_of(kernel: Any, residual0: Any, target: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
     """(eigenvalues ascending, never negative, and the size of the error along each eigenvector);
     all outputs of a mode move together."""
+    if is_operator(kernel):
+        # a tenth of what remains of the error at the target
+        kernel = krylov.modes(kernel, residual0, tol=0.1 * target**0.5)
+        residual0 = None
+    if isinstance(kernel, Modes):
+        if residual0 is not None:
+            krylov.check_own(kernel, residual0, None)
+        found = spectrum(kernel)
+        size = np.linalg.norm(np.asarray(kernel.start), axis=1)
+    else:
+        found = kernel if isinstance(kernel, Spectrum) else spectrum(kernel)
+        size = np.linalg.norm(_along(found, residual0), axis=1)
+    found.warn_of_precision()
+    return np.maximum(np.asarray(found.eigenvalues), 0.0), size
+
+
+def _along(found: Spectrum, residual0: Any) -> np.ndarray:
     residual0 = np.asarray(residual0)
-    found = spectrum(kernel)
-    n = found.eigenvalues.shape[0]
+    n = found.eigenvectors.shape[0]
     if residual0.size == n:
         columns = residual0.reshape(n, 1)
     elif residual0.ndim == 2 and residual0.shape[0] == n:
@@ -256,8 +276,7 @@ def modes_of(kernel: Any, residual0: Any) -> tuple[np.ndarray, np.ndarray]:
         )
     if not np.all(np.isfinite(columns)) or not np.any(columns):
         raise InputError("residual0 = f(0) - y must be finite and not all zero.")
-    size = np.linalg.norm(np.asarray(found.eigenvectors).T @ columns, axis=1)
-    return np.maximum(np.asarray(found.eigenvalues), 0.0), size
+    return np.asarray(found.eigenvectors).T @ columns
 
 
 def _candidates(name: str, low: float, high: float, objective: str) -> Iterator[AbstractOptimizer]:

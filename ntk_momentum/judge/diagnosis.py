@@ -197,7 +197,8 @@ def diagnose(
     Args:
         model: Any Equinox model of one input.
         data: A `nm.Dataset`, or a pair (X, y).
-        optimizer: Ours or optax's; gradient descent with eta = 1/lambda_max if None.
+        optimizer: Ours or optax's, or a function of the `nm.advise` for H(0) that returns one;
+            gradient descent with eta = 1/lambda_max if None.
         steps: Full-batch steps.
         saves: About how many of them are kept.
         loss: A function of predictions and targets.
@@ -227,6 +228,8 @@ def diagnose(
     f0, kernel, advice = _start(problem, w, target, config)
     if optimizer is None:
         optimizer = gradient_descent(1 / advice.lambda_max)
+    elif callable(optimizer) and not hasattr(optimizer, "update"):
+        optimizer = optimizer(advice)
     every = max(1, steps // saves)
     steps = every * (steps // every)
     linear = linearize(model, trainable=trainable, where=where)
@@ -264,21 +267,6 @@ def diagnose(
         advice,
         run.reason,
     )
-
-
-def recommend(
-    model: Any,
-    data: Any,
-    *,
-    loss: Loss = squared,
-    trainable: PyTree = None,
-    where: Callable | None = None,
-    target: float = 1e-3,
-    config: Numerics = Numerics(),
-) -> Advice:
-    """`advise` for a model's own kernel at its present weights, with the local quadratic model of
-    any loss."""
-    return _start(*weight_problem(model, data, loss, trainable, where), target, config)[2]
 
 
 def _start(

@@ -8,6 +8,7 @@ curve. lambda_0 = lambda_min of H-infinity is the constant of Theorems 1-3.
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import equinox as eqx
@@ -16,21 +17,29 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from ..errors import InputError, check_interval, concrete, not_an_array
+from ..errors import InputError, check_interval, check_positive, concrete, not_an_array
 from ..memory import check_fits, shape_of
+from . import lanczos
+from .lanczos import Modes
 
 
 class Spectrum(eqx.Module):
     """Eigenvalues in ascending order, eigenvectors in columns, and `shares_k = <u_k, y>^2 / |y|^2`
-    of the labels (None without labels)."""
+    of the labels (None without labels).
 
-    eigenvalues: Float[Array, " n"]
-    eigenvectors: Float[Array, "n n"]
-    shares: Float[Array, " n"] | None
+    From `nm.modes`, or an operator, they are Ritz values and vectors, fewer than n: those that y
+    takes part in. Loss curves are as good as there, lambda0 is an upper bound of the smallest
+    eigenvalue and lambda_max a lower bound of the largest. A Spectrum takes a kernel's place in
+    `predict`, `advise` and `simulate_function`, so that one decomposition serves them all."""
+
+    eigenvalues: Float[Array, " k"]
+    eigenvectors: Float[Array, "n k"]
+    shares: Float[Array, " k"] | None
 
     @property
     def lambda0(self) -> Float[Array, ""]:
-        """The smallest eigenvalue."""
+        """The smallest eigenvalue. Warns where it is less than what the dtype resolves."""
+        self.warn_of_precision()
         return self.eigenvalues[0]
 
     @property
@@ -39,8 +48,16 @@ class Spectrum(eqx.Module):
         return self.eigenvalues[-1]
 
     @property
+    def resolution(self) -> Float[Array, ""]:
+        """What a kernel's own round-off may move an eigenvalue by, sqrt(n) eps lambda_max, by which
+        independent errors of its entries add up."""
+        n = len(self.eigenvectors)
+        return n**0.5 * jnp.finfo(self.eigenvalues.dtype).eps * self.eigenvalues[-1]
+
+    @property
     def kappa(self) -> Float[Array, ""]:
-        """The condition number lambda_max / lambda_0; infinite when lambda_0 <= 0."""
+        """The condition number lambda_max / lambda_0; infinite when lambda_0 <= 0. Warns where the
+        dtype does not resolve lambda_0."""
         return jnp.where(
             self.lambda0 > 0,
             self.lambda_max / jnp.where(self.lambda0 > 0, self.lambda0, 1),
@@ -51,6 +68,7 @@ class Spectrum(eqx.Module):
     def effective_rank(self) -> Float[Array, ""]:
         """exp of the entropy of lambda / tr H (Roy and Vetterli 2007): n for a multiple of the
         identity, 1 for rank one."""
+        self._needs_all("effective_rank")
         share = jnp.maximum(self.eigenvalues, 0) / jnp.sum(jnp.maximum(self.eigenvalues, 0))
         return jnp.exp(
             -jnp.sum(jnp.where(share > 0, share * jnp.log(jnp.where(share > 0, share, 1)), 0))
@@ -60,6 +78,7 @@ class Spectrum(eqx.Module):
     def alignment(self) -> Float[Array, ""]:
         """`<H, y y^T> / (|H|_F |y|^2)` (Cristianini et al. 2001): 1 when H = c y y^T, 1/sqrt(n) for
         the identity."""
+        self._needs_all("alignment")
         return jnp.sum(self.eigenvalues * self._labels()) / jnp.linalg.norm(self.eigenvalues)
 
     def loss(self, flow: Any, ts: ArrayLike) -> Float[Array, " times"]:
@@ -122,13 +141,33 @@ class Spectrum(eqx.Module):
         above = np.flatnonzero(~(np.asarray(self.loss(flow, ts), np.float64) <= epsilon))
         return float(ts[above[-1]]) if above.size else last
 
+    def _needs_all(self, name: str) -> None:
+        if self.eigenvectors.shape[0] != self.eigenvectors.shape[1]:
+            raise InputError(
+                f"{name} needs every eigenvalue, and this spectrum holds Ritz values of an error; "
+                "take nm.spectrum of the kernel as an array."
+            )
+
+    def warn_of_precision(self) -> None:
+        """In single precision a remedy exists, so it is named."""
+        low, floor = concrete(self.eigenvalues[0]), concrete(self.resolution)
+        if low is None or floor is None or low.dtype != np.float32 or low > floor:
+            return
+        warnings.warn(
+            f"float32 resolves eigenvalues of this kernel to about {floor:.2g}, and the smallest "
+            f"is {low:.2g}: lambda_0, kappa and the loss at late times are not known. "
+            'Try jax.config.update("jax_enable_x64", True) before any array is made.',
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
     def _labels(self) -> Array:
         if self.shares is None:
             raise InputError("this needs labels: spectrum(kernel, y).")
         return self.shares
 
 
-def spectrum(kernel: Any, y: ArrayLike | None = None) -> Spectrum:
+def spectrum(kernel: Any, y: ArrayLike | None = None, *, products: int = 100) -> Spectrum:
     """The spectrum of a kernel, and the shares of labels in its eigenvectors.
 
         H = sum_k lambda_k u_k u_k^T,  shares_k = <u_k, y>^2 / |y|^2
@@ -140,8 +179,10 @@ def spectrum(kernel: Any, y: ArrayLike | None = None) -> Spectrum:
     with phi solving (2.5), (3.5) or (4.3).
 
     Args:
-        kernel: (n, n), or (n, k, n, k) with labels (n, k).
-        y: Labels, (n,) or (n, k).
+        kernel: (n, n), or (n, k, n, k) with labels (n, k); or an operator on arrays like y, or
+            `nm.modes`, for the part of the spectrum that y takes part in.
+        y: Labels, (n,) or (n, k); of modes those they were found for.
+        products: With an operator, so many products with it.
 
     Returns:
         Eigenvalues (ascending), eigenvectors and shares.
@@ -155,6 +196,12 @@ def spectrum(kernel: Any, y: ArrayLike | None = None) -> Spectrum:
         >>> float(found.kappa), found.shares.round(3).tolist()
         (4.0, [0.5, 0.5])
     """
+    if isinstance(kernel, Modes):
+        if y is not None:
+            raise InputError("modes hold the error they were found for; leave y out.")
+        return _of_modes(kernel)
+    if hasattr(kernel, "mv") and hasattr(kernel, "in_structure"):
+        return _of_operator(kernel, y, products)
     if concrete(kernel) is None and not isinstance(kernel, jax.Array):
         raise not_an_array("kernel", kernel)
     check_fits(
@@ -195,3 +242,23 @@ def spectrum(kernel: Any, y: ArrayLike | None = None) -> Spectrum:
         eigenvectors,
         jnp.square(eigenvectors.T @ y.reshape(-1)) / jnp.sum(jnp.square(y)),
     )
+
+
+def _of_modes(found: Modes) -> Spectrum:
+    size = jnp.sum(jnp.square(found.start), axis=1)
+    return Spectrum(found.values, found.vectors, size / jnp.sum(size))
+
+
+def _of_operator(operator: Any, y: Any, products: int) -> Spectrum:
+    check_positive("products", products)
+    structure = operator.in_structure()
+    if y is None or np.shape(y) != getattr(structure, "shape", None):
+        raise InputError(
+            "the spectrum of an operator is looked for from y, shaped like what it acts on, "
+            f"{getattr(structure, 'shape', structure)}, got "
+            f"{None if y is None else np.shape(y)}; for its ends alone take nm.extreme_eigenvalues."
+        )
+    start = jnp.asarray(y, structure.dtype)
+    count = min(int(products), start.size)
+    run = lanczos.extend(lanczos.started(start.reshape(1, -1), count), operator, 0, count)
+    return _of_modes(lanczos.ritz(run, lanczos.exhausted(run, count) or count, start.shape, 1.0))

@@ -189,3 +189,19 @@ def test_test_points_follow_the_equation_on_the_joint_kernel(name):
     )
     np.testing.assert_allclose(run.f.reshape(-1, 8, columns), exact[:, :8], atol=2e-6)
     np.testing.assert_allclose(run.test.reshape(-1, 3, columns), exact[:, 8:], atol=2e-6)
+
+
+def test_an_operator_and_a_spectrum_take_the_kernel_s_place():
+    plain = simulate_function(K, jnp.zeros(8), DATA.y, nm.GradientFlow(), TIMES, loss=logistic)
+    operator = nm.infinite_ntk_operator(DATA.X)
+    for kernel, test in (
+        (operator, nm.infinite_ntk_operator(TEST, DATA.X)),
+        (nm.spectrum(K), K_TEST),
+    ):
+        found = simulate_function(
+            kernel, jnp.zeros(8), DATA.y, nm.GradientFlow(), TIMES, loss=logistic, test_kernel=test
+        )
+        np.testing.assert_allclose(found.f, plain.f, atol=1e-3)
+        np.testing.assert_allclose(found.test, found.dual @ K_TEST.T, atol=1e-10)
+    with pytest.raises(nm.InputError, match="squared loss"):
+        simulate_function(nm.modes(K, DATA.y), jnp.zeros(8), DATA.y, nm.GradientFlow(), TIMES)

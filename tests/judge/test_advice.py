@@ -253,3 +253,16 @@ def test_the_null_space_s_share_of_the_loss_stays():
             z, last = z - 0.5 * eigenvalues * z + 0.3 * (z - last), z
         expected = 1 + max(k for k, fine in enumerate(below) if not fine)
         assert steps_to(method, eigenvalues, size, target) == expected
+
+
+def test_a_decomposition_and_products_give_the_advice_of_the_kernel():
+    plain = advise(H, -DATA.y)
+    for kernel, residual0 in (
+        (nm.spectrum(H), -DATA.y),
+        (nm.modes(H, -DATA.y), None),
+        (nm.infinite_ntk_operator(DATA.X), -DATA.y),
+    ):
+        found = advise(kernel, residual0)
+        for name in METHODS:
+            assert found[name].steps == pytest.approx(plain[name].steps, abs=1, rel=0.02)
+            assert found[name].eta == pytest.approx(plain[name].eta, rel=0.1)

@@ -7,7 +7,7 @@ import pytest
 
 from ntk_momentum.data import sphere
 from ntk_momentum.errors import InputError
-from ntk_momentum.kernel import infinite_ntk, spectrum
+from ntk_momentum.kernel import infinite_ntk, infinite_ntk_operator, spectrum
 from ntk_momentum.method import GradientFlow, HeavyBall, Nesterov
 
 EYE = jnp.eye(4)
@@ -95,3 +95,31 @@ def test_the_spectrum_works_under_jit():
 def test_bad_input_is_refused(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_products_find_the_part_of_the_spectrum_that_the_labels_take_part_in():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((30, 3)), rng.standard_normal(30)
+    H = infinite_ntk(x)
+    whole, few = spectrum(H, y), spectrum(infinite_ntk_operator(x), y, products=12)
+    assert few.eigenvalues.shape == (12,) and few.eigenvectors.shape == (30, 12)
+    assert float(few.shares.sum()) == pytest.approx(1)
+    assert float(few.eigenvalues @ few.shares) == pytest.approx(y @ H @ y / (y @ y))
+    assert whole.lambda0 <= few.lambda0 <= few.lambda_max <= whole.lambda_max * (1 + 1e-12)
+    ts = np.array([0.0, 1.0, 5.0])
+    np.testing.assert_allclose(
+        few.loss(HeavyBall(0.3), ts), whole.loss(HeavyBall(0.3), ts), rtol=1e-6
+    )
+    for name in ("alignment", "effective_rank"):
+        with pytest.raises(InputError, match="every eigenvalue"):
+            getattr(few, name)
+    with pytest.raises(InputError, match="looked for from y"):
+        spectrum(infinite_ntk_operator(x))
+
+
+def test_single_precision_says_which_eigenvalues_it_resolves():
+    values = jnp.array([1e-9, 1.0, 2.0], jnp.float32)
+    with pytest.warns(RuntimeWarning, match="float32 resolves eigenvalues of this kernel to about"):
+        spectrum(jnp.diag(values)).kappa  # noqa: B018
+    assert float(spectrum(jnp.diag(values[1:])).kappa) == 2.0
+    assert float(spectrum(jnp.diag(values.astype(float))).kappa) == pytest.approx(2e9)
