@@ -81,7 +81,12 @@ _HOMES = {
     "dynamics.training": ("train",),
     "ensembles.training": ("train_ensemble",),
     "dynamics.trajectory": ("Trajectory",),
-    "stochastic": ("StochasticPrediction", "critical_step", "predict_stochastic"),
+    "stochastic": (
+        "StochasticPrediction",
+        "critical_batch",
+        "critical_step",
+        "predict_stochastic",
+    ),
     "study.outcome": ("run_experiment",),
     "results.checkpoint": ("simulate_checkpointed",),
     "results.reading": ("open_results",),
@@ -170,7 +175,7 @@ if TYPE_CHECKING:
     from .numerics import Numerics
     from .results.checkpoint import simulate_checkpointed
     from .results.reading import open_results
-    from .stochastic import StochasticPrediction, critical_step, predict_stochastic
+    from .stochastic import StochasticPrediction, critical_batch, critical_step, predict_stochastic
     from .study.outcome import run_experiment
 
 

@@ -2,6 +2,7 @@
 flows with noise that they are the steps of."""
 
 from .limit import CriticalStep as CriticalStep
+from .limit import critical_batch as critical_batch
 from .limit import critical_step as critical_step
 from .prediction import StochasticPrediction as StochasticPrediction
 from .prediction import predict_stochastic as predict_stochastic

@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from scipy import optimize
 
-from ..errors import InputError, check_positive, no_type_check
+from ..errors import InputError, check_interval, check_positive, no_type_check
 from ..kernel import spectrum
 from ..method import AbstractOptimizer
 from .linear import check_method, late_step
@@ -87,6 +88,100 @@ def critical_step(
         >>> round(found.eta, 4), round(found.full_batch, 4)
         (0.25, 2.0)
     """
+    limits, B = _prepare(optimizer, kernel, batch_size, sampling)
+    eta = float(optimizer.eta)
+    tau = noise_strength(B, limits.n, sampling)
+    return CriticalStep(eta * limits.exact(tau), eta * limits.estimate(tau), eta * limits.edge)
+
+
+@no_type_check
+def critical_batch(
+    optimizer: AbstractOptimizer,
+    kernel: Any,
+    *,
+    share: float = 0.9,
+    sampling: Literal["without_replacement", "with_replacement"] = "without_replacement",
+) -> int:
+    """The smallest batch whose critical step is at least a share of the full batch's.
+
+        min B with eta_c(B) >= share eta_c(n),   rho(T(eta_c)) = 1 as in `nm.critical_step`
+
+    Below it a larger batch allows a larger step, in proportion for small B; above it, it does not.
+    Momentum raises it: for the heavy ball (3.1) about 1/(1 - beta) times that of SGD.
+
+    Args:
+        optimizer: A linear method of ours with a step size eta; only its momenta matter.
+        kernel: (n, n), or (n, k, n, k) for several outputs.
+        share: In (0, 1).
+        sampling: As in `nm.critical_step`. With replacement B = n has noise too, and batches larger
+            than n are tried.
+
+    Returns:
+        B; n times 2^20 where even that is too small.
+
+    Raises:
+        InputError: If an argument does not fit, or the method restarts.
+
+    Examples:
+        On an identity kernel eta_c = 2 B/n:
+
+        >>> nm.critical_batch(nm.gradient_descent(1.0), np.eye(20))
+        18
+    """
+    check_interval("share", share, 1e-6, 1.0, "It is that of the full batch's limit.")
+    limits, _ = _prepare(optimizer, kernel, 1, sampling)
+    n = limits.n
+
+    def enough(B: int, limit: Callable[[float], float]) -> bool:
+        return limit(noise_strength(B, n, sampling)) >= share * limits.edge
+
+    # the estimate first, and exact limits from there: each of those costs n^3
+    most = n << 20 if sampling == "with_replacement" else n
+    guess = _first(lambda B: enough(B, limits.estimate), 1, most)
+    return _first(lambda B: enough(B, limits.exact), guess, most)
+
+
+def _first(good: Callable[[int], bool], guess: int, most: int) -> int:
+    """The first B that is good, all larger ones being so, looked for from a guess on."""
+    low, high, reach = guess - 1, guess, 1
+    while high < most and not good(high):
+        low, high, reach = high, min(high + reach, most), 2 * reach
+    if low == guess - 1:
+        reach = 1
+        while low > 0 and good(low):
+            high, low, reach = low, max(low - reach, 0), 2 * reach
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if good(middle) else (middle, high)
+    return high
+
+
+class _Limits(NamedTuple):
+    """What a method and a kernel of n samples leave to look for: as P does not depend on eta and g
+    is proportional to it, c times the kernel is c times eta, and the limits are numbers c. edge:
+    that of the full batch."""
+
+    step: StepMatrix
+    eigenvalues: np.ndarray
+    vectors: np.ndarray
+    n: int
+    edge: float
+
+    def exact(self, tau: float) -> float:
+        """Where the exact recursion's radius passes 1."""
+        return _root(lambda c: _radius(self, c, tau), self.edge, tau)
+
+    def estimate(self, tau: float) -> float:
+        """Where the closure's does: sum tau s/(1 + tau s) = 1."""
+
+        def share(c: float) -> float:
+            gain = tau * _impulses(self.step, c * self.eigenvalues, c * self.eigenvalues)
+            return float(np.sum(gain / (self.vectors.shape[0] // self.n + gain)))
+
+        return _root(share, self.edge, tau)
+
+
+def _prepare(optimizer: Any, kernel: Any, batch_size: Any, sampling: str) -> tuple[_Limits, int]:
     check_method(optimizer)
     check_positive("the optimizer's step size eta", getattr(optimizer, "eta", None))
     if getattr(optimizer, "scheme", None) is not None:
@@ -94,7 +189,6 @@ def critical_step(
             "a method that restarts has no one step to judge; take nm.nesterov, or run "
             "nm.predict_stochastic."
         )
-    steps = late_step(optimizer)
     if sampling == "reshuffled":
         raise InputError(
             "the moments of reshuffled batches do not close; take sampling="
@@ -108,15 +202,9 @@ def critical_step(
     seen = eigenvalues > len(eigenvalues) * np.finfo(found.eigenvalues.dtype).eps * eigenvalues[-1]
     if not seen.any():
         raise InputError("the kernel is zero to round-off; every step is stable.")
-    lam, U = eigenvalues[seen], np.asarray(found.eigenvectors, float)[:, seen]
-    tau = noise_strength(B, n, sampling)
-    # P does not depend on eta and g is proportional to it, so that c times the kernel is c times
-    # eta: the limit is looked for in c
-    edge = _edge(steps, lam[-1])
-    eta = float(optimizer.eta)
-    exact = _root(lambda c: _radius(steps, c * lam, U, tau, len(U) // n), edge, tau)
-    cheap = _root(lambda c: _share(_gain(steps, c * lam), tau), edge, tau)
-    return CriticalStep(eta * exact, eta * cheap, eta * edge)
+    step, lam = late_step(optimizer), eigenvalues[seen]
+    vectors = np.asarray(found.eigenvectors, float)[:, seen]
+    return _Limits(step, lam, vectors, n, _edge(step, lam[-1])), B
 
 
 def _edge(steps: StepMatrix, largest: float) -> float:
@@ -150,39 +238,29 @@ def _impulses(steps: StepMatrix, lam: np.ndarray, mu: np.ndarray) -> np.ndarray:
     return lam * mu * found
 
 
-def _gain(steps: StepMatrix, lam: np.ndarray) -> np.ndarray:
-    """s_qq of every mode."""
-    return _impulses(steps, lam, lam)
-
-
-def _share(gain: np.ndarray, tau: float) -> float:
-    """sum tau s/(1 + tau s): 1 at the closure's limit."""
-    return float(np.sum(tau * gain / (1 + tau * gain)))
-
-
-def _radius(steps: StepMatrix, lam: np.ndarray, U: np.ndarray, tau: float, outputs: int) -> float:
+def _radius(limits: _Limits, c: float, tau: float) -> float:
     """The spectral radius of K by power iteration; it is not formed."""
+    lam, U = c * limits.eigenvalues, limits.vectors
     q, r = np.triu_indices(len(lam))
     gains = np.empty((len(lam), len(lam)))
-    gains[q, r] = gains[r, q] = _impulses(steps, lam[q], lam[r])
+    gains[q, r] = gains[r, q] = _impulses(limits.step, lam[q], lam[r])
     gains = tau * gains / (1 + tau * gains)
-    n = len(U) // outputs
+    n, outputs = limits.n, len(U) // limits.n
     rows = U.reshape(n, outputs, -1)
     D = np.broadcast_to(np.eye(outputs), (n, outputs, outputs))
-    rho = 0.0
+    size, last = 0.0, -1.0
     for _ in range(1000):
         turned = np.einsum("iab,ibq->iaq", D, rows).reshape(U.shape)
         A = gains * (U.T @ turned)
         D = n * np.einsum("iaq,ibq->iab", (U @ A).reshape(rows.shape), rows)
-        size = float(np.linalg.norm(D))
+        size, last = float(np.linalg.norm(D)), size
         D = D / size
-        if abs(size - rho) <= 1e-9 * size:
+        if abs(size - last) <= 1e-9 * size:
             break
-        rho = size
     return size
 
 
-def _root(radius: Any, edge: float, tau: float) -> float:
+def _root(radius: Callable[[float], float], edge: float, tau: float) -> float:
     """Where the radius, which grows from its value at 0 to infinity at the edge, passes 1."""
     if tau == 0:
         return edge
@@ -194,6 +272,11 @@ def _root(radius: Any, edge: float, tau: float) -> float:
         if low < 1e-12 * edge or radius(low / 10) > 0.5 * radius(low):
             return 0.0
         low /= 10
-    # in the logarithms both sides are near straight lines for small steps
+    # Nearer to the edge than 1e-7, chosen, not measured, gains of the last mode are round-off: what
+    # is stable there is stable to the edge.
+    high = (1 - 1e-7) * edge
+    if radius(high) <= 1:
+        return edge
+    # in the logarithms the curve is near a straight line for small steps
     at = lambda t: math.log(radius(math.exp(t)))
-    return math.exp(optimize.brentq(at, math.log(low), math.log(edge * (1 - 1e-9)), xtol=1e-7))
+    return math.exp(optimize.brentq(at, math.log(low), math.log(high), xtol=1e-7))

@@ -9,6 +9,7 @@ of z), and noise in the gradient enters along g_k.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -80,27 +81,30 @@ def changes(optimizer: AbstractOptimizer) -> bool:
 
 @eqx.filter_jit
 def _linear_steps(optimizer: AbstractOptimizer, steps: int, dtype: Any, start: int) -> LinearSteps:
-    # update acts on each coordinate alike and linearly, so that one call on unit vectors reads off
-    # the whole matrix: the coordinates are (w, memory ..., gradient), s + 1 of them.
-    probe = jnp.zeros(7, dtype)  # some length that no count or scale has
-    moving = [leaf.shape == probe.shape for leaf in jax.tree.leaves(optimizer.init(probe))]
-    s = 1 + sum(moving)
-    unit = jnp.eye(s + 1, dtype=dtype)
-    leaves, tree = jax.tree.flatten(optimizer.init(jnp.zeros(s + 1, dtype)))
-    counts = [leaf for leaf, moves in zip(leaves, moving, strict=True) if not moves]
+    counts, step = probe(optimizer, dtype)
     if start:
         whole = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.integer)
         counts = [jnp.full_like(leaf, start) if whole(leaf) else leaf for leaf in counts]
+    return LinearSteps(*jax.lax.scan(lambda counts, _: step(counts), counts, length=steps)[1])
 
-    def step(counts: list[Array], _: None) -> tuple[list[Array], tuple[Array, Array]]:
+
+def probe(optimizer: AbstractOptimizer, dtype: Any) -> tuple[list[Array], Callable]:
+    """(what the method counts, a function of it): counts -> (counts after the step, (P, g))."""
+    # update acts on each coordinate alike and linearly, so that one call on unit vectors reads off
+    # the whole matrix: the coordinates are (w, memory ..., gradient), s + 1 of them.
+    marked = jnp.zeros(7, dtype)  # some length that no count or scale has
+    moving = [leaf.shape == marked.shape for leaf in jax.tree.leaves(optimizer.init(marked))]
+    s = 1 + sum(moving)
+    unit = jnp.eye(s + 1, dtype=dtype)
+    leaves, tree = jax.tree.flatten(optimizer.init(jnp.zeros(s + 1, dtype)))
+    pick = lambda leaves, moves: [a for a, b in zip(leaves, moving, strict=True) if b == moves]
+
+    def step(counts: list[Array]) -> tuple[list[Array], tuple[Array, Array]]:
         memory, rest = iter(unit[1:s]), iter(counts)
         state = tree.unflatten([next(memory if moves else rest) for moves in moving])
         change, state = optimizer.update(unit[s], state, unit[0])
         after = jax.tree.leaves(state)
-        rows = jnp.stack(
-            [unit[0] + change, *(a for a, moves in zip(after, moving, strict=True) if moves)]
-        ).astype(dtype)
-        counts = [a for a, moves in zip(after, moving, strict=True) if not moves]
-        return counts, (rows[:, :s], rows[:, s])
+        rows = jnp.stack([unit[0] + change, *pick(after, True)]).astype(dtype)
+        return pick(after, False), (rows[:, :s], rows[:, s])
 
-    return LinearSteps(*jax.lax.scan(step, counts, length=steps)[1])
+    return pick(leaves, False), step

@@ -61,7 +61,7 @@ def exact_moments(
     outputs: int,
     rows: Float[Array, "M N"] | None,
 ) -> SecondMoments:
-    """SecondMoments at the saved step counts. start: in the eigenbasis. vectors: U, a sample's outputs
+    """Moments at the saved step counts. start: in the eigenbasis. vectors: U, a sample's outputs
     in `outputs` rows one after another. rows: K* U."""
     s, size = steps.size, len(eigenvalues)
     noise = _noise(vectors, outputs)

@@ -140,3 +140,12 @@ def test_sphere_limits_interpolate_between_both_ends():
     assert np.all(np.diff(limits) > 0)
     np.testing.assert_allclose(limits[1] / limits[0], 2.0, rtol=0.15)
     np.testing.assert_allclose(limits[-1], 3.8 / np.linalg.eigvalsh(kernel)[-1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", [METHODS[0], METHODS[1]], ids=name)
+def test_the_critical_batch_is_the_first_that_is_near_the_full_batch(optimizer):
+    kernel = kernel_of()
+    limit = lambda B: nm.critical_step(optimizer, kernel, batch_size=B)
+    B = nm.critical_batch(optimizer, kernel)
+    assert limit(B).eta >= 0.9 * limit(B).full_batch
+    assert B == 1 or limit(B - 1).eta < 0.9 * limit(B).full_batch
