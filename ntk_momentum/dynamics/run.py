@@ -25,39 +25,21 @@ from jaxtyping import Array, Float, PyTree
 from .. import memory
 from ..data import Dataset
 from ..errors import InputError, concrete, no_type_check
-from ..kernel import infinite_ntk
 from ..method import (
     AbstractFlow,
     AbstractOptimizer,
     RestartedNesterov,
     RestartedNesterovMethod,
     State,
-    check_linear,
 )
-from ..network.kinks import smooth
-from ..network.model import asked
 from ..numerics import Numerics, Precision
 from . import peaks
 from .coordinates import Decomposition
+from .defaults import as_integrator, as_method, default_names, default_reference, wants_reference
 from .objective import AbstractProblem, WeightProblem
 from .preparation import Choices, weight_problem, weights_dtype
-from .readout import (
-    READOUTS,
-    Observer,
-    Readout,
-    Snapshot,
-    read_off,
-    resolve,
-    watch,
-)
-from .solver import (
-    REASONS,
-    AbstractIntegrator,
-    Descent,
-    KrylovExponential,
-    LazyExponential,
-    RungeKutta,
-)
+from .readout import Readout, Snapshot, read_off, resolve, watch
+from .solver import REASONS, AbstractIntegrator
 from .solver.base import NO_START, NOT_FINITE, NOT_REFINED, Progress
 from .solver.restarting import restarting
 from .trajectory import Trajectory
@@ -121,7 +103,7 @@ class Run(eqx.Module):
         """
         plain = model if plain is None else plain
         chosen = Choices() if chosen is None else chosen
-        method = _as_method(method)
+        method = as_method(method)
         trainable, where, config = chosen.trainable, chosen.where, chosen.config
         problem, w = weight_problem(model, data, chosen.loss, trainable, where)
         dtype = weights_dtype(w)
@@ -135,7 +117,7 @@ class Run(eqx.Module):
             reference = jnp.asarray(reference, dtype)
         known = reference if default is None else default
         table = resolve(chosen.readouts, default_names(problem, method, known))
-        if default is not None and _wants_reference(problem, w, method, table):
+        if default is not None and wants_reference(problem, w, method, table):
             reference = default()
         config = Numerics(jnp.asarray(config.tol, dtype), config.max_steps, config.precision)
         return Run(problem, w, method, integrator, table, reference, config)
@@ -439,126 +421,3 @@ def refined(solved: Callable[[Any, Numerics], Any], ts: Any, config: Numerics, r
 def all_finite(tree: PyTree) -> Array:
     """Whether every number is finite."""
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
-
-
-def as_integrator(
-    solver: Any, problem: AbstractProblem, w: PyTree, method: Any
-) -> AbstractIntegrator:
-    """The `solver` argument: an integrator, a diffrax solver, or None for the best that fits.
-
-    Raises `InputError` for one that does not fit.
-    """
-    flow = method.between if isinstance(method, RestartedNesterov) else method
-    fits: AbstractIntegrator
-    if not isinstance(method, AbstractFlow):
-        fits = Descent()
-    elif solver is None:
-        return _default_integrator(problem, flow, w)
-    else:
-        fits = solver if isinstance(solver, AbstractIntegrator) else RungeKutta(solver)
-    reason = fits.why_not(problem, flow, w)
-    if reason is None:
-        return fits
-    if isinstance(fits, Descent):
-        raise InputError(f"{reason}.")
-    raise InputError(
-        f"{type(fits).__name__} cannot be used here: {reason}. Leave solver= out to get a solver "
-        "that fits."
-    )
-
-
-def _default_integrator(problem: AbstractProblem, flow: AbstractFlow, w: PyTree) -> Any:
-    """The integrator that fits: the lazy one where it can solve the problem; Krylov spaces for
-    flows without momentum of models whose program is smooth in the weights; else Runge-Kutta.
-
-    With momentum Krylov steps save as much at late times, but their error for the same tol is
-    larger while fast modes still turn, so whoever wants them asks. Where neurons cross kinks they
-    gain nothing: the kernel jumps within 1/lambda_max.
-    """
-    lazy, krylov = LazyExponential(), KrylovExponential()
-    if lazy.why_not(problem, flow, w) is None:
-        return lazy
-    inert = flow.init(jnp.zeros(())).v is None
-    if inert and krylov.why_not(problem, flow, w) is None and smooth(problem.f, w):
-        return krylov
-    return RungeKutta()
-
-
-def default_reference(
-    model: Any, data: Any, trainable: Any, where: Callable | None
-) -> Callable[[], Array] | None:
-    """What computes H infinity, for a two-layer ReLU net in the paper's parametrisation with a
-    named trained part; None for any other."""
-    if not asked(model).sums_neurons or model.activation is not jax.nn.relu or where is not None:
-        return None
-    if trainable is not None and trainable not in ("hidden", "output", "all"):
-        return None
-    scale = concrete(model.scale)
-    if scale is not None and not np.isclose(scale, model.width**-0.5):
-        return None
-    X = data.X.reshape(data.n, -1)
-    return lambda: infinite_ntk(X, trainable=trainable).astype(model.hidden.dtype)
-
-
-def default_names(problem: AbstractProblem, method: Any, reference: Any = None) -> tuple[str, ...]:
-    """The read-outs by default."""
-    lyapunov = isinstance(method, AbstractFlow) and method.has_lyapunov
-    return (
-        *problem.default_readouts,
-        *(("lyapunov",) if lyapunov else ()),
-        *(("kernel_distance",) if reference is not None else ()),
-    )
-
-
-def _wants_reference(
-    problem: WeightProblem, w: PyTree, method: Any, table: dict[str, Readout]
-) -> bool:
-    """Whether a read-out looks at the reference: the built-in one that does, or one of the user's,
-    found by tracing it."""
-    if any(readout is READOUTS["kernel_distance"] for readout in table.values()):
-        return True
-    known = list(READOUTS.values())
-    own = {
-        name: readout
-        for name, readout in table.items()
-        if not any(readout is one for one in known) and not isinstance(readout, Observer)
-    }
-    if not own:
-        return False
-    seen = []
-
-    def look() -> list[Any]:
-        flow = method if isinstance(method, AbstractFlow) else None
-        state = State(w, None) if flow is None else flow.init(w)
-        dtype = weights_dtype(w)
-        size = problem.residual_size(w)
-        zero = jnp.zeros((), dtype)
-
-        def reference() -> Array:
-            seen.append(True)
-            return jnp.zeros((size, size), dtype)
-
-        first = Snapshot(problem, flow, zero, state, None, reference)
-        return [
-            readout(Snapshot(problem, flow, zero, state, first, reference))
-            for readout in own.values()
-        ]
-
-    jax.eval_shape(look)
-    return bool(seen)
-
-
-def _as_method(method: Any) -> Any:
-    """A flow or an optimizer. Raises `InputError`."""
-    steps = hasattr(method, "init") and hasattr(method, "update")
-    if not isinstance(method, type) and (steps or isinstance(method, AbstractFlow)):
-        check_linear(method)
-        return method
-    if isinstance(method, type):
-        raise InputError(
-            f"got the class {method.__name__} in the place of a flow or an optimizer; call it."
-        )
-    raise InputError(
-        "a flow such as nm.HeavyBall(b), or an optimizer with optax's init and update such as "
-        f"nm.heavy_ball(eta, beta) or optax.adam(1e-3), belongs here, got {type(method).__name__}."
-    )

@@ -19,10 +19,11 @@ from ..loss import Loss, squared
 from ..method import AbstractFlow
 from ..numerics import Numerics
 from .constant_kernel import check_constant_kernel, check_times
+from .defaults import as_integrator, default_names
 from .objective import AbstractProblem, ErrorProblem
 from .preparation import Choices, weights_dtype
 from .readout import Readout, resolve
-from .run import Run, as_integrator, default_names, refined, solve, warn_of_failure, watched
+from .run import Run, refined, solve, warn_of_failure, watched
 from .trajectory import Trajectory
 
 

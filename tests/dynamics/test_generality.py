@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ntk_momentum as nm
-from ntk_momentum.dynamics.run import default_reference
+from ntk_momentum.dynamics.defaults import default_reference
 from ntk_momentum.ensembles import program
 from ntk_momentum.ensembles.planning import plan
 from ntk_momentum.judge.diagnosis import linearize

@@ -80,7 +80,13 @@ def test_the_kernel_of_several_outputs_moves_the_error():
     """Delta' = H Delta over samples and outputs flattened together, as the weights behind it."""
     K = np.array([[1.0, 0.3], [0.3, 0.7]])
     problem = FunctionProblem(
-        jnp.asarray(K), jnp.zeros((2, 3)), jnp.arange(6.0).reshape(2, 3), None, None, squared, (2, 3)
+        jnp.asarray(K),
+        jnp.zeros((2, 3)),
+        jnp.arange(6.0).reshape(2, 3),
+        None,
+        None,
+        squared,
+        (2, 3),
     )
     c = jnp.arange(6.0).reshape(2, 3) / 7
     H, residual = problem.kernel(c), problem.residual(c)
