@@ -171,7 +171,10 @@ def _certify(trajectory: Trajectory, reference: Any) -> Certificate:
     run = _observed(trajectory, reference)
     still = bool(np.isnan(run.b))  # the gradient flow has no momentum
     forms, epsilon = forms_of(run)
+    # The simple form's condition on sup ||H(t) - H_ref||: lambda_0 / 2 as in Theorem 1, or
+    # b sqrt(lambda_0 - b^2/4), below which `moving_kernel_rate` is positive.
     allowed = run.lam0 / 2 if still else float(bounds.allowed_drift(run.b, run.lam0))
+    # A form is of use where its bound falls below L(0) = |Delta(0)|^2 / 2 by the end.
     initial = 0.5 * run.start[0] @ run.start[0]
     found = {name: form.bound(run.ts, 1.0) for name, form in forms.items()}
     rates: dict[str, float] = {name: rate for name, (_, rate) in found.items()}
@@ -182,8 +185,10 @@ def _certify(trajectory: Trajectory, reference: Any) -> Certificate:
     useful = [name for name in useful if name != "simple" or run.drift <= allowed]
     best = max(useful, key=lambda name: rates[name], default=None)
     sharp = forms["spectral" if still else "quadratic"]
+    # The mean rates by the saved kernels alone, and with what H may do between two saves.
     certain, kept = mean(sharp.certain, run.ts), mean(sharp.local, run.ts)
     friction, best_rate = friction_for(run)
+    # lambda_min and lambda_max over the whole run: by Weyl each moves by at most the kernel's path.
     values = np.linalg.eigvalsh(run.H)
     low = max(float(between(values[:, 0], run.lengths).min()), 0.0)
     high = float(between(values[:, -1], -run.lengths).max())
@@ -272,7 +277,11 @@ def _choose(reference: Any, trajectory: Trajectory, H: np.ndarray, ts: np.ndarra
 
 
 def _widths(shares: dict[str, float], width: int) -> dict[str, float]:
-    """The width that each form would take, where the model has one."""
+    """The width that each form would take, where the model has one.
+
+    H's motion and the impulses fall like m^{-1/2}, so a form that holds for a share s of what they
+    were at width m takes them s times smaller, which is the width m / s^2.
+    """
     return (
         {name: width / share**2 if share else np.inf for name, share in shares.items()}
         if width

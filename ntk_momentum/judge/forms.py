@@ -57,6 +57,9 @@ class Energy(NamedTuple):
         """The bound of L at the saved times and the mean rate, if kernel and impulses moved by this
         share of what they did."""
         local, sizes = self.ideal + share * (self.local - self.ideal), [self.size]
+        # On each interval, with rho its rate and |J| its impulses taken where they hurt most,
+        #     sqrt V(t_k+1) <= e^{-rho dt/2} sqrt V(t_k) + max(1, e^{-rho dt/2}) |J| / sqrt 2,
+        # and L <= V / floor.
         with np.errstate(over="ignore"):  # a bound may be infinite
             for shrink, kick in zip(
                 np.exp(-0.5 * local * np.diff(ts)), share * self.kicks, strict=True
@@ -73,7 +76,11 @@ def forms_of(run: Motion, sharp: bool = True) -> tuple[dict[Form, Energy], np.nd
 
 
 def _gradient_flow(run: Motion) -> dict[Form, Energy]:
-    """The forms of (2.5)."""
+    """The forms of (2.5).
+
+    V = L: L' = -Delta . H Delta <= -2 lambda_min(H(t)) L is the spectral form, and with lambda_min
+    >= lambda_0 - sup ||H - H_ref|| the simple one, which Theorem 1 states as lambda_0 / 2.
+    """
     certain = 2 * between(np.linalg.eigvalsh(run.H)[:, 0], 0 * run.lengths)
     top = float(np.linalg.norm(run.H, 2, axis=(1, 2)).max() + run.lengths.max())
     kicks = run.kicks + run.spread @ np.array([top, top**2])
@@ -86,7 +93,19 @@ def _gradient_flow(run: Motion) -> dict[Form, Energy]:
 
 
 def _heavy_ball(run: Motion, sharp: bool) -> tuple[dict[Form, Energy], np.ndarray]:
-    """The forms of (3.5), and eps(t) of the relative one."""
+    """The forms of (3.5), and eps(t) of the relative one.
+
+        V = (Delta, Delta') . P (Delta, Delta') / 2,   P = [[H_ref + c, beta], [beta, 1]],
+
+    so that L <= V / (lambda_0 + c - beta^2). With c = 2 beta^2 - b beta the rate is
+
+        b - sqrt((b - 2 beta)^2 + eps^2),
+        eps = ||(H - H_ref) (H_ref - s)^{-1/2}|| <= ||H - H_ref|| / sqrt(lambda_0 - s),
+
+    s = beta (b - beta), see `reference_rate`: the relative form has the first at each time, the
+    simple one the second at its largest. The quadratic form has free c and beta and each kernel's
+    own rate, `_local_rates`.
+    """
     H_ref, lam0, b = run.H_ref, run.lam0, run.b
     top = float(np.linalg.norm(run.H, 2, axis=(1, 2)).max() + run.lengths.max())
 
@@ -265,6 +284,8 @@ def _local_rates(H_ref: np.ndarray, H: np.ndarray, b: float, c: float, beta: flo
         inverse = np.linalg.inv(np.linalg.cholesky(P))
     except np.linalg.LinAlgError:
         return np.full(len(H), -np.inf)
+    # rho is the largest number with P A + A^T P <= -rho P, so -lambda_max of R (P A + A^T P) R^T,
+    # R the inverse of P's Cholesky factor, where
     # P A + A^T P = [[-2 beta H, H_ref + c - b beta - H], [., 2 beta - 2 b]], since d/dt (Delta,
     # Delta') = (Delta', -H Delta - b Delta')
     S = np.zeros((len(H), 2 * n, 2 * n))
