@@ -3,7 +3,8 @@ it can be made.
 
 Notation: lam0 = lambda_min(H_infinity), alpha = b/2, loss0 = L(0), pseudo0 = Delta(0) . H Delta(0)
 / 2 (the pseudo-loss at 0). Functions take numbers or numpy arrays and broadcast; curves take the
-time first. The derivations are the notes of the claims.
+time first. The derivations are the notes of the claims; numbered theorems are those of
+docs/theorems.md.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def paper_friction(lam0: Value) -> Any:
 
 def moving_kernel_rate(b: Value, center: Value, radius: Value) -> Any:
     """The exponent of L that is certain for every H(t) within `radius` of a fixed H_ref >= center,
-    however it moves:
+    however it moves (Theorem 4):
 
         2 alpha - radius / sqrt(center - alpha^2)          if alpha^2 <= center - radius/2,
         2 alpha - 2 sqrt(alpha^2 - center + radius)        beyond,        alpha = b/2.
@@ -66,8 +67,9 @@ def moving_kernel_rate(b: Value, center: Value, radius: Value) -> Any:
 
 
 def best_moving_friction(center: Value, radius: Value) -> Any:
-    """The b = 2 alpha that maximises `moving_kernel_rate`: 2 (center - alpha^2)^{3/2} = radius
-    alpha, a cubic: center - alpha^2 = (radius/sqrt 3) sinh(asinh(3 sqrt 3 center/radius)/3).
+    """The b = 2 alpha that maximises `moving_kernel_rate` (Corollary 5): 2 (center - alpha^2)^{3/2}
+    = radius alpha, a cubic: center - alpha^2 = (radius/sqrt 3) sinh(asinh(3 sqrt 3
+    center/radius)/3).
 
     From 2 sqrt(center) without motion down to sqrt(2 center), `safe_friction`, at radius = center.
     """
@@ -92,7 +94,7 @@ def allowed_drift(b: Value, lam0: Value) -> Any:
 
 def safe_friction(low: Value, high: Value) -> Any:
     """b = sqrt(lambda_min + lambda_max): with it the heavy ball decays under every motion of H(t)
-    between the two, at `safe_rate`; no condition on how far it moves."""
+    between the two, at `safe_rate`; no condition on how far it moves (Corollary 5)."""
     return np.sqrt(low + high)
 
 
@@ -138,18 +140,19 @@ def theorem_2_best(t: Value, lam0: Value, pseudo0: Value) -> Any:
 
 def heavy_ball_critical(t: Value, alpha: Value, loss0: Value) -> Any:
     """(1 + alpha t)^2 e^{-2 alpha t} L(0), when H >= alpha^2 is constant and b = 2 alpha; equality
-    for H = alpha^2."""
+    for H = alpha^2 (Theorem 1)."""
     return (1 + alpha * t) ** 2 * np.exp(-2 * alpha * t) * loss0
 
 
 def heavy_ball_sharp(t: Value, lam0: Value, loss0: Value) -> Any:
-    """2 e^{-sqrt(2 lambda_0) t} L(0), when H >= lambda_0 is constant and b = sqrt(2 lambda_0)."""
+    """2 e^{-sqrt(2 lambda_0) t} L(0), when H >= lambda_0 is constant and b = sqrt(2 lambda_0)
+    (Theorem 1)."""
     return 2 * np.exp(-np.sqrt(2 * lam0) * t) * loss0
 
 
 def theorem_2_moving(t: Value, lam0: Value, pseudo0: Value) -> Any:
     """(2/lambda_0) e^{-sqrt(lambda_0/2) t} pseudo0: Lemma 6's right side, with pseudo0 = Delta(0) .
-    H_infinity Delta(0)/2, b = sqrt(2 lambda_0).
+    H_infinity Delta(0)/2, b = sqrt(2 lambda_0) (Theorem 3).
 
     It holds, impulses apart, for any H(t) with sup ||H(t) - H_infinity||_2 <= lambda_0/2, which is
     what Lemmas 4 and 5 give together. As printed, by lambda_min(H(t)) >= lambda_0/2 alone, it
@@ -174,14 +177,14 @@ def nesterov_printed(t: Value, d: Value, constant: Value, pseudo0: Value) -> Any
 
 
 def nesterov_sharp(t: Value, d: Value, lam_min: Value, loss0: Value, decay_constant: Value) -> Any:
-    """K_d (sqrt(lambda_min) t)^{-d} L(0), constant kernel, any d > 0; K_d = sup_s s^d
+    """K_d (sqrt(lambda_min) t)^{-d} L(0), constant kernel, any d > 0 (Theorem 12); K_d = sup_s s^d
     Lambda_d(s)^2."""
     return decay_constant * (np.sqrt(lam_min) * t) ** (-d) * loss0
 
 
 def nesterov_limsup(d: Value, eigenvalues: Value, coefficients: Value, kappa: Value) -> Any:
-    """limsup t^d L(t) = kappa_d sum_k c_k^2 lambda_k^{-d/2} / 2, for rationally independent
-    sqrt(lambda_k)."""
+    """Theorem 12: limsup t^d L(t) = kappa_d sum_k c_k^2 lambda_k^{-d/2} / 2, for rationally
+    independent sqrt(lambda_k)."""
     return kappa * np.sum(0.5 * np.square(coefficients) * eigenvalues ** (-d / 2))
 
 
@@ -206,8 +209,8 @@ def displacement_printed(alpha: Value, n: Value, width: Value, pseudo0: Value) -
 
 
 def displacement_corrected(alpha: Value, n: Value, width: Value, pseudo0: Value) -> Any:
-    """(sqrt 2/alpha^3) sqrt(n pseudo0 / m), from `theorem_2_moving` and int |w_r'| <= int |dL/dw_r|
-    / b; pseudo0 by H_infinity."""
+    """(sqrt 2/alpha^3) sqrt(n pseudo0 / m) (Proposition 8), from `theorem_2_moving` and int |w_r'|
+    <= int |dL/dw_r| / b; pseudo0 by H_infinity."""
     return np.sqrt(2) / alpha**3 * np.sqrt(n * pseudo0 / width)
 
 
@@ -220,12 +223,14 @@ def displacement_frozen(n: Value, width: Value, lam0: Value, residual0: Value) -
 
 def kernel_jump(n: Value, width: Value) -> Any:
     """(1 + sqrt(4n - 3)) / (2m): the most by which H can jump, in the spectral norm, where one
-    neuron crosses one kink; unit inputs. Approached when the inputs nearly coincide."""
+    neuron crosses one kink; unit inputs (Proposition 7). Approached when the inputs nearly
+    coincide."""
     return (1 + np.sqrt(4 * n - 3)) / (2 * width)
 
 
 def displacement_constant(n: Value, width: Value, lam_min: Value, residual0: Value) -> Any:
-    """2 sqrt(n) |Delta(0)| / (sqrt(m) lambda_min): constant kernel, any of the three flows."""
+    """2 sqrt(n) |Delta(0)| / (sqrt(m) lambda_min): constant kernel, any of the three flows
+    (Proposition 10)."""
     return 2 * np.sqrt(n) * residual0 / (np.sqrt(width) * lam_min)
 
 
@@ -283,12 +288,12 @@ def lemma_5_radius(n: Value, delta: Value, lam0: Value) -> Any:
 
 def heavy_ball_switching_factor(h: Value) -> Any:
     """Growth of the amplitude per half cycle when b = 2 sqrt(mu) and H is mu while moving out, h mu
-    while moving in."""
+    while moving in (Proposition 6)."""
     omega = np.sqrt(h - 1)
     return np.sqrt(h) * np.exp(-(np.pi - np.arctan(omega)) / omega - 1)
 
 
 def nesterov_switching_rate(h: Value) -> Any:
     """Exponent of L when H is 1 while moving out and h while moving in, and the friction d/t has
-    died away."""
+    died away (Proposition 13)."""
     return np.log(h) / (np.pi / 2 * (1 + 1 / np.sqrt(h)))

@@ -157,9 +157,12 @@ def test_a_thousand_kernels_do_not_break_the_bound():
     assert max(found.values()) <= 1 + 1e-9, found
 
 
-def test_the_bound_is_met_by_a_light_friction_and_a_kernel_at_rest():
+@pytest.mark.parametrize("velocity", [-0.1, 0.6])
+def test_the_bound_is_met_by_a_light_friction_and_a_kernel_at_rest(velocity):
+    """Also when the error moves outwards at first, which V(0) has to know."""
     b, one = 0.2, np.eye(1)
-    trajectory = solve(b, ([1.0], [-b / 2]), 0.5236, 30, lambda k, D, V: one)  # half a cycle a save
+    length = 0.5236 if velocity < 0 else 0.1  # half a cycle a save, or a sixteenth
+    trajectory = solve(b, ([1.0], [velocity]), length, 30, lambda k, D, V: one)
     found = ratios(trajectory, one)
     assert all(0.95 < ratio <= 1 + 1e-9 for ratio in found.values()), found
 

@@ -162,6 +162,7 @@ def eq_b_4(setting: Setting) -> Forms:
     kind="bound",
     fault="false",
     under="constant kernel",
+    theorem="Proposition 13",
     note="""As printed the hypothesis is lambda_min(H) <= lambda0/2, which H = 0 satisfies: L stays
     L(0) while L^(0) = 0. With >=, the printed constant bounds L^; L needs a further 2/lambda0 (the
     ratio L/L^(0) scales as 1/lambda, the printed bound as lambda^0). C(alpha, r) and C(alpha, d)
@@ -272,6 +273,7 @@ def lemma_8(setting: Setting) -> Forms:
     kind="bound",
     fault="constant",
     under="constant kernel",
+    theorem="Theorem 12",
     note="""Lemma 9 asks d > 6, Theorem 3 d >= 6. B(alpha, d) free of lambda0 is impossible: sup_t
     t^{2d/3} L/L(0) is proportional to lambda^{-d/3}. Corrected: (sqrt(lambda_min) t)^{-2d/3}, or
     the sharp exponent d.""",

@@ -30,7 +30,7 @@ def _cauchy_schwarz() -> bool:
     kind="identity",
     fault="constant",
     under="network, impulses apart",
-    theorem="Proposition 8",
+    theorem="Propositions 8 and 10",
     note="""Line by line: sum |Delta_i| <= sqrt n |Delta| is right; |Delta| = sqrt L drops a factor
     sqrt 2; int e^{3 alpha s/2 - 2 alpha t} ds <= (2/(3 alpha)) e^{-alpha t/2} and the constant 4/9
     are right; the last integral, of e^{-alpha s/2}, is 2/alpha, where the print multiplies by
@@ -121,6 +121,7 @@ def displacement_chain_a(setting: Setting) -> Forms:
     kind="identity",
     fault="false",
     under="constant kernel",
+    theorem="Proposition 10",
     note="""Line by line: |Delta| = sqrt L drops a factor sqrt 2; int_0^t s^{d-a/2} ds = 2
     t^{d+1-a/2}/(2d+2-a), not 2/(2d-a-2); the integral of t^{1-a/2} from eps has the term
     eps^{2-a/2}, a > 4, which diverges as eps -> 0, so no R' follows; and R'(t) falls like t^{-a},

@@ -225,6 +225,7 @@ def eq_a_7(setting: Setting) -> Forms:
     kind="identity",
     fault="false",
     under="network",
+    theorem="Proposition 11",
     note="""The total energy of w'' + b w' + grad L = 0 is E = L + |w'|^2/2, with E' = -b |w'|^2. V
     is another function: it has another unit, and their quotient varies along a run. L, w and w' are
     continuous where a neuron crosses its kink, so E falls through crossings too, where V may rise

@@ -213,6 +213,7 @@ def eq_4_3(setting: Setting) -> Forms:
     kind="bound",
     fault="hypothesis",
     under="constant kernel",
+    theorem="Theorem 12",
     experiment="three_flows",
     note="""4 < alpha <= 2d/3 with d >= 6 is empty at d = 6, and d = 3 is excluded. The exact mode
     is Lambda_d(s) = 0F1(;(d+1)/2; -s^2/4) = Gamma((d+1)/2) (2/s)^{(d-1)/2} J_{(d-1)/2}(s), s =
@@ -288,6 +289,7 @@ def thm_3(setting: Setting) -> Forms:
     kind="bound",
     fault="constant",
     under="constant kernel",
+    theorem="Theorem 12",
     experiment="three_flows",
     note="""With s = sqrt(lambda) t a single mode has L/L^(0) = Lambda_d(s)^2/lambda, so sup_t
     t^{2d/3} L/L^(0) is proportional to lambda^{-1-d/3}: no A(alpha, d) free of lambda exists. Also
@@ -366,6 +368,7 @@ def _bouncing_exponent(d: float) -> float:
     section="4",
     kind="rate",
     under="constant kernel",
+    theorem="Theorem 12",
     experiment="three_flows",
     note="""Three statements about convex functions, true as such: t^{-2d/3} is the guarantee of Su,
     Boyd, Candes for strongly convex ones; f(x) = |x| has E' = -(d/t) x'^2 with x'^2 = 2E/3 on

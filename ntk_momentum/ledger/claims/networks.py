@@ -75,6 +75,7 @@ def _tails(setting: Setting) -> dict[tuple[float, int], list[Tail]]:
     kind="rate",
     fault="proof gap",
     under="network",
+    theorem="Theorem 12",
     experiment="three_flows",
     note="""Lemma 8 applies a theorem on a fixed convex function to a kernel that moves, and
     lambda_min alone cannot suffice there (lemma-8). On networks the law holds, with the exponent d
