@@ -15,6 +15,7 @@ carries round-off of order eps, and theta as much as eps / sqrt(2 (1 - |c|)): a 
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
@@ -67,6 +68,17 @@ class Streamed(eqx.Module):
             check_vma=False,
         )
         return spread(self.rows, others, v, jnp.asarray(pairs)).reshape(-1)[: self.sizes[0]]
+
+    def seconds(self) -> float:
+        """What a product will take, one vector or a few, by the time of one tile off the diagonal,
+        which is computed twice."""
+        others = self.rows if self.columns is None else self.columns
+        tiles = len(_pairs(len(self.rows), len(others), self.columns is None))
+        once = eqx.filter_jit(lambda s, x1, x2: jnp.sum(s._tile(x1, x2, False)))
+        for _ in range(2):
+            begun = time.perf_counter()
+            once(self, self.rows[0], others[-1]).block_until_ready()
+        return tiles * (time.perf_counter() - begun) / (1 if self.over is None else self.over.size)
 
     def _sum(self, first: Array, second: Array, v: Array, pairs: Any) -> Array:
         """The products of so many tiles."""
@@ -144,7 +156,8 @@ def infinite_ntk_operator(
         devices: Those that share the tiles; all of this process's by default.
 
     Returns:
-        A lineax operator from (n2,) to (n1,); symmetric where x2 is None.
+        A lineax operator from (n2,) to (n1,); symmetric where x2 is None. Its `fn.seconds()` says
+        beforehand what a product will take.
 
     Raises:
         InputError: If the inputs are not finite rows of one size, or another argument does not fit.

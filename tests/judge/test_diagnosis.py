@@ -56,6 +56,11 @@ def test_any_optax_optimizer_and_several_outputs():
     assert found.verdict == "lazy"
     assert calls == [(done, 6) for done in range(1, 7)]  # the run, then its linearisation
     assert 0 < found.weight_drift < 0.01
+    asked = []
+    chosen = lambda advice: asked.append(advice) or optax.adam(1e-4)
+    by_advice = diagnose(model, data, chosen, steps=4, saves=2)
+    assert asked == [by_advice.advice]
+    np.testing.assert_array_equal(by_advice.loss, found.loss)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@ spectrum."""
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import lineax
 import numpy as np
 import pytest
@@ -32,6 +33,15 @@ def test_the_operator_is_the_matrix(options, block_size):
         operator, v, lineax.CG(rtol=1e-12, atol=1e-12, max_steps=1000)
     ).value
     np.testing.assert_allclose(np.tensordot(H, solution, axes=v.ndim), v, atol=1e-9)
+
+
+@pytest.mark.parametrize("block_size", [None, 2])
+def test_a_test_kernel_is_an_operator_too(block_size):
+    net, rng = init_two_layer(16, 3, key=KEY), np.random.default_rng(3)
+    x, other, v = rng.standard_normal((3, 3)), rng.standard_normal((5, 3)), rng.standard_normal(5)
+    operator = ntk_operator(net, x, other, block_size=block_size)
+    exact = empirical_ntk(net, x, other) @ v
+    np.testing.assert_allclose(operator.mv(jnp.asarray(v)), exact, atol=1e-12)
 
 
 def test_lanczos_finds_the_ends_of_the_spectrum_within_its_own_error():
