@@ -36,7 +36,7 @@ from ..kernel import Modes, Spectrum, lanczos
 from ..memory import check_fits
 from ..method import AbstractFlow, AbstractOptimizer, GradientFlow
 from .constant_kernel import array, is_operator, launch_of, shaped, square
-from .responses import error_of, moved, numbers_of, slots_of
+from .responses import check_launch, error_of, moved, numbers_of, slots_of
 
 ROOM = 64
 """Products that the first arrays have room for; they double. Chosen: a program is compiled for each
@@ -83,7 +83,8 @@ def modes(
             like residual0 or, shared by all outputs, (n,); or an array as in `nm.predict`.
         residual0: Delta(0), (n,) or (n, k).
         flow: The flow, or optimizer, whose error decides; gradient flow if None.
-        ts: Its times, (T,), or step counts; up to 10^4/lambda_max if None.
+        ts: Its times, (T,), or step counts; if None, 10^4/lambda_max, for a flow with momentum the
+            root of it, for an optimizer 100 steps.
         products: So many, whatever the error; under `jax.jit` and `jax.grad` they must be given.
         tol: 1e-8 in float64 and 1e-5 in float32 if None.
         ridge: As in `nm.predict`, where it may be another.
@@ -107,7 +108,11 @@ def modes(
         >>> bool(jnp.all(jnp.abs(near.residual - exact.residual) < 1e-3))
         True
     """
+    if flow is None and velocity0 is not None:
+        raise InputError("with velocity0 give the flow too: gradient flow has no velocity.")
     flow = GradientFlow() if flow is None else flow
+    if velocity0 is not None:
+        check_launch(flow)
     if not isinstance(flow, AbstractFlow | AbstractOptimizer):
         raise InputError(f"flow must be a flow or an optimizer, got {type(flow).__name__}.")
     for name, value in (("products", products), ("tol", tol), ("ridge", ridge)):
@@ -248,7 +253,7 @@ def _watched(
         a, [(0, size - a.shape[i] if i == axis else 0) for i in range(a.ndim)]
     )
     if ts is None:
-        ts = np.array([HORIZON / max(values[-1], 1e-300)])
+        ts = _horizon(flow, max(values[-1], 1e-300))
     limit = bool(ts[-1] == np.inf)
     times = ts[:-1] if limit and len(ts) > 1 else np.zeros(1) if limit else ts
     slots = slots_of(times) if isinstance(flow, AbstractOptimizer) else None
@@ -283,6 +288,14 @@ def _watched(
             "of its parameters."
         )
     return largest / (scale if scale > 0 else 1.0)
+
+
+def _horizon(flow: Any, largest: float) -> np.ndarray:
+    """The time that decides where none is given."""
+    if isinstance(flow, AbstractOptimizer):
+        return np.array([100.0])
+    momentum = flow.init(np.zeros(1)).v is not None
+    return np.array([HORIZON / largest]) ** (0.5 if momentum else 1.0)
 
 
 @eqx.filter_jit

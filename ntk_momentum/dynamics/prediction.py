@@ -215,13 +215,13 @@ def predict(
     ts = given[None] if scalar else ts
     if ridge is not None:
         check_positive("the ridge", ridge, strict=False)
-    if velocity0 is not None:
-        check_launch(flow)
     if (products, tol, progress) != (None, None, None) and not is_operator(kernel):
         raise InputError(
             "products, tol and progress belong to a kernel given as an operator; give them to "
             "nm.modes, or leave them out."
         )
+    if velocity0 is not None:
+        check_launch(flow)
     _check_size(kernel, residual0, flow, ts, test_kernel)
     if is_operator(kernel):
         kernel = krylov.modes(
@@ -252,8 +252,10 @@ def predict(
         launch = launch_of(velocity0, shape, dtype, start.shape)
         columns, size = (start, launch), len(matrix)
     ts, finite, limit = _times(ts, dtype, flow)
-    if limit and velocity0 is not None:
-        raise InputError("velocity0 has no t = infinity here; ask for a large finite time.")
+    if launch is not None:
+        check_launch(flow)
+        if limit:
+            raise InputError("velocity0 has no t = infinity here; ask for a large finite time.")
     vectors = matrix.vectors if isinstance(matrix, Modes) else None
     rows, at_start = rows_of(test_kernel, test0, size, shape, dtype, vectors)
     pushed = None
@@ -287,24 +289,19 @@ def predict(
             f"{flow} has no finite response to eigenvalues up to "
             f"{out.eigenvalues[-1]:.3g}; see the range of its parameters."
         )
-    keep = slice(-len(ts), None)  # without the time that stands in where infinity is the only one
+    # without the time that stands in where infinity is the only one
+    keep = lambda x: x if x is None or len(x) == len(ts) else x[-len(ts) :]
     test = out.test
     if test is not None and at_start is not None:
         test = test.reshape(len(test), *at_start.shape) + at_start[None]
         if pushed is not None:
             test = test + out.carry.reshape(-1, *(1 for _ in pushed.shape)) * pushed[None]
-    fields = (
-        ts,
-        out.residual.reshape(len(out.residual), *shape)[keep],
-        out.loss[keep],
-        out.pseudo_loss[keep],
-        None if test is None else test[keep],
-        None if out.error is None else out.error[keep],
-        None if out.upper is None else jnp.stack([out.loss, out.upper], axis=1)[keep],
-        out.slopes[keep],
-    )
+    residual = out.residual.reshape(len(out.residual), *shape)
+    bounds = None if out.upper is None else jnp.stack([out.loss, out.upper], axis=1)
+    found = residual, out.loss, out.pseudo_loss, test, out.error, bounds, out.slopes
+    fields = ts, *(keep(x) for x in found)
     if isinstance(matrix, Modes):
-        krylov.warn_of_error(matrix, ts, fields[5])
+        krylov.warn_of_error(matrix, ts, keep(out.error))
     ts, residual, loss, pseudo_loss, test, error, bounds, slopes = (
         jax.tree.map(lambda x: x[0], fields) if scalar else fields
     )
