@@ -219,8 +219,8 @@ def ritz(
         _check(run, products)
     with jax.default_matmul_precision("highest"):
         vectors = run.basis[: products * run.width].T @ jnp.asarray(V)
-    found = jax.tree.map(jnp.asarray, (values, vectors, start, velocity, tails, last))
-    return Modes(*found, products, shape, tol)
+    found = Modes(values, vectors, start, velocity, tails, last, products, shape, tol)
+    return jax.tree.map(jnp.asarray, found)
 
 
 def _tridiagonal(run: Lanczos, products: int, xp: Any) -> tuple[Any, Any, Any]:
