@@ -23,7 +23,7 @@ from ..errors import InputError, brief, concrete, no_type_check, not_an_array, u
 from ..memory import check_inputs, check_kernel
 from ..network.model import asked, trainable_spec
 from .factors import Factor, jacobian
-from .plan import KernelPlan, Method, Output, plan_kernel
+from .plan import KernelPlan, Method, Output, by_shape, plan_kernel
 from .tangent import jvp
 from .two_layer import two_layer_ntk
 
@@ -82,18 +82,17 @@ def empirical_ntk(
     special = _by_neurons(model, problem) if method in ("auto", "structured") else None
     if special is not None:
         check_kernel("the kernel", problem.x1, problem.x2, 3)
-        kernels = special(per_layer)
+        kernels, finite = special(per_layer)
     else:
         how = _plan(problem, method, block_size)
         how.check_memory(of=problem.x1)
-        kernels = _stream(problem, how, per_layer)
-    for kernel in kernels.values():
-        finite = concrete(jnp.isfinite(kernel).all())
-        if finite is not None and not finite:
-            raise InputError(
-                "the kernel holds NaN or infinite values: a weight of the model is not "
-                "finite, or its gradients overflow."
-            )
+        kernels, finite = _stream(problem, how, per_layer)
+    sound = concrete(finite)
+    if sound is not None and not sound:
+        raise InputError(
+            "the kernel holds NaN or infinite values: a weight of the model is not finite, or its "
+            "gradients overflow."
+        )
     return kernels if per_layer else kernels[""]
 
 
@@ -187,11 +186,8 @@ def prepare(
         )
     trained, frozen = eqx.partition(model, trainable_spec(model, trainable, where))
     try:
-        value = eqx.filter_eval_shape(
-            lambda t, x: eqx.combine(t, frozen)(x),
-            trained,
-            jax.ShapeDtypeStruct(x1.shape[1:], x1.dtype),
-        )
+        one = jax.ShapeDtypeStruct(x1.shape[1:], x1.dtype)
+        value = by_shape(_value, trained, frozen, one)
     except InputError:
         raise
     except Exception as error:  # the user's code: anything may be raised
@@ -225,14 +221,16 @@ def _inputs(name: str, x: Any) -> Any:
     return x
 
 
+def _value(trained: PyTree, frozen: PyTree, x: jax.ShapeDtypeStruct) -> Any:
+    """What the model returns for one input, by shape."""
+    return eqx.filter_eval_shape(lambda t, f, x: eqx.combine(t, f)(x), trained, frozen, x)
+
+
 def _plan(problem: Problem, method: str, block_size: int | None) -> KernelPlan:
-    shape = lambda tree: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
-    arrays, rest = eqx.partition(problem.frozen, eqx.is_array)
-    f = lambda trained, arrays, x: _outputs(trained, eqx.combine(arrays, rest), x)
-    return plan_kernel(
-        f,
-        shape(problem.trained),
-        shape(arrays),
+    return by_shape(
+        _planned,
+        problem.trained,
+        problem.frozen,
         problem.x1,
         problem.x2,
         method,
@@ -241,7 +239,25 @@ def _plan(problem: Problem, method: str, block_size: int | None) -> KernelPlan:
     )
 
 
-def _by_neurons(model: Any, problem: Problem) -> Callable[[bool], dict[str, Array]] | None:
+def _planned(
+    trained: PyTree,
+    frozen: PyTree,
+    x1: Any,
+    x2: Any,
+    method: str,
+    block_size: int | None,
+    output: Output,
+) -> KernelPlan:
+    arrays, rest = eqx.partition(frozen, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+    f = lambda trained, arrays, x: _outputs(trained, eqx.combine(arrays, rest), x)
+    return plan_kernel(f, trained, arrays, x1, x2, method, block_size, output)
+
+
+Kernels = tuple[dict[str, Array], Array]
+"""Kernels by name, and whether all their numbers are finite."""
+
+
+def _by_neurons(model: Any, problem: Problem) -> Callable[[bool], Kernels] | None:
     """The kernel (2.8) as a function of `per_layer`, of a model that is a sum over neurons; else
     None."""
     trained = problem.trained
@@ -250,23 +266,29 @@ def _by_neurons(model: Any, problem: Problem) -> Callable[[bool], dict[str, Arra
     hidden, output = trained.hidden is not None, trained.output is not None
     layers = [(".hidden", True, False)] * hidden + [(".output", False, True)] * output
 
-    def kernels(per_layer: bool) -> dict[str, Array]:
+    def kernels(per_layer: bool) -> Kernels:
         parts = layers if per_layer else [("", hidden, output)]
-        return {
-            name: _two_layer(model, problem.x1, problem.x2, hidden, output)
-            for name, hidden, output in parts
-        }
+        return _two_layer(model, problem.x1, problem.x2, parts)
 
     return kernels if problem.scalar else None
 
 
 @eqx.filter_jit
-def _two_layer(model: Any, x1: Array, x2: Array | None, hidden: bool, output: bool) -> Array:
-    return two_layer_ntk(model, x1, x2, hidden=hidden, output=output)
+def _two_layer(model: Any, x1: Array, x2: Array | None, parts: list[Any]) -> Kernels:
+    kernels = {
+        name: two_layer_ntk(model, x1, x2, hidden=hidden, output=output)
+        for name, hidden, output in parts
+    }
+    return kernels, _finite(kernels)
+
+
+def _finite(kernels: dict[str, Array]) -> Array:
+    """Within the program of a kernel, since each operation outside costs a call of its own."""
+    return jnp.stack([jnp.isfinite(kernel).all() for kernel in kernels.values()]).all()
 
 
 @eqx.filter_jit
-def _stream(problem: Problem, how: KernelPlan, per_layer: bool) -> dict[str, Array]:
+def _stream(problem: Problem, how: KernelPlan, per_layer: bool) -> Kernels:
     """Blocks of rows against blocks of columns; with one set of inputs only those on and below the
     diagonal, then mirrored."""
     n1, n2 = problem.x1.shape[0], (problem.x1 if problem.x2 is None else problem.x2).shape[0]
@@ -296,10 +318,11 @@ def _stream(problem: Problem, how: KernelPlan, per_layer: bool) -> dict[str, Arr
     else:
         tiles = jax.lax.map(lambda args: row(*args), (jnp.arange(len(blocks1)), blocks1))
         kernels = jax.tree.map(lambda tile: _assemble(tile)[:n1, :n2], tiles)
-    return {
+    finished = {
         name: _finish(_mirror(kernel) if symmetric else kernel, problem)
         for name, kernel in kernels.items()
     }
+    return finished, _finite(finished)
 
 
 def blocks(x: Array, block_size: int) -> Array:

@@ -18,8 +18,10 @@ diagonal. "auto" takes the fewest flops: all three are matrix products.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -94,6 +96,43 @@ class _Sizes:
 def written(closed: Any) -> int:
     """Numbers that a program writes, each result of each of its operations once."""
     return sum(var.aval.size for eqn in closed.jaxpr.eqns for var in eqn.outvars)
+
+
+def by_shape(ask: Callable[..., Any], *args: Any) -> Any:
+    """ask(*args), found again for arguments that differ in the numbers of their arrays alone.
+
+    A model is traced to learn the shape of its outputs and the plan of its kernel, which costs more
+    than a small kernel itself; neither depends on its weights. What cannot be hashed is asked anew.
+    """
+    leaves, tree = jax.tree.flatten(args)
+    forms = tuple(
+        _Form(leaf.shape, leaf.dtype, type(leaf)) if hasattr(leaf, "shape") else leaf
+        for leaf in leaves
+    )
+    try:
+        return _asked(ask, tree, forms, jax.config.jax_enable_x64)
+    except TypeError as error:
+        if "unhashable" not in str(error):
+            raise
+        return ask(*args)
+
+
+class _Form(NamedTuple):
+    """What of an array counts."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+    kind: type
+
+
+@functools.lru_cache(maxsize=256)
+def _asked(ask: Callable[..., Any], tree: Any, forms: tuple[Any, ...], wide: bool) -> Any:
+    """By shapes alone; `wide`, since float64 decides what a model returns."""
+    leaves = [
+        jax.ShapeDtypeStruct(form.shape, form.dtype) if isinstance(form, _Form) else form
+        for form in forms
+    ]
+    return ask(*jax.tree.unflatten(tree, leaves))
 
 
 def plan_kernel(
