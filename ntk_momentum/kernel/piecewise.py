@@ -107,7 +107,7 @@ def piecewise_linear(left: Pieces) -> Callable[[Angles], tuple[Angles, Array]]:
     def dual(law: Angles) -> tuple[Angles, Array]:
         flip = law.far < law.near
         r1, r2 = law.norm1[:, None], law.norm2[None, :]
-        angle, small = jnp.minimum(law.theta, law.opening), jnp.minimum(law.near, law.far)
+        angle, small = law.acute, jnp.minimum(law.near, law.far)
         together, mirrored = _aligned(left, left, r1, r2), _aligned(left, right, r1, r2)
         cross, slopes = (jnp.where(flip, b, a) for a, b in zip(together, mirrored, strict=True))
         whole, weighted = _integrals(

@@ -93,6 +93,8 @@ def _affine(law: Angles, weight_std: float, bias_std: float) -> Angles:
     """Norms and angles after weights and biases: 1 -+ cos as sums of positive terms, so nothing
     cancels."""
     p, q, s = weight_std * law.norm1, weight_std * law.norm2, bias_std**2
+    if bias_std == 0:  # angles stay; those with a vector of no length do not count
+        return Angles(p, q, law.near, law.far)
     norm1, norm2 = safe_sqrt(jnp.square(p) + s), safe_sqrt(jnp.square(q) + s)
     product, before = norm1[:, None] * norm2[None, :], p[:, None] * q[None, :]
     square = lambda a, b: jnp.square(p)[:, None] * a + jnp.square(q)[None, :] * b
@@ -124,17 +126,16 @@ def homogeneous(identity: float, absolute: float) -> Dual:
     a, b = identity**2, absolute**2
 
     def dual(law: Angles) -> Moments:
-        theta, opening = law.theta, law.opening
-        t, small = jnp.minimum(theta, opening), jnp.minimum(law.near, law.far)
+        t, narrow = law.acute, law.near <= law.far
+        small = jnp.where(narrow, law.near, law.far)
         loss = small - (2 / jnp.pi) * (
             law.sin - t * (1 - small)
         )  # 1 - g, the same at theta and pi - theta
         near = (a * law.near + b * loss) / (a + b)
         far = (a * law.far + b * (2 - loss)) / (a + b)
         root = (a + b) ** 0.5
-        return Angles(root * law.norm1, root * law.norm2, near, far), a + b * (
-            opening - theta
-        ) / jnp.pi
+        slopes = a + b * jnp.where(narrow, 1 - 2 * t / jnp.pi, 2 * t / jnp.pi - 1)
+        return Angles(root * law.norm1, root * law.norm2, near, far), slopes
 
     return dual
 
