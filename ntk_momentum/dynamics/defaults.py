@@ -13,7 +13,7 @@ from jaxtyping import Array, PyTree
 
 from ..errors import InputError, concrete
 from ..kernel import infinite_ntk
-from ..method import AbstractFlow, RestartedNesterov, State, check_linear
+from ..method import AbstractFlow, RestartedNesterov, State
 from ..network.kinks import smooth
 from ..network.model import asked
 from .objective import AbstractProblem, WeightProblem
@@ -127,19 +127,3 @@ def wants_reference(
 
     jax.eval_shape(look)
     return bool(seen)
-
-
-def as_method(method: Any) -> Any:
-    """A flow or an optimizer. Raises `InputError`."""
-    steps = hasattr(method, "init") and hasattr(method, "update")
-    if not isinstance(method, type) and (steps or isinstance(method, AbstractFlow)):
-        check_linear(method)
-        return method
-    if isinstance(method, type):
-        raise InputError(
-            f"got the class {method.__name__} in the place of a flow or an optimizer; call it."
-        )
-    raise InputError(
-        "a flow such as nm.HeavyBall(b), or an optimizer with optax's init and update such as "
-        f"nm.heavy_ball(eta, beta) or optax.adam(1e-3), belongs here, got {type(method).__name__}."
-    )

@@ -31,11 +31,12 @@ from ..method import (
     RestartedNesterov,
     RestartedNesterovMethod,
     State,
+    check_linear,
 )
 from ..numerics import Numerics, Precision
 from . import peaks
 from .coordinates import Decomposition
-from .defaults import as_integrator, as_method, default_names, default_reference, wants_reference
+from .defaults import as_integrator, default_names, default_reference, wants_reference
 from .objective import AbstractProblem, WeightProblem
 from .preparation import Choices, weight_problem, weights_dtype
 from .readout import Readout, Snapshot, read_off, resolve, watch
@@ -103,7 +104,7 @@ class Run(eqx.Module):
         """
         plain = model if plain is None else plain
         chosen = Choices() if chosen is None else chosen
-        method = as_method(method)
+        check_linear(method)
         trainable, where, config = chosen.trainable, chosen.where, chosen.config
         problem, w = weight_problem(model, data, chosen.loss, trainable, where)
         dtype = weights_dtype(w)

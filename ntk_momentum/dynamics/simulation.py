@@ -139,7 +139,6 @@ def simulate_error(
         >>> np.round(run.residual[1], 3).tolist()
         [0.368, 0.135]
     """
-    check_flow(flow)
     matrix, start = jnp.asarray(kernel), jnp.asarray(residual0)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or start.shape != matrix.shape[:1]:
         raise InputError(

@@ -72,14 +72,12 @@ def train(
         [0.0, 10.0, 20.0]
     """
     check_steps(steps, save_every)
-    if isinstance(optimizer, AbstractFlow) or not (
-        hasattr(optimizer, "init") and hasattr(optimizer, "update")
-    ):
+    steps_it = hasattr(optimizer, "init") and hasattr(optimizer, "update")
+    if isinstance(optimizer, AbstractFlow | type) or not steps_it:
+        called = isinstance(optimizer, type)
+        got = f"the class {optimizer.__name__} (call it)" if called else type(optimizer).__name__
         hint = "nm.heavy_ball(eta, beta), or any of optax's, such as optax.adam(1e-3)"
-        raise InputError(
-            "optimizer must have optax's init and update, got "
-            f"{type(optimizer).__name__}; try {hint}."
-        )
+        raise InputError(f"optimizer must have optax's init and update, got {got}; try {hint}.")
     chosen = Choices(loss, trainable, where, None, readouts, reference, config)
     run = Run.prepare(model, data, optimizer, chosen).within()
     saves = int(steps) // int(save_every)
