@@ -201,7 +201,7 @@ class WeightProblem(AbstractProblem):
     A sum over neurons has a problem of its own, `two_layer.NeuronProblem`.
     """
 
-    default_readouts = (
+    default_readouts: ClassVar[tuple[str, ...]] = (
         *("f", "loss", "pseudo_loss", "lambda_min", "lambda_max", "kernel_drift", "displacement"),
     )
 

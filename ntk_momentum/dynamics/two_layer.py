@@ -9,7 +9,7 @@ their impulses. Any model that says `sums_neurons` comes here.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -34,7 +34,7 @@ class NeuronProblem(WeightProblem):
     preactivations; X is then the identity.
     """
 
-    default_readouts = (*WeightProblem.default_readouts, "flips")
+    default_readouts: ClassVar[tuple[str, ...]] = (*WeightProblem.default_readouts, "flips")
 
     span: Span | None = None
     metric: Metric | None = None
