@@ -204,7 +204,7 @@ def test_unknown_claims_and_unsuitable_data_are_refused():
         ("heavy_ball_rate", "footnote-2-fastest", 1.1),
         ("displacement_corrected", "displacement-chain-a", 0.999),
         ("displacement_frozen", "displacement-chain-a", 0.999),
-        ("displacement_constant", "displacement-chain-a", 0.99),
+        ("displacement_constant", "displacement-chain-a", 0.999),
         ("displacement_constant", "displacement-chain-b", 0.99),
         ("paper_friction", "remark-friction-choice", 1.001),
         pytest.param("kernel_jump", "remark-hdot-zero", 1.001, marks=pytest.mark.slow),

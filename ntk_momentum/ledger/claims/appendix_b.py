@@ -203,12 +203,12 @@ def lemma_8(setting: Setting) -> Forms:
                     0.5
                     * run.residual**2
                     / bounds.lemma_8_corrected(
-                        ts[:, None], a_, 0.5, 0.5 * lams[None], reach(d_, a_) * (1 + 1e-3)
+                        ts[:, None], a_, 0.5, 0.5 * lams[None], bessel_reach(d_, a_) * (1 + 1e-6)
                     )
                 )
             ),
         )
-    attained = {f"{d_:g}": reach(d_, d_) / constant(d_) for d_ in DS}
+    attained = {f"{d_:g}": bessel_reach(d_, d_) / constant(d_) for d_ in DS}
     lam0s = np.array([0.5, 0.05, 0.005])
     return (
         every(

@@ -238,7 +238,7 @@ def thm_3(setting: Setting) -> Forms:
         tails[f"{d:g}"] = float(
             np.max(late**d * run.loss) / bounds.nesterov_limsup(d, pair, weights, amplitude(d))
         )
-        suprema[f"{d:g}"] = reach(d, d) / constant(d)
+        suprema[f"{d:g}"] = bessel_reach(d, d) / constant(d)
     shown = {
         d: frozen(Nesterov(d), [1.0], [1.0], np.linspace(0.1, 14, 300)) for d in (1.0, 3.0, 6.0)
     }
