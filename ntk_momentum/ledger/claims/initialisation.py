@@ -64,17 +64,17 @@ def _clouds(setting: Setting) -> dict[str, tuple[float, np.ndarray]]:
     in the limit of a wide net, (draws, 2): H(0) - H_inf is then Gaussian with one neuron's
     covariance, and lambda_min moves by its quadratic form in the lowest eigenvector."""
     rng, draws, cases = setting.rng(18), 4000, {}
-    gram = _inputs(setting) @ _inputs(setting).T
-    one = {setting.points.name: (gram, _patterns(setting, 40_000, rng))}
-    for theta in ANGLES:
+    gram, S = _inputs(setting) @ _inputs(setting).T, _patterns(setting, 40_000, rng)
+    laws = {setting.points.name: (setting.points_lam0, gram, S, np.full(len(S), 1 / len(S)))}
+    for theta in ANGLES:  # the four patterns of two inputs, with their probabilities
         p, cos = theta / (2 * np.pi), np.cos(theta)
-        one[f"angle {theta:g}"] = (
+        laws[f"angle {theta:g}"] = (
+            pair_eigenvalues(theta)[0],
             np.array([[1.0, cos], [cos, 1.0]]),
             np.array([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0]], np.float32),
-            [0.5 - p, p, p, 0.5 - p],
-        )  # type: ignore[assignment]
-    for name, (G, S, *law) in one.items():
-        weight = np.full(len(S), 1 / len(S)) if not law else np.asarray(law[0])
+            np.array([0.5 - p, p, p, 0.5 - p]),
+        )
+    for name, (lam0, G, S, weight) in laws.items():
         upper = np.triu_indices(len(G))
         terms = G[upper] * S[:, upper[0]] * S[:, upper[1]]
         mean = weight @ terms
@@ -84,10 +84,9 @@ def _clouds(setting: Setting) -> dict[str, tuple[float, np.ndarray]]:
         E[:, upper[0], upper[1]] = E[:, upper[1], upper[0]] = noise
         H = np.zeros_like(G)
         H[upper] = H.T[upper] = mean
-        values, vectors = np.linalg.eigh(H)
-        low = vectors[:, 0]
+        low = np.linalg.eigh(H)[1][:, 0]
         cases[name] = (
-            float(values[0]) if not law else pair_eigenvalues(float(name.split()[1]))[0],
+            lam0,
             np.stack([np.linalg.norm(E, 2, axis=(1, 2)), -(E @ low) @ low], axis=1),
         )
     return cases
@@ -320,12 +319,12 @@ def initial_error(setting: Setting) -> Forms:
     rng, X, y = setting.rng(19), _inputs(setting), np.asarray(setting.points.y)
     n, width, trials = len(y), 256, 10 * setting.sizes.trials
     mean = n / 2 + float(y @ y)
-    squares = []
+    found = []
     for _ in range(trials):
         z = np.maximum(rng.standard_normal((width, X.shape[1])) @ X.T, 0.0)
         f = rng.choice([-1.0, 1.0], width) @ z / np.sqrt(width)
-        squares.append(float(np.sum((f - y) ** 2)))
-    squares = np.array(squares)
+        found.append(float(np.sum((f - y) ** 2)))
+    squares = np.array(found)
     cos = np.clip(X @ X.T, -1, 1)
     angle = np.arccos(cos)
     sigma = (np.sin(angle) + (np.pi - angle) * cos) / (2 * np.pi)

@@ -49,16 +49,13 @@ def _powers(width: Sum) -> dict[str, str]:
     return {name: str(width.power(name)) for name in ("n", "delta", "lambda0")}
 
 
-def _program_has(width: Sum, program: Callable[[float, float, float], float]) -> bool:
+def _program_has(width: Sum, program: Callable[..., float]) -> bool:
     """Whether the program's formula has these powers: its factor when each argument is doubled."""
     at = (4.0, 0.25, 0.125)
+    doubled = [[2 * v if k == j else v for j, v in enumerate(at)] for k in range(len(at))]
     return all(
-        abs(
-            np.log2(program(*at[:k], 2 * at[k], *at[k + 1 :]) / program(*at))
-            - float(width.power(name))
-        )
-        < 1e-9
-        for k, name in enumerate(("n", "delta", "lambda0"))
+        abs(np.log2(program(*changed) / program(*at)) - float(width.power(name))) < 1e-9
+        for changed, name in zip(doubled, ("n", "delta", "lambda0"), strict=True)
     )
 
 
@@ -90,7 +87,7 @@ def _in_fact(setting: Setting) -> tuple[Check, dict[str, float]]:
     """The width that suffices: sup_t ||H(t) - H_inf|| <= C/sqrt(m), so (2 C/lambda0)^2."""
     widths, drift = setting.along_widths(lambda run: run.drift.max())
     _, start = setting.along_widths(
-        lambda run: np.linalg.norm(run.kernel_start - setting.points_kernel, 2)
+        lambda run: float(np.linalg.norm(run.kernel_start - setting.points_kernel, 2))
     )
     slopes = {
         "||H(t) - H(0)||": slope(widths, drift),
