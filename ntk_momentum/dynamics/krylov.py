@@ -44,7 +44,8 @@ size."""
 MOST_PRODUCTS = 512
 """Products at most, unless more are asked for. Chosen: as many vectors are kept."""
 CHUNK = 8
-"""Products between two looks at the error, and one hundredth of what they cost is that look."""
+"""Products between two looks at the error. Chosen: with fewer than a small kernel's products cost
+they are looked at for longer than they take."""
 HORIZON = 1e4
 """Without a flow: gradient flow to this many units of 1/lambda_max, by when an accelerated flow has
 come as far in its square root."""

@@ -109,7 +109,7 @@ def quick_angles(x1: Array, x2: Array, same: Any) -> Angles:
     (norm1, u), (norm2, v) = directions(x1), directions(x2)
     with jax.default_matmul_precision("highest"):
         cos = u @ v.T
-    itself = same & jnp.eye(*cos.shape, dtype=bool) & (norm1 > 0)[:, None]
+    itself = same & jnp.eye(cos.shape[0], cos.shape[1], dtype=bool) & (norm1 > 0)[:, None]
     cos = jnp.where(itself, 1.0, cos)
     edge = 4 * float(jnp.finfo(cos.dtype).eps) ** 0.5
     close = jnp.any(~itself & (jnp.abs(cos) > 1 - edge))
@@ -125,8 +125,8 @@ def quick_angles(x1: Array, x2: Array, same: Any) -> Angles:
 
 def _pairs(many: int, others: int, symmetric: bool) -> np.ndarray:
     """The tiles: above the diagonal where symmetric, else all."""
-    found = np.triu_indices(many) if symmetric else np.indices((many, others)).reshape(2, -1)
-    return np.stack(found, axis=1).astype(np.int32)
+    all = np.indices((many, others)).reshape(2, -1).T.astype(np.int32)
+    return all[all[:, 0] <= all[:, 1]] if symmetric else all
 
 
 @no_type_check
