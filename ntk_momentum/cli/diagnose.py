@@ -96,8 +96,8 @@ def print_diagnosis(asked: Diagnose) -> int:
         else perceptron(data, asked.width, asked.depth, key)
     )
     # the advice is diagnose's own, so that the kernel is decomposed once
-    optimizer = lambda advice: build(asked, advice)
-    print(diagnose(model, data, optimizer, asked.steps, loss=loss))
+    chosen = lambda advice: build(asked, advice)
+    print(diagnose(model, data, chosen, asked.steps, loss=loss))
     return 0
 
 

@@ -229,6 +229,7 @@ def _grown(
             if error <= 1:
                 break
             expected = _expected(history, most)
+    assert run is not None
     return lanczos.resized(run, done), done
 
 
@@ -305,9 +306,9 @@ def _errors(
     rest: Any,
     limit: bool,
     size: int,
-    values: Array,
-    columns: tuple[Array, Array | None],
-    tail: Array,
+    values: Any,
+    columns: tuple[Any, Any],
+    tail: Any,
     ts: Array,
     slots: Array | None,
     ridge: Array | None,
@@ -359,13 +360,13 @@ def known(found: Spectrum, residual0: Any, velocity0: Any) -> Modes:
         )
     columns = residual0.reshape(n, -1)
     launch = launch_of(velocity0, residual0.shape, columns.dtype, columns.shape)
-    along = lambda x: None if x is None else found.eigenvectors.T @ x
+    along = lambda x: found.eigenvectors.T @ x
     none = jnp.zeros((0, n), columns.dtype)
     return Modes(
         found.eigenvalues,
         found.eigenvectors,
         along(columns),
-        along(launch),
+        None if launch is None else along(launch),
         none,
         none[:, :0],
         0,

@@ -211,8 +211,9 @@ def predict(
             "alone; run nm.train instead."
         )
     given = concrete(ts)
-    scalar = given is not None and given.ndim == 0
-    ts = given[None] if scalar else ts
+    scalar = False
+    if given is not None and given.ndim == 0:
+        scalar, ts = True, given[None]
     if ridge is not None:
         check_positive("the ridge", ridge, strict=False)
     if (products, tol, progress) != (None, None, None) and not is_operator(kernel):
@@ -239,18 +240,19 @@ def predict(
     elif isinstance(kernel, Spectrum):
         kernel = krylov.known(kernel, residual0, velocity0)
         residual0 = velocity0 = None
+    matrix: Array | Modes
     if isinstance(kernel, Modes):
         if residual0 is not None or velocity0 is not None:
             krylov.check_own(kernel, residual0, velocity0)
         shape, dtype = kernel.shape, kernel.values.dtype
-        matrix, columns, size = kernel, None, len(kernel.vectors)
+        matrix, columns, size = kernel, None, kernel.vectors.shape[0]
         start, launch = kernel.start, kernel.velocity
     else:
         kernel, residual0 = array("kernel", kernel), array("residual0", residual0)
         shape, dtype = residual0.shape, jnp.result_type(kernel, residual0)
         matrix, start = square(kernel.astype(dtype), residual0.astype(dtype))
         launch = launch_of(velocity0, shape, dtype, start.shape)
-        columns, size = (start, launch), len(matrix)
+        columns, size = (start, launch), matrix.shape[0]
     ts, finite, limit = _times(ts, dtype, flow)
     if launch is not None:
         check_launch(flow)
@@ -259,7 +261,7 @@ def predict(
     vectors = matrix.vectors if isinstance(matrix, Modes) else None
     rows, at_start = rows_of(test_kernel, test0, size, shape, dtype, vectors)
     pushed = None
-    if rows is not None and launch is not None:
+    if at_start is not None and launch is not None:
         if test_velocity0 is None:
             raise InputError(
                 "with velocity0 and test_kernel give test_velocity0 too, df*/dt at the test points "

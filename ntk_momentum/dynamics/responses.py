@@ -25,7 +25,13 @@ from jaxtyping import Array, Float, PyTree
 
 from ..errors import InputError, concrete
 from ..kernel import Modes
-from ..method import AbstractFlow, AbstractOptimizer, GradientFlow, spectral_radius
+from ..method import (
+    AbstractFlow,
+    AbstractMomentumFlow,
+    AbstractOptimizer,
+    GradientFlow,
+    spectral_radius,
+)
 
 _DIRECT_FROM = 0.2
 """From this 1 - phi on, to first order, psi is the quotient (1 - phi)/lambda, which below it loses
@@ -80,13 +86,15 @@ def solve(
     with_carry: bool,
 ) -> Response:
     method = eqx.combine(parameters, rest)
-    few = isinstance(kernel, Modes) and kernel.products > 0
+    few = kernel if isinstance(kernel, Modes) and kernel.products > 0 else None
     if isinstance(kernel, Modes):
         eigenvalues, vectors = kernel.values, kernel.vectors
         start, launch = kernel.start, kernel.velocity
     else:
         eigenvalues, vectors = jnp.linalg.eigh(kernel, symmetrize_input=False)
-        start, launch = (None if x is None else vectors.T @ x for x in columns)
+        assert columns is not None
+        start = vectors.T @ columns[0]
+        launch = None if columns[1] is None else vectors.T @ columns[1]
     spectrum = jnp.where(
         eigenvalues < 0, 0.0, eigenvalues
     )  # a Gram matrix: below zero is round-off
@@ -94,7 +102,7 @@ def solve(
     modes, velocity, dual = ask(
         spectrum,
         (start, launch),
-        dual=rows is not None or few,
+        dual=rows is not None or few is not None,
         rough=rows is None,
         size=len(vectors),
     )
@@ -111,10 +119,10 @@ def solve(
     if with_carry:
         carry = launched(method, shifted(jnp.zeros(1, ts.dtype), ridge), ts)[0][:, 0]
     error = upper = None
-    if few:
-        error = error_of(kernel.tail, dual)
+    if few is not None:
+        error = error_of(few.tail, dual)
         if isinstance(method, GradientFlow):
-            values, starts = radau(kernel)
+            values, starts = radau(few)
             above, _, _ = ask(values, (starts, None), dual=False, size=len(vectors))
             upper = 0.5 * jnp.sum(above**2, axis=(1, 2))
     return Response(
@@ -150,18 +158,19 @@ def moved(
     columns: the error and its velocity at t = 0; size: of the kernel, which says what is round-off;
     rough: c of small eigenvalues may lose digits, as an error's estimate may.
     """
-    if slots is None:
+    if isinstance(method, AbstractFlow):
         rest = method, ts, ridge
         return closed(eigenvalues, rest, columns, dual=dual, limit=limit, size=size, rough=rough)
+    assert slots is not None
     found = _recursion(method, eigenvalues, columns[0], slots, ts.shape[0], dual, ridge)
     if not limit:
         return found
     phi, psi = ends(shifted(eigenvalues, ridge), size)
     share, still = shares(eigenvalues, ridge)
     modes = (phi * share + still)[:, :, None] * columns[0][None]
-    last = modes, jnp.zeros_like(modes), -psi[:, :, None] * columns[0][None]
-    pairs = zip(found, last, strict=True)
-    return tuple(None if a is None else jnp.concatenate([a, b]) for a, b in pairs)
+    join = lambda a, b: jnp.concatenate([a, b])
+    dual_end = None if found[2] is None else join(found[2], -psi[:, :, None] * columns[0][None])
+    return join(found[0], modes), join(found[1], jnp.zeros_like(modes)), dual_end
 
 
 def closed(
@@ -308,8 +317,9 @@ def launched(
     return jax.lax.scan(segment, start, ts)[1]
 
 
-def error_of(tail: Array, dual: Array) -> Float[Array, " T"]:
+def error_of(tail: Array, dual: Array | None) -> Float[Array, " T"]:
     """|Delta(0) + H c - Delta| with the c and the Delta of some Ritz values: see `krylov`."""
+    assert dual is not None
     return jnp.sqrt(jnp.sum(jnp.square(jnp.einsum("sj,tjc->tsc", tail, dual)), axis=(1, 2)))
 
 
@@ -329,7 +339,7 @@ def radau(found: Modes) -> tuple[Float[Array, " K"], Float[Array, "K columns"]]:
 def check_launch(flow: Any) -> None:
     """Raise where no run starts with a velocity of its own: without inertia, or where friction is
     infinite at t = 0, as Nesterov's."""
-    if not isinstance(flow, AbstractFlow) or not flow.inertial or not flow.linear:
+    if not isinstance(flow, AbstractMomentumFlow) or not flow.linear:
         raise InputError(
             f"velocity0 is of flows with inertia, w'' + b(t) w' = -grad L; {flow.name} has no "
             "velocity of its own. Leave it out, or take nm.HeavyBall or nm.Friction."

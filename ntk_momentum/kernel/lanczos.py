@@ -219,8 +219,9 @@ def ritz(
         _check(run, products)
     with jax.default_matmul_precision("highest"):
         vectors = run.basis[: products * run.width].T @ jnp.asarray(V)
-    found = Modes(values, vectors, start, velocity, tails, last, products, shape, tol)
-    return jax.tree.map(jnp.asarray, found)
+    values, start, tails, last = (jnp.asarray(x) for x in (values, start, tails, last))
+    velocity = None if velocity is None else jnp.asarray(velocity)
+    return Modes(values, vectors, start, velocity, tails, last, products, shape, tol)
 
 
 def _tridiagonal(run: Lanczos, products: int, xp: Any) -> tuple[Any, Any, Any]:
