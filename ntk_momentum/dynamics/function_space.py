@@ -88,14 +88,11 @@ class FunctionProblem(AbstractProblem):
         return self.times(rate).reshape(self.shape)
 
     def kernel(self, w: PyTree) -> Float[Array, "nk nk"]:
-        if not isinstance(self.matrix, jax.Array):
-            raise InputError("the kernel is an operator, and no array that could be read out.")
-        copies = self.start.size // len(self.matrix)
-        return (
-            self.matrix
-            if copies == 1
-            else jnp.kron(self.matrix, jnp.eye(copies, dtype=self.matrix.dtype))
-        )
+        N, matrix = len(self.start), self.matrix
+        if not isinstance(matrix, jax.Array):  # formed where it is read
+            matrix = self.times(jnp.eye(N, dtype=self.start.dtype))
+        copies = self.start.size // N
+        return matrix if copies == 1 else jnp.kron(matrix, jnp.eye(copies, dtype=self.start.dtype))
 
     def lambda_max(self, w: PyTree) -> Float[Array, ""]:
         return jnp.linalg.eigvalsh(self.matrix)[-1] if self.largest is None else self.largest

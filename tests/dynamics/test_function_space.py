@@ -191,6 +191,7 @@ def test_test_points_follow_the_equation_on_the_joint_kernel(name):
     np.testing.assert_allclose(run.test.reshape(-1, 3, columns), exact[:, 8:], atol=2e-6)
 
 
+@pytest.mark.slow
 def test_an_operator_and_a_spectrum_take_the_kernel_s_place():
     plain = simulate_function(K, jnp.zeros(8), DATA.y, nm.GradientFlow(), TIMES, loss=logistic)
     operator = nm.infinite_ntk_operator(DATA.X)

@@ -122,6 +122,7 @@ def test_a_ridge_is_the_penalty_of_the_weights_of_a_linear_model():
     np.testing.assert_allclose(found.residual, start + J @ w, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_velocity_at_the_start_moves_training_and_test_points():
     rng = np.random.default_rng(2)
     J, J_test, b, t = rng.normal(size=(5, 7)), rng.normal(size=(2, 7)), 0.5, 3.0
@@ -150,6 +151,7 @@ def test_one_decomposition_serves_predictions_too():
     assert found.error is None
 
 
+@pytest.mark.slow
 def test_single_precision_stays_single():
     low = nm.modes(H.astype(np.float32), START.astype(np.float32), ts=TS)
     found = nm.predict(low, None, FLOWS[1], TS)

@@ -255,6 +255,7 @@ def test_the_null_space_s_share_of_the_loss_stays():
         assert steps_to(method, eigenvalues, size, target) == expected
 
 
+@pytest.mark.slow
 def test_a_decomposition_and_products_give_the_advice_of_the_kernel():
     plain = advise(H, -DATA.y)
     for kernel, residual0 in (
