@@ -44,6 +44,13 @@ class Advise:
     objective: Literal["steps", "rate"] = "steps"
     """steps: fewest steps to the target. rate: fastest decay in the long run, whatever the
     error."""
+    batch_size: int | None = None
+    """Samples in a step (default: all): steps of the expected loss, epochs and examples, and the
+    critical batch of each method."""
+    sampling: Literal["without_replacement", "with_replacement", "reshuffled"] = (
+        "without_replacement"
+    )
+    """How the samples of a step are drawn."""
     check: bool = False
     """Train the model, or the network (of width 2048 without --width), with every recommendation;
     show predicted against actual steps."""
@@ -105,14 +112,20 @@ def print_advice(asked: Advise) -> int:
             (infinite_ntk(X), 0 * data.y) if infinite else (empirical_ntk(net, X), outputs(net, X))
         )
     advice = advise(
-        kernel, f0 - data.y, target=asked.target, margin=asked.margin, objective=asked.objective
+        kernel,
+        f0 - data.y,
+        target=asked.target,
+        margin=asked.margin,
+        objective=asked.objective,
+        batch_size=asked.batch_size,
+        sampling=asked.sampling,
     )
     print(advice)
     if asked.check:
         print(
             f"\nsteps to {asked.target:g} L(0), trained with {asked.model or f'width {net.width}'}:"
         )
-        for name, (predicted, actual) in check_advice(advice, net, data).items():
+        for name, (predicted, actual) in check_advice(advice, net, data, key=key).items():
             took = (
                 f"{actual:.0f}"
                 if actual < math.inf

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -34,6 +34,7 @@ from ..method import (
 )
 from ..numerics import Numerics
 from ..theory import bounds
+from .batches import HOLD, Batches
 
 CUTS = 24
 """Candidates for the eigenvalue from which on a method is tuned, evenly spaced in its logarithm.
@@ -41,12 +42,6 @@ Chosen, not measured: for kappa = 1e6 neighbours differ by a factor 1.8, hence r
 D = np.geomspace(1.0, 100.0, CUTS)
 """Nesterov's constants tried besides the standard 3. Chosen, not measured: a larger d damps
 longer, and by 100 the momentum is below 1/2 for the first hundred steps."""
-HOLD = 3
-"""The loss is taken to stay below the target when it does so until this many times the last step
-above it. A mode that starts at rest needs at least a quarter of its period to its first zero, and
-half a period, at most twice as long, from any zero to the next: what brought the loss below by
-passing zero has had its turn by then. Modes that pass zero together later, by a coincidence of
-many periods, are not waited for; the tests compare with runs twenty times as long."""
 METHODS = (
     "gradient_descent",
     "heavy_ball",
@@ -66,6 +61,10 @@ class Recommendation:
     the loss stays below the target, inf when more than max_steps; peak: the largest loss on the
     way, in units of the initial one, 1 where it never rises above; friction, time_step: of the flow
     it discretises (d/t for Nesterov's); period: steps between restarts.
+
+    On mini-batches eta_limit is where the expected loss turns to grow for ever, steps those of the
+    expected loss, epochs and examples what they draw, and critical_batch the smallest batch whose
+    limit is within 10 % of the full batch's.
     """
 
     method: str
@@ -80,18 +79,23 @@ class Recommendation:
     friction: float | None = None
     time_step: float | None = None
     period: int | None = None
+    epochs: float | None = None
+    examples: float | None = None
+    critical_batch: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Advice:
     """Recommendations by method, with the spectrum and the target (relative loss) they are for.
-    Printed as a table."""
+    Printed as a table. batch_size: None for the full batch."""
 
     lambda_min: float
     lambda_max: float
     target: float
     margin: float
     methods: dict[str, Recommendation]
+    batch_size: int | None = None
+    sampling: str = "without_replacement"
 
     def __getitem__(self, name: str) -> Recommendation:
         if name not in self.methods:
@@ -141,6 +145,10 @@ class Advice:
             ]
             for r in self.methods.values()
         ]
+        if self.batch_size is not None:
+            head += ("epochs", "examples", "critical batch")
+            for row, r in zip(body, self.methods.values(), strict=True):
+                row += [_show(x) for x in (r.epochs, r.examples, r.critical_batch)]
         widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -151,6 +159,8 @@ class Advice:
             f"lambda_min = {self.lambda_min:.4g}, lambda_max = {self.lambda_max:.4g}, "
             f"kappa = {kappa:.4g}, margin {self.margin:g}"
         )
+        if self.batch_size is not None:
+            first += f", batches of {self.batch_size} drawn {self.sampling.replace('_', ' ')}"
         safe = (
             f"heavy ball that decays however the kernel moves between lambda_min and (1 + margin) "
             f"lambda_max: friction b = {self.safe_friction:.4g}, L at least like "
@@ -177,6 +187,10 @@ def advise(
     margin: float = 0.1,
     objective: str = "steps",
     max_steps: int = 10**6,
+    batch_size: int | None = None,
+    sampling: Literal["without_replacement", "with_replacement", "reshuffled"] = (
+        "without_replacement"
+    ),
 ) -> Advice:
     """What a kernel's spectrum recommends: the best parameters of every method, and the steps they
     take.
@@ -185,7 +199,12 @@ def advise(
 
     so stability limits, rates and numbers of steps are known beforehand. Parameters are those of
     `nm.best_parameters` (Lessard, Recht and Packard 2016) on [cut, (1 + margin) lambda_max], with
-    the best cut >= lambda_min. Squared loss, full batch, constant kernel.
+    the best cut >= lambda_min. Squared loss, constant kernel.
+
+    On mini-batches the steps are those of the expected loss, by the closure of
+    `nm.predict_stochastic`, the step sizes stay below the limit that noise sets, and each method
+    comes with its `nm.critical_batch`, below which momentum only rescales the step. Restarts are
+    left out.
 
     Args:
         kernel: (n, n), or (n, k, n, k) for several outputs; its `nm.spectrum`, so that it is not
@@ -198,6 +217,9 @@ def advise(
         objective: "steps", the fewest to the target for this error, or "rate", the best for any
             error in the long run.
         max_steps: Predicted steps beyond this are infinite.
+        batch_size: B, samples a step; None for all of them.
+        sampling: How they are drawn, as in `nm.predict_stochastic`; reshuffled ones, whose noise is
+            smaller, are judged as if each were drawn afresh.
 
     Returns:
         Recommendations by method, printed as a table.
@@ -230,8 +252,15 @@ def advise(
         )
     low, high = float(eigenvalues[seen][0]), float(eigenvalues[-1]) * (1 + margin)
     found = {}
+    batches = None if batch_size is None else Batches.of(kernel, batch_size, sampling)
     for name in METHODS:
         candidates = list(_candidates(name, low, high, objective))
+        if batches is not None:
+            if name != "restarted_nesterov":
+                found[name] = _on_batches(
+                    name, batches, candidates, margin, eigenvalues, size, target, max_steps
+                )
+            continue
         courses = _count(candidates, eigenvalues, size, target, max_steps)
         # The number of steps is no smooth function of the cut: it jumps where an oscillation more
         # or less fits in. So all candidates are tried, and none is refined. The first candidate is
@@ -240,7 +269,32 @@ def advise(
         if math.isinf(courses[best][0]):
             best = 0
         found[name] = _describe(name, candidates[best], *courses[best], eigenvalues[seen])
-    return Advice(low, float(eigenvalues[-1]), target, margin, found)
+    size_and_way = () if batches is None else (batches.size, batches.sampling)
+    return Advice(low, float(eigenvalues[-1]), target, margin, found, *size_and_way)
+
+
+def _on_batches(
+    name: str,
+    batches: Batches,
+    candidates: list,
+    margin: float,
+    eigenvalues: np.ndarray,
+    size: np.ndarray,
+    target: float,
+    max_steps: int,
+) -> Recommendation:
+    """The candidate that needs the fewest examples, described."""
+    chosen, steps, peak = batches.tried(candidates, margin, eigenvalues, size, target, max_steps)
+    eta_limit, critical = batches.limits(chosen)
+    examples = steps * batches.size
+    return dataclasses.replace(
+        _describe(name, chosen, steps, peak, eigenvalues[eigenvalues > 0]),
+        eta_limit=eta_limit,
+        rate=math.nan,  # that of the expected loss is the expected loss's own, not one mode's
+        examples=examples,
+        epochs=examples / batches.n,
+        critical_batch=critical,
+    )
 
 
 def modes_of(kernel: Any, residual0: Any, target: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
@@ -459,11 +513,17 @@ def check_advice(
     trainable: Any = None,
     where: Callable | None = None,
     config: Numerics = Numerics(),
+    key: Any = None,
 ) -> dict[str, tuple[float, float]]:
     """Train a model with each recommendation: (predicted, actual) steps until the loss stays below
     the target, by method; inf: not within twice the predicted, NaN: the loss rose tenfold above its
-    predicted peak, or left the finite numbers."""
+    predicted peak, or left the finite numbers. key: of the batches, where the advice is for
+    them."""
     found = {}
+    drawn: dict[str, Any] = {}
+    if advice.batch_size is not None:
+        key = jax.random.key(0) if key is None else key
+        drawn = {"batch_size": advice.batch_size, "sampling": advice.sampling, "key": key}
     for name, r in advice.methods.items():
         if math.isinf(r.steps):
             found[name] = (r.steps, math.inf)
@@ -477,6 +537,7 @@ def check_advice(
             where=where,
             readouts=["loss"],
             config=config,
+            **drawn,
         )
         loss = np.asarray(run.loss)
         stays = int(np.flatnonzero(~(loss <= advice.target * loss[0]))[-1]) + 1

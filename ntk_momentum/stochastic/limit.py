@@ -26,11 +26,8 @@ from scipy import optimize
 from ..errors import InputError, check_interval, check_positive, no_type_check
 from ..kernel import spectrum
 from ..method import AbstractOptimizer
-from .linear import check_method, late_step
+from .linear import StepMatrix, check_method, late_step
 from .sampling import check_batch, noise_strength
-
-StepMatrix = tuple[np.ndarray, np.ndarray]
-"""(P, g) of `linear`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,6 +178,13 @@ class _Limits(NamedTuple):
         return _root(share, self.edge, tau)
 
 
+def closure_limit(step: StepMatrix, eigenvalues: np.ndarray, tau: float, outputs: int = 1) -> float:
+    """The closure's critical step over that of `step`: sum tau s/(1 + tau s) = 1. eigenvalues:
+    positive and ascending, (n,)."""
+    none = np.empty((outputs, 0))
+    return _Limits(step, eigenvalues, none, 1, _edge(step, eigenvalues[-1])).estimate(tau)
+
+
 def _prepare(optimizer: Any, kernel: Any, batch_size: Any, sampling: str) -> tuple[_Limits, int]:
     check_method(optimizer)
     check_positive("the optimizer's step size eta", getattr(optimizer, "eta", None))
@@ -215,7 +219,7 @@ def _edge(steps: StepMatrix, largest: float) -> float:
         M = P + x[:, None, None] * g[:, None] * (np.arange(len(g)) == 0)
         return np.max(np.abs(np.linalg.eigvals(M)), axis=-1)
 
-    grid = np.geomspace(1e-3, 1e3, 4097) / np.max(np.abs(g))
+    grid = np.geomspace(1e-3, 1e3, 257) / np.max(np.abs(g))
     # a double root on the circle, as of momentum 1 at x = 0, is good to the root of round-off
     unstable = radius(grid) > 1 + 1e-7
     first = int(np.argmax(unstable))

@@ -26,6 +26,10 @@ LATE = 2**28
 of order 1/k^2."""
 
 
+StepMatrix = tuple[np.ndarray, np.ndarray]
+"""(P, g) of one step."""
+
+
 class LinearSteps(NamedTuple):
     """carry: P_k; push: g_k. One row for each step."""
 
@@ -53,22 +57,24 @@ def check_method(optimizer: Any) -> None:
         )
 
 
-def linear_steps(
-    optimizer: AbstractOptimizer, steps: int, dtype: Any, start: int = 0
-) -> LinearSteps:
-    """(P_k, g_k) for k = start, start + 1, ..., so many of them."""
-    return _linear_steps(optimizer, int(steps), jnp.dtype(dtype), start)
+def linear_steps(optimizer: AbstractOptimizer, steps: int, dtype: Any) -> LinearSteps:
+    """(P_k, g_k) for k = 0 ... steps - 1."""
+    return _linear_steps(optimizer, int(steps), jnp.dtype(dtype))
 
 
-def late_step(optimizer: AbstractOptimizer) -> tuple[np.ndarray, np.ndarray]:
+def one_step(optimizer: AbstractOptimizer, count: int = 0) -> StepMatrix:
+    """(P, g) of the step after so many, not compiled: a few dozen numbers."""
+    counts, step = probe(optimizer, jnp.result_type(float))
+    P, g = step(_after(counts, count))[1]
+    return np.asarray(P, float), np.asarray(g, float)
+
+
+def late_step(optimizer: AbstractOptimizer) -> StepMatrix:
     """(P, g) of a method whose steps are all alike, or its limit for k -> infinity."""
     if not changes(optimizer):
-        one = linear_steps(optimizer, 1, jnp.result_type(float))
-        return np.asarray(one.carry, float)[0], np.asarray(one.push, float)[0]
-    once, twice = (linear_steps(optimizer, 1, jnp.result_type(float), j * LATE) for j in (1, 2))
-    P, g = (2 * np.asarray(b, float)[0] - np.asarray(a, float)[0]
-            for a, b in zip(once, twice, strict=True))  # fmt: skip
-    return P, g
+        return one_step(optimizer)
+    (P, g), (Q, h) = one_step(optimizer, LATE), one_step(optimizer, 2 * LATE)
+    return 2 * Q - P, 2 * h - g
 
 
 def changes(optimizer: AbstractOptimizer) -> bool:
@@ -80,12 +86,15 @@ def changes(optimizer: AbstractOptimizer) -> bool:
 
 
 @eqx.filter_jit
-def _linear_steps(optimizer: AbstractOptimizer, steps: int, dtype: Any, start: int) -> LinearSteps:
+def _linear_steps(optimizer: AbstractOptimizer, steps: int, dtype: Any) -> LinearSteps:
     counts, step = probe(optimizer, dtype)
-    if start:
-        whole = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.integer)
-        counts = [jnp.full_like(leaf, start) if whole(leaf) else leaf for leaf in counts]
     return LinearSteps(*jax.lax.scan(lambda counts, _: step(counts), counts, length=steps)[1])
+
+
+def _after(counts: list[Array], steps: int) -> list[Array]:
+    """What a method has counted after so many steps."""
+    whole = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.integer)
+    return [jnp.full_like(leaf, steps) if whole(leaf) else leaf for leaf in counts]
 
 
 def probe(optimizer: AbstractOptimizer, dtype: Any) -> tuple[list[Array], Callable]:

@@ -70,7 +70,7 @@ def exact_moments(
         mean, dual, cov = carry
         P, g = jax.lax.optimization_barrier((steps.carry[k], steps.push[k]))
         N = tau * noise(_second(eigenvalues, mean[0], cov[0][0]))
-        cov = _cov_step(P, g, eigenvalues[:, None], eigenvalues[None, :], cov, N)
+        cov = covariance_step(P, g, eigenvalues[:, None], eigenvalues[None, :], cov, N)
         return *_mean_step(P, g, eigenvalues, mean, dual), cov
 
     def read(mean: Array, dual: Array, cov: Blocks) -> SecondMoments:
@@ -86,7 +86,7 @@ def exact_moments(
         )
 
     zero = jnp.zeros((s, *start.shape), start.dtype)
-    begin = zero.at[0].set(start), zero, _nothing(s, (size, size), start.dtype)
+    begin = zero.at[0].set(start), zero, no_covariance(s, (size, size), start.dtype)
     return _course(step, read, begin, saved)
 
 
@@ -125,7 +125,7 @@ def _mean_step(
     return carry(mean) + eigenvalues[None, :, None] * push, carry(dual) + push
 
 
-def _cov_step(P: Array, g: Array, lam: Array, mu: Array, cov: Blocks, N: Array) -> Blocks:
+def covariance_step(P: Array, g: Array, lam: Array, mu: Array, cov: Blocks, N: Array) -> Blocks:
     """M_q S M_q'^T + g g^T N for all pairs at once, entry by entry: s is 3 at most. lam, mu:
     the eigenvalues of q and q', to broadcast against each block."""
     every = range(len(g))
@@ -142,7 +142,7 @@ def _cov_step(P: Array, g: Array, lam: Array, mu: Array, cov: Blocks, N: Array) 
     )
 
 
-def _nothing(s: int, shape: tuple[int, ...], dtype: Any) -> Blocks:
+def no_covariance(s: int, shape: tuple[int, ...], dtype: Any) -> Blocks:
     """The covariance of a start that is known: s x s blocks, apart because XLA does not fuse what
     writes into one array."""
     return tuple(tuple(jnp.zeros(shape, dtype) for _ in range(s)) for _ in range(s))
@@ -184,7 +184,7 @@ def closure_moments(
         N = tau * (total / outputs - own)
         if factors is not None:
             N = N * factors[jnp.searchsorted(saved, k, side="right") - 1]
-        cov = _cov_step(P, g, eigenvalues, eigenvalues, cov, N)
+        cov = covariance_step(P, g, eigenvalues, eigenvalues, cov, N)
         return *_mean_step(P, g, eigenvalues, mean, dual), cov
 
     def read(mean: Array, dual: Array, cov: Blocks) -> SecondMoments:
@@ -199,5 +199,5 @@ def closure_moments(
         )
 
     zero = jnp.zeros((s, *start.shape), start.dtype)
-    begin = zero.at[0].set(start), zero, _nothing(s, eigenvalues.shape, start.dtype)
+    begin = zero.at[0].set(start), zero, no_covariance(s, eigenvalues.shape, start.dtype)
     return _course(step, read, begin, saved)

@@ -21,7 +21,7 @@ from .moments import SecondMoments, closure_moments, exact_moments
 from .paths import Paths, sample_paths
 from .sampling import check_batch, noise_strength
 
-EXACT_UP_TO = 1000
+PAIRS_UP_TO = 1000
 """Samples (times outputs of a full kernel) up to which `method="auto"` keeps all pairs of modes:
 2 n^3 operations a step, a minute for a thousand steps there."""
 _METHODS = ("exact", "closure", "sampled")
@@ -156,7 +156,7 @@ def predict_stochastic(
     outputs, columns = size // n, math.prod(shape[1:]) // (size // n)
     B = check_batch(batch_size, n, sampling)
     if method == "auto":
-        small = "exact" if size <= EXACT_UP_TO else "closure"
+        small = "exact" if size <= PAIRS_UP_TO else "closure"
         method = "sampled" if sampling == "reshuffled" and n > B else small
     if sampling == "reshuffled" and n > B and method != "sampled":
         raise InputError(
