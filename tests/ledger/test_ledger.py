@@ -22,7 +22,8 @@ IDS = [
     "remark-zero-velocity", "footnote-2-fastest", "thm-2", "eq-3.4", "eq-3.5",
     "remark-rate-comparison", "remark-lambda0-half", "remark-oscillation", "eq-4.1", "eq-4.2",
     "eq-4.3", "thm-3", "thm-3-network", "eq-4.4", "remark-rate-exponents", "remark-only-sublinear",
-    "footnote-1-both-layers", "remark-piecewise-linear", "remark-other-losses", "eq-a.1", "eq-a.2",
+    "footnote-1-both-layers", "remark-sgd", "remark-sgd-momentum", "remark-sgd-nesterov",
+    "remark-sgd-power-law", "remark-piecewise-linear", "remark-other-losses", "eq-a.1", "eq-a.2",
     "eq-a.3", "eq-a.4", "eq-a.5", "eq-a.6", "remark-total-energy", "eq-a.7",
     "eq-a.8", "remark-hdot-zero", "lemma-4", "lemma-5", "initial-error", "lemma-6",
     "displacement-chain-a", "lemma-7", "width-thm-2", "eq-b.1", "eq-b.2", "eq-b.3", "eq-b.4",
@@ -37,7 +38,8 @@ BROKEN = {
     "eq-4.4", "remark-only-sublinear", "remark-piecewise-linear", "remark-other-losses", "eq-a.1",
     "eq-a.2", "eq-a.3", "eq-a.4", "eq-a.5", "eq-a.6", "eq-a.8", "remark-hdot-zero", "lemma-6",
     "width-thm-2", "eq-b.4", "lemma-8", "lemma-9", "width-thm-3", "lemma-5", "remark-total-energy",
-    "displacement-chain-a", "displacement-chain-b",
+    "displacement-chain-a", "displacement-chain-b", "remark-sgd", "remark-sgd-nesterov",
+    "remark-sgd-momentum",
 }  # fmt: skip
 UNDEFINED = {"eq-3.3", "lemma-7"}
 # Statements that hold as printed, and not by the proof that is given.

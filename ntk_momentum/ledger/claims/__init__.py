@@ -9,6 +9,7 @@ from . import initialisation as initialisation
 from . import kernels as kernels
 from . import kinks as kinks
 from . import lemma_6 as lemma_6
+from . import mini_batches as mini_batches
 from . import momentum as momentum
 from . import nesterov as nesterov
 from . import networks as networks
