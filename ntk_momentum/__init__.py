@@ -82,10 +82,12 @@ _HOMES = {
     "ensembles.training": ("train_ensemble",),
     "dynamics.trajectory": ("Trajectory",),
     "stochastic": (
+        "Diffusion",
         "StochasticPrediction",
         "critical_batch",
         "critical_step",
         "predict_stochastic",
+        "simulate_stochastic",
     ),
     "study.outcome": ("run_experiment",),
     "results.checkpoint": ("simulate_checkpointed",),
@@ -175,7 +177,14 @@ if TYPE_CHECKING:
     from .numerics import Numerics
     from .results.checkpoint import simulate_checkpointed
     from .results.reading import open_results
-    from .stochastic import StochasticPrediction, critical_batch, critical_step, predict_stochastic
+    from .stochastic import (
+        Diffusion,
+        StochasticPrediction,
+        critical_batch,
+        critical_step,
+        predict_stochastic,
+        simulate_stochastic,
+    )
     from .study.outcome import run_experiment
 
 
