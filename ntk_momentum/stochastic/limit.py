@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from scipy import optimize
 
-from ..errors import InputError, check_interval, check_positive, no_type_check
+from ..errors import InputError, check_interval, check_positive, concrete, no_type_check
 from ..kernel import spectrum
 from ..method import AbstractOptimizer
 from .linear import StepMatrix, check_method, late_step
@@ -197,6 +197,11 @@ def _prepare(optimizer: Any, kernel: Any, batch_size: Any, sampling: str) -> tup
         raise InputError(
             "the moments of reshuffled batches do not close; take sampling="
             '"without_replacement", which they approach for small steps.'
+        )
+    if concrete(kernel) is None:
+        raise InputError(
+            "noise needs every entry of the kernel, as a concrete array; got "
+            f"{type(kernel).__name__}."
         )
     found = spectrum(kernel)
     n = np.shape(kernel)[0]

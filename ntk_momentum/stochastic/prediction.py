@@ -149,6 +149,11 @@ def predict_stochastic(
     check_method(optimizer)
     if method not in ("auto", *_METHODS):
         raise unknown_name("method", str(method), ("auto", *_METHODS))
+    if concrete(kernel) is None:
+        raise InputError(
+            "noise needs every entry of the kernel, as a concrete array; got "
+            f"{type(kernel).__name__}."
+        )
     counts = _counts(steps)
     mean = predict(kernel, residual0, optimizer, counts, test_kernel=test_kernel, test0=test0)
     shape, vectors = mean.residual.shape[1:], mean.eigenvectors

@@ -9,8 +9,10 @@ from ntk_momentum.ledger.claims import mini_batches
 
 @pytest.mark.slow
 def test_verdicts_on_mini_batches(optimized):
-    found = {c.id: c for c in verify(["remark-sgd-momentum", "remark-sgd-power-law"])}
-    momentum, powers = found.values()
+    descent, momentum, powers = verify(
+        ["remark-sgd", "remark-sgd-momentum", "remark-sgd-power-law"]
+    )
+    assert not descent.printed.ok and descent.corrected.ok and descent.sharp.ok
     assert not momentum.printed.ok and momentum.corrected.ok and momentum.sharp.ok
     assert powers.printed.ok and powers.sharp.ok
 
