@@ -1,6 +1,9 @@
 """Optimization flows and their discrete twins: one method per file, the rule and its ODE side by
 side."""
 
+from .adapted import Decayed as Decayed
+from .adapted import Scheduled as Scheduled
+from .adapted import innermost as innermost
 from .base import AbstractFlow as AbstractFlow
 from .base import AbstractMomentumFlow as AbstractMomentumFlow
 from .base import AbstractOptimizer as AbstractOptimizer

@@ -40,7 +40,7 @@ class Friction(AbstractMomentumFlow):
         0.25
     """
 
-    b: Callable = eqx.field(converter=lambda b: _as_module(b))
+    b: Callable = eqx.field(converter=lambda b: as_module(b))
     name: ClassVar[str] = "friction"
 
     def __check_init__(self) -> None:
@@ -107,7 +107,7 @@ class FrictionMethod(AbstractOptimizer):
     h/2, h = sqrt(eta), w_{-1} = w_0."""
 
     eta: Number
-    b: Callable = eqx.field(converter=lambda b: _as_module(b))
+    b: Callable = eqx.field(converter=lambda b: as_module(b))
     name: ClassVar[str] = "friction"
 
     def __check_init__(self) -> None:
@@ -144,7 +144,8 @@ class _Function(eqx.Module):
         return self.function(t)
 
 
-def _as_module(b: Any) -> Any:
+def as_module(b: Any) -> Any:
+    """A function as a leafless module, so that it may be a field of one."""
     if isinstance(b, eqx.Module):
         return b
     return _Function(b) if callable(b) else b

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ..errors import check_positive
+from .adapted import StepSize, adapted
 from .base import AbstractFlow, AbstractOptimizer, FrozenStep, Number, State
 
 
@@ -105,7 +106,7 @@ class GradientDescent(AbstractOptimizer):
         return GradientFlow(), self.eta
 
 
-def gradient_descent(eta: Number) -> GradientDescent:
+def gradient_descent(eta: StepSize, *, weight_decay: Number = 0.0) -> AbstractOptimizer:
     """Gradient descent as an optax-style transformation.
 
         w_{k+1} = w_k - eta grad L(w_k)                (2.1)
@@ -114,12 +115,15 @@ def gradient_descent(eta: Number) -> GradientDescent:
 
     Args:
         eta: Step size, > 0, in units of time. Stable on a constant kernel for eta < 2/lambda_max.
+            Or a schedule: a function of the number of steps taken, such as optax's.
+        weight_decay: lambda >= 0, in units of the kernel: lambda w is added to the gradient, as
+            torch.optim.SGD does (for the same loss, a half-sum here), and not decoupled.
 
     Returns:
         The method, with optax's `init` and `update`.
 
     Raises:
-        InputError: If eta is no number, or not positive and finite.
+        InputError: If a parameter is no number, or out of its range.
 
     Examples:
         >>> method = nm.gradient_descent(0.1)
@@ -127,4 +131,4 @@ def gradient_descent(eta: Number) -> GradientDescent:
         >>> step.tolist()
         [-0.1, -0.1]
     """
-    return GradientDescent(eta)
+    return adapted(GradientDescent, eta, weight_decay)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ..errors import check_interval, check_positive
+from .adapted import StepSize, adapted
 from .base import AbstractMomentumFlow, AbstractOptimizer, Number, positive
 from .special import damped_oscillator
 
@@ -120,7 +121,7 @@ class HeavyBallMethod(AbstractOptimizer):
         return HeavyBall(2 * half / h), h
 
 
-def heavy_ball(eta: Number, beta: Number) -> HeavyBallMethod:
+def heavy_ball(eta: StepSize, beta: Number, *, weight_decay: Number = 0.0) -> AbstractOptimizer:
     """Polyak's heavy ball as an optax-style transformation.
 
         w_{k+1} = w_k - eta grad L(w_k) + beta (w_k - w_{k-1}),  w_{-1} = w_0           (3.1)
@@ -129,8 +130,13 @@ def heavy_ball(eta: Number, beta: Number) -> HeavyBallMethod:
     t = (k + 1/2) h.
 
     Args:
-        eta: Step size, > 0, in units of time squared of the flow.
+        eta: Step size, > 0, in units of time squared of the flow. Or a schedule eta_k: a function
+            of the number of steps taken, such as optax's. The velocity w_k - w_{k-1} keeps the
+            step sizes that it was made with; torch.optim.SGD and optax.sgd multiply all of it by
+            the present one.
         beta: Momentum, in [0, 1), dimensionless.
+        weight_decay: lambda >= 0, in units of the kernel: lambda w is added to the gradient, as
+            torch.optim.SGD does (for the same loss, a half-sum here), and not decoupled.
 
     Returns:
         The method, with optax's `init` and `update`.
@@ -143,4 +149,4 @@ def heavy_ball(eta: Number, beta: Number) -> HeavyBallMethod:
         >>> round(float(flow.b), 3), round(float(h), 3)
         (1.026, 0.103)
     """
-    return HeavyBallMethod(eta, beta)
+    return adapted(lambda eta: HeavyBallMethod(eta, beta), eta, weight_decay)

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from ..errors import check_positive
+from .adapted import StepSize, adapted
 from .base import AbstractMomentumFlow, AbstractOptimizer, Number, State
 from .special import nesterov_oscillator
 
@@ -178,7 +179,7 @@ class NesterovTorch(AbstractNesterovMethod):
         return step, NesterovState(state.steps + 1, kept)
 
 
-def nesterov(eta: Number, d: Number) -> NesterovMethod:
+def nesterov(eta: StepSize, d: Number, *, weight_decay: Number = 0.0) -> AbstractOptimizer:
     """Nesterov's method as an optax-style transformation.
 
         R_{k+1} = w_k - eta grad L(w_k),  w_{k+1} = R_{k+1} + k/(k+d) (R_{k+1} - R_k)      (4.1)
@@ -187,8 +188,11 @@ def nesterov(eta: Number, d: Number) -> NesterovMethod:
     `nm.Nesterov(d)` at t = (k + d/2) sqrt(eta).
 
     Args:
-        eta: Step size, > 0, in units of time squared of the flow.
+        eta: Step size, > 0, in units of time squared of the flow. Or a schedule: a function of the
+            number of steps taken, such as optax's.
         d: Nesterov's constant, > 0, dimensionless; 3 is standard.
+        weight_decay: lambda >= 0, in units of the kernel: lambda w is added to the gradient, as
+            torch.optim.SGD does (for the same loss, a half-sum here), and not decoupled.
 
     Returns:
         The method, with optax's `init` and `update`.
@@ -202,10 +206,10 @@ def nesterov(eta: Number, d: Number) -> NesterovMethod:
         >>> step.tolist()
         [-0.1, -0.1]
     """
-    return NesterovMethod(eta, d)
+    return adapted(lambda eta: NesterovMethod(eta, d), eta, weight_decay)
 
 
-def nesterov_torch(eta: Number, d: Number) -> NesterovTorch:
+def nesterov_torch(eta: StepSize, d: Number, *, weight_decay: Number = 0.0) -> AbstractOptimizer:
     """The iterates of PyTorch's SGD(nesterov=True) under a growing momentum, in which the authors'
     experiments run.
 
@@ -219,8 +223,9 @@ def nesterov_torch(eta: Number, d: Number) -> NesterovTorch:
 
     Args:
         eta: Step size, > 0: PyTorch's `lr` for the same loss (theirs is the mean, not the
-            half-sum).
+            half-sum). Or a schedule of it, which as in PyTorch multiplies the velocity too.
         d: Nesterov's constant, > 0, dimensionless.
+        weight_decay: PyTorch's, for the same loss.
 
     Returns:
         The method, with optax's `init` and `update`.
@@ -234,4 +239,5 @@ def nesterov_torch(eta: Number, d: Number) -> NesterovTorch:
         >>> state.ahead.tolist()
         [0.0, 0.0]
     """
-    return NesterovTorch(eta, d)
+    made = lambda eta: NesterovTorch(eta, d)
+    return adapted(made, eta, weight_decay, afterwards=True)

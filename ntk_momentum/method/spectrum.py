@@ -41,12 +41,16 @@ def amplification(optimizer: AbstractOptimizer, eigenvalues: ArrayLike) -> Float
         (..., s, s), s - 1 the numbers that the method remembers for one weight.
 
     Raises:
-        InputError: If the steps change with k, as in (4.1).
+        InputError: If the steps change with k, as in (4.1), or are not linear in the gradients.
 
     Examples:
         >>> nm.amplification(nm.heavy_ball(0.1, 0.5), 2.0).shape
         (2, 2)
     """
+    if not optimizer.linear:
+        raise InputError(
+            f"{optimizer.name} is not linear in the gradients, so no matrix describes it."
+        )
     eigenvalues = jnp.asarray(eigenvalues, jnp.result_type(eigenvalues, float))
     memory = optimizer.init(jnp.zeros((), eigenvalues.dtype))
     if not all(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(memory)):
