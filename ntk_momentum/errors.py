@@ -173,6 +173,25 @@ def check_seed(name: str, seed: int) -> None:
         raise InputError(f"{name} must lie between -2^63 and 2^63 - 1, got {seed}; try {name} = 0.")
 
 
+def check_key(key: Any) -> Any:
+    """One random key of jax, also in the old form of two numbers. Raises `InputError`."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    shape, dtype = getattr(key, "shape", None), getattr(key, "dtype", None)
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if typed and shape == ():
+        return key
+    if isinstance(key, jax.Array | np.ndarray) and dtype == np.uint32 and shape == (2,):
+        return jax.random.wrap_key_data(jnp.asarray(key))
+    hint = f"jax.random.key({key})" if isinstance(key, int) else "jax.random.key(0)"
+    several = " of several keys; take one, keys[0]" if shape else ""
+    raise InputError(
+        f"key must be a random key of jax, {hint} for example, got {type(key).__name__}{several}."
+    )
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     """The error for a misspelt name, with the nearest known one."""
     known = sorted(known)

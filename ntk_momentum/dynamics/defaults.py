@@ -19,11 +19,22 @@ from ..network.model import asked
 from .objective import AbstractProblem, WeightProblem
 from .preparation import weights_dtype
 from .readout import READOUTS, Observer, Readout, Snapshot
-from .solver import AbstractIntegrator, Descent, KrylovExponential, LazyExponential, RungeKutta
+from .solver import (
+    AbstractIntegrator,
+    Batches,
+    Descent,
+    KrylovExponential,
+    LazyExponential,
+    RungeKutta,
+)
 
 
 def as_integrator(
-    solver: Any, problem: AbstractProblem, w: PyTree, method: Any
+    solver: Any,
+    problem: AbstractProblem,
+    w: PyTree,
+    method: Any,
+    batches: Batches | None = None,
 ) -> AbstractIntegrator:
     """The `solver` argument: an integrator, a diffrax solver, or None for the best that fits.
 
@@ -32,7 +43,8 @@ def as_integrator(
     flow = method.between if isinstance(method, RestartedNesterov) else method
     fits: AbstractIntegrator
     if not isinstance(method, AbstractFlow):
-        fits = Descent()
+        several = batches is not None and isinstance(problem, WeightProblem)
+        fits = Descent(batches.on(problem, w)) if several else Descent()
     elif solver is None:
         return _default_integrator(problem, flow, w)
     else:

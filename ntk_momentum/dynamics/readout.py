@@ -399,8 +399,9 @@ sliding_lambda_min: H with Filippov's slopes there, which does not flicker as si
 do."""
 
 RESERVED = (
-    *("ts", "readouts", "model", "verdict", "accepted", "rejected", "errors", "ok", "reason"),
-    *("flows", "widths", "seeds", "data", "failures"),
+    *("ts", "readouts", "model", "verdict", "accepted", "rejected", "errors", "state"),
+    *("ok", "reason"),
+    *("flows", "batch_sizes", "widths", "seeds", "data", "failures"),
 )
 """Names that a trajectory or an ensemble has for something else."""
 

@@ -40,7 +40,7 @@ from .defaults import as_integrator, default_names, default_reference, wants_ref
 from .objective import AbstractProblem, WeightProblem
 from .preparation import Choices, weight_problem, weights_dtype
 from .readout import Readout, Snapshot, read_off, resolve, watch
-from .solver import REASONS, AbstractIntegrator
+from .solver import REASONS, AbstractIntegrator, Batches
 from .solver.base import NO_START, NOT_FINITE, NOT_REFINED, Progress
 from .solver.restarting import restarting
 from .trajectory import Trajectory
@@ -91,6 +91,7 @@ class Run(eqx.Module):
         method: Any,
         chosen: Choices | None = None,
         plain: Any = None,
+        batches: Batches | None = None,
     ) -> Run:
         """A run of a model on a data set, checked, and in the model's precision; in the weights'
         own coordinates until `within`.
@@ -101,6 +102,7 @@ class Run(eqx.Module):
             chosen: everything else, as in `simulate`.
             plain: the model whose kind decides about the reference, where `model` is a padded copy
                 of it.
+            batches: the mini-batches of an optimizer, None for the whole data set.
         """
         plain = model if plain is None else plain
         chosen = Choices() if chosen is None else chosen
@@ -110,7 +112,7 @@ class Run(eqx.Module):
         dtype = weights_dtype(w)
         if isinstance(method, eqx.Module):
             method = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), method)
-        integrator = as_integrator(chosen.solver, problem, w, method)
+        integrator = as_integrator(chosen.solver, problem, w, method, batches)
         reference, default = chosen.reference, None
         if reference is None:
             default = default_reference(plain, data, trainable, where)
@@ -188,30 +190,39 @@ class Run(eqx.Module):
         end, values = self.proceed(self.start(), ts)
         return self.trajectory(ts, end, values)
 
-    def count_off(self, saves: Array, every: Array, slots: int) -> Trajectory:
-        """The whole run at t = 0, every, 2 every, ..., saves * every; the read-outs lie in the
-        first saves + 1 of slots + 1 rows.
+    def opening(self) -> tuple[Progress, dict[str, Array]]:
+        """Where a run that is counted off starts, and the read-outs there."""
+        progress = self.start()
+        return progress, self.glance(progress)
+
+    def glance(self, progress: Progress) -> dict[str, Array]:
+        """The read-outs where the run has come to."""
+        with jax.default_matmul_precision(self.numerics.precision):
+            return self._parts()[1](progress, progress.t)
+
+    def count_off(
+        self, progress: Progress, row: dict[str, Array], saves: Array, every: Array, slots: int
+    ) -> tuple[Progress, dict[str, Array]]:
+        """`saves` times `every` steps on from a progress whose read-outs are `row`; those after
+        each `every` lie in rows 1 to `saves` of slots + 1, and `row` in row 0.
 
         saves and every are arrays, so that one program serves all numbers of steps.
         """
         with jax.default_matmul_precision(self.numerics.precision):
             advance, look = self._parts()
-            progress = self.start()
             rows = jax.tree.map(
                 lambda value: jnp.zeros((slots + 1, *value.shape), value.dtype).at[0].set(value),
-                look(progress, progress.t),
+                row,
             )
 
             def block(i: Array, carry: tuple[Progress, PyTree]) -> tuple[Progress, PyTree]:
-                progress, rows = carry
-                t = ((i + 1) * every).astype(self.dtype)
-                progress = advance(progress, t)
-                now = look(progress, t)
-                return progress, jax.tree.map(lambda row, new: row.at[i + 1].set(new), rows, now)
+                now, rows = carry
+                t = progress.t + ((i + 1) * every).astype(self.dtype)
+                now = advance(now, t)
+                seen = look(now, t)
+                return now, jax.tree.map(lambda row, new: row.at[i + 1].set(new), rows, seen)
 
-            progress, rows = jax.lax.fori_loop(0, saves, block, (progress, rows))
-        ts = (every * jnp.arange(slots + 1)).astype(self.dtype)
-        return self.trajectory(ts, progress, rows)
+            return jax.lax.fori_loop(0, saves, block, (progress, rows))
 
     def trajectory(self, ts: Array, end: Progress, values: dict[str, Array]) -> Trajectory:
         """What is handed to the user."""
@@ -301,6 +312,8 @@ solve = eqx.filter_jit(Run.solve)
 """`Run.solve`, compiled; runs of one shape share a program."""
 begin = eqx.filter_jit(Run.start)
 proceed = eqx.filter_jit(Run.proceed)
+opening = eqx.filter_jit(Run.opening)
+glance = eqx.filter_jit(Run.glance)
 count_off = eqx.filter_jit(Run.count_off)
 
 
@@ -351,12 +364,11 @@ def warn_of_failure(run: Run, trajectory: Trajectory, stacklevel: int) -> Trajec
     return trajectory
 
 
-def refuse_no_start(run: Run, trajectory: Trajectory) -> Trajectory:
-    """The trajectory; `InputError` where it could not start."""
-    verdict = concrete(trajectory.verdict)
+def refuse_no_start(run: Run, reached: Trajectory | Progress) -> None:
+    """Raise `InputError` where a run could not start."""
+    verdict = concrete(reached.verdict)
     if verdict is not None and verdict.ndim == 0 and verdict == NO_START:
         raise InputError(why_no_start(run))
-    return trajectory
 
 
 def why_no_start(run: Run) -> str:

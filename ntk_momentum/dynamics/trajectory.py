@@ -26,6 +26,7 @@ class Trajectory(eqx.Module):
         accepted: Steps of the solver that counted.
         rejected: Steps that were tried again, shorter.
         errors: Numerical error bars of the read-outs, where the run was refined.
+        state: Where training has come to, for `train(..., state=)`; None of a simulation.
 
     Raises:
         TypeError: If a field is left out; it is made by a run.
@@ -43,6 +44,7 @@ class Trajectory(eqx.Module):
     accepted: Int[Array, ""]
     rejected: Int[Array, ""]
     errors: dict[str, Array] | None = None
+    state: Any = None
 
     def __getattr__(self, name: str) -> Array:
         readouts = self.__dict__.get("readouts", {})

@@ -27,9 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from ..dynamics.solver import SAMPLINGS
 from ..errors import InputError, unknown_name
-
-SAMPLINGS = ("without_replacement", "with_replacement", "reshuffled")
 
 
 def check_batch(batch_size: Any, n: int, sampling: str) -> int:

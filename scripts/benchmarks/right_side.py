@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from ntk_momentum import init_two_layer, sphere
 from ntk_momentum.dynamics.preparation import Choices, weight_problem
-from ntk_momentum.dynamics.run import Run, count_off
+from ntk_momentum.dynamics.run import Run, count_off, opening
 from ntk_momentum.loss import squared
 from ntk_momentum.method import gradient_descent
 from ntk_momentum.network.two_layer import TwoLayerNet
@@ -38,9 +38,10 @@ def right_side(n: int, width: int, p: int, repeats: int = 9) -> dict:
     square = jax.random.normal(jax.random.key(2), (1024, 1024), jnp.float32)
     optimizer = gradient_descent(jnp.float32(1e-3))
     run = Run.prepare(net, data, optimizer, Choices(readouts=["loss"])).within()
+    start = opening(run)
 
     def steps(count):
-        return count_off(run, jnp.int32(1), jnp.int32(count), 1)
+        return count_off(run, *start, jnp.int32(1), jnp.int32(count), 1)
 
     seconds = in_turn(
         {

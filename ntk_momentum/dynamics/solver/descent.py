@@ -4,6 +4,7 @@ time."""
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,18 +14,25 @@ from jaxtyping import Array, Float, PyTree
 from ...errors import InputError, brief
 from ...method import AbstractOptimizer, State
 from ...numerics import Numerics
-from ..objective import AbstractProblem
+from ..objective import AbstractProblem, WeightProblem
 from .base import AbstractIntegrator, Progress, Watcher
+from .batches import Batches, Part, why_not_in_batches
 
 
 class Descent(AbstractIntegrator):
-    """Full-batch steps of (2.1), (3.1), (4.1), or of any optax transformation."""
+    """Steps of (2.1), (3.1), (4.1), or of any optax transformation, on the whole data set or on
+    mini-batches."""
+
+    batches: Batches | None = None
 
     def evaluations(self, flow: Any) -> int:
         return 1
 
     def blind_to_coordinates(self, method: Any) -> bool:
-        return isinstance(method, AbstractOptimizer) and method.linear
+        # preactivations of all samples would be moved for each batch
+        return (
+            self.batches is None and isinstance(method, AbstractOptimizer) and bool(method.linear)
+        )
 
     def start(
         self,
@@ -41,7 +49,7 @@ class Descent(AbstractIntegrator):
 
     def why_not(self, problem: AbstractProblem, method: Any, w: PyTree) -> str | None:
         try:
-            change, _ = jax.eval_shape(
+            change, memory = jax.eval_shape(
                 lambda w: self._update(problem, method, w, method.init(w)), w
             )
             same = jax.tree.map(lambda leaf, by: leaf.shape == by.shape, w, change)
@@ -58,10 +66,10 @@ class Descent(AbstractIntegrator):
                 "the optimizer cannot take a step: its updates are not shaped like the weights; it "
                 "may want one gradient for each sample, while it gets that of the whole loss"
             )
-        return None
+        return None if self.batches is None else why_not_in_batches(method, memory)
 
     def _update(
-        self, problem: AbstractProblem, method: Any, w: PyTree, memory: PyTree
+        self, problem: AbstractProblem | Part, method: Any, w: PyTree, memory: PyTree
     ) -> tuple[PyTree, PyTree]:
         """(change of w, memory after it), with what optax's line searches, SAM and the like ask
         for."""
@@ -84,8 +92,8 @@ class Descent(AbstractIntegrator):
         watcher: Watcher,
         numerics: Numerics,
     ) -> Progress:
-        def step(_: Array, p: Progress) -> Progress:
-            updates, memory = self._update(problem, flow, p.state.w, p.memory)
+        def step(seen: AbstractProblem | Part, p: Progress) -> Progress:
+            updates, memory = self._update(seen, flow, p.state.w, p.memory)
             w = jax.tree.map(
                 lambda leaf, change: leaf + change.astype(leaf.dtype), p.state.w, updates
             )
@@ -94,4 +102,26 @@ class Descent(AbstractIntegrator):
             return Progress(p.t + 1, after, memory, watched, p.accepted + 1, p.rejected, p.verdict)
 
         steps = jnp.round(t1 - progress.t).astype(jnp.int32)
-        return jax.lax.fori_loop(0, steps, step, progress)
+        end = progress.accepted + steps
+        whole = lambda p: jax.lax.fori_loop(0, steps, lambda _, p: step(problem, p), p)
+        batches = self.batches
+        if batches is None or not isinstance(problem, WeightProblem):
+            return whole(progress)
+        n = len(problem.X)
+
+        def drawn(size: int, p: Progress) -> Progress:
+            """Steps on batches of this size, as many at a time as are drawn at once."""
+
+            def some(p: Progress) -> Progress:
+                table, first = batches.table(size, n, p.accepted)
+                count = jnp.minimum(end - p.accepted, len(table) - first)
+                rows = lambda i: jax.lax.dynamic_index_in_dim(table, first + i, keepdims=False)
+                one = lambda i, p: step(batches.part(problem, rows(i)), p)
+                return jax.lax.fori_loop(0, count, one, p)
+
+            return jax.lax.while_loop(lambda p: p.accepted < end, some, p)
+
+        ways = [whole if batches.whole(size, n) else partial(drawn, size) for size in batches.sizes]
+        return (
+            ways[0](progress) if len(ways) == 1 else jax.lax.switch(batches.which, ways, progress)
+        )
