@@ -13,10 +13,14 @@ import numpy as np
 
 from ..data import Dataset
 from ..dynamics.constant_kernel import check_times
+from ..dynamics.solver import check_batch_sizes
 from ..errors import InputError, check_positive
 from ..memory import check_fits
-from ..method import AbstractFlow, AbstractOptimizer, check_linear
+from ..method import AbstractFlow, AbstractOptimizer, check_linear, innermost
 from ..network.checks import check_weights
+
+FULL = "full"
+"""The batch size of all samples, in words."""
 
 
 def axes(
@@ -66,6 +70,20 @@ def _whole_numbers(name: str, values: Any) -> tuple[int, ...]:
     return found
 
 
+def batch_axis(sizes: Any, n: int, sampling: Any) -> tuple[int, ...]:
+    """Batch sizes, one or several, as a tuple; "full" is the number of samples n. Raises
+    `InputError`."""
+    several = isinstance(sizes, Iterable) and not isinstance(sizes, str)
+    items = tuple(sizes) if several else (sizes,)
+    whole = lambda item: isinstance(item, str) and item == FULL
+    found = check_batch_sizes([n if whole(item) else item for item in items], n, sampling)
+    if not found:
+        raise InputError("batch_sizes is empty; an ensemble needs at least one.")
+    if len(set(found)) < len(found):
+        raise InputError(f"batch_sizes holds the same value twice: {list(items)}.")
+    return found
+
+
 def kinds(flows: Sequence[AbstractFlow | AbstractOptimizer]) -> list[tuple[int, ...]]:
     """Positions of flows, or optimizers, that differ in the values of their parameters only, in
     order of first appearance."""
@@ -80,8 +98,9 @@ def kinds(flows: Sequence[AbstractFlow | AbstractOptimizer]) -> list[tuple[int, 
 def flow_values(flow: AbstractFlow | AbstractOptimizer) -> dict[str, Any]:
     """A flow in plain values: its name and its parameters."""
     leaves = jax.tree_util.tree_leaves_with_path(flow)
-    return {"name": flow.name} | {
-        jax.tree_util.keystr(path).lstrip("."): np.asarray(leaf).tolist() for path, leaf in leaves
+    return {"name": innermost(flow).name} | {
+        jax.tree_util.keystr(path).lstrip(".").replace("method.", ""): np.asarray(leaf).tolist()
+        for path, leaf in leaves
     }
 
 

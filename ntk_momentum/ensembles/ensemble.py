@@ -8,7 +8,7 @@ the parts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -23,10 +23,11 @@ from ..dynamics.solver import REASONS
 from ..dynamics.trajectory import label
 from ..errors import InputError, no_type_check, require
 from ..loss import Loss, squared
-from ..method import AbstractFlow, AbstractOptimizer
+from ..method import AbstractFlow, AbstractOptimizer, innermost
 from ..numerics import Numerics
 from . import program
 from .axes import flow_values as flow_values
+from .axes import plain_name
 from .planning import Plan as Plan
 from .planning import Unit as Unit
 from .planning import plan as plan
@@ -48,6 +49,8 @@ class Ensemble(eqx.Module):
         rejected: Steps that were tried again, shorter, (flow, width, seed).
         data: Names of the data sets, where a list of them was given.
         errors: Numerical error bars of the read-outs, where the runs were refined.
+        batch_sizes: Samples in a step, where several were asked for: one more dimension after that
+            of optimizers.
     """
 
     flows: tuple[AbstractFlow | AbstractOptimizer, ...]
@@ -55,11 +58,12 @@ class Ensemble(eqx.Module):
     seeds: tuple[int, ...] = eqx.field(static=True)
     ts: Float[Array, "*data flow time"]
     readouts: dict[str, Array]
-    verdict: Int[Array, "*data flow width seed"]
-    accepted: Int[Array, "*data flow width seed"]
-    rejected: Int[Array, "*data flow width seed"]
+    verdict: Int[Array, "*data flow *batch width seed"]
+    accepted: Int[Array, "*data flow *batch width seed"]
+    rejected: Int[Array, "*data flow *batch width seed"]
     data: tuple[str, ...] | None = eqx.field(static=True, default=None)
     errors: dict[str, Array] | None = None
+    batch_sizes: tuple[int, ...] | None = eqx.field(static=True, default=None)
 
     def __getattr__(self, name: str) -> Array:
         readouts = self.__dict__.get("readouts", {})
@@ -81,47 +85,59 @@ class Ensemble(eqx.Module):
         """One line per failed run: its coordinates and the solver's reason."""
         verdict = np.asarray(self.verdict)
         lines = []
-        for *d, i, j, k in np.argwhere(verdict):
-            where = f"data {self.data[d[0]]}, " if d and self.data is not None else ""
-            reason = REASONS[int(verdict[(*d, i, j, k)])]
-            lines.append(
-                f"{where}{flow_label(self.flows[i])}, width {self.widths[j]}, seed "
-                f"{self.seeds[k]}: {reason}"
-            )
+        for place in np.argwhere(verdict):
+            where = {name: axis[at] for (name, axis), at in zip(self._axes(), place, strict=True)}
+            told = [
+                one if name == "flow" else f"{name.replace('_', ' ')} {one}"
+                for name, one in where.items()
+            ]
+            lines.append(f"{', '.join(told)}: {REASONS[int(verdict[tuple(place)])]}")
         return lines
+
+    def _axes(self) -> list[tuple[str, Sequence[Any]]]:
+        """The dimensions before time, in order, with their labels."""
+        axes: list[tuple[str, Sequence[Any] | None]] = [
+            ("data", self.data),
+            ("flow", [flow_label(flow) for flow in self.flows]),
+            ("batch_size", self.batch_sizes),
+            ("width", self.widths),
+            ("seed", self.seeds),
+        ]
+        return [(name, labels) for name, labels in axes if labels is not None]
 
     def to_xarray(self) -> Any:
         """A labelled xarray.Dataset; `time` is a coordinate along (flow, step) since flows may have
         times of their own."""
         xarray = require("xarray", "to_xarray")
-        several = () if self.data is None else ("data",)
-        leading = (*several, "flow", "width", "seed")
+        axes = dict(self._axes())
         variables = {
-            name: label(name, np.asarray(value), (*leading, "step"))
+            name: label(name, np.asarray(value), (*axes, "step"))
             for name, value in self.readouts.items()
         }
         for name in ("verdict", "accepted", "rejected"):
-            variables[name] = (leading, np.asarray(getattr(self, name)))
-        coords: dict[str, Any] = {
-            "flow": [flow_label(flow) for flow in self.flows],
-            "width": np.asarray(self.widths),
-            "seed": np.asarray(self.seeds),
-            "time": ((*several, "flow", "step"), np.asarray(self.ts)),
-        }
-        if self.data is not None:
-            coords["data"] = list(self.data)
+            variables[name] = (tuple(axes), np.asarray(getattr(self, name)))
+        dims = tuple(name for name in axes if name in ("data", "flow"))
+        coords: dict[str, Any] = {name: np.asarray(labels) for name, labels in axes.items()}
+        coords["time"] = ((*dims, "step"), np.asarray(self.ts))
         return xarray.Dataset(variables, coords=coords)
 
 
 def flow_label(flow: AbstractFlow | AbstractOptimizer) -> str:
     """A flow's name with its parameters, e.g. "heavy_ball b=0.25"; words as they are, e.g.
     "restarted_nesterov d=3 scheme=speed"."""
-    values = [
-        f"{key}={value if isinstance(value, str) else f'{float(value):.6g}'}"
-        for key, value in vars(flow).items()
-        if value is not None and np.ndim(value) == 0
-    ]
-    return " ".join([flow.name, *values])
+
+    def told(flow: Any) -> Iterator[str]:
+        for key, value in vars(flow).items():
+            if isinstance(value, AbstractOptimizer):  # the method whose step or weights are adapted
+                yield from told(value)
+            elif callable(value):
+                yield f"{key}={plain_name(getattr(value, 'function', value))}"
+            elif isinstance(value, str):
+                yield f"{key}={value}"
+            elif not isinstance(value, bool) and value is not None and np.ndim(value) == 0:
+                yield f"{key}={float(value):.6g}"
+
+    return " ".join([innermost(flow).name, *told(flow)])
 
 
 @no_type_check

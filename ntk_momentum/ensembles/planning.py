@@ -28,6 +28,7 @@ from ..network.model import asked
 from . import UNIT_RUNS, devices, program
 from .axes import (
     axes,
+    batch_axis,
     data_sets,
     flow_values,
     kinds,
@@ -76,6 +77,8 @@ class Plan:
     as a sequence, so are an axis.
 
     over: the devices its runs or neurons are spread over. strategy: that of every unit.
+    batches: the mini-batches' size under each of the flows, then optimizers; None where all see
+    the whole data set.
     """
 
     data: tuple[Dataset, ...]
@@ -87,6 +90,7 @@ class Plan:
     recipe: program.Recipe
     over: Mesh
     strategy: str
+    batches: tuple[int, ...] | None = None
     units: tuple[Unit, ...] = ()
     decomposed: dict[int, Decomposition] = dataclasses.field(
         default_factory=dict, compare=False, repr=False
@@ -123,6 +127,7 @@ class Plan:
             else np.asarray(recipe.reference).tolist(),
             "config": {**dataclasses.asdict(recipe.config), "tol": float(recipe.config.tol)},
             "dtype": str(np.dtype(recipe.dtype)),
+            **({} if self.batches is None else {"sampling": recipe.sampling}),
             "strategy": self.strategy,
         }
 
@@ -147,7 +152,10 @@ class Plan:
             if by_neurons and min(data.n, data.input_size) <= min(widths)
             else None
         )
-        return program.make(self.recipe, data, inputs, flows, times, runs, widths, unit.padded)
+        sizes = None if self.batches is None else [self.batches[i] for i in unit.flows]
+        return program.make(
+            self.recipe, data, inputs, flows, times, runs, widths, unit.padded, sizes
+        )
 
     def inputs(self, position: int) -> Decomposition:
         """The decomposition of a data set's inputs, made once."""
@@ -169,6 +177,7 @@ def plan(
     memory_limit: int | float | None = None,
     over: Mesh | None = None,
     methods: type = AbstractFlow,
+    batch_sizes: Any = None,
     **recipe: Any,
 ) -> Plan:
     """Cut an ensemble into units of work. Nothing is simulated.
@@ -182,7 +191,9 @@ def plan(
         memory_limit: Bytes that may be used on each device; by default nine tenths of what is free.
         over: A mesh of `devices.mesh`, by default of this process's devices.
         methods: `AbstractFlow`, or `AbstractOptimizer` for discrete training.
-        **recipe: What all runs share, from model to dtype, as in `ensemble`.
+        batch_sizes: Of optimizers: each is taken with each of these, in the place of one flow.
+        **recipe: What all runs share, from model to sampling, as in `ensemble` and
+            `train_ensemble`.
 
     Returns:
         The plan, with its units.
@@ -192,6 +203,12 @@ def plan(
     """
     sets, stacked = data_sets(data)
     flows, widths, seeds = axes(flows, widths, seeds, methods)
+    shared = program.Recipe(**recipe)
+    batches = None
+    if batch_sizes is not None:
+        sizes = batch_axis(batch_sizes, sets[0].n, shared.sampling)
+        batches = sizes * len(flows)
+        flows = tuple(flow for flow in flows for _ in sizes)
     for name, value, known in (
         ("strategy", strategy, ("map", "vmap", "measure")),
         ("layout", layout, ("runs", "neurons")),
@@ -199,7 +216,6 @@ def plan(
         if value is not None and value not in known:
             raise unknown_name(name, str(value), known)
     check_positive("unit_runs", unit_runs)
-    shared = program.Recipe(**recipe)
     if layout == "neurons" and shared.model is not None:
         raise InputError(
             "only two-layer nets have neurons to spread over devices; with model= "
@@ -222,6 +238,7 @@ def plan(
         shared,
         over,
         strategy,
+        batches,
     )
     if strategy == "measure":
         made = dataclasses.replace(made, strategy=measure(made, free))
@@ -252,6 +269,7 @@ def measure(made: Plan, free: int | float) -> str:
         data=made.data[:1],
         stacked=False,
         ts=made.ts[:1, :1, :2],
+        batches=None if made.batches is None else made.batches[:1],
     )
     seconds = {}
     for strategy in ("map", "vmap"):
@@ -280,7 +298,7 @@ def _units(made: Plan, unit_runs: int, free: int | float, layout: str | None) ->
                         "data": d,
                         "data_name": data.name,
                         "kind": made.flows[flows[0]].name,
-                        "flows": [flow_values(made.flows[i]) for i in flows],
+                        "flows": [_values(made, i) for i in flows],
                         "widths": [made.widths[j] for j in bucket],
                         "seeds": [made.seeds[k] for k in seeds],
                         "times": made.ts[d, list(flows)].tolist(),
@@ -376,6 +394,12 @@ def _peak(made: Plan, data: Dataset, wants: peaks.Needs, m: int, count: int) -> 
         dtype=made.recipe.dtype,
         devices=count,
     )
+
+
+def _values(made: Plan, i: int) -> dict[str, Any]:
+    """A flow in plain values, an optimizer also with what it sees in a step."""
+    batch = {} if made.batches is None else {"batch_size": made.batches[i]}
+    return flow_values(made.flows[i]) | batch
 
 
 def _chunks(items: Sequence[int], largest: int) -> list[tuple[int, ...]]:

@@ -28,6 +28,7 @@ from ..dynamics.coordinates import Decomposition
 from ..dynamics.peaks import Needs, needs_of
 from ..dynamics.preparation import Choices
 from ..dynamics.run import Run
+from ..dynamics.solver import batches_of
 from ..method import AbstractFlow, AbstractOptimizer
 from ..network.model import cast
 from ..network.two_layer import TwoLayerNet, init_two_layer
@@ -45,6 +46,7 @@ class Recipe(Choices):
     activation: Any = eqx.field(static=True, default=jax.nn.relu)
     antisymmetric: bool = eqx.field(static=True, default=False)
     dtype: Any = eqx.field(static=True, default=None)
+    sampling: str = eqx.field(static=True, default="without_replacement")
 
     def net(self, width: int, p: int, key: Array) -> Any:
         """The network of a run."""
@@ -66,7 +68,8 @@ class Batch(eqx.Module):
 
     inputs: the decomposition of X, or None where a network has fewer neurons than X has rows or
     columns, or is the user's own. flow, width, seed: those of each run, the first two by position.
-    padded: neurons of every network.
+    padded: neurons of every network. batch: the size of an optimizer's mini-batches, by position in
+    batch_sizes; None where all take the whole data set.
     """
 
     recipe: Recipe
@@ -80,6 +83,8 @@ class Batch(eqx.Module):
     seed: Int[Array, " runs"]
     widths: tuple[int, ...] = eqx.field(static=True)
     padded: int = eqx.field(static=True)
+    batch: Int[Array, " flow"] | None = None
+    batch_sizes: tuple[int, ...] = eqx.field(static=True, default=())
 
 
 class How(NamedTuple):
@@ -133,9 +138,10 @@ def make(
     runs: Any,
     widths: tuple[int, ...],
     padded: int,
+    sizes: Sequence[int] | None = None,
 ) -> Batch:
     """A batch from flows of one kind and runs, rows (flow, width, seed) with flow and width as
-    positions."""
+    positions; sizes: of each optimizer's mini-batches."""
     dtype, config = recipe.dtype, recipe.config
     tol = jnp.asarray(config.tol, dtype)  # an array, so that another one needs no new program
     recipe = dataclasses.replace(recipe, config=Numerics(tol, config.max_steps, config.precision))
@@ -153,6 +159,8 @@ def make(
         jnp.asarray(value)
         for value in (np.asarray(flow, np.int32), np.asarray(width, np.int32), seeds)
     ]
+    several = tuple(sorted(set(sizes or ())))
+    batch = None if sizes is None else jnp.asarray([several.index(size) for size in sizes])
     return Batch(
         recipe,
         data.X,
@@ -165,6 +173,8 @@ def make(
         rows[2],
         widths,
         padded,
+        batch,
+        several,
     )
 
 
@@ -225,6 +235,9 @@ def _prepared(
         jax.tree.map(lambda leaf: leaf[flow], batch.flows),
         recipe,
         plain,
+        None
+        if batch.batch is None
+        else batches_of(batch.batch_sizes, data.n, recipe.sampling, key, batch.batch[flow]),
     )
     return run if batch.inputs is None else run.within(batch.inputs), batch.times[flow]
 
