@@ -36,7 +36,8 @@ class ClaimWord(NamedTuple):
 
 
 class FlowWord(NamedTuple):
-    """A flow that numbers and words can state: its parameters and its description."""
+    """A flow or an optimizer that numbers and words can state: its parameters and its
+    description."""
 
     parameters: Mapping[str, inspect.Parameter]
     doc: str
@@ -98,9 +99,8 @@ def claim_ids(names: Iterable[str]) -> list[str]:
 
 
 @functools.cache
-def flows() -> Mapping[str, FlowWord]:
-    """The flows of `method` by name: its classes, and its functions that return a flow or a method
-    whose high-resolution equation is one. Those that take functions are left out."""
+def _methods() -> tuple[set[str], Mapping[str, Any], Mapping[str, ast.ClassDef]]:
+    """What `method` makes public, all that its files define, and the classes among it."""
     public = {
         alias.asname: node.module or ""
         for node in _tree("method/__init__").body
@@ -116,22 +116,50 @@ def flows() -> Mapping[str, FlowWord]:
         if isinstance(node, ast.ClassDef | ast.FunctionDef)
     }
     classes = {name: node for name, node in defined.items() if isinstance(node, ast.ClassDef)}
+    return set(public), defined, classes
 
-    def line(name: str) -> list[ast.ClassDef]:
-        """A class and those it descends from, oldest first."""
-        if name not in classes:
-            return []
-        bases = [getattr(base, "id", "") for base in classes[name].bases]
-        return [*(node for base in bases for node in line(base)), classes[name]]
 
+def _line(name: str, classes: Mapping[str, ast.ClassDef]) -> list[ast.ClassDef]:
+    """A class and those it descends from, oldest first."""
+    if name not in classes:
+        return []
+    bases = [getattr(base, "id", "") for base in classes[name].bases]
+    return [*(node for base in bases for node in _line(base, classes)), classes[name]]
+
+
+@functools.cache
+def optimizers() -> Mapping[str, FlowWord]:
+    """The discrete methods of `method` by name: its functions that return one."""
+    public, defined, classes = _methods()
+    kinds = {
+        name
+        for name in classes
+        if "AbstractOptimizer" in [node.name for node in _line(name, classes)]
+    }
+    return {
+        name: FlowWord(_parameters(made.args), ast.get_docstring(made) or "")
+        for name, made in sorted(defined.items())
+        if name in public
+        and isinstance(made, ast.FunctionDef)
+        and made.returns is not None
+        and ast.unparse(made.returns) in kinds
+    }
+
+
+@functools.cache
+def flows() -> Mapping[str, FlowWord]:
+    """The flows of `method` by name: its classes, and its functions that return a flow or a method
+    whose high-resolution equation is one. Those that take functions are left out."""
+    public, defined, classes = _methods()
+    line = lambda name: _line(name, classes)
     kinds = {name for name in classes if "AbstractFlow" in [node.name for node in line(name)]}
     found: dict[str, FlowWord] = {}
-    for name in sorted(kinds & set(public)):
+    for name in sorted(kinds & public):
         word = _class_name(classes[name])
         if word is not None:
             doc = inspect.cleandoc(ast.get_docstring(classes[name]) or "")
             found[word] = FlowWord(_class_parameters(line(name)), doc)
-    for name in sorted(set(public) - set(classes)):
+    for name in sorted(public - set(classes)):
         made = defined.get(name)
         if not isinstance(made, ast.FunctionDef) or made.returns is None or name in found:
             continue
@@ -166,9 +194,10 @@ def _parameters(arguments: ast.arguments) -> dict[str, inspect.Parameter]:
     positional = [a for a in arguments.args if a.arg != "self"]
     missing: list[ast.expr | None] = [None] * (len(positional) - len(arguments.defaults))
     values = [*missing, *arguments.defaults]
-    return {
-        a.arg: _parameter(a.arg, a.annotation, v) for a, v in zip(positional, values, strict=True)
-    }
+    named = zip(
+        [*positional, *arguments.kwonlyargs], [*values, *arguments.kw_defaults], strict=True
+    )
+    return {a.arg: _parameter(a.arg, a.annotation, v) for a, v in named}
 
 
 def _parameter(name: str, hint: ast.expr | None, value: ast.expr | None) -> inspect.Parameter:

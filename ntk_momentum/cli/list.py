@@ -1,4 +1,4 @@
-"""`ntk-momentum list`: the experiments, the statements of the paper, or the flows."""
+"""`ntk-momentum list`: the experiments, the statements of the paper, the flows, the optimizers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .options import command
 @command
 class List:
     """Name the experiments and what each one claims, the statements of the paper that `verify`
-    runs, or the flows that `sweep` takes.
+    runs, or the flows or optimizers that `sweep` takes.
 
     Example: ntk-momentum list --claims
     """
@@ -22,13 +22,18 @@ class List:
     flows: bool = False
     """The flows that `sweep --flows` takes: their parameters, equations and units."""
 
+    optimizers: bool = False
+    """The optimizers that `sweep --optimizers` takes: their parameters, equations and units."""
+
     def __call__(self, float32: bool) -> int:
         from ..study.registry import experiments, folder
 
-        if self.flows:
-            from ..results.named import flow_help
+        if self.flows or self.optimizers:
+            from ..results.named import method_help
 
-            print("\n".join(flow_help()), end="")
+            kinds = [kind for kind in ("flow", "optimizer") if getattr(self, f"{kind}s")]
+            for kind in kinds:
+                print("\n".join(method_help(kind)), end="")
             return 0
         if self.claims:
             for claim in claims().values():

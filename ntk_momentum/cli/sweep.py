@@ -1,5 +1,5 @@
-"""`ntk-momentum sweep`: flows x widths x seeds on data sets, one stored file for each unit of
-work."""
+"""`ntk-momentum sweep`: flows, or optimizers, x widths x seeds on data sets, one stored file for
+each unit of work."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .start import start
 @command
 class SweepCommand(Sweep):
     """Simulate flows x widths x seeds on one or more data sets, and store the read-outs, one file
-    for each unit of work.
+    for each unit of work; or, with --optimizers, train: optimizers x batch sizes x widths x seeds.
 
     Hyperparameters are swept by lists and ranges, e.g. heavy_ball:b=0.1..0.5+0.1. --dry-run says
     what a sweep will take before it starts. The same command goes on where it was stopped or
@@ -40,6 +40,9 @@ class SweepCommand(Sweep):
 
     Example: ntk-momentum sweep --data sphere --n 20 --flows gradient_flow heavy_ball:b=0.25,0.5
     nesterov:d=2..4 --widths 256..1024x2 --out mine
+
+    ntk-momentum sweep --data sphere --n 64 --optimizers heavy_ball:eta=0.01,beta=0,0.9
+    --batch-sizes 1 4 16 full --steps 2000 --save-every 20 --out mine
     """
 
     float64: bool = False

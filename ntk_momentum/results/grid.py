@@ -77,6 +77,22 @@ class Sweep:
     of numbers and ranges: 2..8 in steps of 1, 0.1..0.5+0.1 in steps of 0.1, 256..4096x2 by
     doubling. heavy_ball:0.25 is short for heavy_ball:b=0.25; without b it is the paper's sqrt(2
     lambda_0), without d it is 3. All flows with their parameters: `ntk-momentum list --flows`."""
+    optimizers: tuple[str, ...] = ()
+    """Discrete training in the place of flows: optimizers, written as flows are, e.g.
+    gradient_descent:eta=0.05 heavy_ball:eta=0.01..0.04x2,beta=0.9,weight_decay=0. All optimizers
+    with their parameters: `ntk-momentum list --optimizers`. (heavy_ball names a flow and an
+    optimizer, of other parameters, so the two have an option each.)"""
+    batch_sizes: tuple[int | str, ...] = ()
+    """Of optimizers: samples in a step, each with each optimizer: numbers, ranges and full, e.g.
+    1..64x4 full (default: full)."""
+    sampling: Literal["without_replacement", "with_replacement", "reshuffled"] = _decides(
+        "without_replacement"
+    )
+    """How mini-batches are drawn; the key is that of the run's seed."""
+    steps: int = 1000
+    """Steps of optimizers."""
+    save_every: int = 10
+    """Steps between two saved ones, of optimizers."""
     widths: tuple[int | str, ...] = (256, 1024)
     """Hidden neurons, one ensemble of seeds for each: numbers and ranges, e.g. 256..4096x2."""
     model: str | None = None
@@ -133,11 +149,12 @@ class Sweep:
         ):
             _check_count(option, getattr(self, option), most)
         _check_count("times", self.times, LARGEST_COUNT, least=2)
-        if not self.data or not self.flows or not self.widths:
+        if not self.data or not (self.flows or self.optimizers) or not self.widths:
             raise InputError(
-                "a sweep needs data, flows and widths, e.g. --data sphere --flows "
+                "a sweep needs data, flows (or optimizers) and widths, e.g. --data sphere --flows "
                 "gradient_flow --widths 256."
             )
+        self._check_training()
         widths = tuple(width for text in self.widths for width in _widths(str(text)))
         self._set("widths", widths)
         for end in (self.first_seed, self.first_seed + self.seeds - 1):
@@ -156,12 +173,22 @@ class Sweep:
         named.read_loss(self.loss)
         named.check_solver(self.solver)
         named.check_activation(self.activation)
-        for text in self.flows:
-            named.read_flows(text)
+        kinds = [("flow", self.flows), ("optimizer", self.optimizers)]
+        for kind, texts in kinds:
+            for text in texts:
+                named.read_methods(text, kind)
         named.build_activation(self.activation)  # from here on JAX is wanted
-        self._set("flows", tuple(flow.label for t in self.flows for flow in named.named_flows(t)))
-        flows = [(str(flow.build(1.0)), "b" in flow.customary) for flow in self.named_flows()]
-        for option, values in (("data", self.data), ("flows", flows), ("widths", widths)):
+        for kind, texts in kinds:
+            made = [method.label for t in texts for method in named.named_methods(t, kind)]
+            self._set(f"{kind}s", tuple(made))
+        methods = [(str(one.build(1.0)), "b" in one.customary) for one in self.named_methods()]
+        axis = "optimizers" if self.optimizers else "flows"
+        for option, values in (
+            ("data", self.data),
+            (axis, methods),
+            ("batch_sizes", self.batch_sizes),
+            ("widths", widths),
+        ):
             if len(set(values)) < len(values):
                 raise InputError(
                     f"{option} holds the same value twice: "
@@ -179,6 +206,32 @@ class Sweep:
     def _set(self, option: str, value: Any) -> None:
         """In one spelling, as the sweep is made."""
         object.__setattr__(self, option, value)
+
+    def _check_training(self) -> None:
+        """Raise for options that belong to flows, or to optimizers, alone."""
+        if not self.optimizers:
+            for option in ("batch_sizes", "sampling", "steps", "save_every"):
+                if getattr(self, option) != getattr(Sweep, option):
+                    raise InputError(
+                        f"{option} is of training; give --optimizers, or leave it out."
+                    )
+            return
+        from ..dynamics.training import check_steps
+
+        for option in ("flows", "t_end", "times", "solver", "tol"):
+            if getattr(self, option) not in (getattr(Sweep, option), ()):
+                raise InputError(
+                    f"{option} is of flows; leave it out with --optimizers, or sweep twice."
+                )
+        check_steps(self.steps, self.save_every)
+        _check_count("saved steps", self.steps // self.save_every, LARGEST_COUNT)
+        self._set("flows", ())
+        sizes = [
+            size
+            for text in map(str, self.batch_sizes)
+            for size in (("full",) if text == "full" else _whole(text, "batch sizes"))
+        ]
+        self._set("batch_sizes", tuple(sizes))
 
     def _check_network(self, widths: tuple[int, ...]) -> None:
         """Raise for networks that do not exist."""
@@ -205,9 +258,22 @@ class Sweep:
         """The data sets by name."""
         return tuple(Source(name, self.n, self.p, self.data_seed) for name in self.data)
 
-    def named_flows(self) -> tuple[named.NamedFlow, ...]:
-        """The flows in plain values."""
-        return tuple(flow for text in self.flows for flow in named.named_flows(text))
+    def named_methods(self) -> tuple[named.NamedMethod, ...]:
+        """The flows, or the optimizers, in plain values."""
+        flows = [one for text in self.flows for one in named.named_methods(text)]
+        steps = [one for t in self.optimizers for one in named.named_methods(t, "optimizer")]
+        return (*flows, *steps)
+
+    def labels(self) -> tuple[str, ...]:
+        """The labels of a plan's flows: each optimizer with each batch size, where there are."""
+        labels = self.flows or self.optimizers
+        if not self.batch_sizes:
+            return labels
+        return tuple(
+            f"{label}{',' if ':' in label else ':'}batch_size={size}"
+            for label in labels
+            for size in self.batch_sizes
+        )
 
     def chosen_seeds(self) -> tuple[int, ...]:
         """The seeds of each width."""
@@ -220,7 +286,8 @@ class Sweep:
 
     def needs_lambda0(self) -> bool:
         """Whether an end time or a friction was left to lambda_0."""
-        return self.t_end is None or any("b" in flow.customary for flow in self.named_flows())
+        ends = self.t_end is None and not self.optimizers
+        return ends or any("b" in one.customary for one in self.named_methods())
 
     def built(self, model: Callable | None) -> dict[str, Any]:
         """What the words stand for, as `planning.plan` takes them, with the user's model. Apart
@@ -252,6 +319,8 @@ class Sweep:
             file, _, function = self.model.rpartition(":")
             values["model"] = f"{Path(file).name}:{function} {_digest(file)}"
             del values["activation"], values["antisymmetric"]
+        if not self.batch_sizes:
+            del values["sampling"]
         return {**values, **dataclasses.asdict(self.numerics())}
 
     def make_model(self) -> Callable | None:
@@ -271,15 +340,21 @@ def _check_count(option: str, value: int, most: int | None, least: int = 1) -> N
         raise InputError(f"{option} must be at most {most:,}, got {value:,}.")
 
 
+def _whole(text: str, what: str) -> tuple[int, ...]:
+    """The whole numbers, from 1 on, of a number or a range."""
+    found = named.numbers(text, what)
+    if any(number < 1 or not number.is_integer() for number in found):
+        raise InputError(f"{what} must be whole numbers from 1 on, got {text}.")
+    return tuple(map(int, found))
+
+
 def _widths(text: str) -> tuple[int, ...]:
     """The widths of a number or a range."""
-    found = named.numbers(text, "widths")
+    found = _whole(text, "widths")
     for width in found:
-        if width < 1 or not width.is_integer():
-            raise InputError(f"widths must be whole numbers from 1 on, got {text}.")
         if width > WIDEST:
             raise InputError(
                 f"widths must be at most {WIDEST:,}, got {text}: one number for each neuron "
                 f"takes {gib(8 * width)}."
             )
-    return tuple(int(width) for width in found)
+    return found

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..loss import Loss
-    from ..method import AbstractFlow
+    from ..method import AbstractFlow, AbstractOptimizer
 
 MOST_VALUES = 10_000
 """Values that one range may have."""
@@ -99,6 +99,29 @@ def flows_by_name() -> Mapping[str, Callable[..., AbstractFlow]]:
     return dict(sorted(plain.items()))
 
 
+@functools.cache
+def optimizers_by_name() -> Mapping[str, Callable[..., AbstractOptimizer]]:
+    """What makes each discrete method: the functions of `method` that return one."""
+    from .. import method
+
+    found = {}
+    for name, made in sorted(vars(method).items()):
+        returned = typing.get_type_hints(made).get("return") if inspect.isfunction(made) else None
+        if isinstance(returned, type) and issubclass(returned, method.AbstractOptimizer):
+            found[name] = made
+    return found
+
+
+KINDS: Mapping[str, Callable[[], Mapping[str, Callable]]] = {
+    "flow": flows_by_name,
+    "optimizer": optimizers_by_name,
+}
+"""What may be named. heavy_ball is a flow of friction b in time t, and an optimizer of step eta and
+momentum beta in steps k: the word alone does not tell, so a sweep has an option for each."""
+WORDS = {"flow": words.flows, "optimizer": words.optimizers}
+"""The same by their words alone, without JAX."""
+
+
 def _high_resolution(method: Callable) -> Callable[..., AbstractFlow]:
     """The flow of a method with the method's own parameters."""
 
@@ -113,10 +136,11 @@ def _takes_functions(made: Callable) -> bool:
     return any("Callable" in str(hint) for hint in typing.get_type_hints(made).values())
 
 
-def flow_help() -> list[str]:
-    """Every flow as it is written, with its equation and its parameters' meaning and units."""
+def method_help(kind: str) -> list[str]:
+    """Every flow, or optimizer, as it is written, with its equation and its parameters' meaning and
+    units."""
     lines: list[str] = []
-    for name, flow in words.flows().items():
+    for name, flow in WORDS[kind]().items():
         defaults = {
             key: CUSTOMARY.get(key, "..." if p.default is p.empty else p.default)
             for key, p in flow.parameters.items()
@@ -129,11 +153,17 @@ def flow_help() -> list[str]:
 
 
 @dataclasses.dataclass(frozen=True)
-class NamedFlow:
-    """A flow in plain values: its name and the parameters that were given, in its own order."""
+class NamedMethod:
+    """A flow or an optimizer in plain values: its name and the parameters that were given, in its
+    own order."""
 
     name: str
     given: tuple[tuple[str, float | str], ...] = ()
+    kind: str = "flow"
+
+    @property
+    def _parameters(self) -> Mapping[str, inspect.Parameter]:
+        return WORDS[self.kind]()[self.name].parameters
 
     @property
     def label(self) -> str:
@@ -143,7 +173,7 @@ class NamedFlow:
         ]
         if not plain:
             return self.name
-        first = next(iter(words.flows()[self.name].parameters))
+        first = next(iter(self._parameters))
         if len(plain) == 1 and plain[0][0] == first:
             return f"{self.name}:{plain[0][1]}"
         return f"{self.name}:{','.join(f'{key}={value}' for key, value in plain)}"
@@ -151,36 +181,36 @@ class NamedFlow:
     @property
     def customary(self) -> set[str]:
         """The customary parameters that were left out."""
-        return (set(words.flows()[self.name].parameters) & set(CUSTOMARY)) - {
-            key for key, _ in self.given
-        }
+        return (set(self._parameters) & set(CUSTOMARY)) - {key for key, _ in self.given}
 
-    def build(self, lambda0: float) -> AbstractFlow:
-        """The flow; a friction left out is the paper's sqrt(2 lambda_0), a constant d left out
-        3."""
+    def build(self, lambda0: float) -> AbstractFlow | AbstractOptimizer:
+        """The flow or the optimizer; a friction left out is the paper's sqrt(2 lambda_0), a
+        constant d left out 3."""
         usual = {"b": math.sqrt(2 * lambda0) if "b" in self.customary else None, "d": 3.0}
-        return flows_by_name()[self.name](
+        return KINDS[self.kind]()[self.name](
             **dict(self.given) | {key: usual[key] for key in self.customary}
         )
 
 
-def named_flows(text: str) -> tuple[NamedFlow, ...]:
-    """The flows that one word of the command line states, one for each combination of values."""
-    made = read_flows(text)
-    for flow in made:
+def named_methods(text: str, kind: str = "flow") -> tuple[NamedMethod, ...]:
+    """The flows, or optimizers, that one word of the command line states, one for each combination
+    of values."""
+    made = read_methods(text, kind)
+    for method in made:
         try:
-            flow.build(1.0)
+            method.build(1.0)
         except InputError as error:
             raise InputError(f"{error} ({text!r})") from error
     return made
 
 
-def read_flows(text: str) -> tuple[NamedFlow, ...]:
-    """`named_flows`, their names and parameters looked up but not yet their values."""
+def read_methods(text: str, kind: str = "flow") -> tuple[NamedMethod, ...]:
+    """`named_methods`, their names and parameters looked up but not yet their values."""
     name, colon, rest = text.partition(":")
-    if name not in words.flows():
-        raise unknown_name("flow", name, words.flows())
-    parameters = words.flows()[name].parameters
+    known = WORDS[kind]()
+    if name not in known:
+        raise unknown_name(kind, name, known)
+    parameters = known[name].parameters
     values: dict[str, list[float | str]] = {}
     if colon and not parameters:
         raise InputError(f"{name} has no parameter, got {text!r}; write {name}.")
@@ -210,7 +240,7 @@ def read_flows(text: str) -> tuple[NamedFlow, ...]:
         raise InputError(f"{name} needs {' and '.join(missing)}, e.g. {name}:{example}.")
     names = [key for key in parameters if key in values]
     return tuple(
-        NamedFlow(name, tuple(zip(names, chosen, strict=True)))
+        NamedMethod(name, tuple(zip(names, chosen, strict=True)), kind)
         for chosen in itertools.product(*(values[key] for key in names))
     )
 

@@ -1,5 +1,5 @@
-"""A sweep over data sets, flows with their parameters, widths and seeds: from plain values to one
-stored file per unit of work.
+"""A sweep over data sets, flows or optimizers with their parameters, widths and seeds: from plain
+values to one stored file per unit of work.
 
 A unit's file is named by the hash of all that decides its numbers: data, coordinates, settings,
 code, versions, device. So a sweep that was killed goes on where it was, a larger one reuses what a
@@ -136,7 +136,7 @@ def _pieces(sweep: Sweep, folder: Path, write: bool = True) -> list[work.Piece]:
                 for key, value in unit.coordinates.items()
                 if key not in ("data", "data_name")
             }
-            labels = [sweep.flows[i] for i in unit.flows]
+            labels = [sweep.labels()[i] for i in unit.flows]
             widths, seeds = coordinates["widths"], coordinates["seeds"]
             decisive = {**settings, "dtype": str(np.dtype(made.recipe.dtype))}
             unit_identity = identity_of(
@@ -159,11 +159,7 @@ def _pieces(sweep: Sweep, folder: Path, write: bool = True) -> list[work.Piece]:
                 "parameters": coordinates["flows"],
                 "widths": widths,
                 "seeds": seeds,
-                "settings": {
-                    **decisive,
-                    "t_end": sweep.t_end or "default",
-                    "times": sweep.times,
-                },
+                "settings": {**decisive, **_saved(sweep)},
                 "how": {
                     "strategy": unit.strategy,
                     "lanes": unit.lanes,
@@ -181,6 +177,13 @@ def _pieces(sweep: Sweep, folder: Path, write: bool = True) -> list[work.Piece]:
             compute = _Compute(made, unit, labels, described)
             pieces.append(work.Piece(path, title, compute, unit_identity))
     return pieces
+
+
+def _saved(sweep: Sweep) -> dict[str, Any]:
+    """Which times are saved, or which steps."""
+    if sweep.optimizers:
+        return {"steps": sweep.steps, "save_every": sweep.save_every}
+    return {"t_end": sweep.t_end or "default", "times": sweep.times}
 
 
 @dataclasses.dataclass
@@ -283,8 +286,10 @@ def _make_plan(
     sweep: Sweep, data: Dataset, model: Callable | None, lambda0: float, strategy: str | None
 ) -> Plan:
     """The plan of a sweep on one data set: the one place where its options are handed on."""
+    from ..dynamics.training import step_counts
     from ..ensembles import planning
     from ..loss import check_targets
+    from ..method import AbstractOptimizer
 
     built = sweep.built(model)
     check_targets(built["loss"], data.y)  # inside the program they are no longer known
@@ -298,18 +303,28 @@ def _make_plan(
         reason = problem.why_not_linear(w)
         if reason is not None:
             raise InputError(f"--solver lazy cannot be used here: {reason}; leave it out.")
-    flows = sweep.named_flows()
-    ends = [
-        sweep.t_end or (5 / lambda0 if flow.name == "gradient_flow" else 10 / math.sqrt(lambda0))
-        for flow in flows
-    ]
+    methods = sweep.named_methods()
+    training: dict[str, Any] = {}
+    if sweep.optimizers:
+        ts = step_counts(sweep.steps // sweep.save_every, sweep.save_every)
+        training["methods"] = AbstractOptimizer
+        if sweep.batch_sizes:
+            training |= {"batch_sizes": sweep.batch_sizes, "sampling": sweep.sampling}
+    else:
+        ends = [
+            sweep.t_end
+            or (5 / lambda0 if flow.name == "gradient_flow" else 10 / math.sqrt(lambda0))
+            for flow in methods
+        ]
+        ts = np.stack([np.linspace(0.0, end, sweep.times) for end in ends])
     return planning.plan(
         data,
-        [flow.build(lambda0) for flow in flows],
+        [method.build(lambda0) for method in methods],
         sweep.neurons,
         sweep.chosen_seeds(),
-        np.stack([np.linspace(0.0, end, sweep.times) for end in ends]),
+        ts,
         strategy=strategy,
+        **training,
         **{**built, **_compared(sweep, data, model, built)},
     )
 
@@ -331,7 +346,8 @@ def _compared(
     if sweep.readouts:
         return {}
     problem, _ = _example_problem(sweep, data, model, built)
-    return {"readouts": (*problem.default_readouts, "lyapunov")}
+    lyapunov = () if sweep.optimizers else ("lyapunov",)
+    return {"readouts": (*problem.default_readouts, *lyapunov)}
 
 
 def _kept_plan(
@@ -350,10 +366,13 @@ def _kept_plan(
         f"{max(sweep.neurons)} neurons of {data.input_size} weights",
         "use smaller --widths",
     )
+    times, fewer = sweep.times, "use fewer --times"
+    if sweep.optimizers:
+        times, fewer = sweep.steps // sweep.save_every + 1, "use a larger --save-every"
     check_fits(
-        len(sweep.flows) * sweep.times * max(1, data.y.size),
-        f"{sweep.times} saved times of {data.n} predictions",
-        "use fewer --times",
+        len(sweep.labels()) * times * max(1, data.y.size),
+        f"{times} saved times of {data.n} predictions",
+        fewer,
     )
     lambda0 = _lambda0(sweep, data, model) if sweep.needs_lambda0() else math.nan
     path = folder / f"sweep-{plan_identity}.json"

@@ -14,7 +14,7 @@ from ntk_momentum.method import AbstractFlow, high_resolution_nesterov, triple_m
 from ntk_momentum.network.loading import load_maker
 from ntk_momentum.results import sweep as sweeps
 from ntk_momentum.results.grid import Source, Sweep
-from ntk_momentum.results.named import build_loss, flows_by_name, named_flows, numbers
+from ntk_momentum.results.named import build_loss, flows_by_name, named_methods, numbers
 
 
 @pytest.mark.parametrize(
@@ -65,9 +65,9 @@ FLOWS = {
 
 @pytest.mark.parametrize("text", FLOWS)
 def test_a_flow_is_written_with_any_of_its_parameters(text):
-    made = named_flows(text)
+    made = named_methods(text)
     assert [str(flow.build(0.5)) for flow in made] == [str(flow) for flow in FLOWS[text]]
-    assert [named_flows(flow.label) for flow in made] == [(flow,) for flow in made]
+    assert [named_methods(flow.label) for flow in made] == [(flow,) for flow in made]
 
 
 def test_every_flow_has_a_label():
@@ -107,7 +107,7 @@ def test_every_flow_of_the_package_that_numbers_can_state_has_a_name():
 )
 def test_what_is_no_flow_is_said_in_one_line(text, said):
     with pytest.raises(InputError, match=said) as error:
-        named_flows(text)
+        named_methods(text)
     assert "\n" not in str(error.value)
 
 
