@@ -1,5 +1,5 @@
 """Solvers and right sides: evaluations and seconds to one per cent of the loss, lazy against
-Runge-Kutta."""
+Runge-Kutta; and training on mini-batches."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from batches import minibatches
 from right_side import right_side
 from smooth import smooth_net
 from timing import median_seconds
@@ -48,6 +49,9 @@ def rows(size: str) -> Iterator[dict]:
     )
     for shape in shapes:
         yield right_side(*shape)
+    trained = [(1000, 1024, 20, 1), (1000, 1024, 20, 128), (1000, 256, 20, 32, 3)]
+    for case in [(1000, 1024, 20, 32), *(trained if size != "smoke" else ())]:
+        yield minibatches(*case)
 
 
 def solvers(name: str, n: int, width: int) -> dict:
