@@ -34,7 +34,7 @@ from ..method import (
 )
 from ..numerics import Numerics
 from ..theory import bounds
-from .batches import HOLD, Batches
+from .batches import HOLD, BatchedKernel
 
 CUTS = 24
 """Candidates for the eigenvalue from which on a method is tuned, evenly spaced in its logarithm.
@@ -252,7 +252,7 @@ def advise(
         )
     low, high = float(eigenvalues[seen][0]), float(eigenvalues[-1]) * (1 + margin)
     found = {}
-    batches = None if batch_size is None else Batches.of(kernel, batch_size, sampling)
+    batches = None if batch_size is None else BatchedKernel.of(kernel, batch_size, sampling)
     for name in METHODS:
         candidates = list(_candidates(name, low, high, objective))
         if batches is not None:
@@ -275,7 +275,7 @@ def advise(
 
 def _on_batches(
     name: str,
-    batches: Batches,
+    batches: BatchedKernel,
     candidates: list,
     margin: float,
     eigenvalues: np.ndarray,

@@ -41,8 +41,8 @@ ten."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Batches:
-    """Batches of `size` of the n samples of a kernel."""
+class BatchedKernel:
+    """A kernel of n samples, seen in batches of `size`."""
 
     size: int
     n: int
@@ -51,7 +51,7 @@ class Batches:
     kernel: Any
 
     @staticmethod
-    def of(kernel: Any, batch_size: Any, sampling: str) -> Batches:
+    def of(kernel: Any, batch_size: Any, sampling: str) -> BatchedKernel:
         """Checked. Raises InputError where the size does not fit."""
         if concrete(kernel) is None:
             raise InputError(
@@ -61,7 +61,7 @@ class Batches:
         shape = np.shape(kernel)
         n = shape[0]
         outputs = 1 if len(shape) == 2 else shape[1]
-        return Batches(check_batch(batch_size, n, sampling), n, outputs, sampling, kernel)
+        return BatchedKernel(check_batch(batch_size, n, sampling), n, outputs, sampling, kernel)
 
     @property
     def tau(self) -> float:

@@ -11,7 +11,7 @@ import ntk_momentum as nm
 from ntk_momentum import cli
 from ntk_momentum.errors import InputError
 from ntk_momentum.judge.advice import check_advice
-from ntk_momentum.judge.batches import EXACT_UP_TO, Batches
+from ntk_momentum.judge.batches import EXACT_UP_TO, BatchedKernel
 
 DATA = nm.sphere(12, 6, key=jax.random.key(0))
 H = np.asarray(nm.infinite_ntk(DATA.X))
@@ -54,7 +54,7 @@ def test_the_batch_has_to_fit():
 
 
 def test_many_samples_have_no_critical_batch():
-    many = Batches(4, EXACT_UP_TO + 1, 1, "reshuffled", H)
+    many = BatchedKernel(4, EXACT_UP_TO + 1, 1, "reshuffled", H)
     limit, batch = many.limits(nm.gradient_descent(0.1))
     assert batch is None
     assert limit == nm.critical_step(nm.gradient_descent(0.1), H, batch_size=4).eta
