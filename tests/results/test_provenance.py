@@ -158,8 +158,8 @@ def plot(dataset):
 
 def test_every_experiment_has_code_for_its_numbers_and_for_its_figure():
     for experiment in registry.experiments().values():
-        assert "jax" in experiment.code("run", "SIZES").packages
-        assert experiment.code("run", "SIZES") != experiment.code("plot")
+        numbers = experiment.code("run", "SIZES")
+        assert "jax" in numbers.packages and numbers != experiment.code("plot")
 
 
 def test_versions_devices_and_dtypes_tell_results_apart(monkeypatch):
