@@ -203,7 +203,11 @@ def plan(
     """
     sets, stacked = data_sets(data)
     flows, widths, seeds = axes(flows, widths, seeds, methods)
-    shared = program.Recipe(**recipe)
+    # before a `Recipe` holds them: it takes what cannot be a maker of models for static
+    network = ("model", "activation", "antisymmetric", "dtype")
+    chosen = {"model": None} | {name: recipe[name] for name in network if name in recipe}
+    dtype = recipe_dtype(widths=widths, **chosen)
+    shared = program.Recipe(**{**recipe, "dtype": dtype})
     batches = None
     if batch_sizes is not None:
         sizes = batch_axis(batch_sizes, sets[0].n, shared.sampling)
@@ -221,10 +225,6 @@ def plan(
             "only two-layer nets have neurons to spread over devices; with model= "
             "leave layout= out."
         )
-    dtype = recipe_dtype(
-        shared.model, widths, shared.activation, shared.antisymmetric, shared.dtype
-    )
-    shared = dataclasses.replace(shared, dtype=dtype)
     strategy = strategy or STRATEGIES.get(jax.default_backend(), "measure")
     over = devices.mesh() if over is None else over
     free = MARGIN * available() if memory_limit is None else memory_limit
