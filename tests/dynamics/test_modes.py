@@ -16,6 +16,10 @@ N = 24
 TS = np.array([0.0, 1.0, 6.0, 40.0])
 FLOWS = (nm.GradientFlow(), nm.HeavyBall(0.4), nm.Nesterov(3.0), nm.nesterov(0.1, 3.0))
 name = lambda method: type(method).__name__
+slow = lambda *flows: [
+    pytest.param(flow, marks=pytest.mark.slow) if any(flow is x for x in flows) else flow
+    for flow in FLOWS
+]
 
 
 def kernel():
@@ -44,7 +48,7 @@ def few():
     return nm.modes(H, START, products=6, tol=10.0)
 
 
-@pytest.mark.parametrize("flow", FLOWS, ids=name)
+@pytest.mark.parametrize("flow", slow(FLOWS[0], FLOWS[2]), ids=name)
 def test_an_exhausted_space_gives_what_the_eigenvectors_give(whole, flow):
     found = nm.predict(whole, None, flow, TS, test_kernel=ROWS, test0=np.ones((3, 2)))
     exact = nm.predict(H, START, flow, TS, test_kernel=ROWS, test0=np.ones((3, 2)))
@@ -54,7 +58,7 @@ def test_an_exhausted_space_gives_what_the_eigenvectors_give(whole, flow):
     assert len(whole.values) < N  # of 4 repeated eigenvalues two are along Delta(0), of 7 zeros two
 
 
-@pytest.mark.parametrize("flow", FLOWS, ids=name)
+@pytest.mark.parametrize("flow", slow(FLOWS[1], FLOWS[2]), ids=name)
 def test_the_estimated_error_is_the_error_in_size(few, flow):
     found = nm.predict(few, None, flow, TS)
     exact = nm.predict(H, START, flow, TS)
@@ -65,6 +69,7 @@ def test_the_estimated_error_is_the_error_in_size(few, flow):
     assert np.all(found.error[seen] < 1e3 * error[seen])
 
 
+@pytest.mark.slow
 def test_products_are_taken_until_the_error_is_small():
     start = START[:, 0]
     early = nm.predict(operator(), start, FLOWS[1], TS[:2])

@@ -35,7 +35,7 @@ def test_the_operator_is_the_matrix(options, block_size):
     np.testing.assert_allclose(np.tensordot(H, solution, axes=v.ndim), v, atol=1e-9)
 
 
-@pytest.mark.parametrize("block_size", [None, 2])
+@pytest.mark.parametrize("block_size", [2, pytest.param(None, marks=pytest.mark.slow)])
 def test_a_test_kernel_is_an_operator_too(block_size):
     net, rng = init_two_layer(16, 3, key=KEY), np.random.default_rng(3)
     x, other, v = rng.standard_normal((3, 3)), rng.standard_normal((5, 3)), rng.standard_normal(5)

@@ -97,6 +97,7 @@ def test_bad_input_is_refused(call, message):
         call()
 
 
+@pytest.mark.slow
 def test_products_find_the_part_of_the_spectrum_that_the_labels_take_part_in():
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((30, 3)), rng.standard_normal(30)
