@@ -92,7 +92,7 @@ found = nm.infinite_ntk_operator(X, tile=8)
 one = nm.infinite_ntk_operator(X, tile=8, devices=jax.devices()[:1])
 flow, ts = nm.Nesterov(3.0), [0.0, 5.0]
 near = nm.predict(found, v, flow, ts)
-text = jax.jit(found.mv).lower(v).compile().as_text()
+text = jax.jit(lambda v: found.mv(v)).lower(v).compile().as_text()
 print(json.dumps({
     "devices": found.fn.over.size,
     "product": float(np.abs(found.mv(v) - H @ v).max()),
