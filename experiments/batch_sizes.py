@@ -117,4 +117,8 @@ def plot(ds):
         title=r"critical step $\eta_c\lambda_{\max}$ (dashed: $2(1+\beta)$)",
     )
     right.legend()
+    for axes in (left, right):
+        axes.set_xticks(ds.batch.values, [str(batch) for batch in ds.batch.values])
+        axes.minorticks_off()
+        plotting.log_ticks(axes.yaxis)
     return figure

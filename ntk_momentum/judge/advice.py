@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -33,6 +33,7 @@ from ..method import (
     restarted_nesterov,
 )
 from ..numerics import Numerics
+from ..stochastic.sampling import Sampling
 from ..theory import bounds
 from .batches import HOLD, BatchedKernel
 
@@ -120,7 +121,7 @@ class Advice:
         return min(self.methods.values(), key=lambda r: (r.steps, r.rate))
 
     def __str__(self) -> str:
-        head = (
+        head: tuple[str, ...] = (
             "method",
             "eta",
             "eta limit",
@@ -188,9 +189,7 @@ def advise(
     objective: str = "steps",
     max_steps: int = 10**6,
     batch_size: int | None = None,
-    sampling: Literal["without_replacement", "with_replacement", "reshuffled"] = (
-        "without_replacement"
-    ),
+    sampling: Sampling = "without_replacement",
 ) -> Advice:
     """What a kernel's spectrum recommends: the best parameters of every method, and the steps they
     take.

@@ -22,7 +22,7 @@ from ..stochastic import critical_batch, critical_step
 from ..stochastic.limit import closure_limit
 from ..stochastic.linear import changes, late_step, one_step
 from ..stochastic.moments import covariance_step, no_covariance
-from ..stochastic.sampling import check_batch, noise_strength
+from ..stochastic.sampling import Sampling, check_batch, noise_strength
 
 SCALES = (0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
 """Steps tried, as shares of the closure's limit. Chosen, not measured: without momentum and for
@@ -47,11 +47,11 @@ class BatchedKernel:
     size: int
     n: int
     outputs: int
-    sampling: str
+    sampling: Sampling
     kernel: Any
 
     @staticmethod
-    def of(kernel: Any, batch_size: Any, sampling: str) -> BatchedKernel:
+    def of(kernel: Any, batch_size: Any, sampling: Sampling) -> BatchedKernel:
         """Checked. Raises InputError where the size does not fit."""
         if concrete(kernel) is None:
             raise InputError(
@@ -105,12 +105,11 @@ class BatchedKernel:
     def limits(self, optimizer: Any) -> tuple[float, int | None]:
         """(critical step, critical batch); the batch is None beyond `EXACT_UP_TO` and where
         batches are reshuffled, and the step then the closure's."""
-        sampling = "without_replacement" if self.sampling == "reshuffled" else self.sampling
-        drawn = {"batch_size": self.size, "sampling": sampling}
-        found = critical_step(optimizer, self.kernel, **drawn)
+        afresh: Sampling = "without_replacement" if self.sampling == "reshuffled" else self.sampling
+        found = critical_step(optimizer, self.kernel, batch_size=self.size, sampling=afresh)
         if self.n * self.outputs > EXACT_UP_TO:
             return found.eta, None
-        return found.eta, critical_batch(optimizer, self.kernel, sampling=sampling)
+        return found.eta, critical_batch(optimizer, self.kernel, sampling=afresh)
 
 
 def _scaled(optimizer: Any, factor: float) -> Any:

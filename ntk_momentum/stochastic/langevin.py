@@ -14,7 +14,7 @@ projection, so C^(1/2) dW = sqrt(tau n) Delta (dW - mean of dW).
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -26,7 +26,7 @@ from jaxtyping import Array, Float, Key
 from ..dynamics.prediction import check_times, predict
 from ..errors import InputError, check_positive, no_type_check
 from ..method import AbstractFlow, State, check_linear
-from .sampling import check_batch, noise_strength
+from .sampling import Sampling, check_batch, noise_strength
 
 
 class Diffusion(eqx.Module):
@@ -65,7 +65,7 @@ def simulate_stochastic(
     batch_size: int,
     runs: int,
     key: Key[Array, ""],
-    sampling: Literal["without_replacement", "with_replacement"] = "without_replacement",
+    sampling: Sampling = "without_replacement",
     dt: float | None = None,
     solver: diffrax.AbstractItoSolver | None = None,
 ) -> Diffusion:
@@ -141,10 +141,10 @@ def _paths(
 ) -> Diffusion:  # fmt: skip
     shape = jax.ShapeDtypeStruct(start.shape, start.dtype)
 
-    def drift(t: Array, y: State, _: None) -> State:
+    def drift(t: Any, y: State, _: Any) -> State:
         return flow.vector_field(t, y, H @ y.w)
 
-    def scatter(t: Array, y: State, _: None) -> lineax.AbstractLinearOperator:
+    def scatter(t: Any, y: State, _: Any) -> lineax.AbstractLinearOperator:
         def push(dW: Array) -> State:
             force = -size * H @ (y.w * (dW - jnp.mean(dW)))
             return State(force, None) if y.v is None else State(jnp.zeros_like(force), force)
@@ -154,7 +154,7 @@ def _paths(
     def one(key: Any) -> Array:
         # any two of the solver's steps are further apart than the tree's smallest interval
         path = diffrax.VirtualBrownianTree(0.0, ts[-1], dt / 4, shape, key)
-        terms = diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(scatter, path))
+        terms: Any = diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(scatter, path))
         return diffrax.diffeqsolve(
             terms, solver, 0.0, ts[-1], dt, flow.init(start),
             saveat=diffrax.SaveAt(ts=ts), max_steps=None, adjoint=diffrax.ForwardMode(),

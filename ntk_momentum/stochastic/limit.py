@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import optimize
@@ -27,7 +27,7 @@ from ..errors import InputError, check_interval, check_positive, concrete, no_ty
 from ..kernel import spectrum
 from ..method import AbstractOptimizer
 from .linear import StepMatrix, check_method, late_step
-from .sampling import check_batch, noise_strength
+from .sampling import Sampling, check_batch, noise_strength
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ def critical_step(
     kernel: Any,
     *,
     batch_size: int,
-    sampling: Literal["without_replacement", "with_replacement"] = "without_replacement",
+    sampling: Sampling = "without_replacement",
 ) -> CriticalStep:
     """The largest step size at which training on mini-batches is stable under a constant kernel.
 
@@ -86,7 +86,7 @@ def critical_step(
         (0.25, 2.0)
     """
     limits, B = _prepare(optimizer, kernel, batch_size, sampling)
-    eta = float(optimizer.eta)
+    eta = float(getattr(optimizer, "eta", math.nan))  # which has been checked
     tau = noise_strength(B, limits.n, sampling)
     return CriticalStep(eta * limits.exact(tau), eta * limits.estimate(tau), eta * limits.edge)
 
@@ -97,7 +97,7 @@ def critical_batch(
     kernel: Any,
     *,
     share: float = 0.9,
-    sampling: Literal["without_replacement", "with_replacement"] = "without_replacement",
+    sampling: Sampling = "without_replacement",
 ) -> int:
     """The smallest batch whose critical step is at least a share of the full batch's.
 

@@ -110,7 +110,7 @@ def probe(optimizer: AbstractOptimizer, dtype: Any) -> tuple[list[Array], Callab
 
     def step(counts: list[Array]) -> tuple[list[Array], tuple[Array, Array]]:
         memory, rest = iter(unit[1:s]), iter(counts)
-        state = tree.unflatten([next(memory if moves else rest) for moves in moving])
+        state = jax.tree.unflatten(tree, [next(memory if moves else rest) for moves in moving])
         change, state = optimizer.update(unit[s], state, unit[0])
         after = jax.tree.leaves(state)
         rows = jnp.stack([unit[0] + change, *pick(after, True)]).astype(dtype)

@@ -19,7 +19,7 @@ from ..method import AbstractOptimizer
 from .linear import check_method, linear_steps
 from .moments import SecondMoments, closure_moments, exact_moments
 from .paths import Paths, sample_paths
-from .sampling import check_batch, noise_strength
+from .sampling import Sampling, check_batch, noise_strength
 
 PAIRS_UP_TO = 1000
 """Samples (times outputs of a full kernel) up to which `method="auto"` keeps all pairs of modes:
@@ -92,9 +92,7 @@ def predict_stochastic(
     steps: Any,
     *,
     batch_size: int,
-    sampling: Literal["without_replacement", "with_replacement", "reshuffled"] = (
-        "without_replacement"
-    ),
+    sampling: Sampling = "without_replacement",
     method: Literal["auto", "exact", "closure", "sampled"] = "auto",
     test_kernel: ArrayLike | None = None,
     test0: ArrayLike | None = None,
@@ -160,9 +158,10 @@ def predict_stochastic(
     n, size = shape[0], len(vectors)
     outputs, columns = size // n, math.prod(shape[1:]) // (size // n)
     B = check_batch(batch_size, n, sampling)
-    if method == "auto":
-        small = "exact" if size <= PAIRS_UP_TO else "closure"
-        method = "sampled" if sampling == "reshuffled" and n > B else small
+    if method == "auto" and sampling == "reshuffled" and n > B:
+        method = "sampled"
+    elif method == "auto":
+        method = "exact" if size <= PAIRS_UP_TO else "closure"
     if sampling == "reshuffled" and n > B and method != "sampled":
         raise InputError(
             'the moments of reshuffled batches do not close; take method="sampled", or '

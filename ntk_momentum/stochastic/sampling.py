@@ -20,7 +20,7 @@ j] - 1)/(n - 1), and sum to the full gradient: E[xi_k | past] is not 0, and mome
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,8 @@ from jaxtyping import Array, Float, Key
 
 from ..dynamics.solver import SAMPLINGS
 from ..errors import InputError, unknown_name
+
+Sampling = Literal["without_replacement", "with_replacement", "reshuffled"]
 
 
 def check_batch(batch_size: Any, n: int, sampling: str) -> int:
