@@ -79,17 +79,18 @@ def test_the_claims_read_are_the_claims_registered():
     assert list(words.claims()) == list(registered)
 
 
-def test_the_flows_read_are_the_flows_that_can_be_made():
-    from ntk_momentum.results.named import flows_by_name
+@pytest.mark.parametrize("kind", ["flow", "optimizer"])
+def test_the_methods_read_are_the_methods_that_can_be_made(kind):
+    from ntk_momentum.results.named import KINDS, WORDS
 
-    made = flows_by_name()
-    assert list(words.flows()) == list(made)
-    for name, flow in words.flows().items():
+    made, read = KINDS[kind](), WORDS[kind]()
+    assert list(read) == list(made)
+    for name, method in read.items():
         live = inspect.signature(made[name]).parameters
-        assert {k: p.default for k, p in flow.parameters.items()} == {
+        assert {k: p.default for k, p in method.parameters.items()} == {
             k: p.default for k, p in live.items()
         }, name
-        assert flow.doc == inspect.getdoc(made[name]), name
+        assert method.doc == inspect.getdoc(made[name]), name
 
 
 def test_the_read_outs_solvers_and_activations_read_are_there():

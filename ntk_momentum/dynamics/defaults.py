@@ -43,8 +43,9 @@ def as_integrator(
     flow = method.between if isinstance(method, RestartedNesterov) else method
     fits: AbstractIntegrator
     if not isinstance(method, AbstractFlow):
-        several = batches is not None and isinstance(problem, WeightProblem)
-        fits = Descent(batches.on(problem, w)) if several else Descent()
+        if batches is not None and isinstance(problem, WeightProblem):
+            batches = batches.on(problem, w)
+        fits = Descent(batches)
     elif solver is None:
         return _default_integrator(problem, flow, w)
     else:
