@@ -14,10 +14,11 @@ from .start import start
 
 @command
 class Diagnose:
-    """Train a model briefly and say how far it runs from its own kernel's prediction: is it lazy?
+    """Train a model briefly beside its own kernel's prediction: is it lazy?
 
-    What decides is the larger of two numbers, the gap of the predictions relative to their motion
-    and the kernel's relative drift: lazy below 0.1, rich above 0.5.
+    Four questions with a number each: is the step stable, for the kernel at the start and as it
+    moves; does the kernel move; does the function follow the prediction; do features change. Moved
+    is from 0.1 on, far from 0.5.
 
     Example: ntk-momentum diagnose --data mine.npz --model mymodel.py:make --optimizer adam --eta
     1e-3
@@ -44,12 +45,12 @@ class Diagnose:
     """What trains it, full batch. Momentum recommended for a constant kernel lies near its
     stability limit, which few networks bear."""
     eta: float | None = None
-    """Step size (default: 1/lambda_max of the kernel for gradient_descent, recommended for
-    momentum, 1e-3 for adam)."""
+    """Step size (default: 1/lambda_max of the kernel for gradient_descent and nesterov, the best
+    for a constant kernel for heavy_ball, 1e-3 for adam)."""
     beta: float | None = None
-    """Momentum of heavy_ball (default: recommended, with --eta too)."""
+    """Momentum of heavy_ball (default: the best for a constant kernel)."""
     d: float | None = None
-    """Constant of nesterov (default: recommended)."""
+    """Constant of nesterov (default: 3)."""
     loss: str = "squared"
     """What is trained on: squared, logistic (targets +1 and -1), softmax (rows of class
     probabilities), huber or huber:DELTA."""
@@ -95,8 +96,8 @@ def print_diagnosis(asked: Diagnose) -> int:
         if asked.model
         else perceptron(data, asked.width, asked.depth, key)
     )
-    # the advice is diagnose's own, so that the kernel is decomposed once
-    chosen = lambda advice: build(asked, advice)
+    # the ends of the spectrum are diagnose's own, so that the kernel is decomposed once
+    chosen = lambda low, top: build(asked, low, top)
     print(diagnose(model, data, chosen, asked.steps, loss=loss))
     return 0
 
@@ -119,21 +120,17 @@ def perceptron(data: Any, width: int, depth: int, key: Any) -> Any:
     return eqx.nn.MLP(data.input_size, size, width, depth, key=key, dtype=dtype)
 
 
-def build(asked: Diagnose, advice: Any) -> Any:
-    """The optimizer that the options name; what they leave open comes from the
-    advice."""
-    from ..method import gradient_descent, heavy_ball, nesterov
+def build(asked: Diagnose, low: float, top: float) -> Any:
+    """The optimizer that the options name; what they leave open comes from the ends of the kernel's
+    spectrum at the start."""
+    from ..method import best_parameters, gradient_descent, heavy_ball, nesterov
 
     if asked.optimizer == "adam":
         return require("optax", "adam").adam(1e-3 if asked.eta is None else asked.eta)
     if asked.optimizer == "gradient_descent":
-        return gradient_descent(1 / advice.lambda_max if asked.eta is None else asked.eta)
-    open_ = (
-        asked.eta is None
-        or {"heavy_ball": asked.beta, "nesterov": asked.d}.get(asked.optimizer, 0.0) is None
-    )
-    best: Any = advice[asked.optimizer] if open_ else None
-    eta = best.eta if asked.eta is None else asked.eta
-    if asked.optimizer == "heavy_ball":
-        return heavy_ball(eta, best.beta if asked.beta is None else asked.beta)
-    return nesterov(eta, best.d if asked.d is None else asked.d)
+        return gradient_descent(1 / top if asked.eta is None else asked.eta)
+    if asked.optimizer == "nesterov":
+        return nesterov(1 / top if asked.eta is None else asked.eta, asked.d or 3.0)
+    best: Any = best_parameters("heavy_ball", low, 1.1 * top).optimizer
+    eta = float(best.eta) if asked.eta is None else asked.eta
+    return heavy_ball(eta, float(best.beta) if asked.beta is None else asked.beta)

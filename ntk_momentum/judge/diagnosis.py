@@ -26,14 +26,30 @@ from ..dynamics.trajectory import Trajectory
 from ..errors import InputError, no_type_check
 from ..kernel.tangent import jvp
 from ..loss import Loss, output_gradient, squared
-from ..method import gradient_descent
+from ..method import (
+    AbstractOptimizer,
+    HeavyBallMethod,
+    best_parameters,
+    gradient_descent,
+    stability_limit,
+)
+from ..method.nesterov import AbstractNesterovMethod
+from ..method.restart import RestartedNesterovMethod
 from ..network.model import AbstractModel, trainable_spec
 from ..numerics import Numerics
-from .advice import Advice, Recommendation, advise
 
 LAZY, RICH = 0.1, 0.5
-"""Where a run is called lazy, and from where on rich: conventions. Below a tenth, predictions by
-the kernel are good to a digit; above a half, most of the motion is not the kernel's."""
+"""From where on something has moved, and from where on far: conventions. Below a tenth, predictions
+by the kernel are good to a digit; above a half, most of the motion is not the kernel's."""
+DIVERGED = 10.0
+"""A run has diverged when its loss is no number, or ends at so many times its start. One that only
+bounces on the way has not: above the limit of stability a network's loss rises until its kernel has
+fallen below it."""
+EXACT = 64
+"""Outputs up to which the features' distance is taken exactly; for more, from so many random signs,
+whose error is below sqrt(2/64) = 18 % of its square, hence 9 %."""
+TRIALS = 6
+"""Smaller steps tried after one that diverged, each a quarter of the one before."""
 
 
 class Linearized(AbstractModel):
@@ -87,14 +103,28 @@ def linearize(
 
 
 @dataclasses.dataclass(frozen=True)
+class Finding:
+    """One question of a diagnosis: the answer in a word, the number behind it, and what the number
+    is and which thresholds it is held against."""
+
+    question: str
+    answer: str
+    value: float
+    meaning: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Diagnosis:
-    """How far a run is from its own kernel's prediction.
+    """How far a run is from its own kernel's prediction, by four questions with a number each.
 
     ts: saved step counts; loss, predicted_loss: of the model and of its linearisation; gap: |f -
     f_lin| over the predictions' largest motion max_k |f_lin(k) - f(0)|, at each saved step.
     kernel_drift, feature_drift, weight_drift: relative Frobenius distances of H, of the tangent
-    features J and of the trained weights between the first and the last step. advice: for H(0), of
-    the local quadratic model of the loss.
+    features J and of the trained weights between the first and the last step; turn: the sine of the
+    angle between the two kernels, 0 where H has only grown or shrunk. top: lambda_max of H, times
+    the loss's curvature, at the first and the last step, and limit: the largest that the optimizer
+    bears (None where none is known). low: the smallest eigenvalue at the start above round-off.
+    remedy: after a run that diverged, the largest of a few smaller steps that did not (None: none).
     """
 
     ts: np.ndarray
@@ -102,45 +132,148 @@ class Diagnosis:
     predicted_loss: np.ndarray
     gap: np.ndarray
     kernel_drift: float
+    turn: float
     feature_drift: float
     weight_drift: float
-    advice: Advice
+    top: tuple[float, float]
+    limit: float | None
+    low: float
     reason: str
+    remedy: float | None = None
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the loss is no number, or ends at ten times its start."""
+        last = float(self.loss[-1])
+        return not math.isfinite(last) or last > DIVERGED * float(self.loss[0])
+
+    @property
+    def stability(self) -> Finding:
+        """Whether the optimizer bears the kernel's largest eigenvalue, at the start and as the
+        kernel moves."""
+        share = [math.nan if self.limit is None else top / self.limit for top in self.top]
+        start, end = share
+        meaning = (
+            "no limit is known for this optimizer"
+            if self.limit is None
+            else f"lambda_max over what the step bears: {start:.3g} at the start, "
+            + (f"{end:.3g} at the end" if math.isfinite(end) else "no number at the end")
+            + "; a constant kernel is unstable from 1 on"
+        )
+        answer = (
+            "diverged"
+            if self.diverged
+            else "loss is up"  # at the last step, above its start
+            if self.loss[-1] > self.loss[0]
+            else "unknown"
+            if self.limit is None
+            else ("stable" if end < 1 else "became unstable")
+            if start < 1
+            else ("unstable at first" if end < 1 else "unstable")
+        )
+        return Finding("is the step stable?", answer, max(share), meaning)
+
+    @property
+    def kernel(self) -> Finding:
+        """How far the kernel moves."""
+        return Finding(
+            "does the kernel move?",
+            _grade(self.kernel_drift, "stays", "moves", "moves far"),
+            self.kernel_drift,
+            f"|H - H_0| / |H_0| at the last step; stays below {LAZY}, far from {RICH} on",
+        )
+
+    @property
+    def function(self) -> Finding:
+        """How far the function leaves the prediction."""
+        worst = float(np.max(self.gap))
+        at = self.ts[int(np.argmax(self.gap))]
+        if not np.isfinite(self.predicted_loss).all() or (
+            self.predicted_loss[-1] > DIVERGED * self.predicted_loss[0]
+        ):
+            meaning = "the prediction itself diverges: its kernel stays above the limit"
+            return Finding("does f follow the prediction?", "no prediction", math.nan, meaning)
+        return Finding(
+            "does f follow the prediction?",
+            _grade(worst, "follows", "in outline", "leaves it"),
+            worst,
+            f"largest |f - f_lin| over the predicted motion, at step {at:.0f}; follows below "
+            f"{LAZY}, leaves from {RICH} on",
+        )
+
+    @property
+    def features(self) -> Finding:
+        """Whether the kernel turns, which a change of its size alone does not make it do."""
+        return Finding(
+            "do features change?",
+            _grade(self.turn, "stay", "turn", "turn far"),
+            self.turn,
+            f"sine of the angle between H and H_0 (J itself moved by {self.feature_drift:.3g} "
+            f"relative, the weights by {self.weight_drift:.3g}); stay below {LAZY}, far from "
+            f"{RICH} on",
+        )
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """All four."""
+        return self.stability, self.kernel, self.function, self.features
 
     @property
     def verdict(self) -> str:
-        """By the larger of the largest gap and the kernel's drift: lazy below 0.1, between, rich
-        above 0.5; or diverged, when the loss rises above ten times its start or out of the finite
-        numbers.
+        """In a word: diverged; else rich where the kernel or its features move by more than a half;
+        lazy where they, and the function against its prediction if there is one, stay within a
+        tenth; and between.
 
-        The drift counts too, since on the training points every run that fits the targets ends with
-        no gap.
+        The kernel counts too, since on the training points every run that fits the targets ends
+        with no gap; and a gap alone makes no run rich, since momentum near its limit of stability
+        makes a large one of a small change of the kernel.
         """
-        worst = max(float(np.max(self.gap)), self.kernel_drift)
-        if (
-            not math.isfinite(float(np.sum(self.gap)) + worst)
-            or np.max(self.loss) > 10 * self.loss[0]
-        ):
+        moved = max(self.kernel_drift, self.turn)
+        if self.diverged or not math.isfinite(moved):
             return "diverged"
-        return "lazy" if worst < LAZY else "between" if worst < RICH else "rich"
+        if moved >= RICH:
+            return "rich"
+        gap = self.function.value
+        return "lazy" if moved < LAZY and (math.isnan(gap) or gap < LAZY) else "between"
 
     @property
-    def momentum(self) -> Recommendation:
-        """What the spectrum recommends for the heavy ball."""
-        return self.advice["heavy_ball"]
+    def momentum(self) -> HeavyBallMethod:
+        """The heavy ball that is best in the long run for a constant kernel with the spectrum of
+        the start, its largest eigenvalue taken a tenth larger."""
+        method: Any = best_parameters("heavy_ball", self.low, 1.1 * self.top[0]).optimizer
+        return method
+
+    def _advice(self) -> str:
+        if self.diverged and self.remedy is not None:
+            return (
+                f"take a smaller step: with eta = {self.remedy:.4g} the same number of steps ends "
+                "below the start (tried)"
+            )
+        if self.diverged:
+            return (
+                "the loss left the finite numbers, or ended at ten times its start; scale inputs "
+                "and targets to order one (nm.normalize), or take a much smaller step"
+            )
+        if self.verdict != "lazy":
+            return (
+                "parameters tuned to H(0) hold for as long as the kernel stays; try larger widths, "
+                "smaller targets, or `ntk-momentum advise --check`"
+            )
+        method = self.momentum
+        return (
+            f"for a constant kernel of this spectrum the best heavy ball is eta = {method.eta:.4g},"
+            f" beta = {method.beta:.4g}; `ntk-momentum advise` compares all methods"
+        )
 
     def __str__(self) -> str:
         meaning = {
-            "lazy": "the run follows its own kernel; the theory of constant kernels applies",
+            "lazy": "the run keeps its kernel; the theory of constant kernels applies",
             "between": "the kernel's prediction holds in outline only",
             "rich": (
                 "the run leaves its kernel: features are learnt, and no constant kernel "
                 "describes it"
             ),
-            "diverged": "the loss rose tenfold, or the run or its prediction left the finite "
-            "numbers; take a smaller step, "
-            f"such as gradient descent with eta = {1 / self.advice.lambda_max:.4g}, "
-            "half of what a kernel that stays allows",
+            "diverged": "this step is too large for this model",
         }
         at = np.unique(np.linspace(0, len(self.ts) - 1, min(6, len(self.ts))).astype(int))
         table = [
@@ -150,24 +283,25 @@ class Diagnosis:
             )
             for i in at
         ]
+        asked = [
+            f"{one.question:30} {one.answer:18} {one.value:10.3g}  {one.meaning}"
+            for one in self.findings
+        ]
         return "\n".join(
             [
                 f"{self.verdict}: {meaning[self.verdict]}.",
+                *asked,
                 f"{'step':>8}  {'loss':>12}  {'predicted':>12}  {'gap of f':>10}",
                 *table,
-                (
-                    f"largest gap of f {np.max(self.gap):.3g} of the predicted motion, at "
-                    f"step {self.ts[np.argmax(self.gap)]:.0f}"
-                ),
-                f"moved by the last step, relative: kernel {self.kernel_drift:.3g}, "
-                f"features {self.feature_drift:.3g}, "
-                f"weights {self.weight_drift:.3g}",
-                "momentum for this spectrum: heavy ball with eta = "
-                f"{self.momentum.eta:.4g}, beta = {self.momentum.beta:.4g}, "
-                f"friction b = {self.momentum.friction:.4g}",
-                str(self.advice),
+                self._advice(),
             ]
         )
+
+
+def _grade(value: float, small: str, middle: str, large: str) -> str:
+    if not math.isfinite(value):
+        return "no number"
+    return small if value < LAZY else middle if value < RICH else large
 
 
 @no_type_check
@@ -181,7 +315,6 @@ def diagnose(
     loss: Loss = squared,
     trainable: PyTree = None,
     where: Callable | None = None,
-    target: float = 1e-3,
     progress: Callable[[int, int], None] | None = None,
     config: Numerics = Numerics(),
 ) -> Diagnosis:
@@ -189,27 +322,28 @@ def diagnose(
 
         gap(k) = |f(k) - f_lin(k)| / max_j |f_lin(j) - f(0)|,   drift = |H - H_0| / |H_0|
 
-    The verdict is by the larger of the two (Chizat, Oyallon and Bach 2019 for lazy training; it is
-    the constancy of H that Theorems 1-3 rest on). The full kernel, (nk, nk) for n samples and k
-    outputs, is formed twice: take a few hundred samples. Steps are exact: there is nothing to
+    Four questions with a number each (Chizat, Oyallon and Bach 2019 for lazy training; it is the
+    constancy of H that Theorems 1-3 rest on): does the optimizer bear lambda_max, now and as the
+    kernel moves; does the kernel move; does f follow the prediction; does H turn. After a run that
+    diverged, smaller steps are tried until one does not. The full kernel, (nk, nk) for n samples
+    and k outputs, is formed twice: take a few hundred samples. Steps are exact: there is nothing to
     refine.
 
     Args:
         model: Any Equinox model of one input.
         data: A `nm.Dataset`, or a pair (X, y).
-        optimizer: Ours or optax's, or a function of the `nm.advise` for H(0) that returns one;
-            gradient descent with eta = 1/lambda_max if None.
+        optimizer: Ours or optax's, or a function of (lambda_min, lambda_max) of H(0), times the
+            loss's curvature, that returns one; gradient descent with eta = 1/lambda_max if None.
         steps: Full-batch steps.
         saves: About how many of them are kept.
         loss: A function of predictions and targets.
         trainable: What is trained, as in `nm.empirical_ntk`.
         where: As in `nm.empirical_ntk`.
-        target: Of the advice, the share of the initial loss.
         progress: As in `train`, over the run and then over its linearisation.
         config: Precision and tolerance.
 
     Returns:
-        Losses, gaps, drifts and the advice for H(0); printed as a table.
+        Losses, gaps, drifts and the findings; printed as a table.
 
     Raises:
         InputError: If steps or saves is no positive whole number, or another argument does not fit.
@@ -225,11 +359,13 @@ def diagnose(
             f"steps and saves must be positive whole numbers, got {steps} and {saves}."
         )
     problem, w = weight_problem(model, data, loss, trainable, where)
-    f0, kernel, advice = _start(problem, w, target, config)
+    with jax.default_matmul_precision(config.precision):
+        f0, kernel = _outset(problem, w)
+        low, top = _ends(_local(kernel, f0, problem)[0])
     if optimizer is None:
-        optimizer = gradient_descent(1 / advice.lambda_max)
+        optimizer = gradient_descent(1 / top)
     elif callable(optimizer) and not hasattr(optimizer, "update"):
-        optimizer = optimizer(advice)
+        optimizer = optimizer(low, top)
     every = max(1, steps // saves)
     steps = every * (steps // every)
     linear = linearize(model, trainable=trainable, where=where)
@@ -239,6 +375,7 @@ def diagnose(
         "readouts": ["f", "loss"],
         "config": config,
     }
+    chosen: dict[str, Any] = {"trainable": trainable, "where": where}
 
     def trained(model: Any, before: int, **part: Any) -> Trajectory:
         half = None
@@ -246,35 +383,64 @@ def diagnose(
             half = lambda done, total: progress(done + before * total, 2 * total)
         return train(model, data, optimizer, steps, progress=half, **part, **options)
 
-    run = trained(model, 0, trainable=trainable, where=where)
+    run = trained(model, 0, **chosen)
     predicted = trained(linear, 1)
 
     rows = lambda f: np.asarray(f).reshape(len(f), -1)
-    motion = np.max(np.linalg.norm(rows(predicted.f) - rows(f0[None]), axis=1))
-    gap = np.linalg.norm(rows(run.f) - rows(predicted.f), axis=1) / motion
+    with np.errstate(all="ignore"):  # of a run or a prediction that leaves the finite numbers
+        motion = np.max(np.linalg.norm(rows(predicted.f) - rows(f0[None]), axis=1))
+        gap = np.linalg.norm(rows(run.f) - rows(predicted.f), axis=1) / motion
     end = eqx.filter(run.model, problem.trained)
     with jax.default_matmul_precision(config.precision):
-        drifts = eqx.filter_jit(_drifts)(problem, w, end, kernel)
-    losses = np.asarray(run.loss), np.asarray(predicted.loss)
-    kernel_moved, features_moved, weights_moved = (float(drift) for drift in drifts)
-    return Diagnosis(
+        f1, later = _outset(problem, end)
+        moved = eqx.filter_jit(_drifts)(problem, w, end, kernel, later)
+        drift, turn, features, weights = (float(one) for one in moved)
+        whole = bool(jnp.all(jnp.isfinite(later))) and bool(jnp.all(jnp.isfinite(f1)))
+        last = _ends(_local(later, f1, problem)[0])[1] if whole else math.nan
+    found = Diagnosis(
         np.asarray(run.ts),
-        *losses,
+        np.asarray(run.loss),
+        np.asarray(predicted.loss),
         gap,
-        kernel_moved,
-        features_moved,
-        weights_moved,
-        advice,
+        drift,
+        turn,
+        features,
+        weights,
+        (top, last),
+        _bearable(optimizer),
+        low,
         run.reason,
     )
+    if not found.diverged or not isinstance(optimizer, AbstractOptimizer):
+        return found
+    for k in range(1, TRIALS + 1):
+        eta = getattr(optimizer, "eta", math.nan) / 4**k
+        smaller = eqx.tree_at(lambda method: method.eta, optimizer, eta)
+        tried = train(model, data, smaller, steps, **chosen, **options).loss
+        if np.all(np.isfinite(tried)) and tried[-1] < tried[0]:
+            return dataclasses.replace(found, remedy=float(eta))
+    return found
 
 
-def _start(
-    problem: WeightProblem, w: PyTree, target: float, config: Numerics
-) -> tuple[Array, Array, Advice]:
-    with jax.default_matmul_precision(config.precision):
-        f0, kernel = _outset(problem, w)
-        return f0, kernel, advise(*_local(kernel, f0, problem), target=target)
+def _ends(kernel: Array) -> tuple[float, float]:
+    """(smallest eigenvalue above round-off, largest)."""
+    values = np.linalg.eigvalsh(np.asarray(kernel))
+    seen = values > values.size * np.finfo(values.dtype).eps * values[-1]
+    if not seen.any():
+        raise InputError("the kernel is zero to round-off; nothing can be learnt with it.")
+    return float(values[seen][0]), float(values[-1])
+
+
+def _bearable(optimizer: Any) -> float | None:
+    """The largest eigenvalue that an optimizer bears; None where no limit is known."""
+    if isinstance(optimizer, AbstractNesterovMethod | RestartedNesterovMethod):
+        return 4 / (3 * float(optimizer.eta))  # as its momentum tends to 1
+    if not isinstance(optimizer, AbstractOptimizer):
+        return None
+    try:
+        return stability_limit(optimizer)
+    except InputError:  # it changes from step to step
+        return None
 
 
 @eqx.filter_jit
@@ -304,10 +470,11 @@ def _local(kernel: Array, f0: Array, problem: WeightProblem) -> tuple[Array, Arr
 
 
 def _drifts(
-    problem: WeightProblem, start: PyTree, end: PyTree, kernel: Array
-) -> tuple[Array, Array, Array]:
-    """(|H - H_0|/|H_0|, |J - J_0|/|J_0|, |w - w_0|/|w_0|); the features J row by row, by one
-    backward pass each."""
+    problem: WeightProblem, start: PyTree, end: PyTree, kernel: Array, later: Array
+) -> tuple[Array, Array, Array, Array]:
+    """(|H - H_0|/|H_0|, the sine of the angle between H and H_0, |J - J_0|/|J_0|, |w - w_0|/|w_0|).
+    The features' distance is a sum over unit vectors e of |(J - J_0)^T e|^2, or the mean over
+    random signs."""
     moved = jax.tree.map(jnp.subtract, end, start)
     f0, before = jax.vjp(problem.f, start)
     _, after = jax.vjp(problem.f, end)
@@ -316,6 +483,13 @@ def _drifts(
         one, other = before(unit)[0], after(unit)[0]
         return norm(jax.tree.map(jnp.subtract, other, one)) ** 2
 
-    units = jnp.eye(f0.size, dtype=f0.dtype).reshape(f0.size, *f0.shape)
-    features = jnp.sqrt(jnp.sum(jax.lax.map(row, units)) / jnp.trace(kernel))
-    return norm(problem.kernel(end) - kernel) / norm(kernel), features, norm(moved) / norm(start)
+    if f0.size <= EXACT:
+        probes, share = jnp.eye(f0.size, dtype=f0.dtype), 1.0
+    else:
+        probes, share = jax.random.rademacher(jax.random.key(0), (EXACT, f0.size), f0.dtype), EXACT
+    squares = jax.lax.map(row, probes.reshape(-1, *f0.shape))
+    features = jnp.sqrt(jnp.sum(squares) / share / jnp.trace(kernel))
+    sizes = norm(kernel), norm(later)
+    cosine = jnp.sum(kernel / sizes[0] * (later / sizes[1]))
+    turn = jnp.sqrt(jnp.maximum(1 - cosine**2, 0.0))
+    return norm(later - kernel) / sizes[0], turn, features, norm(moved) / norm(start)

@@ -1,6 +1,8 @@
 """Is it lazy: the linearised model is the constant kernel, wide networks are lazy and scaled-down
 ones are not."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ import ntk_momentum as nm
 from ntk_momentum import cli
 from ntk_momentum.cli.diagnose import perceptron
 from ntk_momentum.dynamics.preparation import weight_problem
-from ntk_momentum.judge.diagnosis import _drifts, _local, diagnose, linearize
+from ntk_momentum.judge.diagnosis import Diagnosis, _drifts, _local, diagnose, linearize
 from ntk_momentum.loss import logistic
 from ntk_momentum.network.loading import load_model
 
@@ -41,8 +43,79 @@ def test_a_wide_network_is_lazy_and_a_small_scale_does_not():
         verdicts.append(found.verdict)
         assert found.ts[-1] == 24 and len(found.gap) == 25 and found.gap[0] < 1e-12
     assert verdicts[0] == "lazy" and verdicts[1] in ("between", "rich")
-    assert "heavy ball with eta" in str(found) and found.momentum.beta > 0
-    assert found.feature_drift > 0.5 and found.weight_drift > 0.5
+    assert found.momentum.beta > 0 and "tuned to H(0)" in str(found)
+    assert found.feature_drift > 0.5 and found.weight_drift > 0.5 and found.turn > 0.1
+    assert found.stability.value < 1 and 0 < found.low < found.top[0]
+
+
+PLAIN = Diagnosis(
+    ts=np.array([0.0, 1.0, 2.0]),
+    loss=np.array([1.0, 0.5, 0.25]),
+    predicted_loss=np.array([1.0, 0.5, 0.25]),
+    gap=np.array([0.0, 0.01, 0.02]),
+    kernel_drift=0.05,
+    turn=0.02,
+    feature_drift=0.1,
+    weight_drift=0.01,
+    top=(1.0, 1.0),
+    limit=2.0,
+    low=0.1,
+    reason="",
+)
+BOUNCE = np.array([1.0, 40.0, 0.25])
+
+
+@pytest.mark.parametrize(
+    ("changed", "verdict", "answers"),
+    [
+        ({}, "lazy", ("stable", "stays", "follows", "stay")),
+        # a loss that bounces and ends below its start has not diverged
+        (
+            {"loss": BOUNCE, "top": (3.0, 1.5)},
+            "lazy",
+            ("unstable at first", "stays", "follows", "stay"),
+        ),
+        # a gap alone makes no run rich
+        ({"gap": np.array([0.0, 0.9, 0.1])}, "between", ("stable", "stays", "leaves it", "stay")),
+        # only the prediction explodes, above 2/lambda_max
+        (
+            {"predicted_loss": np.array([1.0, 1e9, 1e18]), "top": (3.0, 2.9)},
+            "lazy",
+            ("unstable", "stays", "no prediction", "stay"),
+        ),
+        # the kernel grows and does not turn
+        (
+            {"kernel_drift": 0.8, "top": (1.0, 1.8)},
+            "rich",
+            ("stable", "moves far", "follows", "stay"),
+        ),
+        ({"turn": 0.3}, "between", ("stable", "stays", "follows", "turn")),
+        (
+            {"loss": np.array([1.0, 4.0, 16.0]), "top": (1.0, 5.0)},
+            "diverged",
+            ("diverged", "stays", "follows", "stay"),
+        ),
+        ({"limit": None}, "lazy", ("unknown", "stays", "follows", "stay")),
+    ],
+)
+def test_stability_kernel_function_and_features_are_told_apart(changed, verdict, answers):
+    found = dataclasses.replace(PLAIN, **changed)
+    assert found.verdict == verdict
+    assert tuple(one.answer for one in found.findings) == answers
+    assert "nan at" not in str(found) and len(str(found).splitlines()) == 10
+
+
+def test_a_step_that_diverged_is_never_recommended():
+    model = eqx.nn.MLP(10, "scalar", 32, 2, key=jax.random.key(1))
+    far = nm.Dataset(DATA.X, 1e4 * DATA.y)
+    for optimizer in (nm.heavy_ball(1.0, 0.5),):
+        found = diagnose(model, far, optimizer, steps=20, saves=2)
+        assert found.verdict == "diverged"
+        told = str(found).splitlines()[-1]
+        if found.remedy is None:
+            assert "much smaller step" in told
+        else:
+            assert found.remedy < 1.0 and f"eta = {found.remedy:.4g}" in told
 
 
 @pytest.mark.slow
@@ -57,10 +130,10 @@ def test_any_optax_optimizer_and_several_outputs():
     assert calls == [(done, 6) for done in range(1, 7)]  # the run, then its linearisation
     assert 0 < found.weight_drift < 0.01
     asked = []
-    chosen = lambda advice: asked.append(advice) or optax.adam(1e-4)
-    by_advice = diagnose(model, data, chosen, steps=4, saves=2)
-    assert asked == [by_advice.advice]
-    np.testing.assert_array_equal(by_advice.loss, found.loss)
+    chosen = lambda low, top: asked.append((low, top)) or optax.adam(1e-4)
+    by_spectrum = diagnose(model, data, chosen, steps=4, saves=2)
+    assert asked == [(found.low, found.top[0])]
+    np.testing.assert_array_equal(by_spectrum.loss, found.loss)
 
 
 @pytest.mark.slow
@@ -69,7 +142,12 @@ def test_drifts_are_frobenius_distances():
     problem, w = weight_problem(model, DATA, logistic, None, None)
     end = jax.tree.map(lambda leaf: 1.1 * leaf, w)
     kernel = problem.kernel(w)
-    drifts = _drifts(problem, w, end, kernel)
+    later = problem.kernel(end)
+    norms, turn, features, weights = _drifts(problem, w, end, kernel, later)
+    drifts = norms, features, weights
+    H0, H1 = np.asarray(kernel), np.asarray(later)
+    cosine = np.sum(H0 * H1) / np.linalg.norm(H0) / np.linalg.norm(H1)
+    np.testing.assert_allclose(turn, np.sqrt(1 - cosine**2), rtol=1e-6)
     flat = lambda w: np.concatenate(
         [np.asarray(leaf).reshape(6, -1) for leaf in jax.tree.leaves(jax.jacrev(problem.f)(w))],
         axis=1,
@@ -119,4 +197,5 @@ def test_the_command_says_how_lazy(capsys):
         cli.main(["diagnose", "--data", "sphere", "--n", "6", "--width", "32", "--steps", "10"])
         == 0
     )
-    assert "largest gap of f" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "does the kernel move?" in said and "ntk-momentum advise" in said
