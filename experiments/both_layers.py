@@ -19,9 +19,10 @@ from ntk_momentum.study import plotting
 
 ORDER = 115
 CAPTION = """Training loss of the heavy ball, b = 2 sqrt(lambda_0) of each kernel, with the hidden
-layer, the output layer or both trained: median and range over seeds, darker for wider networks;
-black: closed form of the limit kernel. Last: largest distance of f from the prediction of the
-network's own kernel against the width (none with the output layer alone: the model is linear)."""
+layer, the output layer or both trained: median and range over seeds, darker for wider networks; in
+the colour of the text: closed form of the limit kernel. Last: largest distance of f from the
+prediction of the network's own kernel against the width (none with the output layer alone: the
+model is linear)."""
 BENT = ("hidden", "all")  # with the output layer alone the model is linear, and its kernel exact
 PARTS = {"hidden": "hidden layer", "output": "output layer", "all": "both layers"}
 

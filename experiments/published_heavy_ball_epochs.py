@@ -19,7 +19,7 @@ from ntk_momentum.experiments import _published as published
 import ntk_momentum as nm
 from ntk_momentum.study import plotting
 
-ORDER = 100
+ORDER = 91
 CAPTION = """Mean squared error under the heavy ball, median and range over seeds: solid the run,
 dashed the prediction from its own initial kernel, without a fit. Right: decades per 1000 steps;
 dotted: the companion-matrix rate of the smallest eigenvalue."""

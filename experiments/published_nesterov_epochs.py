@@ -18,7 +18,7 @@ from ntk_momentum.experiments import _published as published
 import ntk_momentum as nm
 from ntk_momentum.study import plotting
 
-ORDER = 102
+ORDER = 90
 CAPTION = """Mean squared error under Nesterov and gradient descent, median and range over seeds:
 solid the run, dashed the prediction from its own initial kernel, without a fit. Right: the slope of
 log MSE in log k; dotted: -d, the flow's law. The vertical line marks k = 1/x of the smallest

@@ -22,9 +22,9 @@ from ntk_momentum.theory import bounds
 
 ORDER = 10
 CAPTION = """Training loss of the three flows on digits, median and range over seeds, darker for
-wider networks. Black: the closed form for the limit kernel, from the same starts. Dashed: what the
-theorems guarantee. Dotted: the sharp laws of a constant kernel. Nesterov on logarithmic axes, where
-t^(-d) is a straight line."""
+wider networks. In the colour of the text: the closed form for the limit kernel, from the same
+starts. Dashed: what the theorems guarantee. Dotted: the sharp laws of a constant kernel. Nesterov
+on logarithmic axes, where t^(-d) is a straight line."""
 
 READOUTS = (
     "f",

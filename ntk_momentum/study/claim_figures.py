@@ -34,6 +34,7 @@ GREEK = {
     "kappa": "κ",
     "lambda": "λ",
 }
+GREEK |= {"Lambda": "Λ", "Theta": "Θ"}
 GREEK |= {"mu": "μ", "rho": "ρ", "sigma": "σ", "phi": "φ", "omega": "ω", "Delta": "Δ", "Sigma": "Σ"}
 _SIGNS = {
     "lambda0": "λ₀",

@@ -18,7 +18,9 @@ from .claim_figures import GREEK
 from .outcome import Outcome
 
 FORMS = ("printed", "corrected", "sharp")
-_SUBSCRIPT = r"min|max|\d+|[A-Za-z]\d*(?![A-Za-z])"
+LEAD = "what_momentum_buys"
+"""The experiment that answers the question of the whole; the report opens with it."""
+_SUBSCRIPT = r"min|max|\d+|lazy|ref|high|low|[+-](?=[\s),.;:^‖|/]|$)|[A-Za-z]{1,2}\d*(?![A-Za-z])"
 _SIGNS = {
     "lambda0": "lambda_0",
     "sum_": "Σ_",
@@ -28,6 +30,9 @@ _SIGNS = {
     "||": "‖",
     "sqrt(": "√(",
     "H infinity": "H_inf",
+    "H_infinity": "H_inf",
+    "L^": "L\u0302",  # the pseudo-loss, never a power of the loss
+    "R^,": "R\u0302,",
 }
 _INNER = r"\{[^{}]*\}|\((?:[^()]|\([^()]*\))*\)"
 
@@ -95,6 +100,8 @@ def write_report(
         forms=FORMS,
         verdict=verdict,
         gist=gist,
+        lead=next((o for o in shown if o.experiment.name == LEAD and "svg" in o.figures), None),
+        met_expectation=met_expectation,
     )
     path = out / name
     files.write_text(path, "report", page)
@@ -130,6 +137,16 @@ def gist(form: dict[str, Any]) -> str:
     if numbers and not tried:
         return f"{words(numbers[0][0])} {number(numbers[0][1])}"
     return f"{sum(tried)} of {len(tried)} conditions" if tried else ""
+
+
+def met_expectation(quantity: str, value: Any) -> bool | None:
+    """Whether an interval, as in "-0.50 ± 0.02", holds what its quantity says is expected; None
+    where nothing is, or there is no interval."""
+    wanted = re.search(r"expected ([+-]?\d+(?:\.\d+)?)", quantity)
+    found = re.fullmatch(r"([+-]?[\d.]+) ± ([\d.]+)", str(value))
+    if wanted is None or found is None:
+        return None
+    return abs(float(found[1]) - float(wanted[1])) <= float(found[2])
 
 
 def tally(claims: Sequence[dict[str, Any]]) -> list[tuple[str, int, int, int]]:
@@ -174,12 +191,23 @@ def typeset(text: str) -> str:
     text = html.escape(text)
     for sign, shown in _SIGNS.items():
         text = text.replace(sign, shown)
+    text = re.sub(r"(?<![A-Za-z])sqrt (?=[\w|])", "√", text)
+    text = re.sub(r"(?<![A-Za-z])sqrt\b", "√", text)
     text = re.sub(
-        rf"(?<![A-Za-z])({'|'.join(GREEK)})(?![a-z])", lambda match: GREEK[match[1]], text
+        r"(?<![A-Za-z])int(_0|(?= ))",
+        lambda match: "∫" + match[1].replace("_0", "<sub>0</sub>"),
+        text,
     )
-    text = re.sub(r"\b(\w)_inf(ty)?\b", r"\1<sup>∞</sup>", text)
+    text = re.sub(r"(?<![A-Za-z])(sup|inf|max|min)_(\w)\b", r"\1<sub>\2</sub>", text)
     text = re.sub(
-        rf"(?<![A-Za-z]{{2}})([\w‖])_({_INNER}|{_SUBSCRIPT})",
+        rf"(?<![A-Za-z])(d?)({'|'.join(GREEK)})(?![a-z])",
+        lambda match: match[1] + GREEK[match[2]],
+        text,
+    )
+    text = re.sub(r"(?<![A-Za-z])(\w|L\u0302)_inf(ty)?\b", r"\1<sub>∞</sub>", text)
+    text = text.replace("H<sub>∞</sub>", "H<sup>∞</sup>")
+    text = re.sub(
+        rf"(?<![A-Za-z]{{2}})([\w‖)])_({_INNER}|{_SUBSCRIPT})",
         lambda match: f"{match[1]}<sub>{_bare(match[2])}</sub>",
         text,
     )

@@ -1,6 +1,8 @@
 """The report stands alone: nothing is fetched, no id clashes, every figure is in it, and a browser
 draws it without complaint."""
 
+import ast
+import html
 import re
 import shutil
 import subprocess
@@ -244,3 +246,45 @@ def test_a_browser_draws_the_report_without_complaint(out, tmp_path, width):
     assert "<title>figures 2 rows 1 wide false</title>" in done.stdout, re.findall(
         r"<title>.*?</title>", done.stdout
     )
+
+
+LEFT = re.compile(r"\^|_|\bsqrt|[Ll]ambda|\bDelta|\binfty?\b|\|\||<=|>=|->|\\\\")
+NAMES = {"discrete_vs_flow", "both_layers"}  # of experiments
+
+
+def test_no_markup_is_left_in_what_the_report_says():
+    """Every statement, note, instance and name of a measurement, and what experiments say of
+    themselves, as a reader sees them."""
+    said = []
+    for path in sorted((Path(ledger.__file__).parent / "claims").glob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        parts = {
+            id(part) for f in ast.walk(tree) if isinstance(f, ast.JoinedStr) for part in f.values
+        }
+        alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            whole = isinstance(node, ast.Constant) and id(node) not in parts | alone
+            if whole and isinstance(node.value, str) and " " in node.value:
+                said.append(report.words(node.value))
+    for experiment in registry.experiments().values():
+        said += [experiment.title, experiment.claim]
+    left = {}
+    for text in said:
+        shown = html.unescape(re.sub(r"<[^>]+>", "", report.typeset(text)))
+        words = [w for w in shown.split() if LEFT.search(w) and w.strip("`.,;:()") not in NAMES]
+        if words:
+            left[" ".join(words)] = text[:80]
+    assert left == {}
+
+
+def test_the_pseudo_loss_is_a_letter_with_a_hat_and_no_power():
+    assert report.typeset("L^(0) <= L^_inf(0)") == "L\u0302(0) ≤ L\u0302<sub>∞</sub>(0)"
+    assert report.typeset("sqrt lambda_0, sqrt(2 b)") == "√λ<sub>0</sub>, √(2 b)"
+    assert report.typeset("||H_+ - H_-||, dDelta/dt") == "‖H<sub>+</sub> - H<sub>-</sub>‖, dΔ/dt"
+
+
+def test_a_number_that_misses_what_is_expected_says_so():
+    met = report.met_expectation
+    assert met("slope of drift in m (expected -0.5)", "-0.73 ± 0.11") is False
+    assert met("slope (expected -0.5)", "-0.52 ± 0.03") is True
+    assert met("slope (expected -0.5)", "-0.52") is None and met("slope", "1.0 ± 0.1") is None
