@@ -13,6 +13,14 @@ from ntk_momentum.ledger.ledger import PAPER_ORDER
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    path.stem: path.read_text(encoding="utf-8")
+    for path in sorted((ROOT / "docs").glob("*.md"))
+    if not path.is_symlink()
+}
+COMMAND = re.compile(
+    r"^(?:python3 -m ntk_momentum|ntk-momentum) (.*?)(?:\s+#.*)?$", flags=re.MULTILINE
+)
 
 
 def test_the_ten_lines_run_and_the_network_follows_the_theory(capsys):
@@ -20,7 +28,10 @@ def test_the_ten_lines_run_and_the_network_follows_the_theory(capsys):
     names: dict = {}
     exec(compile(block, "README.md", "exec"), names)
     network, theory = names["network"], names["theory"]
-    assert network.ok and capsys.readouterr().out
+    (said,) = re.findall(r"```text\n(.*?)```", TEXT, flags=re.DOTALL)
+    numbers = lambda text: np.array([float(x) for x in re.findall(r"\d+\.\d+", text)])
+    np.testing.assert_allclose(numbers(capsys.readouterr().out), numbers(said), atol=0.02)
+    assert network.ok
     assert np.max(np.abs(network.loss - theory.loss)) < 0.1 * network.loss[0]
     assert network.loss[-1] < 0.05 * network.loss[0]
 
@@ -40,9 +51,7 @@ def test_every_path_and_name_in_the_readme_exists():
 
 @pytest.mark.parametrize(
     "line",
-    re.findall(
-        r"^(?:python3 -m ntk_momentum|ntk-momentum) (.*?)(?:\s+#.*)?$", TEXT, flags=re.MULTILINE
-    ),
+    COMMAND.findall(TEXT),
 )
 def test_commands_in_the_readme_parse(line):
     assert isinstance(cli.parse(line.split()), cli.Main)
@@ -50,7 +59,10 @@ def test_commands_in_the_readme_parse(line):
 
 @pytest.mark.parametrize(
     "line",
-    re.findall(r"`((?:verify|run|sweep|list)(?: [^`]*)?)`", TEXT.partition("## From the paper")[2]),
+    re.findall(
+        r"`((?:verify|run|sweep|list)(?: [^`]*)?)`",
+        PAGES["paper-to-code"].partition("## In short")[2],
+    ),
 )
 def test_commands_of_the_map_parse_and_name_claims_that_exist(line):
     if line != "run":
@@ -59,6 +71,19 @@ def test_commands_of_the_map_parse_and_name_claims_that_exist(line):
 
 
 def test_help_names_the_commands_of_the_readme():
-    assert {
-        line.split()[0] for line in re.findall(r"^ntk-momentum (.*)$", TEXT, flags=re.MULTILINE)
-    } <= set(cli.NAMES)
+    assert {line.split()[0] for line in COMMAND.findall(TEXT) if not line.startswith("-")} <= set(
+        cli.NAMES
+    )
+
+
+def test_the_readme_is_two_screens_and_every_page_is_in_the_navigation():
+    assert TEXT.count("\n") < 110
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert [name for name in PAGES if f"{name}.md" not in navigation] == []
+
+
+def test_the_gains_of_the_readme_are_quotients_of_its_steps():
+    rows = re.findall(r"^\| ([\d.]+) % \| (\d+) \| (\d+) \(([\d.]+)\)", TEXT, flags=re.MULTILINE)
+    assert len(rows) == 3
+    for _, plain, momentum, gain in rows:
+        assert abs(int(plain) / int(momentum) - float(gain)) < 0.06
