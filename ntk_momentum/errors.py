@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable, Iterable
+import operator
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -34,7 +37,7 @@ class InputError(ValueError):
         ...     nm.HeavyBall(-1.0)
         ... except nm.InputError as error:
         ...     print(error)
-        the friction b must be finite and >= 0, got -1.0.
+        the friction b must be finite and >= 0, got -1.0; try 1.0.
     """
 
 
@@ -112,13 +115,65 @@ def concrete(value: Any) -> Any | None:
     return array if array.dtype.kind in "biufc" else None
 
 
+def _traced(value: Any) -> bool:
+    import jax
+
+    return isinstance(value, jax.core.Tracer | jax.ShapeDtypeStruct)
+
+
+def described(value: Any) -> str:
+    """What came, for a message: a short value with its type, an array by shape and dtype."""
+    kind = type(value).__name__
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{kind} of shape {tuple(value.shape)} and dtype {value.dtype}"
+    if callable(value):
+        return f"the {kind} {getattr(value, '__name__', '')}".rstrip()
+    text = repr(value)
+    return f"{text} of type {kind}" if len(text) <= 60 else f"{kind}"
+
+
 def not_an_array(name: str, value: Any) -> InputError:
     """The error for something in the place of an array of real numbers."""
-    hint = "; pass its inputs, data.X" if hasattr(value, "X") and hasattr(value, "y") else ""
+    hint = f"try np.asarray({name}, float)"
+    if hasattr(value, "X") and hasattr(value, "y"):
+        hint = "pass its inputs, data.X"
+    if isinstance(value, list | tuple):
+        hint = f"give rows of numbers of one length, try np.asarray({name}, float)"
     kind = f" of dtype {value.dtype}" if hasattr(value, "dtype") else ""
     return InputError(
-        f"{name} must be an array of real numbers, got {type(value).__name__}{kind}{hint}."
+        f"{name} must be an array of real numbers, got {type(value).__name__}{kind}; {hint}."
     )
+
+
+def check_array(name: str, value: Any) -> Any | None:
+    """The value as a numpy array, None for what is traced; raise for what is no array of real
+    numbers."""
+    array = concrete(value)
+    if array is None:
+        import jax
+
+        if not _traced(value) and not isinstance(value, jax.Array):
+            raise not_an_array(name, value)
+    elif array.dtype.kind == "c":
+        raise InputError(
+            f"{name} must be real, got complex numbers ({array.dtype}); take real and imaginary "
+            "parts as two arrays."
+        )
+    return array
+
+
+def check_real(name: str, value: Any) -> Any | None:
+    """`check_array` of finite numbers."""
+    import numpy as np
+
+    array = check_array(name, value)
+    if array is None:
+        return None
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise InputError(f"{name} must be finite, got NaN or infinity in it; drop or repair those.")
+    return array
 
 
 def brief(error: Exception) -> str:
@@ -126,75 +181,141 @@ def brief(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
-def check_number(name: str, value: Any) -> Any | None:
-    """The value as a numpy array, None for a tracer; raise for what is no number of Python, numpy
-    or jax, nor an array of them."""
+def check_number(name: str, value: Any, example: object = 1.0) -> Any | None:
+    """The value as a numpy array, None for a tracer; raise for what is no real number of Python,
+    numpy or jax, nor an array of them. Booleans are none: they say yes or no."""
     array = concrete(value)
-    if array is None:
-        import jax
-
-        if not isinstance(value, jax.core.Tracer | jax.ShapeDtypeStruct):
-            raise InputError(
-                f"{name} must be a number, got {value!r} of type {type(value).__name__}; "
-                "try a float, such as 1.0."
-            )
+    if array is None and _traced(value):
+        return None
+    if array is None or array.dtype.kind in "bc" or array.size == 0:
+        raise InputError(f"{name} must be a number, got {described(value)}; try {example}.")
     return array
 
 
-def check_positive(name: str, value: Any, *, strict: bool = True, hint: str = "") -> None:
+def check_positive(
+    name: str, value: Any, *, strict: bool = True, hint: str = "", example: object = 1.0
+) -> None:
     """Raise unless every concrete entry of `value` is finite and > 0 (>= 0 when not strict)."""
     import numpy as np
 
-    array = check_number(name, value)
+    array = check_number(name, value, example)
     if array is None:
         return
     good = np.isfinite(array) & ((array > 0) if strict else (array >= 0))
-    if array.dtype.kind == "c" or not np.all(good):
+    if not good.all():
         bound = "> 0" if strict else ">= 0"
-        raise InputError(
-            f"{name} must be finite and {bound}, got {value}.{' ' + hint if hint else ''}"
-        )
+        then = f". {hint}" if hint else f"; try {example}."
+        raise InputError(f"{name} must be finite and {bound}, got {array[~good][0]}{then}")
 
 
 def check_interval(name: str, value: Any, low: float, high: float, hint: str = "") -> None:
     """Raise unless every concrete entry of `value` lies in [low, high)."""
     import numpy as np
 
-    array = check_number(name, value)
-    if array is not None and not np.all((array >= low) & (array < high)):
+    example = f"{(low + high) / 2:g}"
+    array = check_number(name, value, example)
+    if array is None:
+        return
+    good = (array >= low) & (array < high)
+    if not np.all(good):
+        then = f". {hint}" if hint else f"; try {example}."
+        got = array[~good][0]
+        raise InputError(f"{name} must lie in [{low:g}, {high:g}), got {got}{then}")
+
+
+def check_whole(name: str, value: Any, least: int = 1, *, example: object = None) -> int:
+    """A whole number of Python, numpy or jax, at least `least`, as Python's; raise for anything
+    else, booleans and floating numbers too."""
+    import numpy as np
+
+    example = least if example is None else example
+    try:
+        if isinstance(value, bool) or _boolean(value):
+            raise TypeError
+        found = operator.index(value)
+    except TypeError:
+        array = concrete(value)
+        if array is not None and array.ndim == 0 and array.dtype.kind == "f":
+            near = np.round(array)
+            example = int(near) if np.isfinite(near) and near >= least else example
         raise InputError(
-            f"{name} must lie in [{low:g}, {high:g}), got {value}.{' ' + hint if hint else ''}"
+            f"{name} must be a whole number, got {described(value)}; try {example}."
+        ) from None
+    if found < least:
+        kind = {0: "a whole number >= 0", 1: "a positive whole number"}.get(
+            least, f"a whole number of at least {least}"
         )
+        raise InputError(f"{name} must be {kind}, got {found}; try {example}.")
+    return found
+
+
+def _boolean(value: Any) -> bool:
+    return getattr(getattr(value, "dtype", None), "kind", "") == "b"
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """True or False, of Python or numpy; raise for anything else, numbers and words too."""
+    if isinstance(value, bool) or (_boolean(value) and getattr(value, "shape", None) == ()):
+        return bool(value)
+    raise InputError(f"{name} must be True or False, got {described(value)}; try {name}=True.")
+
+
+def check_key(name: str, key: Any) -> None:
+    """Raise for what is no single key of jax, new (`jax.random.key`) or old
+    (`jax.random.PRNGKey`)."""
+    import jax
+    import jax.numpy as jnp
+
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        good = shape == ()
+    else:
+        size = jax.eval_shape(jax.random.PRNGKey, 0).shape
+        good = dtype == jnp.uint32 and shape == size
+    if not good:
+        number = isinstance(key, int) and not isinstance(key, bool)
+        hint = f"try {name}=jax.random.key({key if number else 0})"
+        if shape and dtype is not None:
+            hint = f"take one of them, {name}[0], or {hint}"
+        raise InputError(
+            f"{name} must be one key as from jax.random.key, got {described(key)}; {hint}."
+        )
+
+
+def check_function(name: str, value: Any, example: str) -> None:
+    """Raise for what cannot be called, and for a class in the place of what it makes."""
+    if not callable(value):
+        raise InputError(
+            f"{name} must be a function, got {described(value)}; try {name}={example}."
+        )
+
+
+def check_path(name: str, value: Any) -> Path:
+    """A path from a string or path that is not empty."""
+    if not isinstance(value, str | os.PathLike) or not str(value):
+        raise InputError(
+            f"{name} must be a path, got {described(value)}; try {name}='results', or '.' for this "
+            "folder."
+        )
+    return Path(value)
+
+
+def check_choice(name: str, value: Any, known: Sequence[str]) -> None:
+    """Raise unless a value is one of the known names."""
+    if not isinstance(value, str) or value not in known:
+        raise unknown_name(name, value, known)
 
 
 def check_seed(name: str, seed: int) -> None:
     """Raise unless a seed fits into 63 bits, as jax's keys take it."""
-    if not -(2**63) <= seed < 2**63:
+    seed = check_whole(name, seed, least=-(2**63), example=0)
+    if seed >= 2**63:
         raise InputError(f"{name} must lie between -2^63 and 2^63 - 1, got {seed}; try {name} = 0.")
 
 
-def check_key(key: Any) -> Any:
-    """One random key of jax, also in the old form of two numbers. Raises `InputError`."""
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-
-    shape, dtype = getattr(key, "shape", None), getattr(key, "dtype", None)
-    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    if typed and shape == ():
-        return key
-    if isinstance(key, jax.Array | np.ndarray) and dtype == np.uint32 and shape == (2,):
-        return jax.random.wrap_key_data(jnp.asarray(key))
-    hint = f"jax.random.key({key})" if isinstance(key, int) else "jax.random.key(0)"
-    several = " of several keys; take one, keys[0]" if shape else ""
-    raise InputError(
-        f"key must be a random key of jax, {hint} for example, got {type(key).__name__}{several}."
-    )
-
-
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
-    """The error for a misspelt name, with the nearest known one."""
+def unknown_name(kind: str, name: Any, known: Iterable[str]) -> InputError:
+    """The error for a misspelt name, or for what is no name, with the nearest known one."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(str(name), known, n=1)
     guess = f" Did you mean {near[0]!r}?" if near else ""
     return InputError(f"unknown {kind} {name!r}.{guess} Known: {', '.join(known)}.")

@@ -122,7 +122,7 @@ def check_target(path: Path, kind: str) -> None:
     advice = "it is left as it is; choose another name, or move it away yourself."
     if not stat.S_ISREG(mode):
         what = "a folder" if stat.S_ISDIR(mode) else "a link" if stat.S_ISLNK(mode) else "no file"
-        raise Refused(f"{path} is {what} where a file would be written; {advice}")
+        raise Refused(f"the path must be free for a file, got {path}, which is {what}; {advice}")
     seal = _look(path)
     if kind in STORED and seal is not None and seal.first and seal.kind == kind:
         return
@@ -187,7 +187,8 @@ def check_results(folder: Path) -> None:
     """Raise `InputError` unless there is such a folder to read results from."""
     if not folder.is_dir():
         raise InputError(
-            f"no results folder {folder}; make one with: ntk-momentum reproduce (or sweep) --out "
+            f"the folder must be one of results, got {folder}, where none is; make one with: "
+            "ntk-momentum reproduce (or sweep) --out "
             f"{folder}."
         )
 

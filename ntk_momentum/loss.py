@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .errors import InputError, check_positive, concrete
+from .errors import InputError, check_positive, concrete, described
 
 Loss = Callable[[Float[Array, "n *k"], Float[Array, "n *k"]], Float[Array, ""]]
 
@@ -36,13 +36,36 @@ def squared(f: Float[Array, n * k], y: Float[Array, n * k]) -> Float[Array, ""]:
         The loss, a scalar.
 
     Raises:
-        TypeError: If the shapes do not broadcast.
+        InputError: If the shapes differ, or something is no array of real numbers.
 
     Examples:
         >>> float(nm.squared(jnp.array([1.0, 2.0]), jnp.array([0.0, 0.0])))
         2.5
     """
+    f, y = _pair(f, y)
     return 0.5 * jnp.sum(jnp.square(f - y))
+
+
+def _pair(f: Any, y: Any) -> tuple[Array, Array]:
+    """Predictions and targets as arrays of real numbers of one shape; what broadcasts is no sum
+    over samples."""
+    for name, value in (("f", f), ("y", y)):
+        if not isinstance(value, jax.Array) and concrete(value) is None:
+            raise InputError(
+                f"{name} must be an array of real numbers, got {described(value)}; try jnp.asarray."
+            )
+    f, y = jnp.asarray(f), jnp.asarray(y)
+    if f.shape != y.shape:
+        raise InputError(
+            f"predictions f and targets y must have one shape, got {f.shape} and {y.shape}; try "
+            "y.reshape(f.shape), or np.eye(k)[labels] for classes."
+        )
+    if jnp.iscomplexobj(f) or jnp.iscomplexobj(y):
+        raise InputError(
+            f"f and y must be real, got {f.dtype} and {y.dtype} (complex); take real and imaginary "
+            "parts as two outputs."
+        )
+    return f, y
 
 
 def output_gradient(
@@ -67,12 +90,13 @@ def logistic(f: Float[Array, n * k], y: Float[Array, n * k]) -> Float[Array, ""]
         The loss, a scalar.
 
     Raises:
-        TypeError: If the shapes do not broadcast.
+        InputError: If the shapes differ, or something is no array of real numbers.
 
     Examples:
         >>> round(float(nm.logistic(jnp.array([0.0]), jnp.array([1.0]))), 3)
         0.693
     """
+    f, y = _pair(f, y)
     return jnp.sum(jax.nn.softplus(-y * f))
 
 
@@ -91,23 +115,27 @@ def softmax_cross_entropy(f: Float[Array, "n k"], y: Float[Array, "n k"]) -> Flo
         The loss, a scalar.
 
     Raises:
-        TypeError: If the shapes do not broadcast.
+        InputError: If the shapes differ, or something is no array of real numbers.
 
     Examples:
         >>> round(float(nm.softmax_cross_entropy(jnp.zeros((1, 4)), jnp.eye(4)[:1])), 3)
         1.386
     """
+    f, y = _pair(f, y)
     return -jnp.sum(y * jax.nn.log_softmax(f, axis=-1))
 
 
 def check_loss(loss: Any) -> None:
     """Raise for what is no loss, and for `huber` itself, which has to be called first."""
     if loss is huber:
-        raise InputError("nm.huber makes a loss for a given delta; call it: loss=nm.huber(1.0).")
+        raise InputError(
+            "loss must be a function of predictions and targets, got nm.huber, which makes one for "
+            "a given delta; call it: loss=nm.huber(1.0)."
+        )
     if not callable(loss):
         raise InputError(
-            f"a loss must be a function of predictions and targets, got {loss!r} of type "
-            f"{type(loss).__name__}; try loss=nm.squared."
+            f"loss must be a function of predictions and targets, got {described(loss)}; try "
+            "loss=nm.squared."
         )
 
 
@@ -148,7 +176,6 @@ def as_targets(loss: Loss, y: Array, dtype: Any) -> Array:
     return y if labels else y.astype(dtype)
 
 
-@functools.cache
 def huber(delta: float = 1.0) -> Loss:
     """The Huber loss for one delta: squares near the target, straight lines beyond. Call it to get
     a loss.
@@ -173,8 +200,13 @@ def huber(delta: float = 1.0) -> Loss:
         2.625
     """
     check_positive("delta", delta)
+    return _huber(float(delta))
 
+
+@functools.cache
+def _huber(delta: float) -> Loss:
     def loss(f: Float[Array, n * k], y: Float[Array, n * k]) -> Float[Array, ""]:
+        f, y = _pair(f, y)
         error = jnp.abs(f - y)
         inside = jnp.minimum(error, delta)
         return jnp.sum(inside * (error - inside / 2))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-from .errors import check_positive, unknown_name
+from .errors import InputError, check_choice, check_positive, check_whole, described
 
 Precision = Literal["default", "high", "highest"]
 
@@ -41,7 +41,24 @@ class Numerics:
     precision: Precision = "highest"
 
     def __post_init__(self) -> None:
-        check_positive("tol", self.tol)
-        check_positive("max_steps", self.max_steps)
-        if self.precision not in ("default", "high", "highest"):
-            raise unknown_name("precision", str(self.precision), ("default", "high", "highest"))
+        check_positive("tol", self.tol, example=1e-5)
+        whole = check_whole("max_steps", self.max_steps, example=100_000)
+        object.__setattr__(self, "max_steps", whole)  # Python's, which programs are keyed by
+        check_choice("precision", self.precision, ("default", "high", "highest"))
+
+
+def check_config(config: Any) -> None:
+    """Raise `InputError` for what is no `Numerics`."""
+    if not isinstance(config, Numerics):
+        example = f"nm.Numerics(tol={config!r})" if isinstance(config, float) else "nm.Numerics()"
+        raise InputError(
+            f"config must be a Numerics, got {described(config)}; try config={example}."
+        )
+
+
+def in_dtype(config: Numerics, dtype: Any) -> Numerics:
+    """The same with its tolerance in the precision of a run, checked."""
+    import jax.numpy as jnp
+
+    check_config(config)
+    return Numerics(jnp.asarray(config.tol, dtype), config.max_steps, config.precision)

@@ -7,7 +7,16 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from .errors import require
+from .errors import InputError, described, require
+
+
+def check_progress(progress: Any) -> None:
+    """Raise `InputError` unless `progress` is None or may be called as progress(done, total)."""
+    if progress is not None and (not callable(progress) or isinstance(progress, type)):
+        raise InputError(
+            f"progress must be a function of (done, total), got {described(progress)}; try "
+            "progress=print."
+        )
 
 
 class Bar:

@@ -90,6 +90,8 @@ def claim_ids(names: Iterable[str]) -> list[str]:
     Raises `InputError` on a name that is none."""
     ids = []
     for name in names:
+        if not isinstance(name, str):
+            raise unknown_name("claim", name, claims())
         plain = name.lower().strip("() ").replace("theorem", "thm").replace(" ", "-")
         id = next((id for id in (plain, f"eq-{plain}") if id in claims()), None)
         if id is None:

@@ -44,7 +44,7 @@ BAD = {
     "complex": (np.eye(2) * 1j, [1.0, 1.0], "complex"),
     "objects": (np.array([["a", "b"]], dtype=object), [1.0], "object"),
     "vector": (np.ones(3), np.ones(3), "shape"),
-    "no rows": (np.ones((0, 3)), np.ones(0), "empty"),
+    "no rows": (np.ones((0, 3)), np.ones(0), "at least one input"),
     "mismatch": (np.eye(3), np.ones(2), "3 rows"),
     "duplicate": (
         np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]),
@@ -79,15 +79,15 @@ def test_npz_files_round_trip_and_damaged_ones_are_refused(tmp_path):
     }.items():
         bad = tmp_path / f"{name}.npz"
         bad.write_bytes(content)
-        with pytest.raises(nm.InputError, match="readable"):
+        with pytest.raises(nm.InputError, match="cannot be read"):
             nm.load_npz(bad)
     np.savez(tmp_path / "pickled.npz", X=np.array([{}], dtype=object), y=np.ones(1))
-    with pytest.raises(nm.InputError, match="readable"):
+    with pytest.raises(nm.InputError, match="cannot be read"):
         nm.load_npz(tmp_path / "pickled.npz")
     np.savez(tmp_path / "names.npz", inputs=np.eye(2))
     with pytest.raises(nm.InputError, match="lacks"):
         nm.load_npz(tmp_path / "names.npz")
-    with pytest.raises(nm.InputError, match="no file"):
+    with pytest.raises(nm.InputError, match="where no file is"):
         nm.load_npz(tmp_path / "absent.npz")
 
 
@@ -112,7 +112,7 @@ def test_mnist_files_are_read_and_truncated_ones_refused(tmp_path, suffix):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(nm.InputError, match="not a complete IDX file"):
         nm.load_mnist(tmp_path, 4)
-    with pytest.raises(nm.InputError, match="no MNIST file"):
+    with pytest.raises(nm.InputError, match="must hold train-images"):
         nm.load_mnist(tmp_path / "absent", 4)
 
 
@@ -292,7 +292,7 @@ def test_labels_become_signs_rows_or_numbers(labels, target, y):
         ([0.5, 1.0], "class", "takes integers, got fractions"),
         ([1, 2, 3], "sign", "two classes, got 3"),
         ([1, 2], "signs", "Did you mean 'sign'"),
-        (["a", None], None, "mixes text .* None in row 1"),
+        (["a", None], None, "text mixed .* None in row 1"),
         ([1.0, np.nan], None, "missing"),
         ([[1, 2]], "class", "one label per sample"),
         (np.array(["2020-01-01"], "M8[D]"), None, "datetime64"),
@@ -368,8 +368,11 @@ BAD_TABLES = {
     "no header": ("5.1,3.5,setosa\n4.9,3.0,other\n", "first line .* holds numbers"),
     "row numbers": (",a,y\n0,1,2\n1,2,3\n", "first column .* has no name"),
     "semicolons": ("a;b;y\n1;2;3\n", "separated by something else"),
-    "text and gaps": ("a,b,c,y\nred,1,,1\nblue,2,3,2\n", "'a' holds text.*'c' has 1 missing"),
-    "gap in labels": ("a,b\n1,x\n2,\n", "'b' mixes text"),
+    "text and gaps": (
+        "a,b,c,y\nred,1,,1\nblue,2,3,2\n",
+        "'a' holds text.*'c' must be finite, got 1 missing",
+    ),
+    "gap in labels": ("a,b\n1,x\n2,\n", "'b' .* text mixed"),
     "ragged": ("a,b\n1,2\n1,2,3,4\n", "not a readable table"),
     "empty": ("", "not a readable table"),
     "duplicates": ("a,y\n1,2\n1,3\n", "inputs 0 and 1 are identical"),
@@ -398,15 +401,15 @@ def test_each_door_names_the_right_one(tmp_path):
         lambda: nm.load_npz("x.csv"): "nm.load_table",
         lambda: nm.load_npz(tmp_path): "nm.load_mnist",
         lambda: nm.load_table("x.npz"): "nm.load_npz",
-        lambda: nm.load_table("x.xlsx"): "ends in .csv",
-        lambda: nm.load_table("absent.csv"): "no file absent.csv",
+        lambda: nm.load_table("x.xlsx"): "must end in .csv",
+        lambda: nm.load_table("absent.csv"): "absent.csv, where no file is",
         lambda: nm.load_table(np.eye(2)): r"nm.Dataset\(X, y\)",
         lambda: nm.load_table(FLOWERS, "wdith"): "Did you mean 'width'",
         lambda: nm.load_table(FLOWERS, features="width"): "list of columns",
         lambda: open_data("didgits"): "Did you mean 'digits'",
         lambda: open_data("sphere:class"): "at random",
         lambda: open_data("digits:sign"): "unknown target",
-        lambda: open_data("mnist:absent"): "no MNIST file",
+        lambda: open_data("mnist:absent"): "must hold train-images",
     }.items():
         with pytest.raises(nm.InputError, match=message):
             call()

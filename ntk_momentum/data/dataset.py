@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Real
 
-from ..errors import InputError, not_an_array, unknown_name
+from ..errors import InputError, check_choice, described, not_an_array
 from ..memory import check_fits
 
 NAMED = 20  # rows, groups or columns that a message lists, at most
@@ -52,19 +52,27 @@ class Dataset(eqx.Module):
     name: str = eqx.field(static=True, default="data")
 
     def __init__(self, X: Any, y: Any, on_duplicates: str = "error", *, name: str = "data"):
-        if on_duplicates not in ("error", "drop", "allow"):
-            raise unknown_name("on_duplicates", str(on_duplicates), ("error", "drop", "allow"))
+        check_choice("on_duplicates", on_duplicates, ("error", "drop", "allow"))
+        if not isinstance(name, str):
+            raise InputError(f"name must be text, got {described(name)}; try name='data'.")
         X, y = _real("X", X, 2 if on_duplicates == "allow" else 4), _real("y", y)
         if X.ndim < 2:
             raise InputError(
-                f"X must have shape (n, p) or (n, ...), got {X.shape}; one input per row."
+                f"X must have shape (n, p) or (n, ...), got {X.shape}; give one input per row."
             )
         if y.ndim not in (1, 2):
-            raise InputError(f"y must have shape (n,) or (n, k), got {y.shape}.")
+            raise InputError(
+                f"y must have shape (n,) or (n, k), got {y.shape}; try y.reshape(len(X), -1)."
+            )
         if X.size == 0:
-            raise InputError(f"X is empty (shape {X.shape}); at least one input is needed.")
+            raise InputError(
+                f"X must hold at least one input, got shape {X.shape}; give one input per row."
+            )
         if y.shape[0] != X.shape[0]:
-            raise InputError(f"X has {X.shape[0]} rows but y has {y.shape[0]}; they must agree.")
+            raise InputError(
+                f"X and y must have one row for each sample, got {X.shape[0]} rows of X and "
+                f"{y.shape[0]} of y; drop the rows that lack the other."
+            )
         if on_duplicates != "allow" and not isinstance(X, jax.core.Tracer):
             keep = _distinct(np.asarray(X), y, on_duplicates == "drop")
             if keep.size < X.shape[0]:
@@ -103,7 +111,7 @@ def _finite(name: str, value: Any, copies: int = 3) -> np.ndarray:
     try:
         array = np.asarray(value)
     except ValueError as error:  # rows of unequal length
-        raise InputError(f"{name} must be an array of real numbers: {error}.") from error
+        raise not_an_array(name, value) from error
     check_fits(
         copies * array.size,
         f"{copies} copies of {name}, of shape {array.shape},",
@@ -114,12 +122,24 @@ def _finite(name: str, value: Any, copies: int = 3) -> np.ndarray:
     if array.dtype.kind not in "biuf" and array.dtype != jnp.bfloat16:
         remedy = f"convert it, e.g. np.asarray({name}, float)"
         if name == "y" and array.dtype.kind in "OUT":
-            remedy = "text becomes +-1 or one-hot by nm.encode_labels(y)"
+            remedy = "text becomes +-1 or one-hot by nm.encode_labels(y), so use that"
+        if array.dtype.kind == "O":
+            raise (
+                not_an_array(name, value)
+                if array.ndim == 0
+                else InputError(
+                    f"{name} must hold real numbers, got objects such as "
+                    f"{described(array.flat[0])}; "
+                    f"{remedy}."
+                )
+            )
         raise InputError(f"{name} must hold real numbers, got dtype {array.dtype}; {remedy}.")
     if not np.all(np.isfinite(array)):
         bad = np.unique(np.argwhere(~np.isfinite(array))[:, 0])[:5].tolist() if array.ndim else []
         raise InputError(
-            f"{name} holds NaN or infinite values (first rows: {bad}); drop or repair those rows."
+            f"{name} must be finite, got NaN or infinite values (first rows: {bad}); drop or "
+            "repair "
+            "those rows."
         )
     return array
 
@@ -254,8 +274,10 @@ def normalize(X: Any) -> np.ndarray:
     if isinstance(X, jax.core.Tracer | Dataset):
         raise not_an_array("X", X)
     X = _finite("X", X).astype(np.float64)
-    if X.ndim < 2:
-        raise InputError(f"X must have shape (n, p) or (n, ...), got {X.shape}; one input per row.")
+    if X.ndim < 2 or X.size == 0:
+        raise InputError(
+            f"X must have shape (n, p) or (n, ...), got {X.shape}; give one input per row."
+        )
     along = (-1,) + (1,) * (X.ndim - 1)
     norms = _norms(X)
     zero = ~X.reshape(X.shape[0], -1).any(axis=1)

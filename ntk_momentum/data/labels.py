@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, unknown_name
+from ..errors import InputError, check_choice, described
 
 TARGETS = ("value", "sign", "parity", "digit", "class", "index")
 
@@ -40,6 +40,18 @@ def encode_labels(
         [-1.0, 1.0, -1.0]
     """
     labels = plain("labels", labels)
+    if classes is not None:
+        if isinstance(classes, str) or not isinstance(classes, Sequence | np.ndarray):
+            raise InputError(
+                f"classes must be a list of all classes, got {described(classes)}; try "
+                "classes=np.unique(labels)."
+            )
+        lacking = np.setdiff1d(labels, np.asarray(classes))
+        if lacking.size:
+            raise InputError(
+                f"classes must hold every label, got {list(classes)[:5]} without {lacking[0]}; try "
+                "classes=np.unique(labels)."
+            )
     if labels.ndim != 1:
         if target is None and labels.dtype.kind in "biuf":
             return labels
@@ -48,8 +60,7 @@ def encode_labels(
     if target is None:
         many = len(np.unique(labels) if classes is None else classes) > 2
         target = "value" if not text else "class" if many else "sign"
-    if target not in TARGETS:
-        raise unknown_name("target", str(target), TARGETS)
+    check_choice("target", target, TARGETS)
     whole = labels.dtype.kind in "biu" or (not text and np.all(labels == np.round(labels)))
     if not whole and not (text and target in ("sign", "class", "index")):
         fits = 'only "sign", "class" and "index" are for text' if text else 'try target="value"'
@@ -82,17 +93,23 @@ def plain(name: str, column: Any) -> np.ndarray:
         values = np.asarray(column)
         if values.dtype.kind in "OT":
             words = [isinstance(value, str) for value in values.ravel()]
+            if values.ndim == 0:
+                raise TypeError(f"got {described(column)}")
             if any(words) and not all(words):
                 row = words.index(not words[0])
                 raise InputError(
-                    f"{name} mixes text with other or missing values, e.g. "
-                    f"{values.ravel()[row]!r} in row {row}; drop or repair such rows."
+                    f"{name} must be numbers or text, got text mixed with other or missing values, "
+                    f"e.g. {values.ravel()[row]!r} in row {row}; drop or repair such rows."
                 )
             values = values.astype(np.str_ if any(words) else np.float64)
     except (TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{name} must hold numbers or text: {error}.") from error
+        raise InputError(
+            f"{name} must hold numbers or text: {error}; convert it, or leave it out."
+        ) from error
+    if values.dtype.kind == "U" and not isinstance(column, np.ndarray):
+        _check_words(name, column)
     if values.dtype.kind not in "biufU":
         raise InputError(
             f"{name} must hold numbers or text, got dtype {values.dtype}; convert or leave it out."
@@ -100,7 +117,20 @@ def plain(name: str, column: Any) -> np.ndarray:
     if values.dtype.kind == "f" and not np.all(np.isfinite(values)):
         rows = np.unique(np.argwhere(~np.isfinite(values))[:, 0])
         raise InputError(
-            f"{name} has {rows.size} missing, NaN or infinite values (first rows: "
-            f"{rows[:5].tolist()}); drop or repair those rows."
+            f"{name} must be finite, got {rows.size} missing, NaN or infinite values (first "
+            f"rows: {rows[:5].tolist()}); drop or repair those rows."
         )
     return values
+
+
+def _check_words(name: str, column: Any) -> None:
+    """numpy makes text of a list's numbers where one of its items is text."""
+    if not isinstance(column, list | tuple) or not any(isinstance(item, str) for item in column):
+        return
+    other = next((item for item in column if not isinstance(item, str)), None)
+    if other is not None and not isinstance(other, list | tuple):
+        raise InputError(
+            f"{name} must be numbers or text, got text mixed with other values, e.g. {other!r} in "
+            "row "
+            f"{column.index(other)}; drop or repair such rows."
+        )

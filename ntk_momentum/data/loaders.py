@@ -14,19 +14,29 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from ..errors import InputError, unknown_name
+from ..errors import (
+    InputError,
+    check_choice,
+    check_flag,
+    check_key,
+    check_path,
+    check_whole,
+)
 from ..memory import check_fits, in_short
 from ..words import TABLES, data_word, kind_of
 from .dataset import Dataset, normalize
-from .labels import encode_labels
+from .labels import TARGETS, encode_labels
 from .tables import load_table
 
 DIGITS = Path(__file__).with_name("digits.npz")
 
 
 def _pick(n: int, available: int, key: Key[Array, ""] | None, what: str) -> np.ndarray:
-    if not 1 <= n <= available:
-        raise InputError(f"n must lie between 1 and {available} for {what}, got {n}.")
+    n = check_whole("n", n, example=min(10, available))
+    if n > available:
+        raise InputError(
+            f"n must lie between 1 and {available} for {what}, got {n}; try n={available}."
+        )
     if key is None:
         return np.arange(n)
     return np.asarray(jax.random.permutation(key, available))[:n]
@@ -58,6 +68,8 @@ def load_digits(
         >>> data.X.shape, sorted(set(data.y.tolist()))
         ((10, 64), [-1.0, 1.0])
     """
+    check_key("key", key)
+    check_flag("unit", unit)
     with np.load(DIGITS) as archive:
         images, digits = archive["images"], archive["labels"]
     rows = _pick(n, images.shape[0], key, "the digits")
@@ -67,9 +79,7 @@ def load_digits(
 
 
 def _digit_targets(digits: np.ndarray, target: str, count: int) -> np.ndarray:
-    known = ("parity", "digit", "class", "index")
-    if target not in known:
-        raise unknown_name("target", str(target), known)
+    check_choice("target", target, ("parity", "digit", "class", "index"))
     return encode_labels(digits, target, classes=range(count))
 
 
@@ -96,10 +106,10 @@ def sphere(n: int, p: int, *, key: Key[Array, ""]) -> Dataset:
         >>> data.X.shape, data.unit
         ((5, 3), True)
     """
-    if n < 1 or p < 1:
-        raise InputError(f"sphere needs n >= 1 and p >= 1, got n = {n}, p = {p}.")
+    n, p = check_whole("n", n, example=10), check_whole("p", p, example=10)
+    check_key("key", key)
     check_fits(
-        5 * int(n) * int(p),
+        5 * n * p,
         f"{in_short(n)} points of {in_short(p)} coordinates",
         "draw fewer",
         host=True,
@@ -138,16 +148,27 @@ def load_npz(
         >>> data.name, data.n
         ('mine', 2)
     """
-    path = Path(path)
+    path = check_path("path", path)
+    check_choice("on_duplicates", on_duplicates, ("error", "drop", "allow"))
+    if target is not None:
+        check_choice("target", target, TARGETS)
     save = "an .npz holding arrays X and y (np.savez(path, X=X, y=y))"
     if kind_of(path) in TABLES:
-        raise InputError(f"{path} is a table; expected {save}; try nm.load_table({str(path)!r}).")
+        raise InputError(
+            f"the path must be that of {save}, got the table {path}; try "
+            f"nm.load_table({str(path)!r})."
+        )
     if path.is_dir():
         raise InputError(
-            f"{path} is a folder; expected {save}; MNIST's files are read by nm.load_mnist."
+            f"the path must be that of {save}, got the folder {path}; of a folder with MNIST's "
+            "files "
+            "try nm.load_mnist."
         )
     if not path.is_file():
-        raise InputError(f"no file {path}; expected {save}.")
+        raise InputError(
+            f"the path must be that of {save}, got {path}, where no file is; make one, or give its "
+            "path."
+        )
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             missing = {"X", "y"} - set(archive.files)
@@ -165,8 +186,9 @@ def load_npz(
         Exception
     ) as error:  # numpy raises zipfile, value, OS, EOF and zlib errors on damaged archives
         raise InputError(
-            f"{path} is not a readable .npz of plain numbers; save it again with "
-            "np.savez(path, X=X, y=y)."
+            f"the path must be that of an .npz of plain numbers, got {path}, which cannot be read "
+            "as "
+            "one; save it again with np.savez(path, X=X, y=y)."
         ) from error
     return Dataset(X, encode_labels(y, target), on_duplicates, name=path.stem)
 
@@ -213,7 +235,8 @@ def _read_idx(folder: Path, stem: str) -> np.ndarray:
     path = next((c for c in candidates if c.is_file()), None)
     if path is None:
         raise InputError(
-            f"no MNIST file {stem} or {stem}.gz in {folder}; put the four IDX files of MNIST there."
+            f"the folder must hold {stem} or {stem}.gz of MNIST, got {folder} without them; put "
+            "its four IDX files there."
         )
     try:
         packed = path.suffix == ".gz"
@@ -283,8 +306,13 @@ def load_mnist(
         >>> data.X.shape, data.y.tolist()
         ((2, 2), [-1.0, 1.0])
     """
-    images = _read_idx(Path(folder), "train-images-idx3-ubyte")
-    digits = _read_idx(Path(folder), "train-labels-idx1-ubyte")
+    folder = check_path("folder", folder)
+    check_whole("n", n, example=10)
+    check_flag("unit", unit)
+    if key is not None:
+        check_key("key", key)
+    images = _read_idx(folder, "train-images-idx3-ubyte")
+    digits = _read_idx(folder, "train-labels-idx1-ubyte")
     if images.ndim < 2 or digits.ndim != 1 or images.shape[0] != digits.shape[0]:
         raise InputError(
             f"{folder} holds images of shape {images.shape} but labels of shape {digits.shape}; "

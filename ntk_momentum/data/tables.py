@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, require, unknown_name
+from ..errors import InputError, check_flag, check_path, described, require, unknown_name
 from ..memory import check_fits
 from ..words import TABLES, kind_of
 from .dataset import NAMED, Dataset, normalize
@@ -52,21 +52,26 @@ def load_table(
         [-1.0, 1.0]
     """
     name = "table"
+    check_flag("unit", unit)
     if isinstance(table, str | Path):
-        name = Path(table).name.partition(".")[0]
-        table = _read_table(Path(table))
+        path = check_path("table", table)
+        name, table = path.name.partition(".")[0], _read_table(path)
     columns = list(_column_names(table))
     if len(set(columns)) < len(columns) or len(columns) < 2:
         raise InputError(
-            f"a table needs two or more columns of different names, got {_named(columns)}; is it "
+            f"a table must have two or more columns of different names, got {_named(columns)}; is "
+            "it "
             "separated by something else than commas? Try "
             'nm.load_table(pandas.read_csv(path, sep=";")).'
         )
     wanted = [columns[-1] if label is None else _column(label, columns)]
     inputs = [c for c in columns if c != wanted[0]]
     if features is not None:
-        if isinstance(features, str) or not len(features):
-            raise InputError(f"features must be a list of columns, got {features!r}.")
+        if isinstance(features, str) or not isinstance(features, Iterable) or not [*features]:
+            raise InputError(
+                f"features must be a list of columns, got {described(features)}; try "
+                f"features={inputs[:NAMED]!r}."
+            )
         inputs = [_column(feature, columns) for feature in features]
     arrays, faults = [], []
     for column in inputs:
@@ -90,11 +95,18 @@ def load_table(
 def _read_table(path: Path) -> Any:
     kind = kind_of(path)
     if kind == ".npz":
-        raise InputError(f"{path} is no table; try nm.load_npz({str(path)!r}).")
+        raise InputError(
+            f"a table must be read, got {path}, which is none; try nm.load_npz({str(path)!r})."
+        )
     if kind not in TABLES:
-        raise InputError(f"a table's file ends in {', '.join(TABLES)}, got {path}.")
+        raise InputError(
+            f"a table's file must end in {', '.join(TABLES)}, got {path}; rename it, or save it as "
+            "one of these."
+        )
     if not path.is_file():
-        raise InputError(f"no file {path}.")
+        raise InputError(
+            f"a table must be a file or a data frame, got {path}, where no file is; give its path."
+        )
     pandas = require("pandas", "reading tables")
     if kind in (".parquet", ".pq"):
         require("pyarrow", "reading Parquet files")
@@ -134,8 +146,8 @@ def _column_names(table: Any) -> Any:
     names = getattr(table, "column_names", getattr(table, "columns", None))
     if names is None or not hasattr(table, "__getitem__"):
         raise InputError(
-            "a table is a path, a data frame or a mapping from names to columns, got "
-            f"{type(table).__name__}; for arrays try nm.Dataset(X, y)."
+            "a table must be a path, a data frame or a mapping from names to columns, got "
+            f"{described(table)}; for arrays try nm.Dataset(X, y)."
         )
     return names
 

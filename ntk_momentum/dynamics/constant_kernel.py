@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..errors import InputError, concrete, not_an_array
+from ..errors import InputError, check_array, check_real, concrete
 
 
 def check_times(
@@ -20,19 +20,20 @@ def check_times(
 ) -> Float[Array, " T"]:
     """The times as an array. Raises InputError unless they are finite (but for the last one, if
     `limit`), non-negative and strictly increasing (and whole, if asked)."""
-    value = concrete(ts)
-    if value is None and not isinstance(ts, jax.Array):
-        raise InputError(f"the times ts must be real numbers, got {ts!r}.")
+    value = check_array("the times ts", ts)
     shape = np.shape(ts)
-    if len(shape) != 1 or shape[0] == 0:
-        raise InputError(f"the times ts must be a non-empty list, got shape {shape}.")
+    flags = value is not None and value.dtype.kind == "b"
+    if len(shape) != 1 or shape[0] == 0 or flags:
+        raise InputError(
+            "the times ts must be a non-empty list of numbers, got "
+            f"{'True or False' if flags else f'shape {shape}'}; try np.linspace(0, 1, 11)."
+        )
     if value is not None:
-        finite = value[:-1] if limit and value[-1] == np.inf else value
-        if value.dtype.kind == "c" or not np.all(np.isfinite(finite)):
-            raise InputError("the times ts must be real and finite.")
+        check_real("the times ts", value[:-1] if limit and value[-1] == np.inf else value)
         if value[0] < 0:
             raise InputError(
-                f"the times ts must be non-negative, got {value[0]:g} first; flows start at t = 0."
+                f"the times ts must be non-negative, got {value[0]:g} first; flows start at t = 0, "
+                "so drop those before."
             )
         steps = np.diff(value.astype(float))
         if not np.all(steps > 0):
@@ -42,7 +43,10 @@ def check_times(
                 f"(at {at}). Try numpy.unique."
             )
         if whole and not np.all(value == np.round(value)):
-            raise InputError("for an optimizer the times ts are step counts, so whole numbers.")
+            raise InputError(
+                "for an optimizer the times ts must be step counts, whole numbers, got "
+                f"{value[value != np.round(value)][0]:g}; try np.arange(11)."
+            )
     return jnp.asarray(ts, jnp.result_type(jnp.asarray(ts), float) if dtype is None else dtype)
 
 
@@ -56,27 +60,25 @@ def shaped(name: str, value: Any, shape: tuple, dtype: Any) -> Array:
     """A finite array of this shape."""
     value = array(name, value).astype(dtype)
     if value.shape != shape:
-        raise InputError(f"{name} must have shape {shape}, got {value.shape}.")
+        raise InputError(
+            f"{name} must have shape {shape}, got {value.shape}; give one number for each point."
+        )
     return value
 
 
 def array(name: str, value: Any) -> Array:
     """A finite real floating array."""
-    seen = concrete(value)
-    if seen is None and not isinstance(value, jax.Array):
-        raise not_an_array(name, value)
-    if seen is not None and seen.dtype.kind == "c":
-        raise InputError(f"{name} must be real, got complex numbers.")
-    if seen is not None and not np.all(np.isfinite(seen)):
-        raise InputError(f"{name} must be finite; it holds NaN or infinity.")
+    check_real(name, value)
     array = jnp.asarray(value)
     return array.astype(jnp.result_type(array, float))
 
 
-def square(kernel: Array, residual0: Array) -> tuple[Array, Array]:
+def square(kernel: Array, residual0: Array, name: str = "kernel") -> tuple[Array, Array]:
     """(symmetric kernel matrix (N, N), Delta(0) as (N, columns))."""
     if residual0.ndim not in (1, 2) or residual0.size == 0:
-        raise InputError(f"residual0 must have shape (n,) or (n, k), got {residual0.shape}.")
+        raise InputError(
+            f"residual0 must have shape (n,) or (n, k), got {residual0.shape}; try f0 - y."
+        )
     n, size = residual0.shape[0], residual0.size
     if kernel.shape == (n, n):
         start = residual0.reshape(n, -1)
@@ -85,14 +87,14 @@ def square(kernel: Array, residual0: Array) -> tuple[Array, Array]:
     else:
         several = f", {residual0.shape * 2} or {(size, size)}" if residual0.ndim == 2 else ""
         raise InputError(
-            f"the kernel must have shape {(n, n)}{several} "
-            f"for residual0 of shape {residual0.shape}, got {kernel.shape}."
+            f"{name} must have shape {(n, n)}{several} for residual0 of shape {residual0.shape}, "
+            f"got {kernel.shape}; pass the kernel and the error of the same inputs."
         )
     kernel, gap, scale = _symmetrise(kernel)
     if not isinstance(gap, jax.core.Tracer) and gap > np.sqrt(np.finfo(kernel.dtype).eps) * scale:
         raise InputError(
-            f"the kernel must be symmetric; |K - K^T| reaches {gap:.2g}, |K| "
-            f"{scale:.2g}. Did you pass test rows?"
+            f"{name} must be symmetric, got |K - K^T| up to {gap:.2g} and |K| up to {scale:.2g}; "
+            "pass that of the training points, and test rows as test_kernel=."
         )
     return kernel, start
 
@@ -106,20 +108,20 @@ def _symmetrise(kernel: Array) -> tuple[Array, Array, Array]:
     return mean, 2 * jnp.max(jnp.abs(kernel - mean)), jnp.max(jnp.abs(kernel))
 
 
-def check_constant_kernel(kernel: Array, residual0: Array) -> None:
+def check_constant_kernel(kernel: Array, residual0: Array, name: str = "kernel") -> None:
     """Raise `InputError` where concrete arrays are no symmetric positive semidefinite kernel and
     error."""
     if concrete(kernel) is not None:
-        matrix, _ = square(array("kernel", kernel), array("residual0", residual0))
-        check_semidefinite(jnp.linalg.eigvalsh(matrix))
+        matrix, _ = square(array(name, kernel), array("residual0", residual0), name)
+        check_semidefinite(jnp.linalg.eigvalsh(matrix), name)
 
 
-def check_semidefinite(eigenvalues: Any) -> None:
+def check_semidefinite(eigenvalues: Any, name: str = "kernel") -> None:
     seen = concrete(eigenvalues)
     if seen is not None and seen[0] < -np.sqrt(np.finfo(seen.dtype).eps) * np.max(np.abs(seen)):
         raise InputError(
-            "the kernel must be positive semi-definite; its eigenvalues run from "
-            f"{seen[0]:.3g} to {seen[-1]:.3g}."
+            f"{name} must be positive semi-definite, got eigenvalues from {seen[0]:.3g} to "
+            f"{seen[-1]:.3g}; try one of nm.empirical_ntk or nm.infinite_ntk."
         )
 
 
@@ -141,8 +143,8 @@ def rows_of(
     if test_kernel is None:
         if test0 is not None:
             raise InputError(
-                "test0 needs test_kernel, the kernel of the test points against the "
-                "training points."
+                f"test0 needs test_kernel, got test0 of shape {np.shape(test0)} alone; give the "
+                "kernel of the test points against the training points."
             )
         return None, None
     outputs = outer[1:]
@@ -168,8 +170,8 @@ def rows_of(
     known = is_operator(test_kernel)
     if not known and (rows.ndim != 2 or rows.shape[1] != size or len(rows) % per_row):
         raise InputError(
-            f"test_kernel of shape {rows.shape} does not match the kernel and "
-            f"residual0 of shape {outer}."
+            f"test_kernel must have a column for each of {size} training points, got shape "
+            f"{rows.shape}; try nm.infinite_ntk(test_X, X)."
         )
     rows = rows if known or vectors is None else rows @ vectors
     shape = (len(rows) // per_row, *outputs)

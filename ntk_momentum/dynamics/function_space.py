@@ -22,16 +22,23 @@ from jaxtyping import Array, Float, PyTree, Shaped
 
 from ..errors import InputError, unknown_name
 from ..kernel import Modes, Spectrum, lanczos
-from ..loss import Loss, as_targets, check_targets, output_gradient, squared
+from ..loss import Loss, as_targets, check_targets, is_known, output_gradient, squared
 from ..method import AbstractFlow, AbstractOptimizer, State
 from ..method.base import Number
-from ..numerics import Numerics
+from ..numerics import Numerics, check_config
 from . import krylov
-from .constant_kernel import array, check_times, is_operator, rows_of, square
+from .constant_kernel import (
+    array,
+    check_constant_kernel,
+    check_times,
+    is_operator,
+    rows_of,
+    square,
+)
 from .objective import AbstractProblem, norm
 from .prediction import predict
 from .preparation import check_shapes
-from .readout import resolve
+from .readout import as_table, resolve
 from .simulation import solve_problem
 from .trajectory import Trajectory
 
@@ -170,6 +177,7 @@ def simulate_function(
         >>> run.f[1].round(3).tolist()
         [0.443, -0.443]
     """
+    check_config(config)
     largest = None
     if isinstance(kernel, Modes):
         raise InputError(
@@ -185,10 +193,16 @@ def simulate_function(
     own = kernel if formed else kernel.in_structure().dtype
     dtype = jnp.result_type(own, f0, targets)
     y = as_targets(loss, jnp.asarray(y), dtype)
+    if f0.shape != y.shape and is_known(loss):
+        raise InputError(
+            f"f0 and y must have one shape, got {f0.shape} and {y.shape}; give one target for each "
+            "prediction."
+        )
     check_shapes(loss, jax.ShapeDtypeStruct(f0.shape, dtype), y)
     check_targets(loss, y)
     if formed:
         matrix, start = square(kernel.astype(dtype), f0.astype(dtype))
+        check_constant_kernel(matrix, start)
         size = len(matrix)
     else:
         matrix, columns, _ = krylov.start_of(kernel, f0.astype(dtype), None)
@@ -204,11 +218,7 @@ def simulate_function(
     if readouts is None:
         chosen = known
     else:
-        table = (
-            dict(readouts)
-            if isinstance(readouts, Mapping)
-            else {n: n for n in ([readouts] if isinstance(readouts, str) else readouts)}
-        )
+        table = as_table(readouts)
         for name in table.values():
             if isinstance(name, str) and name not in known:
                 raise unknown_name("read-out", name, known)
@@ -284,11 +294,13 @@ def predict_law(
         or not 1 <= n <= len(ntk)
     ):
         raise InputError(
-            "ntk and nngp must be (n + q, n + q), training points first, and y (n,) or (n, k); "
-            f"got {ntk.shape}, {nngp.shape} and {y.shape}."
+            "ntk and nngp must be (n + q, n + q), training points first, and y (n,) or (n, k), "
+            f"got {ntk.shape}, {nngp.shape} and {y.shape}; give both kernels over all points."
         )
     # f(t) = A(t) f(0) + (I - A(t)) y on the training points: the columns of B give A(t) B, whose
     # square is the covariance; the column -y gives (mean - y) there, from f(0) = 0.
+    check_constant_kernel(ntk, jnp.zeros(len(ntk)), "ntk")
+    check_constant_kernel(nngp, jnp.zeros(len(nngp)), "nngp")
     values, vectors = jnp.linalg.eigh(nngp)
     factor = vectors * jnp.sqrt(jnp.maximum(values, 0.0))[None, :]
     targets = y.reshape(n, -1)

@@ -31,11 +31,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..errors import InputError, check_positive, concrete, no_type_check
+from ..errors import (
+    InputError,
+    check_array,
+    check_positive,
+    check_whole,
+    concrete,
+    no_type_check,
+)
 from ..kernel import Modes, Spectrum, lanczos
 from ..memory import check_fits
-from ..method import AbstractFlow, AbstractOptimizer, GradientFlow
-from .constant_kernel import array, is_operator, launch_of, shaped, square
+from ..method import AbstractFlow, AbstractOptimizer, GradientFlow, check_method_kind
+from ..progress import check_progress
+from .constant_kernel import array, check_times, is_operator, launch_of, shaped, square
 from .responses import check_launch, error_of, moved, numbers_of, slots_of
 
 ROOM = 64
@@ -112,13 +120,14 @@ def modes(
     if flow is None and velocity0 is not None:
         raise InputError("with velocity0 give the flow too: gradient flow has no velocity.")
     flow = GradientFlow() if flow is None else flow
+    check_method_kind("flow", flow, (AbstractFlow, AbstractOptimizer))
+    check_progress(progress)
     if velocity0 is not None:
         check_launch(flow)
-    if not isinstance(flow, AbstractFlow | AbstractOptimizer):
-        raise InputError(f"flow must be a flow or an optimizer, got {type(flow).__name__}.")
-    for name, value in (("products", products), ("tol", tol), ("ridge", ridge)):
+    products = None if products is None else check_whole("products", products, example=100)
+    for name, value in (("tol", tol), ("ridge", ridge)):
         if value is not None:
-            check_positive(name, value, strict=name != "ridge")
+            check_positive(name, value, strict=name != "ridge", example=1e-3)
     operator, start, shape = start_of(kernel, residual0, velocity0)
     size, dtype = start.shape[1], start.dtype
     seen = concrete(start)
@@ -133,8 +142,9 @@ def modes(
         run = lanczos.extend(lanczos.started(start, count), operator, 0, count)
         return lanczos.ritz(run, count, shape, tol, velocity0 is not None)
     if ts is not None:
-        ts = np.atleast_1d(np.asarray(ts, float))
-        ts = np.sort(ts)
+        check_array("the times ts", ts)
+        check_times(ts if np.size(ts) == 0 else np.unique(np.asarray(ts)), limit=True)
+        ts = np.sort(np.atleast_1d(np.asarray(ts, float)))
     most = min(MOST_PRODUCTS if products is None else int(products), size)
     watch = None if products is not None else (flow, ts, ridge, tol)
     run, count = _grown(operator, start, most, watch, velocity0 is not None, progress)
@@ -142,8 +152,9 @@ def modes(
     lowest, highest = float(found.values[0]), float(jnp.max(jnp.abs(found.values)))
     if lowest < -(np.finfo(dtype).eps ** 0.5) * highest:
         raise InputError(
-            "the kernel must be positive semi-definite; its Ritz values run from "
-            f"{lowest:.3g} to {float(found.values[-1]):.3g}."
+            f"kernel must be positive semi-definite, got Ritz values from {lowest:.3g} to "
+            f"{float(found.values[-1]):.3g}; try one of nm.ntk_operator or "
+            "nm.infinite_ntk_operator."
         )
     return found
 

@@ -78,10 +78,12 @@ class Needs(NamedTuple):
     """What decides the memory of one run: its size, integrator, momentum, whether read-outs need H
     or whole preactivations, their shapes.
 
-    columns: of the weights of a two-layer net in the coordinates that are solved for. own: of any
-    other model, its sizes as `estimate_own` takes them.
+    entries: of Delta, samples times outputs. columns: of the weights of a two-layer net in the
+    coordinates that are solved for. own: of any other model, its sizes as `estimate_own` takes
+    them.
     """
 
+    entries: int
     columns: int
     own: dict[str, Any] | None
     lazy: bool
@@ -118,6 +120,7 @@ def needs_of(make: Callable[[Any], Any], given: Any, times: int) -> Needs:
             own = {"weights": numbers, "activations": written(forward), "kernel": making}
         remembered = run.state.v if run.flow is not None else run.method.init(w)
         found.update(
+            entries=problem.residual_size(w),
             columns=0 if neurons is None else neurons[1],
             own=own,
             lazy=run.integrator.forms_kernel,
@@ -131,20 +134,18 @@ def needs_of(make: Callable[[Any], Any], given: Any, times: int) -> Needs:
     return Needs(**found, readouts=[(times, *leaf.shape) for leaf in shapes])
 
 
-def peak_of(
-    wants: Needs, *, samples: int, entries: int, p: int, m: int, dtype: Any, devices: int = 1
-) -> Peak:
-    """The peak of one run on so many samples, with so many entries of Delta: of a two-layer net of
-    m neurons on p inputs or, where `wants.own` says so, any other model."""
+def peak_of(wants: Needs, *, samples: int, p: int, m: int, dtype: Any, devices: int = 1) -> Peak:
+    """The peak of one run on so many samples: of a two-layer net of m neurons on p inputs or, where
+    `wants.own` says so, any other model."""
     known: dict[str, Any] = {
         "itemsize": jnp.dtype(dtype).itemsize,
         "momentum": wants.momentum,
         "readouts": wants.readouts,
     }
     if wants.own is not None:
-        return estimate_own(n=samples, entries=entries, **wants.own, **known)
+        return estimate_own(n=samples, entries=wants.entries, **wants.own, **known)
     return estimate(
-        n=entries,
+        n=wants.entries,
         m=m,
         p=p,
         columns=wants.columns,

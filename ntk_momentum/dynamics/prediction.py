@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 from ..errors import InputError, check_positive, concrete, no_type_check
 from ..kernel import Modes, Spectrum
 from ..memory import check_fits, in_short, shape_of
-from ..method import AbstractFlow, AbstractOptimizer, check_linear
+from ..method import AbstractFlow, AbstractOptimizer, check_linear, check_method_kind
 from . import krylov
 from .constant_kernel import (
     array,
@@ -112,6 +112,7 @@ def response(eigenvalues: Any, flow: AbstractFlow, ts: Any) -> Float[Array, "T n
         >>> nm.response([1.0, 4.0], nm.HeavyBall(2.0), [0.0, 1.0]).round(3).tolist()
         [[1.0, 1.0], [0.736, 0.151]]
     """
+    check_method_kind("flow", flow, AbstractFlow)
     entries = math.prod(shape_of(eigenvalues)) * math.prod(shape_of(ts))
     check_fits(
         3 * entries,
@@ -121,7 +122,17 @@ def response(eigenvalues: Any, flow: AbstractFlow, ts: Any) -> Float[Array, "T n
     )
     eigenvalues = array("eigenvalues", eigenvalues)
     if eigenvalues.ndim != 1:
-        raise InputError(f"eigenvalues must have shape (n,), got {eigenvalues.shape}.")
+        raise InputError(
+            f"eigenvalues must have shape (n,), got {eigenvalues.shape}; try eigenvalues.ravel()."
+        )
+    lowest = concrete(jnp.min(eigenvalues, initial=0.0))
+    if lowest is not None and lowest < -np.sqrt(np.finfo(eigenvalues.dtype).eps) * np.max(
+        np.abs(eigenvalues)
+    ):
+        raise InputError(
+            f"eigenvalues must be those of a kernel, >= 0 up to round-off, got {lowest:g}; drop "
+            "those below zero."
+        )
     return flow.mode(eigenvalues[None, :], check_times(ts, dtype=eigenvalues.dtype)[:, None])[0]
 
 
@@ -200,10 +211,7 @@ def predict(
         >>> end.residual.tolist()
         [0.5, 0.5]
     """
-    if not isinstance(flow, AbstractFlow | AbstractOptimizer):
-        raise InputError(
-            f"predict needs a flow or an optimizer of ntk_momentum, got {type(flow).__name__}."
-        )
+    check_method_kind("flow", flow, (AbstractFlow, AbstractOptimizer))
     check_linear(flow)
     if isinstance(flow, AbstractOptimizer) and not flow.linear:
         raise InputError(
@@ -218,8 +226,8 @@ def predict(
         check_positive("the ridge", ridge, strict=False)
     if (products, tol, progress) != (None, None, None) and not is_operator(kernel):
         raise InputError(
-            "products, tol and progress belong to a kernel given as an operator; give them to "
-            "nm.modes, or leave them out."
+            f"products={products!r}, tol={tol!r} and progress={progress!r} must belong to a kernel "
+            "given as an operator, got an array; give them to nm.modes, or leave them out."
         )
     if velocity0 is not None:
         check_launch(flow)

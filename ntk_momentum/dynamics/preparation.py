@@ -10,14 +10,16 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree
 
 from ..data import Dataset
-from ..errors import InputError, brief, check_positive
+from ..errors import InputError, brief, check_positive, check_real, described
 from ..loss import Loss, as_targets, check_loss, check_targets, is_known, squared
 from ..network.model import asked, outputs, trainable_spec
 from ..numerics import Numerics
 from .objective import WeightProblem
+from .readout import as_table
 from .two_layer import NeuronProblem
 
 
@@ -37,14 +39,14 @@ class Choices(eqx.Module):
     def refining(self, refine: Any) -> Choices:
         """The same for `refine=`: with the loss among the read-outs where it is a number, the
         loss's relative error. Raises `InputError` for what it cannot be."""
-        if isinstance(refine, bool):
+        if isinstance(refine, bool | np.bool_):
             return self
-        check_positive("refine, the relative error of the loss asked for,", refine)
+        check_positive("refine, the relative error of the loss asked for,", refine, example=1e-3)
         table = self.readouts
         if table is None:  # which has the loss
             return self
         if not isinstance(table, Mapping):
-            table = {name: name for name in ((table,) if isinstance(table, str) else table)}
+            table = as_table(table)
         return dataclasses.replace(self, readouts={"loss": "loss", **table})
 
 
@@ -59,9 +61,7 @@ def weight_problem(
     """The loss of a model on a data set as a problem over its trained weights, and those
     weights."""
     if not isinstance(data, Dataset):
-        raise InputError(
-            f"data must be a Dataset, got {type(data).__name__}; try nm.Dataset(X, y)."
-        )
+        raise InputError(f"data must be a Dataset, got {described(data)}; try nm.Dataset(X, y).")
     trained = trainable_spec(model, trainable, where)
     w, frozen = eqx.partition(model, trained)
     dtype = weights_dtype(w)
@@ -74,14 +74,26 @@ def weight_problem(
         raise
     except Exception as error:  # the user's code: anything may be raised
         raise InputError(
-            f"the model does not take inputs of shape {X.shape[1:]} and dtype {X.dtype}: "
-            f"{type(error).__name__}, {brief(error)}"
+            f"the model must take inputs of shape {X.shape[1:]} and dtype {X.dtype}, got "
+            f"{type(error).__name__}, {brief(error)}; give a model of that size."
         ) from error
     check_output(f)
     check_targets(loss, y)
     check_shapes(loss, f, y)
     problem = NeuronProblem if kind.sums_neurons else WeightProblem
     return problem(frozen, trained, X, y, loss), w
+
+
+def as_reference(reference: Any, size: int, dtype: Any) -> Any:
+    """The kernel that H(t) is compared with, (nk, nk) over samples and outputs, as an array."""
+    check_real("reference", reference)
+    kernel = jnp.asarray(reference, dtype)
+    if kernel.shape != (size, size):
+        raise InputError(
+            f"reference must be the kernel of the data, of shape {(size, size)}, got "
+            f"{kernel.shape}; try nm.infinite_ntk(data.X)."
+        )
+    return kernel
 
 
 def check_shapes(loss: Any, f: Any, y: Any) -> None:
@@ -104,15 +116,15 @@ def check_shapes(loss: Any, f: Any, y: Any) -> None:
         raise InputError(f"loss must be a function of (f, y) {known}: {error}") from error
     except Exception as error:  # the user's code: anything may be raised
         raise InputError(
-            f"the loss cannot be taken of outputs {f.shape} and targets {y.shape}: "
-            f"{type(error).__name__}, {brief(error)}; it must be a function of (f, y) {known}."
+            f"the loss must be a function of outputs {f.shape} and targets {y.shape}, got "
+            f"{type(error).__name__}, {brief(error)}; write one of (f, y) {known}."
         ) from error
     shape = getattr(value, "shape", None)
     if shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
         got = f"shape {shape}" if shape is not None else type(value).__name__
         raise InputError(
-            f"the loss must return one real number, got {got}; a sum or a mean over "
-            f"samples {known}."
+            f"the loss must return one real number, got {got}; take a sum or a mean over samples "
+            f"{known}."
         )
 
 
@@ -146,11 +158,12 @@ def check_output(f: Any) -> None:
 
 def unequal_shapes(f: tuple[int, ...], y: tuple[int, ...]) -> str:
     """What to say of outputs and targets of different shapes."""
-    remedy = ""
+    remedy = "; give one target for each output"
     if len(f) == 2 and y == f[:1] and f[1] == 1:
         remedy = '; try out_size="scalar" in eqx.nn.MLP, or targets y[:, None]'
     elif len(y) == 2 and f == y[:1]:
         remedy = "; try targets y.ravel()" if y[1] == 1 else f"; try a model of {y[1]} outputs"
     return (
-        f"the model's outputs on the data have shape {f}, the targets {y}; they must agree{remedy}."
+        f"the model's outputs on the data and the targets y must have one shape, got {f} and {y}"
+        f"{remedy}."
     )

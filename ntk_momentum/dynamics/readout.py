@@ -9,7 +9,7 @@ run is solved (`coordinates`), so a read-out of one's own costs what the same bu
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ..errors import InputError, unknown_name
+from ..errors import InputError, described, unknown_name
 from ..method import AbstractFlow, GradientFlow, State
 from .objective import AbstractProblem
 
@@ -410,17 +410,17 @@ def resolve(
     readouts: Sequence[str] | Mapping[str, Any] | None, default: Sequence[str]
 ) -> dict[str, Readout]:
     """Names, or a mapping from names to names, functions of a snapshot, or observers."""
-    if readouts is None:
-        readouts = default
-    if isinstance(readouts, str):
-        readouts = (readouts,)
-    table = dict(readouts) if isinstance(readouts, Mapping) else {name: name for name in readouts}
+    table = as_table(default if readouts is None else readouts)
     chosen: dict[str, Readout] = {}
     for name, readout in table.items():
-        if name in RESERVED or not isinstance(name, str):
+        if not isinstance(name, str):
             raise InputError(
-                f"a read-out cannot be called {name!r}: a trajectory has that name for something "
-                f"else (as {', '.join(RESERVED)}); choose another name for it."
+                f"readouts must have names, got {described(name)}; try readouts={{'loss': 'loss'}}."
+            )
+        if name in RESERVED:
+            raise InputError(
+                f"readouts must have names of their own, got {name!r}, which a trajectory has for "
+                f"something else (as {', '.join(RESERVED)}); choose another name for it."
             )
         if isinstance(readout, str):
             if readout not in READOUTS:
@@ -428,11 +428,27 @@ def resolve(
             readout = READOUTS[readout]
         elif not callable(readout) and not isinstance(readout, Observer):
             raise InputError(
-                f"read-out {name!r} must be a name, a function of a snapshot or an "
-                f"Observer, got {readout!r}."
+                "readouts must be names, functions of a snapshot or Observers, got "
+                f"{described(readout)} "
+                f"for {name!r}; try lambda s: s.loss."
             )
         chosen[name] = readout
     return chosen
+
+
+def as_table(readouts: Any) -> dict[Any, Any]:
+    """A mapping from names to read-outs, of what may be given for them."""
+    if isinstance(readouts, Mapping):
+        return dict(readouts)
+    if isinstance(readouts, str):
+        return {readouts: readouts}
+    if not isinstance(readouts, Iterable):
+        raise InputError(
+            "readouts must be names, or a mapping from names to functions of a snapshot, got "
+            f"{described(readouts)}; try readouts=['loss'] or {{'norm': lambda s: "
+            "jnp.linalg.norm(s.residual)}}."
+        )
+    return {name: name for name in readouts}
 
 
 class Watch(eqx.Module):

@@ -33,12 +33,13 @@ from ..method import (
     State,
     check_linear,
 )
-from ..numerics import Numerics, Precision
+from ..numerics import Numerics, Precision, check_config, in_dtype
+from ..progress import check_progress
 from . import peaks
 from .coordinates import Decomposition
 from .defaults import as_integrator, default_names, default_reference, wants_reference
 from .objective import AbstractProblem, WeightProblem
-from .preparation import Choices, weight_problem, weights_dtype
+from .preparation import Choices, as_reference, weight_problem, weights_dtype
 from .readout import Readout, Snapshot, read_off, resolve, watch
 from .solver import REASONS, AbstractIntegrator, Batches
 from .solver.base import NO_START, NOT_FINITE, NOT_REFINED, Progress
@@ -106,6 +107,7 @@ class Run(eqx.Module):
         """
         plain = model if plain is None else plain
         chosen = Choices() if chosen is None else chosen
+        check_config(chosen.config)
         check_linear(method)
         trainable, where, config = chosen.trainable, chosen.where, chosen.config
         problem, w = weight_problem(model, data, chosen.loss, trainable, where)
@@ -117,13 +119,12 @@ class Run(eqx.Module):
         if reference is None:
             default = default_reference(plain, data, trainable, where)
         else:
-            reference = jnp.asarray(reference, dtype)
+            reference = as_reference(reference, problem.residual_size(w), dtype)
         known = reference if default is None else default
         table = resolve(chosen.readouts, default_names(problem, method, known))
         if default is not None and wants_reference(problem, w, method, table):
             reference = default()
-        config = Numerics(jnp.asarray(config.tol, dtype), config.max_steps, config.precision)
-        return Run(problem, w, method, integrator, table, reference, config)
+        return Run(problem, w, method, integrator, table, reference, in_dtype(config, dtype))
 
     @property
     def flow(self) -> AbstractFlow | None:
@@ -248,7 +249,6 @@ class Run(eqx.Module):
         needed = peaks.peak_of(
             wants,
             samples=len(X),
-            entries=entries,
             p=X[0].size,
             m=m,
             dtype=self.dtype,
@@ -340,6 +340,7 @@ def watched(
     called as progress(saved times done, saved times)."""
     if progress is None:
         return solve(run, ts)
+    check_progress(progress)
     blocks = []
     state = begin(run)
     for done, reached, values in follow(run, ts, max(1, -(-ts.size // 20)), 0, state):

@@ -14,10 +14,11 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, PyTree
 
 from ..data import Dataset
-from ..errors import InputError, no_type_check
+from ..errors import InputError, check_real, no_type_check
 from ..loss import Loss, squared
-from ..method import AbstractFlow
-from ..numerics import Numerics
+from ..method import AbstractFlow, check_method_kind
+from ..numerics import Numerics, check_config, in_dtype
+from ..progress import check_progress
 from .constant_kernel import check_constant_kernel, check_times
 from .defaults import as_integrator, default_names
 from .objective import AbstractProblem, ErrorProblem
@@ -94,6 +95,7 @@ def simulate(
         True
     """
     check_flow(flow)
+    check_progress(progress)
     chosen = Choices(loss, trainable, where, solver, readouts, reference, config).refining(refine)
     run = Run.prepare(model, data, flow, chosen).within()
     return follow_times(run, ts, lambda run, ts: watched(run, ts, progress), refine)
@@ -139,10 +141,13 @@ def simulate_error(
         >>> np.round(run.residual[1], 3).tolist()
         [0.368, 0.135]
     """
+    check_config(config)
+    check_real("kernel", kernel), check_real("residual0", residual0)
     matrix, start = jnp.asarray(kernel), jnp.asarray(residual0)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or start.shape != matrix.shape[:1]:
         raise InputError(
-            f"kernel must be (n, n) and residual0 (n,), got {matrix.shape} and {start.shape}."
+            f"kernel must be (n, n) and residual0 (n,), got {matrix.shape} and {start.shape}; pass "
+            "those of the same inputs."
         )
     dtype = jnp.result_type(matrix, start, jnp.float32)
     check_constant_kernel(matrix, start)
@@ -164,7 +169,7 @@ def solve_problem(
     check_flow(flow)
     dtype = weights_dtype(w)
     flow = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), flow)
-    config = Numerics(jnp.asarray(config.tol, dtype), config.max_steps, config.precision)
+    config = in_dtype(config, dtype)
     integrator = as_integrator(solver, problem, w, flow)
     run = Run(problem, w, flow, integrator, readouts, None, config)
     return follow_times(run, ts, solve)
@@ -187,8 +192,4 @@ def follow_times(
 
 def check_flow(flow: Any) -> None:
     """Raise `InputError` for what is no flow."""
-    if isinstance(flow, AbstractFlow):
-        return
-    called = isinstance(flow, type) and issubclass(flow, AbstractFlow)
-    got = f"the class {flow.__name__}; call it" if called else type(flow).__name__
-    raise InputError(f"flow must be a flow such as nm.HeavyBall(b), got {got}.")
+    check_method_kind("flow", flow, AbstractFlow)

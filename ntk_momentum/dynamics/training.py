@@ -13,10 +13,11 @@ import numpy as np
 from jaxtyping import Array, Int, PyTree, UInt32
 
 from ..data import Dataset
-from ..errors import InputError, check_key, concrete, no_type_check
+from ..errors import InputError, check_key, check_whole, concrete, described, no_type_check
 from ..loss import Loss, squared
 from ..method import AbstractFlow
 from ..numerics import Numerics
+from ..progress import check_progress
 from .preparation import Choices
 from .run import Run, count_off, glance, opening, refuse_no_start
 from .solver import Progress, batches_of, check_batch_sizes
@@ -125,15 +126,13 @@ def train(
         ([10.0, 20.0], True)
     """
     check_steps(steps, save_every)
-    steps_it = hasattr(optimizer, "init") and hasattr(optimizer, "update")
-    if isinstance(optimizer, AbstractFlow | type) or not steps_it:
-        called = isinstance(optimizer, type)
-        got = f"the class {optimizer.__name__} (call it)" if called else type(optimizer).__name__
-        hint = "nm.heavy_ball(eta, beta), or any of optax's, such as optax.adam(1e-3)"
-        raise InputError(f"optimizer must have optax's init and update, got {got}; try {hint}.")
-    for name, call in (("callback", callback), ("progress", progress)):
-        if call is not None and not callable(call):
-            raise InputError(f"{name} must be a function, got {type(call).__name__}.")
+    check_progress(progress)
+    check_optimizer(optimizer)
+    if callback is not None and not callable(callback):
+        raise InputError(
+            "callback must be a function of the step and the read-outs there, got "
+            f"{described(callback)}; try callback=print."
+        )
     key = _key_of(key, state)
     batches = None
     if batch_size is not None:
@@ -253,7 +252,9 @@ def _key_of(key: Any, state: Any) -> Any:
         kept = jax.random.wrap_key_data(state.key, impl=state.generator)
     if key is None:
         return kept
-    key = check_key(key)
+    check_key("key", key)
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(jnp.asarray(key))
     given = concrete(jax.random.key_data(key))
     known = None if kept is None else concrete(jax.random.key_data(kept))
     if given is not None and known is not None and not np.array_equal(given, known):
@@ -264,6 +265,17 @@ def _key_of(key: Any, state: Any) -> Any:
     return key
 
 
+def check_optimizer(optimizer: Any) -> None:
+    """Raise `InputError` for what cannot train: neither of ours nor of optax's."""
+    if isinstance(optimizer, AbstractFlow | type) or not (
+        hasattr(optimizer, "init") and hasattr(optimizer, "update")
+    ):
+        hint = "nm.heavy_ball(eta, beta), or any of optax's, such as optax.adam(1e-3)"
+        raise InputError(
+            f"optimizer must have optax's init and update, got {described(optimizer)}; try {hint}."
+        )
+
+
 def step_counts(saves: int, save_every: int) -> np.ndarray:
     """k = 0, save_every, 2 save_every, ..."""
     return save_every * np.arange(saves + 1, dtype=float)
@@ -272,14 +284,12 @@ def step_counts(saves: int, save_every: int) -> np.ndarray:
 def check_steps(steps: Any, save_every: Any) -> None:
     """Raise `InputError` unless both are positive whole numbers, the one a multiple of the
     other."""
-    for name, value in (("steps", steps), ("save_every", save_every)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            hint = f"; try {name}={int(value)}" if isinstance(value, float) else ""
-            raise InputError(f"{name} must be a whole number, got {value!r}{hint}.")
+    steps, save_every = check_whole("steps", steps), check_whole("save_every", save_every)
     if save_every >= 2**31:
         raise InputError(f"save_every must be below 2^31, got {save_every}; save more often.")
-    if steps < 1 or save_every < 1 or steps % save_every:
+    if steps % save_every:
         raise InputError(
-            "steps must be a positive multiple of save_every, got "
-            f"steps={steps}, save_every={save_every}."
+            f"steps must be a multiple of save_every, got steps={steps}, save_every={save_every}; "
+            "try "
+            f"steps={save_every * -(-steps // save_every)}."
         )

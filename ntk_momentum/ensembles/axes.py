@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -14,10 +13,19 @@ import numpy as np
 from ..data import Dataset
 from ..dynamics.constant_kernel import check_times
 from ..dynamics.solver import check_batch_sizes
-from ..errors import InputError, check_positive
+from ..errors import (
+    InputError,
+    brief,
+    check_flag,
+    check_positive,
+    check_real,
+    check_whole,
+    described,
+)
 from ..memory import check_fits
-from ..method import AbstractFlow, AbstractOptimizer, check_linear, innermost
+from ..method import AbstractFlow, AbstractOptimizer, check_linear, check_method_kind, innermost
 from ..network.checks import check_weights
+from ..network.two_layer import check_activation, weights_of
 
 FULL = "full"
 """The batch size of all samples, in words."""
@@ -33,41 +41,40 @@ def axes(
         if kind is AbstractFlow
         else ("optimizers", "nm.heavy_ball(eta, beta)")
     )
-    methods = tuple(methods) if isinstance(methods, Iterable) else (methods,)
-    wrong = [type(method).__name__ for method in methods if not isinstance(method, kind)]
-    if wrong:
-        raise InputError(f"{runs} must be {runs} such as {example}, got {wrong}.")
+    several = isinstance(methods, list | tuple) and type(methods) in (list, tuple)
+    methods = tuple(methods) if several else (methods,)
     for method in methods:
+        check_method_kind(runs, method, kind)
         check_linear(method)
     widths = _whole_numbers("widths", widths)
-    several = isinstance(seeds, Iterable)
-    seeds = _whole_numbers("seeds", seeds) if several else _whole_numbers("seeds", (seeds,))
-    if not several:
+    count = np.ndim(seeds) == 0
+    seeds = _whole_numbers("seeds", seeds)
+    if count:
+        check_whole("seeds", seeds[0])
         check_fits(seeds[0], f"{seeds[0]:.3g} seeds", "use fewer seeds", itemsize=64, host=True)
         seeds = tuple(range(seeds[0]))
     for name, values in ((runs, methods), ("widths", widths), ("seeds", seeds)):
         if not values:
-            raise InputError(f"{name} is empty; an ensemble needs at least one.")
+            raise InputError(f"{name} must hold at least one, got none; try [{example}].")
         if name != runs and len(set(values)) < len(values):
-            raise InputError(f"{name} holds the same value twice: {list(values)}.")
+            raise InputError(
+                f"{name} must be distinct, got the same twice in {list(values)}; try sorted(set("
+                f"{name}))."
+            )
     if max(widths) >= 2**62:  # beyond numpy's whole numbers
         check_fits(max(widths), f"{max(widths):.3g} neurons", "use fewer neurons")
-    check_positive("widths", widths)
+    check_positive("widths", widths, example=256)
     return methods, widths, seeds
 
 
 def _whole_numbers(name: str, values: Any) -> tuple[int, ...]:
     """One whole number, or several, as a tuple; numpy's and JAX's are numbers, strings are not."""
-    items = (
-        tuple(values) if isinstance(values, Iterable) and not isinstance(values, str) else (values,)
+    several = isinstance(values, Iterable) and not isinstance(values, str) and np.ndim(values)
+    example = f"{name}=[256, 1024]"
+    return tuple(
+        check_whole(name, item, -(2**63), example=example)
+        for item in (values if several else (values,))
     )
-    try:
-        found = tuple(operator.index(item) for item in items)
-    except TypeError:
-        raise InputError(
-            f"{name} must be whole numbers, got {values!r}; try {name}=[256, 1024]."
-        ) from None
-    return found
 
 
 def batch_axis(sizes: Any, n: int, sampling: Any) -> tuple[int, ...]:
@@ -115,9 +122,11 @@ def data_sets(data: Any) -> tuple[tuple[Dataset, ...], bool]:
     for one in sets:
         if not isinstance(one, Dataset):
             raise InputError(
-                f"data must be a Dataset or a list of them, got {type(one).__name__}; "
-                "try nm.Dataset(X, y)."
+                f"data must be a Dataset or a list of them, got {described(one)}; try "
+                "nm.Dataset(X, y)."
             )
+    if not sets:
+        raise InputError("data must hold at least one data set, got none; try nm.Dataset(X, y).")
     shapes = {(one.X.shape, one.y.shape) for one in sets}
     if len(shapes) != 1:
         raise InputError(
@@ -129,11 +138,19 @@ def data_sets(data: Any) -> tuple[tuple[Dataset, ...], bool]:
 
 def time_rows(ts: Any, sets: int, flows: int) -> np.ndarray:
     """(data, flow, time), checked."""
-    rows = np.asarray(ts, float)
+    rows = check_real("ts", ts)
+    if rows is None:
+        raise InputError(
+            f"ts must be numbers known beforehand, got {described(ts)}; close over them instead of "
+            "tracing them."
+        )
+    if rows.dtype.kind == "b" or rows.size == 0:
+        check_times(rows.reshape(-1))
+    rows = rows.astype(float)
     if rows.ndim not in (1, 2, 3) or rows.shape[:-1] not in ((), (flows,), (sets, flows)):
         raise InputError(
             f"ts must be (time,), (flow, time) with {flows} rows or (data, flow, "
-            f"time), got shape {rows.shape}."
+            f"time), got shape {rows.shape}; try np.linspace(0, 1, 11)."
         )
     for row in rows.reshape(-1, rows.shape[-1]):
         check_times(row)
@@ -150,7 +167,9 @@ def recipe_dtype(
     """The precision of an ensemble: as asked for, or that of its networks. Raises `InputError`
     where `model` fails, called by shape."""
     if model is None:
-        return jnp.dtype(jax.dtypes.canonicalize_dtype(jnp.float64) if dtype is None else dtype)
+        check_flag("antisymmetric", antisymmetric)
+        check_activation(activation)
+        return weights_of(dtype)
     if activation is not jax.nn.relu or antisymmetric:
         raise InputError(
             "activation= and antisymmetric= describe the built-in two-layer net; with "
@@ -159,8 +178,8 @@ def recipe_dtype(
     if not callable(model) or isinstance(model, eqx.Module):
         hint = "a function such as lambda width, key: eqx.nn.MLP(4, 'scalar', width, 3, key=key)"
         raise InputError(
-            f"model must make a new model for every width and seed, {hint}, got "
-            f"{type(model).__name__}."
+            f"model must make a new model for every width and seed, got {described(model)}; try "
+            f"{hint}."
         )
     shapes = [
         leaf
@@ -168,7 +187,7 @@ def recipe_dtype(
         for leaf in jax.tree.leaves(model_by_shape(model, width))
         if _is_weight(leaf)
     ]
-    found = jnp.dtype(jnp.result_type(*shapes) if dtype is None else dtype)
+    found = jnp.dtype(jnp.result_type(*shapes)) if dtype is None else weights_of(dtype)
     if found.name not in ("float32", "float64"):
         check_weights(eqx.filter(model_by_shape(model, widths[0]), _is_weight))
     return found
@@ -185,14 +204,15 @@ def model_by_shape(model: Callable, width: int) -> Any:
             lambda key: model(width, key=key), jax.eval_shape(lambda: jax.random.key(0))
         )
     except Exception as error:
-        hint = "It is called with a width and key=, as in def model(width, key)."
+        hint = "write def make(width, key) that returns an Equinox model, and give model=make"
         raise InputError(
-            f"model(width={width}, key=key) failed: {type(error).__name__}, {error}. {hint}"
+            f"model must be a function called as model(width={width}, key=key), got "
+            f"{type(error).__name__}, {brief(error)}; {hint}."
         ) from error
     if not callable(made) or not any(map(_is_weight, jax.tree.leaves(made))):
         raise InputError(
-            f"model(width={width}, key=key) must return an Equinox model with weights, "
-            f"got {type(made).__name__}."
+            f"model(width={width}, key=key) must return an Equinox model with weights, got "
+            f"{described(made)}; write def make(width, key) that does."
         )
     return made
 

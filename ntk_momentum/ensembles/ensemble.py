@@ -25,6 +25,7 @@ from ..errors import InputError, no_type_check, require
 from ..loss import Loss, squared
 from ..method import AbstractFlow, AbstractOptimizer, innermost
 from ..numerics import Numerics
+from ..progress import check_progress
 from . import program
 from .axes import flow_values as flow_values
 from .axes import plain_name
@@ -217,7 +218,8 @@ def ensemble(
         "config": config,
         "dtype": dtype,
     }
-    if refine is not True and refine is not False:
+    check_progress(progress)
+    if not isinstance(refine, bool):
         recipe["readouts"] = Choices(readouts=readouts).refining(refine).readouts
 
     def solved(ts: Any, config: Numerics) -> Ensemble:

@@ -21,10 +21,13 @@ from jax.sharding import Mesh
 from ..data import Dataset
 from ..dynamics import peaks
 from ..dynamics.coordinates import Decomposition, decompose
-from ..errors import InputError, check_positive, unknown_name
+from ..dynamics.readout import as_table
+from ..errors import InputError, check_choice, check_positive, check_real, check_whole
+from ..loss import check_targets
 from ..memory import MARGIN, available
 from ..method import AbstractFlow, AbstractOptimizer
 from ..network.model import asked
+from ..numerics import check_config
 from . import UNIT_RUNS, devices, program
 from .axes import (
     axes,
@@ -217,9 +220,17 @@ def plan(
         ("strategy", strategy, ("map", "vmap", "measure")),
         ("layout", layout, ("runs", "neurons")),
     ):
-        if value is not None and value not in known:
-            raise unknown_name(name, str(value), known)
-    check_positive("unit_runs", unit_runs)
+        if value is not None:
+            check_choice(name, value, known)
+    unit_runs = check_whole("unit_runs", unit_runs, example=UNIT_RUNS)
+    if memory_limit is not None:
+        check_positive("memory_limit", memory_limit, example=2**30)
+    shared = program.Recipe(**recipe)
+    check_config(shared.config)
+    for one in sets:
+        check_targets(shared.loss, one.y)
+    if shared.reference is not None:
+        check_real("reference", shared.reference)
     if layout == "neurons" and shared.model is not None:
         raise InputError(
             "only two-layer nets have neurons to spread over devices; with model= "
@@ -388,7 +399,6 @@ def _peak(made: Plan, data: Dataset, wants: peaks.Needs, m: int, count: int) -> 
     return peaks.peak_of(
         wants,
         samples=data.n,
-        entries=data.y.size,
         p=data.input_size,
         m=m,
         dtype=made.recipe.dtype,
@@ -414,10 +424,8 @@ def _paddable(recipe: program.Recipe) -> bool:
     layer or sigma(0) = 0."""
     if recipe.model is not None or recipe.where is not None:
         return False
-    readouts = (
-        recipe.readouts.values() if isinstance(recipe.readouts, Mapping) else recipe.readouts or ()
-    )
-    if not all(isinstance(readout, str) for readout in readouts):
+    readouts = {} if recipe.readouts is None else as_table(recipe.readouts)
+    if not all(isinstance(readout, str) for readout in readouts.values()):
         return False
     return recipe.trainable in (None, "hidden") or (
         recipe.trainable in ("output", "all") and float(recipe.activation(jnp.zeros(()))) == 0

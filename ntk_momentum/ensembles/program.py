@@ -32,7 +32,7 @@ from ..dynamics.solver import batches_of
 from ..method import AbstractFlow, AbstractOptimizer
 from ..network.model import cast
 from ..network.two_layer import TwoLayerNet, init_two_layer
-from ..numerics import Numerics
+from ..numerics import in_dtype
 from .devices import AXIS
 
 
@@ -142,9 +142,8 @@ def make(
 ) -> Batch:
     """A batch from flows of one kind and runs, rows (flow, width, seed) with flow and width as
     positions; sizes: of each optimizer's mini-batches."""
-    dtype, config = recipe.dtype, recipe.config
-    tol = jnp.asarray(config.tol, dtype)  # an array, so that another one needs no new program
-    recipe = dataclasses.replace(recipe, config=Numerics(tol, config.max_steps, config.precision))
+    dtype = recipe.dtype
+    recipe = dataclasses.replace(recipe, config=in_dtype(recipe.config, dtype))
     flow, width, seed = (list(column) for column in zip(*runs, strict=True))
     wide = jax.dtypes.canonicalize_dtype(np.int64) == np.int64
     seeds = (

@@ -13,6 +13,7 @@ from ..errors import no_type_check
 from ..loss import Loss, squared
 from ..method import AbstractOptimizer
 from ..numerics import Numerics
+from ..progress import check_progress
 from .ensemble import Ensemble, run_plan
 from .planning import Plan, plan
 
@@ -89,6 +90,7 @@ def train_ensemble(
         ((1, 2, 5), (1, 3, 1, 2, 5))
     """
     check_steps(steps, save_every)
+    check_progress(progress)
     made = plan(
         data,
         optimizers,

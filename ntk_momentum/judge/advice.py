@@ -21,9 +21,17 @@ import numpy as np
 from jaxtyping import Array
 
 from ..dynamics import krylov
-from ..dynamics.constant_kernel import is_operator
+from ..dynamics.constant_kernel import check_semidefinite, is_operator
 from ..dynamics.training import train
-from ..errors import InputError, check_interval, check_positive, unknown_name
+from ..errors import (
+    InputError,
+    check_choice,
+    check_interval,
+    check_positive,
+    check_real,
+    check_whole,
+    unknown_name,
+)
 from ..kernel import Modes, Spectrum, spectrum
 from ..method import (
     AbstractOptimizer,
@@ -232,16 +240,18 @@ def advise(
         >>> advice["gradient_descent"].steps > advice["heavy_ball"].steps
         True
     """
-    check_interval(
-        "target", target, 1e-300, 1.0, "It is the share of the initial loss that may remain."
-    )
-    check_positive("margin", margin, strict=False)
-    if objective not in ("steps", "rate"):
-        raise unknown_name("objective", str(objective), ("steps", "rate"))
+    check_share(target)
+    check_positive("margin", margin, strict=False, example=0.1)
+    check_choice("objective", objective, ("steps", "rate"))
+    max_steps = check_whole("max_steps", max_steps, example=10**6)
     eigenvalues, size = modes_of(kernel, residual0, target)
     seen = eigenvalues > len(eigenvalues) * np.finfo(eigenvalues.dtype).eps * eigenvalues[-1]
     if not seen.any():
-        raise InputError("the kernel is zero to round-off; nothing can be learnt with it.")
+        raise InputError(
+            f"kernel must have a positive eigenvalue, got none above {eigenvalues[-1]:.3g}: "
+            "nothing "
+            "can be learnt with it; drop inputs that are zero, or take another model."
+        )
     share = float(np.sum(size[~seen] ** 2) / np.sum(size**2))
     if share >= target:
         raise InputError(
@@ -296,6 +306,12 @@ def _on_batches(
     )
 
 
+def check_share(target: Any) -> None:
+    """Raise unless a target is a share of the initial loss."""
+    hint = "It is the share of the initial loss that may remain; try 1e-3."
+    check_interval("target", target, 1e-300, 1.0, hint)
+
+
 def modes_of(kernel: Any, residual0: Any, target: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
     """(eigenvalues ascending, never negative, and the size of the error along each eigenvector);
     all outputs of a mode move together."""
@@ -316,6 +332,8 @@ def modes_of(kernel: Any, residual0: Any, target: float = 1e-3) -> tuple[np.ndar
 
 
 def _along(found: Spectrum, residual0: Any) -> np.ndarray:
+    check_real("residual0", residual0)
+    check_semidefinite(found.eigenvalues)
     residual0 = np.asarray(residual0)
     n = found.eigenvectors.shape[0]
     if residual0.size == n:
@@ -325,7 +343,12 @@ def _along(found: Spectrum, residual0: Any) -> np.ndarray:
     else:
         raise InputError(
             f"residual0 must match the kernel's {n} samples (times outputs), got shape "
-            f"{residual0.shape}."
+            f"{residual0.shape}; try f0 - y of the same inputs."
+        )
+    if not np.any(columns):
+        raise InputError(
+            "residual0 = f(0) - y must not be all zero, got zeros only: there is nothing to learn; "
+            "give other targets."
         )
     if not np.all(np.isfinite(columns)) or not np.any(columns):
         raise InputError("residual0 = f(0) - y must be finite and not all zero.")

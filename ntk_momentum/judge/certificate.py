@@ -42,7 +42,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 
 from ..dynamics.trajectory import Trajectory
-from ..errors import InputError, unknown_name
+from ..errors import InputError, described, unknown_name
 from ..theory import bounds
 from .forms import Form, Motion, between, forms_of, friction_for, mean, shares_of
 from .observed import CERTIFICATE_READOUTS
@@ -150,6 +150,11 @@ def certify(
         >>> found.issued, bool(run.loss[-1] < found.bound[-1] < run.loss[0])
         (True, True)
     """
+    if not isinstance(trajectory, Trajectory):
+        raise InputError(
+            f"trajectory must be a run of nm.simulate, got {described(trajectory)}; try nm.certify("
+            "nm.simulate(..., readouts=nm.judge.CERTIFICATE_READOUTS))."
+        )
     if not (isinstance(reference, str) and reference == "best"):
         return _certify(trajectory, reference)
     found, refused = [], None
@@ -221,8 +226,8 @@ def _observed(trajectory: Trajectory, reference: Any) -> Motion:
     lacking = [name for name in CERTIFICATE_READOUTS if name not in trajectory.readouts]
     if lacking:
         raise InputError(
-            f"this run lacks the read-outs {lacking}; simulate it with "
-            "readouts=nm.judge.CERTIFICATE_READOUTS."
+            f"this run lacks the read-outs {lacking}; make it anew by nm.simulate(..., "
+            "readouts=nm.judge.CERTIFICATE_READOUTS)."
         )
     if not trajectory.ok:
         raise InputError(f"a failed run cannot be certified: {trajectory.reason}.")

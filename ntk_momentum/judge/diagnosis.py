@@ -21,9 +21,9 @@ from jaxtyping import Array, PyTree
 
 from ..dynamics.objective import WeightProblem, norm
 from ..dynamics.preparation import weight_problem
-from ..dynamics.training import train
+from ..dynamics.training import check_optimizer, train
 from ..dynamics.trajectory import Trajectory
-from ..errors import InputError, no_type_check
+from ..errors import InputError, check_whole, no_type_check
 from ..kernel.tangent import jvp
 from ..loss import Loss, output_gradient, squared
 from ..method import (
@@ -36,7 +36,7 @@ from ..method import (
 from ..method.nesterov import AbstractNesterovMethod
 from ..method.restart import RestartedNesterovMethod
 from ..network.model import AbstractModel, trainable_spec
-from ..numerics import Numerics
+from ..numerics import Numerics, check_config
 
 LAZY, RICH = 0.1, 0.5
 """From where on something has moved, and from where on far: conventions. Below a tenth, predictions
@@ -354,17 +354,19 @@ def diagnose(
         >>> nm.diagnose(net, data, steps=4, saves=2).verdict in ("lazy", "between", "rich")
         True
     """
-    if not isinstance(steps, int | np.integer) or steps < 1 or saves < 1:
-        raise InputError(
-            f"steps and saves must be positive whole numbers, got {steps} and {saves}."
-        )
+    steps = check_whole("steps", steps, example=100)
+    saves = check_whole("saves", saves, example=20)
+    check_config(config)
+    made = callable(optimizer) and not hasattr(optimizer, "update")
+    if optimizer is not None and not made:
+        check_optimizer(optimizer)
     problem, w = weight_problem(model, data, loss, trainable, where)
     with jax.default_matmul_precision(config.precision):
         f0, kernel = _outset(problem, w)
         low, top = _ends(_local(kernel, f0, problem)[0])
     if optimizer is None:
         optimizer = gradient_descent(1 / top)
-    elif callable(optimizer) and not hasattr(optimizer, "update"):
+    elif made:
         optimizer = optimizer(low, top)
     every = max(1, steps // saves)
     steps = every * (steps // every)

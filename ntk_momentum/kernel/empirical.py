@@ -16,10 +16,18 @@ from typing import Any, NamedTuple, cast, get_args
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, PyTree
 
-from ..errors import InputError, brief, concrete, no_type_check, not_an_array, unknown_name
+from ..errors import (
+    InputError,
+    brief,
+    check_choice,
+    check_flag,
+    check_real,
+    check_whole,
+    concrete,
+    no_type_check,
+)
 from ..memory import check_inputs, check_kernel
 from ..network.model import asked, trainable_spec
 from .factors import Factor, jacobian
@@ -78,6 +86,7 @@ def empirical_ntk(
         >>> K.shape, bool(jnp.all(K == K.T))
         ((3, 3), True)
     """
+    check_flag("per_layer", per_layer)
     problem = prepare(model, x1, x2, trainable, where, method, block_size, output)
     special = _by_neurons(model, problem) if method in ("auto", "structured") else None
     if special is not None:
@@ -168,21 +177,19 @@ def prepare(
     method: str,
     block_size: int | None,
     output: str,
+    name: str = "x1",
 ) -> Problem:
     """Check everything and take the model apart. Raises `InputError`."""
-    if method != "auto" and method not in get_args(Method):
-        raise unknown_name("method", str(method), ("auto", *get_args(Method)))
-    if output not in get_args(Output):
-        raise unknown_name("output", str(output), get_args(Output))
-    if block_size is not None and (
-        isinstance(block_size, bool) or int(block_size) != block_size or block_size < 1
-    ):
-        raise InputError(f"block_size must be a positive number of samples, got {block_size}.")
-    x1 = _inputs("x1", x1)
+    check_choice("method", method, ("auto", *get_args(Method)))
+    check_choice("output", output, get_args(Output))
+    if block_size is not None:
+        check_whole("block_size", block_size, example=64)
+    x1 = _inputs(name, x1)
     x2 = None if x2 is None else _inputs("x2", x2)
     if x2 is not None and x1.shape[1:] != x2.shape[1:]:
         raise InputError(
-            f"x1 and x2 must hold inputs of one shape, got {x1.shape[1:]} and {x2.shape[1:]}."
+            f"x1 and x2 must hold inputs of one shape, got {x1.shape[1:]} and {x2.shape[1:]}; give "
+            "one input per row."
         )
     trained, frozen = eqx.partition(model, trainable_spec(model, trainable, where))
     try:
@@ -192,8 +199,10 @@ def prepare(
         raise
     except Exception as error:  # the user's code: anything may be raised
         raise InputError(
-            f"the model cannot be evaluated at one input of shape {x1.shape[1:]} and dtype "
-            f"{x1.dtype} (inputs are (n, ...), one per row): {type(error).__name__}, {brief(error)}"
+            f"the model must take one input of shape {x1.shape[1:]} and dtype {x1.dtype}, got "
+            f"{type(error).__name__}, {brief(error)}; give inputs (n, ...), one per row, or a "
+            "model "
+            "of that size."
         ) from error
     if not isinstance(value, jax.ShapeDtypeStruct) or not jnp.issubdtype(value.dtype, jnp.floating):
         raise InputError(
@@ -206,17 +215,12 @@ def _inputs(name: str, x: Any) -> Any:
     if isinstance(x, jax.ShapeDtypeStruct):
         return x
     check_inputs(name, x)
-    values = concrete(x)
-    if values is not None and values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise InputError(f"{name} holds NaN or infinite values; drop or repair those rows.")
-    try:
-        x = jnp.asarray(x)
-    except TypeError as error:
-        raise not_an_array(name, x) from error
+    check_real(name, x)
+    x = jnp.asarray(x)
     if x.ndim == 0 or x.shape[0] == 0 or jnp.issubdtype(x.dtype, jnp.complexfloating):
         raise InputError(
-            f"{name} must hold n >= 1 real inputs, one per row, got shape {x.shape} "
-            f"and dtype {x.dtype}."
+            f"{name} must hold n >= 1 real inputs, got shape {x.shape} and dtype {x.dtype}; give "
+            "one input per row."
         )
     return x
 

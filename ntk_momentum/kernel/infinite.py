@@ -18,10 +18,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
-from ..errors import InputError, concrete, not_an_array, unknown_name
+from ..errors import InputError, check_choice, check_real
 from ..memory import check_inputs, check_kernel
 
 
@@ -126,14 +125,15 @@ def infinite_ntk(x1: Any, x2: Any = None, *, trainable: str | None = None) -> Fl
         >>> nm.infinite_ntk(jnp.eye(2)).tolist()
         [[0.5, 0.0], [0.0, 0.5]]
     """
-    if trainable not in (None, "hidden", "output", "all"):
-        raise unknown_name("trainable", str(trainable), ("hidden", "output", "all"))
+    if trainable is not None:
+        check_choice("trainable", trainable, ("hidden", "output", "all"))
     check_kernel("the kernel", x1, x2, 3)
     x1 = rows("x1", x1)
     x2 = None if x2 is None else rows("x2", x2)
     if x2 is not None and x1.shape[1] != x2.shape[1]:
         raise InputError(
-            f"x1 and x2 must hold inputs of one size, got {x1.shape[1]} and {x2.shape[1]} numbers."
+            f"x1 and x2 must hold inputs of one size, got {x1.shape[1]} and {x2.shape[1]} "
+            "numbers; give one input per row."
         )
     return _infinite_ntk(x1, x2, trainable or "hidden")
 
@@ -157,20 +157,12 @@ def of_pairs(pairs: Angles, layers: str) -> Float[Array, "n1 n2"]:
 def rows(name: str, x: Any) -> Float[Array, "n p"]:
     """Inputs (n, ...) as real rows (n, p), checked."""
     check_inputs(name, x)
-    values = concrete(x)
-    if values is not None and (values.dtype.kind not in "biuf" or not np.all(np.isfinite(values))):
-        raise InputError(
-            f"{name} must hold finite real numbers; drop or repair rows with NaN or "
-            "infinite values."
-        )
-    try:
-        x = jnp.asarray(x)
-    except TypeError as error:
-        raise not_an_array(name, x) from error
+    check_real(name, x)
+    x = jnp.asarray(x)
     if x.ndim < 2 or x.size == 0:
         raise InputError(
             f"{name} must have shape (n, p) or (n, ...) with n, p >= 1, got {x.shape}; "
-            "one input per row."
+            "give one input per row."
         )
     x = jnp.reshape(x, (x.shape[0], -1))
     return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float)

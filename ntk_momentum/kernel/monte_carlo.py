@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from ..errors import InputError
+from ..errors import InputError, brief, check_function, check_key, check_whole, described
 from ..memory import check_fits, in_short
 from .empirical import empirical_ntk
 
@@ -63,18 +63,33 @@ def monte_carlo_ntk(
         >>> found.mean.shape, bool(jnp.all(found.error >= 0))
         ((2, 2), True)
     """
-    if isinstance(samples, bool) or int(samples) != samples or samples < 2:
-        raise InputError(
-            "samples must be a whole number of at least 2, so that the error can be "
-            f"estimated; got {samples}."
-        )
+    samples = check_whole("samples", samples, 2)  # of one no error can be estimated
+    check_key("key", key)
+    example = "lambda key: nm.init_two_layer(256, 4, key=key)"
+    check_function("make", make, example)
     if "per_layer" in options:
         raise InputError(
-            "monte_carlo_ntk takes no per_layer=; pass where= for the kernel of one layer."
+            f"monte_carlo_ntk takes no per_layer=, got {options['per_layer']!r}; pass where= for "
+            "the "
+            "kernel of one layer."
         )
 
     check_fits(2 * samples, f"the keys of {in_short(samples)} draws", "take fewer samples")
-    model = eqx.filter_eval_shape(make, key)
+    try:
+        model = eqx.filter_eval_shape(make, key)
+    except InputError:
+        raise
+    except Exception as error:  # the user's code: anything may be raised
+        raise InputError(
+            f"make must be a function of one key that returns a model, got {described(make)}, "
+            "which "
+            f"raises {type(error).__name__} ({brief(error)}); try make={example}."
+        ) from error
+    if not callable(model):
+        raise InputError(
+            f"make must return a model, got one that returns {described(model)}; try "
+            f"make={example}."
+        )
     weights = sum(leaf.size for leaf in jax.tree.leaves(model) if hasattr(leaf, "size"))
     check_fits(2 * weights, f"a model of {in_short(weights)} weights", "make a smaller one")
 

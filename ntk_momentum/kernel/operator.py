@@ -16,7 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from ..errors import InputError, check_positive, no_type_check, require
+from ..errors import (
+    InputError,
+    check_key,
+    check_positive,
+    check_whole,
+    described,
+    no_type_check,
+    require,
+)
+from ..memory import check_fits, in_short
 from . import lanczos
 from .empirical import blocks, prepare
 from .tangent import jvp, linear_maps
@@ -67,7 +76,7 @@ def ntk_operator(
         True
     """
     lineax = require("lineax", "ntk_operator")
-    problem = prepare(model, x, x2, trainable, where, "auto", block_size, "full")
+    problem = prepare(model, x, x2, trainable, where, "auto", block_size, "full", "x")
     trained, x = problem.trained, problem.x1
     other = x if x2 is None else problem.x2
     shape = lambda x: (len(x),) if problem.scalar else (len(x), problem.k)
@@ -167,14 +176,30 @@ def extreme_eigenvalues(
         >>> round(float(ends.lambda_min), 3), round(float(ends.lambda_max), 3)
         (1.0, 5.0)
     """
-    check_positive("order", order)
+    order, most = check_whole("order", order, example=100), check_whole("most", most, example=1600)
+    check_key("key", key)
     if rtol is not None:
-        check_positive("rtol", rtol)
+        check_positive("rtol", rtol, example=1e-3)
+    if not hasattr(operator, "in_structure"):
+        raise InputError(
+            f"operator must be a lineax operator, got {described(operator)}; try nm.ntk_operator("
+            "model, x), or lineax.MatrixLinearOperator(matrix, lineax.symmetric_tag)."
+        )
     structure = operator.in_structure()
-    if not isinstance(structure, jax.ShapeDtypeStruct):
-        raise InputError(f"the operator must act on one array, got the structure {structure}.")
+    if not isinstance(structure, jax.ShapeDtypeStruct) or operator.out_structure() != structure:
+        raise InputError(
+            f"operator must take one array to one of its shape, got one from {structure} to "
+            f"{operator.out_structure()}; give a symmetric one."
+        )
     size = int(np.prod(structure.shape))
-    order = min(int(order), size)
+    order = min(order, size)
+    # all vectors are kept; those of a doubled order are made while those of the last one go
+    check_fits(
+        2 * order * size,
+        f"{in_short(order)} Lanczos vectors of {in_short(size)} numbers",
+        "use a smaller order",
+        itemsize=structure.dtype.itemsize,
+    )
     start = jax.random.normal(key, (1, size), structure.dtype)
     run, done = lanczos.started(start, order), 0
     while True:

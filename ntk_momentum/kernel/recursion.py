@@ -22,8 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..errors import InputError, check_positive
+from ..errors import InputError, check_positive, check_whole
 from ..memory import check_fits, check_kernel, in_short
+from ..network.two_layer import check_activation
 from .infinite import Angles, angles, rows, safe_sqrt
 from .patterns import kink
 from .piecewise import pieces, piecewise_linear
@@ -59,7 +60,7 @@ class FullyConnected(eqx.Module):
         if x2 is not None and x1.shape[1] != x2.shape[1]:
             raise InputError(
                 f"x1 and x2 must hold inputs of one size, got {x1.shape[1]} and "
-                f"{x2.shape[1]} numbers."
+                f"{x2.shape[1]} numbers; give one input per row."
             )
         kernels = _kernels(self, x1, x2)
         return kernels if x2 is not None else _symmetrise(kernels)
@@ -280,20 +281,20 @@ def fully_connected_ntk(
         >>> bool(jnp.allclose(network(x).ntk, nm.infinite_ntk(x, trainable="all")))
         True
     """
-    if isinstance(depth, bool) or int(depth) != depth or depth < 1:
-        raise InputError(
-            f"depth counts hidden layers and must be a positive whole number, got {depth}."
-        )
+    depth, order = check_whole("depth", depth), check_whole("order", order, example=80)
+    check_activation(activation)
     what = f"the scales of {in_short(depth)} layers"
-    check_fits(4 * int(depth), what, "use a smaller depth", host=True)
+    check_fits(4 * depth, what, "use a smaller depth", host=True)
     stds = []
     for name, std, strict in (("weight_std", weight_std, True), ("bias_std", bias_std, False)):
+        check_positive(name, std, strict=strict)
         std = tuple(float(s) for s in np.atleast_1d(np.asarray(std, float)))
         std = std * (depth + 1) if len(std) == 1 else std
         if len(std) != depth + 1:
             raise InputError(
-                f"{name} must be one number or {depth + 1}, one per layer, got {len(std)}."
+                f"{name} must be one number or {depth + 1}, one per layer, got {len(std)}; give "
+                "one "
+                "for all layers."
             )
-        check_positive(name, std, strict=strict)
         stds.append(std)
     return FullyConnected(stds[0], stds[1], dual_of(activation, order))

@@ -12,12 +12,11 @@ import warnings
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from ..errors import InputError, check_interval, check_positive, concrete, not_an_array
+from ..errors import InputError, check_interval, check_positive, check_real, concrete
 from ..memory import check_fits, shape_of
 from . import lanczos
 from .lanczos import Modes
@@ -202,22 +201,22 @@ def spectrum(kernel: Any, y: ArrayLike | None = None, *, products: int = 100) ->
         return _of_modes(kernel)
     if hasattr(kernel, "mv") and hasattr(kernel, "in_structure"):
         return _of_operator(kernel, y, products)
-    if concrete(kernel) is None and not isinstance(kernel, jax.Array):
-        raise not_an_array("kernel", kernel)
     check_fits(
         4 * math.prod(shape_of(kernel)),  # the eigenvectors, and what LAPACK works in
         f"the eigenvectors of a kernel of shape {shape_of(kernel)}",
         "use fewer samples, or extreme_eigenvalues for the ends",
         of=kernel,
     )
+    check_real("kernel", kernel)
     kernel = jnp.asarray(kernel)
     half = kernel.shape[: kernel.ndim // 2]
     if kernel.ndim not in (2, 4) or kernel.shape != half * 2 or kernel.size == 0:
-        raise InputError(f"a kernel has shape (n, n) or (n, k, n, k), got {kernel.shape}.")
+        raise InputError(
+            f"kernel must have shape (n, n) or (n, k, n, k), got {kernel.shape}; pass that of one "
+            "set of inputs, such as nm.infinite_ntk(X)."
+        )
     H = kernel.reshape(int(np.prod(half)), -1)
     values = concrete(H)
-    if values is not None and not np.all(np.isfinite(values)):
-        raise InputError("the kernel holds NaN or infinite values.")
     if (
         values is not None
         and np.abs(values - values.T).max()
@@ -225,18 +224,27 @@ def spectrum(kernel: Any, y: ArrayLike | None = None, *, products: int = 100) ->
         * np.finfo(values.dtype).eps
         * np.abs(values).max()  # round-off of sums of a million terms
     ):
-        raise InputError("the kernel is not symmetric; pass the kernel of one set of inputs.")
+        raise InputError(
+            "kernel must be symmetric, got one that is not; pass the kernel of one set of inputs."
+        )
     eigenvalues, eigenvectors = jnp.linalg.eigh(H)
     if y is None:
         return Spectrum(eigenvalues, eigenvectors, None)
+    check_real("y", y)
     y = jnp.asarray(y, H.dtype)
     if y.shape != half:
         raise InputError(
-            f"y must have the shape {half} of the kernel's samples and outputs, got {y.shape}."
+            f"y must have the shape {half} of the kernel's samples and outputs, got {y.shape}; "
+            "give "
+            "one label per sample."
         )
     norm = concrete(jnp.sum(jnp.square(y)))
     if norm is not None and not (np.isfinite(norm) and norm > 0):
-        raise InputError("y must be finite and not all zero: it has no share in any eigenvector.")
+        raise InputError(
+            "y must not be all zero, got zeros only: they have no share in any eigenvector; leave "
+            "y "
+            "out."
+        )
     return Spectrum(
         eigenvalues,
         eigenvectors,

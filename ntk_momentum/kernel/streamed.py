@@ -26,7 +26,7 @@ from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from ..errors import InputError, check_positive, no_type_check, require, unknown_name
+from ..errors import InputError, check_whole, no_type_check, require, unknown_name
 from ..memory import check_fits
 from .infinite import Angles, angles, directions, of_pairs, rows
 from .recursion import FullyConnected, of_layers
@@ -168,7 +168,7 @@ def infinite_ntk_operator(
         [0.5, 0.5, 0.5]
     """
     lineax = require("lineax", "infinite_ntk_operator")
-    check_positive("tile", tile)
+    tile = check_whole("tile", tile, example=TILE_INPUTS)
     if network is not None and trainable is not None:
         raise InputError("trainable is of the two-layer network; a network trains all its layers.")
     if network is not None and not isinstance(network, FullyConnected):
@@ -183,10 +183,11 @@ def infinite_ntk_operator(
     x2 = None if x2 is None else rows("x2", x2)
     if x2 is not None and x1.shape[1] != x2.shape[1]:
         raise InputError(
-            f"x1 and x2 must hold inputs of one size, got {x1.shape[1]} and {x2.shape[1]} numbers."
+            f"x1 and x2 must hold inputs of one size, got {x1.shape[1]} and {x2.shape[1]} "
+            "numbers; give one input per row."
         )
     longest = len(x1) if x2 is None else max(len(x1), len(x2))
-    tile = -(-longest // -(-longest // int(tile)))  # as even as they come: less is padded
+    tile = -(-longest // -(-longest // tile))  # as even as they come: less is padded
     check_fits(12 * tile**2, f"tiles of {tile} inputs", "use a smaller tile", of=x1)
     local = tuple(jax.local_devices() if devices is None else devices)
     over = (

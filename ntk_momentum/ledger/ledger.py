@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from .. import files
+from ..errors import InputError, check_choice, described
+from ..progress import check_progress
 from ..words import claim_ids
 from .check import REGISTRY, Basis, Claim, Entry, Fault, Kind, Under
 from .drawing import Drawing
@@ -99,6 +101,12 @@ def verify(
     from .claims.setting import Setting
 
     known = entries()
+    check_choice("size", size, ("smoke", "full"))
+    check_progress(progress)
+    if claims is not None and not isinstance(claims, Iterable):
+        raise InputError(
+            f"claims must be identifiers, got {described(claims)}; try claims=['thm-1', 'eq-2.1']."
+        )
     wanted = known if claims is None else claim_ids([claims] if isinstance(claims, str) else claims)
     chosen = [entry for id, entry in known.items() if id in wanted]
     results = []

@@ -10,6 +10,7 @@ from .base import AbstractOptimizer as AbstractOptimizer
 from .base import FrozenStep as FrozenStep
 from .base import State as State
 from .base import check_linear as check_linear
+from .base import check_method_kind as check_method_kind
 from .friction import Friction as Friction
 from .friction import FrictionMethod as FrictionMethod
 from .gradient_descent import GradientDescent as GradientDescent

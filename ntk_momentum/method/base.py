@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from ..errors import InputError, concrete
+from ..errors import InputError, concrete, described
 
 Number = int | float | np.number | np.ndarray | Array
 """A number of Python, numpy or jax, also a traced one, or an array of them where flows are stacked
@@ -394,6 +394,31 @@ class AbstractOptimizer(_Named):
 _MIXING = ((0.6, -0.9, 0.3), (0.2, 0.5, 1.1), (-0.8, 0.4, 0.7))
 """Some matrix, neither symmetric nor orthogonal: what acts on all coordinates alike, and linearly,
 commutes with it."""
+
+
+def check_method_kind(name: str, method: Any, kind: type | tuple[type, ...]) -> None:
+    """Raise `InputError` for what is no flow, or no optimizer, as `kind` says; for a class or a
+    constructor that was not called; and where one of the package has an array of parameters, which
+    is many of them."""
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    known = {AbstractFlow: "a flow", AbstractOptimizer: "an optimizer"}
+    example = "nm.HeavyBall(1.0)" if AbstractFlow in kinds else "nm.heavy_ball(0.1, 0.5)"
+    if not isinstance(method, kinds):
+        words = " or ".join(known[one] for one in kinds)
+        call = "call it, as in" if isinstance(method, type) or _makes(method) else "try"
+        raise InputError(f"{name} must be {words}, got {described(method)}; {call} {example}.")
+    for field, value in vars(method).items():
+        if type(method).__module__.startswith("ntk_momentum.") and np.shape(value) != ():
+            raise InputError(
+                f"{name} must have one number for each parameter, got {field} of shape "
+                f"{np.shape(value)}; give a list of them to nm.ensemble, or map over them by "
+                "jax.vmap."
+            )
+
+
+def _makes(thing: Any) -> bool:
+    """Whether something is one of the package's constructors, as nm.heavy_ball."""
+    return callable(thing) and getattr(thing, "__module__", "").startswith("ntk_momentum.method")
 
 
 def check_linear(method: Any) -> None:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from ..errors import InputError, check_positive
+from ..errors import InputError, brief, check_positive, described
 from .base import AbstractMomentumFlow, AbstractOptimizer, Number
 
 Step = tuple[Array, Array, Array]  # the time, the step wanted next, and (x, x')
@@ -47,11 +47,18 @@ class Friction(AbstractMomentumFlow):
         if not callable(self.b):
             raise InputError(
                 "the friction b must be a function of time, got "
-                f"{type(self.b).__name__}; a constant is nm.HeavyBall(b)."
+                f"{described(self.b)}; a constant is nm.HeavyBall(b), so try that."
             )
+        try:
+            start = self.b(jnp.zeros(()))
+        except Exception as error:  # the user's code: anything may be raised
+            raise InputError(
+                f"the friction b must be a function of one time, got one that raises "
+                f"{type(error).__name__} at t = 0 ({brief(error)}); try lambda t: 1 / (1 + t)."
+            ) from error
         check_positive(
             "the friction b(0)",
-            self.b(jnp.zeros(())),
+            start,
             strict=False,
             hint="For b = d/t take nm.Nesterov(d).",
         )

@@ -99,7 +99,7 @@ class HeavyBallMethod(AbstractOptimizer):
             self.beta,
             0.0,
             1.0,
-            "beta = 1 never loses energy (the paper's [0, 1] should be [0, 1)).",
+            "Take beta < 1: beta = 1 never loses energy (the paper's [0, 1] should be [0, 1)).",
         )
 
     def init(self, params: PyTree) -> PyTree:

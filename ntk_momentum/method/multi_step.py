@@ -120,17 +120,18 @@ class MultiStepMomentumMethod(AbstractOptimizer):
     name: ClassVar[str] = "multi_step_momentum"
 
     def __check_init__(self) -> None:
-        check_positive("the step size eta", self.eta)
+        check_positive("the step size eta", self.eta, example=0.1)
+        check_number("the first momentum beta1", self.beta1, 0.5)
         _check_beta2(self.beta2)
         check_positive(
             "1 - beta1 - beta2",
             1 - self.beta1 - self.beta2,
-            hint="Momenta that add up to 1 never lose energy.",
+            hint="Take beta1 + beta2 < 1: momenta that add up to 1 never lose energy.",
         )
         check_positive(
             "1 + beta1 - beta2",
             1 + self.beta1 - self.beta2,
-            hint="No step size is stable otherwise.",
+            hint="Take beta2 < 1 + beta1: no step size is stable otherwise.",
         )
 
     def init(self, params: PyTree) -> MultiStepState:
@@ -169,7 +170,7 @@ def _half_step(beta2: Number) -> Number:
 def _check_beta2(beta2: Number) -> None:
     value = check_number("the second momentum beta2", beta2)
     if value is not None and not (abs(value) < 1).all():
-        raise InputError(f"the second momentum beta2 must lie in (-1, 1), got {beta2}.")
+        raise InputError(f"the second momentum beta2 must lie in (-1, 1), got {beta2}; try 0.1.")
 
 
 def multi_step_momentum(eta: Number, beta1: Number, beta2: Number) -> MultiStepMomentumMethod:

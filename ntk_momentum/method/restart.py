@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
-from ..errors import InputError, check_positive, unknown_name
+from ..errors import InputError, check_positive, check_whole, unknown_name
 from .base import AbstractFlow, AbstractMomentumFlow, AbstractOptimizer, Number, State
 from .nesterov import AbstractNesterov, Nesterov
 from .special import nesterov_oscillator
@@ -58,7 +58,7 @@ class RestartedNesterov(AbstractMomentumFlow):
         if isinstance(scheme, str) and scheme not in SCHEMES:
             raise unknown_name("restart scheme", scheme, SCHEMES)
         if not isinstance(scheme, str):
-            check_positive("the period between restarts", scheme)
+            check_positive("scheme, the period between restarts,", scheme)
         self.d = d
         self.scheme, self.period = (scheme, None) if isinstance(scheme, str) else ("period", scheme)
 
@@ -261,10 +261,8 @@ class RestartedNesterovMethod(AbstractOptimizer):
         if isinstance(self.scheme, str):
             if self.scheme not in SCHEMES:
                 raise unknown_name("restart scheme", self.scheme, SCHEMES)
-        elif int(self.scheme) != self.scheme or self.scheme < 1:
-            raise InputError(
-                f"the restart period must be a positive number of steps, got {self.scheme}."
-            )
+        else:
+            check_whole("scheme, the restart period in steps,", self.scheme, example=50)
 
     @property
     def linear(self) -> bool:
@@ -305,7 +303,7 @@ class RestartedNesterovMethod(AbstractOptimizer):
             if value is None:
                 raise InputError(
                     'the restart scheme "function" needs update(..., value=loss); '
-                    '"speed" and "gradient" do without.'
+                    'use "speed" or "gradient" to do without.'
                 )
             measure = jnp.asarray(value, state.measure.dtype)
             restart = jnp.asarray(value) > state.measure
@@ -392,7 +390,10 @@ def restarted_response(
         >>> bool(jnp.isclose(phi[2], phi[1] ** 2)), float(abs(slope[1]))
         (True, 0.0)
     """
+    check_positive("the eigenvalue", eigenvalue, strict=False)
+    check_positive("the Nesterov constant d", d, example=3.0)
     check_positive("the period", period)
+    check_positive("the times t", t, strict=False)
     turns = jnp.floor(t / period)
     whole = nesterov_oscillator(eigenvalue, d, period)[0]
     phi, slope = nesterov_oscillator(eigenvalue, d, t - turns * period)

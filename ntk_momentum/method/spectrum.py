@@ -17,8 +17,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Float
 
-from ..errors import InputError, check_positive, unknown_name
-from .base import AbstractOptimizer
+from ..errors import InputError, check_positive, check_real, unknown_name
+from .base import AbstractOptimizer, check_method_kind
 from .gradient_descent import gradient_descent
 from .heavy_ball import heavy_ball
 from .strongly_convex import constant_nesterov, nesterov_strongly_convex
@@ -47,16 +47,20 @@ def amplification(optimizer: AbstractOptimizer, eigenvalues: ArrayLike) -> Float
         >>> nm.amplification(nm.heavy_ball(0.1, 0.5), 2.0).shape
         (2, 2)
     """
+    check_method_kind("optimizer", optimizer, AbstractOptimizer)
     if not optimizer.linear:
         raise InputError(
             f"{optimizer.name} is not linear in the gradients, so no matrix describes it."
         )
-    eigenvalues = jnp.asarray(eigenvalues, jnp.result_type(eigenvalues, float))
+    check_real("eigenvalues", eigenvalues)
+    check_positive("eigenvalues", eigenvalues, strict=False)
+    eigenvalues = jnp.asarray(eigenvalues)
+    eigenvalues = eigenvalues.astype(jnp.result_type(eigenvalues, float))
     memory = optimizer.init(jnp.zeros((), eigenvalues.dtype))
     if not all(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(memory)):
         raise InputError(
             f"{optimizer.name} changes from step to step, so no one matrix describes "
-            "it; run nm.predict instead."
+            "it; take nm.predict instead."
         )
     matrices = _amplification(jax.tree.map(jnp.asarray, optimizer), eigenvalues.reshape(-1))
     return matrices.reshape(*eigenvalues.shape, *matrices.shape[1:])
@@ -125,8 +129,8 @@ def convergence_rate(optimizer: AbstractOptimizer, lam_min: float, lam_max: floa
         >>> round(nm.convergence_rate(nm.gradient_descent(0.4), 1.0, 4.0), 3)
         0.6
     """
-    check_positive("lam_min", lam_min)
-    check_positive("lam_max - lam_min", lam_max - lam_min, strict=False)
+    check_method_kind("optimizer", optimizer, AbstractOptimizer)
+    _check_range(lam_min, lam_max)
     # 1025 chosen, not measured: the ends, where the methods of this package are slowest, are exact
     grid = np.concatenate(
         [np.linspace(lam_min, lam_max, 1025), np.geomspace(lam_min, lam_max, 1025)]
@@ -159,8 +163,9 @@ def stability_limit(optimizer: AbstractOptimizer) -> float:
         >>> round(nm.stability_limit(nm.heavy_ball(0.1, 0.5)) * 0.1, 3)
         3.0
     """
+    check_method_kind("optimizer", optimizer, AbstractOptimizer)
     eta = getattr(optimizer, "eta", None)
-    check_positive("the optimizer's step size eta", eta)
+    check_positive("the optimizer's step size eta", eta, example=0.1)
     # In units of 1/eta every method here turns unstable near 1. The first grid point beyond is
     # found on a grid of ratio 1.005, chosen, not measured; a band of stability narrower than that
     # between two unstable ones would be missed, and no method here has one.
@@ -178,6 +183,17 @@ def stability_limit(optimizer: AbstractOptimizer) -> float:
         first = int(np.argmax([*(spectral_radius(optimizer, points[1:-1]) > 1), True]))
         low, high = points[first], points[first + 1]
     return float((low + high) / 2)
+
+
+def _check_range(lam_min: float, lam_max: float) -> None:
+    check_positive("lam_min", lam_min)
+    check_positive("lam_max", lam_max)
+    check_positive(
+        "lam_max - lam_min",
+        lam_max - lam_min,
+        strict=False,
+        hint="Give lam_min, the smallest eigenvalue, first, and lam_max, the largest, then.",
+    )
 
 
 class Best(NamedTuple):
@@ -217,13 +233,7 @@ def best_parameters(method: str, lam_min: float, lam_max: float) -> Best:
         >>> best.optimizer.eta, best.optimizer.beta, best.rate
         (0.25, 0.25, 0.5)
     """
-    check_positive("lam_min", lam_min)
-    check_positive(
-        "lam_max - lam_min",
-        lam_max - lam_min,
-        strict=False,
-        hint="lam_min is the smallest eigenvalue, lam_max the largest.",
-    )
+    _check_range(lam_min, lam_max)
     kappa = lam_max / lam_min
     root = kappa**0.5
     if method == "gradient_descent":

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..errors import check_positive
+from ..errors import check_interval, check_positive
 from .base import AbstractMomentumFlow, Number
 from .hessian_damping import HessianDamped, HessianDampedMethod
 from .special import damped_oscillator
@@ -96,6 +96,8 @@ def constant_nesterov(eta: Number, beta: Number) -> HessianDampedMethod:
         >>> [round(x, 3) for x in step.tolist()]
         [-0.15, -0.15]
     """
+    check_positive("the step size eta", eta)
+    check_interval("the momentum beta", beta, 0.0, 1.0)
     return HessianDampedMethod(eta, beta, beta * eta)
 
 
@@ -150,6 +152,7 @@ def high_resolution_heavy_ball(eta: Number, mu: Number) -> HessianDamped:
         >>> flow.b, flow.gamma, flow.pull
         (2.0, 0.0, 1.1)
     """
+    _check_high_resolution(eta, mu)
     return HessianDamped(2 * mu**0.5, 0.0, 1 + (mu * eta) ** 0.5)
 
 
@@ -179,4 +182,10 @@ def high_resolution_nesterov(eta: Number, mu: Number) -> HessianDamped:
         >>> flow.b, flow.gamma, flow.pull
         (2.0, 0.1, 1.1)
     """
+    _check_high_resolution(eta, mu)
     return HessianDamped(2 * mu**0.5, eta**0.5, 1 + (mu * eta) ** 0.5)
+
+
+def _check_high_resolution(eta: Number, mu: Number) -> None:
+    check_positive("the step size eta", eta, strict=False, example=0.1)
+    check_positive("the strong convexity mu", mu)

@@ -37,11 +37,12 @@ def triple_momentum(mu: Number, smoothness: Number) -> HessianDampedMethod:
         (0.375, 0.167, 0.042)
     """
     check_positive("the strong convexity mu", mu)
+    check_positive("smoothness", smoothness)
     check_positive(
         "smoothness - mu",
         smoothness - mu,
         strict=False,
-        hint="mu is the smallest eigenvalue, smoothness the largest.",
+        hint="Give mu, the smallest eigenvalue, first, and smoothness, the largest, then.",
     )
     rho = 1 - (mu / smoothness) ** 0.5
     eta = (1 + rho) / smoothness

@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 from jaxtyping import PyTree
 
-from ..errors import InputError
+from ..errors import InputError, described
 
 
 def check_model(model: Any) -> None:
@@ -20,8 +20,11 @@ def check_model(model: Any) -> None:
     other samples: dropout or batch statistics in training mode."""
     if not callable(model):
         raise InputError(
-            f"a model must be callable on one input, got {type(model).__name__}; of a tree of "
-            "params and a function apply(params, x) jax.tree_util.Partial(apply, params) makes one."
+            f"the model must be callable on one input, got {described(model)}; use an Equinox "
+            "module, "
+            "or "
+            "of a tree of params and a function apply(params, x) make one by "
+            "jax.tree_util.Partial(apply, params)."
         )
     training = lambda node: (
         getattr(node, "inference", None) is False and getattr(node, "p", None) != 0
@@ -29,8 +32,9 @@ def check_model(model: Any) -> None:
     for node in jax.tree.leaves(model, is_leaf=training):
         if training(node):
             raise InputError(
-                f"a {type(node).__name__} of the model is in training mode; pass "
-                "eqx.nn.inference_mode(model)."
+                f"the model must be in inference mode, got a {type(node).__name__} in training "
+                "mode; "
+                "pass eqx.nn.inference_mode(model)."
             )
 
 
@@ -38,14 +42,19 @@ def why_nothing(model: Any) -> str:
     """What to say of a model of which no weight is trained."""
     function = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, functools.partial)
     if isinstance(model, type):
-        return f"got the class {model.__name__} in the place of a model; call it."
+        return f"the model must be made, got the class {model.__name__}; call it."
     if isinstance(model, function) or type(model).__module__.startswith(("torch", "flax", "haiku")):
         return (
-            f"the weights inside a {type(model).__name__} cannot be seen, so nothing is trained; "
-            "write apply(params, x) for one input and pass jax.tree_util.Partial(apply, params), "
+            f"the model must show its weights, got a {type(model).__name__}, inside which they "
+            "cannot "
+            "be seen, so nothing is trained; write apply(params, x) for one input and pass "
+            "jax.tree_util.Partial(apply, params), "
             "which is also the way from flax, haiku, torch.func."
         )
-    return "nothing is trained: the trainable spec selects no inexact array of the model."
+    return (
+        "trainable or where must select an array of floating numbers of the model, got none, so "
+        "nothing is trained; leave both out to train all weights."
+    )
 
 
 def check_weights(w: PyTree) -> None:
@@ -68,7 +77,8 @@ def check_weights(w: PyTree) -> None:
             "eqx.is_inexact_array(a) else a, model)"
         )
         raise InputError(
-            f"trained weights must be float32 or float64, all alike, got {found}; {remedy}."
+            "the model's trained weights must be float32 or float64, all alike, got "
+            f"{found}; {remedy}."
         )
     for names in places.values():
         if len(names) > 1:

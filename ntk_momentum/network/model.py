@@ -14,9 +14,10 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree, Real, Shaped
 
-from ..errors import InputError, unknown_name
+from ..errors import InputError, brief, described, unknown_name
 from .checks import check_model, check_weights, why_nothing
 
 
@@ -101,8 +102,8 @@ def trainable_spec(
             spec = eqx.tree_at(where, nothing, marks, is_leaf=lambda leaf: leaf is None)
         except (AttributeError, TypeError, ValueError, IndexError, KeyError) as error:
             raise InputError(
-                "where= must return leaves or sub-modules of the model, as in "
-                f"eqx.tree_at ({error})."
+                "where must be a function that returns leaves or sub-modules of the model, got "
+                f"{described(where)} ({brief(error)}); try where=lambda model: model.layers[0]."
             ) from error
     elif trainable is None:
         spec = asked(model).default_trainable(model)
@@ -132,6 +133,12 @@ def _spread(filter_spec: Any, model: Any) -> PyTree:
     def mark(
         choice: Any, part: PyTree
     ) -> PyTree:  # tree.map hands whole sub-trees to it where the spec is a prefix
+        if not callable(choice) and not isinstance(choice, bool | np.bool_):
+            raise InputError(
+                f"trainable must be a predicate or a tree of booleans, got {described(choice)}; "
+                "try "
+                "trainable=eqx.is_inexact_array, or where=."
+            )
         chosen = choice if callable(choice) else lambda _: bool(choice)
         return jax.tree.map(lambda leaf: bool(chosen(leaf)) and eqx.is_inexact_array(leaf), part)
 
@@ -139,7 +146,9 @@ def _spread(filter_spec: Any, model: Any) -> PyTree:
         return jax.tree.map(mark, filter_spec, model)
     except ValueError as error:
         raise InputError(
-            f"trainable= must be a predicate or a tree of booleans shaped like the model ({error})."
+            "trainable must be a predicate or a tree of booleans shaped like the model, got "
+            f"{described(filter_spec)} ({brief(error)}); try trainable=eqx.is_inexact_array, or "
+            "where=."
         ) from error
 
 

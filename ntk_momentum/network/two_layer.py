@@ -16,7 +16,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Key, PyTree, Real, Shaped
 
-from ..errors import InputError, check_positive
+from ..errors import (
+    InputError,
+    brief,
+    check_array,
+    check_flag,
+    check_key,
+    check_positive,
+    check_whole,
+    described,
+)
 from ..memory import check_fits, in_short
 from .model import AbstractModel
 from .neurons import equal_parts, values
@@ -62,17 +71,15 @@ class TwoLayerNet(AbstractModel):
         *,
         scale: float | Float[Array, ""] | None = None,
     ) -> None:
-        self.hidden = jnp.asarray(hidden)
-        self.output = jnp.asarray(output)
+        for name, array in (("hidden", hidden), ("output", output)):
+            check_array(name, array)
+        self.hidden, self.output = jnp.asarray(hidden), jnp.asarray(output)
         self.activation = activation
-        if not callable(activation):
-            raise InputError(
-                f"activation must be a function such as jax.nn.relu, got {activation!r}."
-            )
+        check_activation(activation)
         if self.hidden.ndim != 2 or self.output.shape != self.hidden.shape[:1]:
             raise InputError(
                 f"hidden must be (m, p) and output (m,), got {self.hidden.shape} and "
-                f"{self.output.shape}."
+                f"{self.output.shape}; give a row of hidden and one number of output per neuron."
             )
         self.scale = self.hidden.shape[0] ** -0.5 if scale is None else scale
         check_positive("scale", self.scale)
@@ -151,17 +158,17 @@ def init_two_layer(
         >>> net.hidden.shape, float(net(jnp.ones(3)))
         ((64, 3), 0.0)
     """
-    if isinstance(width, bool) or int(width) != width or width < 1:
-        raise InputError(f"width must be a positive whole number, got {width}.")
-    if int(input_size) != input_size or input_size < 1:
-        raise InputError(f"input_size must be a positive whole number, got {input_size}.")
-    if antisymmetric and width % 2:
+    width = check_whole("width", width, example=256)
+    input_size = check_whole("input_size", input_size, example=10)
+    check_key("key", key)
+    check_activation(activation)
+    if check_flag("antisymmetric", antisymmetric) and width % 2:
         raise InputError(
             "an antisymmetric network pairs its neurons, so the width must be even, "
             f"got {width}; try {width + 1}."
         )
-    dtype = jax.dtypes.canonicalize_dtype(jnp.float64) if dtype is None else jnp.dtype(dtype)
-    entries = int(width) * int(input_size)
+    dtype = weights_of(dtype)
+    entries = width * input_size
     # whoever compiles this knows over how many devices it spreads; no array has 2^60 entries
     if entries >= 2**60 or not isinstance(key, jax.core.Tracer):
         check_fits(
@@ -177,6 +184,42 @@ def init_two_layer(
     if antisymmetric:
         hidden, output = jnp.concatenate([hidden, hidden]), jnp.concatenate([output, -output])
     return TwoLayerNet(hidden, output, activation, scale=scale)
+
+
+def weights_of(dtype: Any) -> jnp.dtype:
+    """The precision of weights that is asked for, JAX's own if None; checked."""
+    if dtype is None:
+        return jax.dtypes.canonicalize_dtype(jnp.float64)
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or found.name not in ("float32", "float64"):
+        raise InputError(
+            f"dtype must be float32 or float64, got {dtype if found is None else found.name!r}; "
+            "try "
+            "dtype=jnp.float32."
+        )
+    return found
+
+
+def check_activation(activation: Any) -> None:
+    """Raise `InputError` unless sigma is a function that keeps the shape of an array."""
+    if not callable(activation) or isinstance(activation, type):
+        raise InputError(
+            f"activation must be a function, got {described(activation)}; try jax.nn.relu."
+        )
+    try:
+        value = jax.eval_shape(activation, jax.ShapeDtypeStruct((2, 3), jnp.float32))
+        good = getattr(value, "shape", None) == (2, 3)
+        got = f"one that makes {getattr(value, 'shape', type(value).__name__)} of shape (2, 3)"
+    except Exception as error:  # the user's code: anything may be raised
+        good, got = False, f"one that raises {type(error).__name__} on an array ({brief(error)})"
+    if not good:
+        raise InputError(
+            f"activation must be a function of arrays that keeps their shape, got {got}; try "
+            "jax.nn.relu."
+        )
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))

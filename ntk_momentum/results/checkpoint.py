@@ -30,10 +30,11 @@ from ..dynamics.run import Run, follow
 from ..dynamics.simulation import check_flow, follow_times
 from ..dynamics.solver import Progress
 from ..dynamics.trajectory import Trajectory
-from ..errors import InputError, check_positive, no_type_check
+from ..errors import InputError, check_path, check_whole, no_type_check
 from ..loss import Loss, squared
 from ..method import AbstractFlow
 from ..numerics import Numerics
+from ..progress import check_progress
 from .provenance import identity_of
 from .sources import code_of
 
@@ -104,8 +105,9 @@ def simulate_checkpointed(
         True
     """
     check_flow(flow)
-    check_positive("every, the saved times between two checkpoints,", every)
-    path = Path(path)
+    check_progress(progress)
+    every = check_whole("every", every, example=10)
+    path = check_path("path", path)
     levels = 0 if refine is False else 1 if refine is True else 6
     finer = [path.with_name(f"{path.name}.fine{level + 1}") for level in range(levels)]
     for file in (path, *finer):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .. import files
-from ..errors import InputError, require, unknown_name
+from ..errors import InputError, check_path, require, unknown_name
 from .store import Stored, fingerprint
 from .tiles import Tile, tiled
 
@@ -56,12 +56,13 @@ def open_results(folder: str | Path) -> Any:
         >>> sizes["flow"], sizes["width"], sizes["seed"], sizes["step"]
         (1, 1, 4, 3)
     """
-    xarray = require("xarray", "reading results")
-    units, unread = _units(Path(folder))
+    folder = check_path("folder", folder)
+    units, unread = _units(folder)
     for line in unread:
         warnings.warn(f"left out: {line}", RuntimeWarning, stacklevel=2)
     if not units:
         raise InputError(_nothing(Path(folder)))
+    xarray = require("xarray", "reading results")
     units.sort(key=lambda unit: str(unit.stored.attributes["created"]))
     codes = {unit.stored.attributes["code"] for unit in units}
     if len(codes) > 1:
@@ -163,7 +164,7 @@ def _nothing(folder: Path) -> str:
         if others
         else ""
     )
-    return f"{folder} holds no units of a sweep{found}."
+    return f"{folder} holds no units of a sweep{found}; give a folder of ntk-momentum sweep."
 
 
 def _axes(units: Sequence[_Unit]) -> dict[str, dict[Any, Any]]:

@@ -125,7 +125,7 @@ def critical_batch(
         >>> nm.critical_batch(nm.gradient_descent(1.0), np.eye(20))
         18
     """
-    check_interval("share", share, 1e-6, 1.0, "It is that of the full batch's limit.")
+    check_interval("share", share, 1e-6, 1.0, "It is that of the full batch's limit; try 0.9.")
     limits, _ = _prepare(optimizer, kernel, 1, sampling)
     n = limits.n
 
@@ -210,7 +210,11 @@ def _prepare(optimizer: Any, kernel: Any, batch_size: Any, sampling: str) -> tup
     # modes that the kernel does not see stay as they are, and no noise enters them
     seen = eigenvalues > len(eigenvalues) * np.finfo(found.eigenvalues.dtype).eps * eigenvalues[-1]
     if not seen.any():
-        raise InputError("the kernel is zero to round-off; every step is stable.")
+        raise InputError(
+            "kernel must have a positive eigenvalue, got none, so every step is stable; give one "
+            "of "
+            "nm.empirical_ntk or nm.infinite_ntk."
+        )
     step, lam = late_step(optimizer), eigenvalues[seen]
     vectors = np.asarray(found.eigenvectors, float)[:, seen]
     return _Limits(step, lam, vectors, n, _edge(step, lam[-1])), B

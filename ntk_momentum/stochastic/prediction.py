@@ -13,7 +13,15 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Key
 
 from ..dynamics.prediction import Prediction, predict
-from ..errors import InputError, check_positive, concrete, no_type_check, unknown_name
+from ..errors import (
+    InputError,
+    check_choice,
+    check_key,
+    check_whole,
+    concrete,
+    described,
+    no_type_check,
+)
 from ..memory import check_fits
 from ..method import AbstractOptimizer
 from .linear import check_method, linear_steps
@@ -145,8 +153,10 @@ def predict_stochastic(
         [1.0]
     """
     check_method(optimizer)
-    if method not in ("auto", *_METHODS):
-        raise unknown_name("method", str(method), ("auto", *_METHODS))
+    check_choice("method", method, ("auto", *_METHODS))
+    runs = check_whole("runs", runs, example=256)
+    if key is not None:
+        check_key("key", key)
     if concrete(kernel) is None:
         raise InputError(
             "noise needs every entry of the kernel, as a concrete array; got "
@@ -179,11 +189,10 @@ def predict_stochastic(
     saved = jnp.asarray(counts, jnp.int32)
     tau = noise_strength(B, n, sampling)
     if method == "sampled":
-        check_positive("runs", runs)
         key = jax.random.key(0) if key is None else key
         return _from_paths(
             mean,
-            sample_paths(moved, saved, matrix, start, int(runs), B, sampling, outputs, key),
+            sample_paths(moved, saved, matrix, start, runs, B, sampling, outputs, key),
             rows,
             test0,
             eigenvalues,
@@ -210,9 +219,19 @@ def predict_stochastic(
 def _counts(steps: Any) -> np.ndarray:
     """The saved step counts."""
     seen = concrete(steps)
-    if seen is None:
-        raise InputError(f"steps must be a step count or a list of them, got {steps!r}.")
-    return np.arange(int(seen) + 1) if seen.ndim == 0 else seen
+    if seen is not None and seen.ndim == 0:
+        return np.arange(check_whole("steps", steps, 0, example=100) + 1)
+    if seen is None or seen.ndim != 1 or seen.size == 0 or seen.dtype.kind not in "iuf":
+        raise InputError(
+            f"steps must be a step count or a list of them, got {described(steps)}; try "
+            "steps=[0, 10, 100]."
+        )
+    if np.any(seen != np.round(seen)) or seen[0] < 0 or np.any(np.diff(seen) <= 0):
+        raise InputError(
+            f"steps must be whole numbers from 0 on that increase, got {seen.tolist()[:9]}; try "
+            "steps=[0, 10, 100]."
+        )
+    return seen
 
 
 def _check_size(method: str, size: int, columns: int, times: int, runs: int) -> None:

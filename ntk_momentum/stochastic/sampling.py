@@ -24,11 +24,10 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Key
 
 from ..dynamics.solver import SAMPLINGS
-from ..errors import InputError, unknown_name
+from ..errors import InputError, check_choice, check_whole
 
 Sampling = Literal["without_replacement", "with_replacement", "reshuffled"]
 
@@ -36,13 +35,12 @@ Sampling = Literal["without_replacement", "with_replacement", "reshuffled"]
 def check_batch(batch_size: Any, n: int, sampling: str) -> int:
     """The batch size as a whole number. Raises InputError unless 1 <= B <= n (any B >= 1 with
     replacement; a divisor of n reshuffled)."""
-    if sampling not in SAMPLINGS:
-        raise unknown_name("sampling", str(sampling), SAMPLINGS)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer):
-        raise InputError(f"batch_size must be a whole number, got {batch_size!r}; try 32.")
-    size = int(batch_size)
-    if size < 1 or (size > n and sampling != "with_replacement"):
-        raise InputError(f"batch_size must lie between 1 and the {n} samples, got {size}.")
+    check_choice("sampling", sampling, SAMPLINGS)
+    size = check_whole("batch_size", batch_size, example=min(n, 32))
+    if size > n and sampling != "with_replacement":
+        raise InputError(
+            f"batch_size must lie between 1 and the {n} samples, got {size}; try {min(n, 32)}."
+        )
     if sampling == "reshuffled" and n % size:
         near = max(b for b in range(1, size + 1) if n % b == 0)
         raise InputError(

@@ -16,16 +16,16 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from .. import files
-from ..errors import MissingPackage, no_type_check, require
+from ..errors import MissingPackage, check_choice, check_path, no_type_check, require
 from ..progress import Bar
 from ..results import store
 from ..results.provenance import identity_of, provenance
-from .registry import Experiment, find
+from .registry import Experiment, Size, find
 
 OnProgress = Callable[[int, int], None]
 
@@ -131,9 +131,11 @@ def run_experiment(
         unknown option of three_flows 'neurons'
     """
     experiment = find((name,))[0]
+    check_choice("size", size, get_args(Size))
     experiment.check_options(options)
+    out = check_path("out", out)
     files.check_folder(out)
-    check_places(experiment, Path(out))
+    check_places(experiment, out)
     if callable(progress):
         done = complete(experiment, size, Path(out), progress, options)
     else:

@@ -85,7 +85,7 @@ class Experiment:
         self, module: ModuleType, size: str, options: Mapping[str, Any] | None = None
     ) -> Any:
         """The configuration of this size, with some of its fields chosen."""
-        if size not in module.SIZES:
+        if not isinstance(size, str) or size not in module.SIZES:
             raise unknown_name(f"size of experiment {self.name}:", size, module.SIZES)
         self.check_options(options or {})
         plain = {k: _tuples(value) for k, value in (options or {}).items()}
@@ -123,7 +123,7 @@ def find(names: tuple[str, ...] = (), where: Path | None = None) -> list[Experim
     unknown names."""
     known = experiments(where)
     for name in names:
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise unknown_name("experiment", name, known)
     return [e for e in known.values() if not names or e.name in names]
 

@@ -185,17 +185,17 @@ RIGHT = {
     ),
 }
 REFUSED = {
-    "BatchNorm in training mode": (normed, "BatchNorm .* in training mode; pass eqx.nn.inference"),
-    "Dropout in training mode": (dropping, "Dropout .* in training mode; pass eqx.nn.inference"),
+    "BatchNorm in training mode": (normed, "BatchNorm in training mode; pass eqx.nn.inference"),
+    "Dropout in training mode": (dropping, "Dropout in training mode; pass eqx.nn.inference"),
     "complex": (lambda: Product(jnp.arange(4) * 1j), "must be float32 or float64.*real and imag"),
     "bfloat16": (half, r"float32 or float64, all alike, got bfloat16 \(.*cast the model"),
     "mixed": (mixed, r"all alike, got float32 \(.*float64 \(.*cast the model"),
     "function": (lambda: lambda x: apply(PARAMS, x), r"Partial\(apply, params\).*flax, haiku, tor"),
     "partial": (lambda: functools.partial(apply, PARAMS), r"Partial\(apply, params\).*flax, haiku"),
     "method": (lambda: mlp().__call__, r"Partial\(apply, params\).*flax, haiku, torch.func"),
-    "a class": (lambda: eqx.nn.MLP, "the class MLP in the place of a model; call it"),
-    "no model": (lambda: None, "must be callable on one input, got NoneType"),
-    "weights alone": (lambda: PARAMS, "must be callable on one input, got dict.*Partial"),
+    "a class": (lambda: eqx.nn.MLP, "must be made, got the class MLP; call it"),
+    "no model": (lambda: None, "must be callable on one input, got None of type NoneType"),
+    "weights alone": (lambda: PARAMS, "must be callable on one input, got .*dict.*Partial"),
     "complex outputs": (
         lambda: jax.tree_util.Partial(lambda w, x: (w @ x) * 1j, jnp.ones(4)),
         "must return .*real",

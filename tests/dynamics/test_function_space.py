@@ -136,7 +136,7 @@ def test_the_law_over_initialisations_matches_draws():
 
 
 def test_wrong_input_is_refused():
-    with pytest.raises(nm.InputError, match="must agree"):
+    with pytest.raises(nm.InputError, match="must have one shape"):
         simulate_function(K, jnp.zeros(7), DATA.y, nm.GradientFlow(), TIMES)
     with pytest.raises(nm.InputError, match="Did you mean"):
         simulate_function(

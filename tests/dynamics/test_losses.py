@@ -91,6 +91,9 @@ CASES = [
 ]
 
 
+REFUSAL = r"\(n, k\)|must have one shape|broadcasting|must be a function"
+
+
 @pytest.mark.parametrize(("loss", "by_hand", "targets", "takes", "f", "shape"), CASES)
 def test_a_loss_is_the_sum_over_samples_or_refused(loss, by_hand, targets, takes, f, shape):
     size, y = SIZES[f], targets(shape)
@@ -108,7 +111,7 @@ def test_a_loss_is_the_sum_over_samples_or_refused(loss, by_hand, targets, takes
         if takes(f0.shape, shape):
             np.testing.assert_allclose(call().loss[0], by_hand(f0, y), rtol=1e-12)
         else:
-            with pytest.raises(nm.InputError, match=r"\(n, k\)|agree|broadcasting|cannot be taken"):
+            with pytest.raises(nm.InputError, match=REFUSAL):
                 call()
 
 

@@ -261,7 +261,7 @@ def bad(change, start=None, ts=TS, **more):
         (bad(lambda K: K, ts=[[0.0, 1.0]]), "non-empty list"),
         (bad(lambda K: K, ts="soon"), "real numbers"),
         (bad(lambda K: K, test0=np.ones(2)), "needs test_kernel"),
-        (bad(lambda K: K, test_kernel=np.ones((2, 4))), "test_kernel of shape"),
+        (bad(lambda K: K, test_kernel=np.ones((2, 4))), "test_kernel must have a column"),
         (bad(lambda K: K, test_kernel=np.ones((2, N)), test0=np.ones(3)), "test0 must have shape"),
         (lambda: predict(*problem(), gradient_descent(0.1), [0.5]), "whole"),
         (lambda: predict(*problem(), Nesterov(70.0), TS), "no finite response"),

@@ -236,14 +236,14 @@ def test_progress_is_reported_per_unit():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"flows": []}, "flows is empty"),
-        ({"widths": []}, "widths is empty"),
-        ({"seeds": 0}, "seeds is empty"),
+        ({"flows": []}, "flows must hold at least one"),
+        ({"widths": []}, "widths must hold at least one"),
+        ({"seeds": 0}, "seeds must be a positive"),
         ({"seeds": [1, 1]}, "twice"),
         ({"widths": [0]}, "width"),
         ({"ts": [1.0, 0.5]}, "increas"),
         ({"ts": np.ones((2, 3))}, "rows"),
-        ({"flows": ["heavy_ball"]}, "flows must be flows"),
+        ({"flows": ["heavy_ball"]}, "flows must be a flow"),
     ],
     ids=str,
 )

@@ -87,7 +87,7 @@ def test_the_spectrum_works_under_jit():
         (lambda: spectrum(jnp.array([[1.0, 2.0], [0.0, 1.0]])), "symmetric"),
         (lambda: spectrum(EYE * jnp.nan), "NaN"),
         (lambda: spectrum(EYE, jnp.ones(3)), "y must have"),
-        (lambda: spectrum(EYE, jnp.zeros(4)), "not all zero"),
+        (lambda: spectrum(EYE, jnp.zeros(4)), "must not be all zero"),
         (lambda: spectrum(EYE).alignment, "needs labels"),
         (lambda: spectrum(EYE).time_to(2.0, GradientFlow()), "epsilon"),
     ],

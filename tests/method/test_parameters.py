@@ -35,13 +35,13 @@ def test_flows_and_optimizers_of_what_is_no_number_say_so():
     assert lines[0].startswith("the friction b must be a number, got 'x' of type str; try")
 
 
-@pytest.mark.parametrize("number", [1, 1.0, True, np.float32(1), np.ones(3), jnp.ones(())])
+@pytest.mark.parametrize("number", [1, 1.0, np.int64(1), np.float32(1), np.ones(3), jnp.ones(())])
 def test_numbers_of_python_numpy_and_jax_are_taken(number):
     check_positive("it", number)
     check_interval("it", number, 0.5, 1.5)
 
 
-@pytest.mark.parametrize("thing", ["1", None, object(), [1, None], jnp.float32])
+@pytest.mark.parametrize("thing", ["1", None, True, np.True_, 1j, object(), [1, None], jnp.float32])
 def test_what_is_no_number_is_refused(thing):
     for check in (check_positive, lambda *args: check_interval(*args, 0.0, 1.0)):
         with pytest.raises(nm.InputError, match="it must be a number, got"):

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from ...errors import InputError
+from ...errors import check_whole
 from ...kernel.tangent import linear_maps
 from ...loss import output_gradient, squared
 from ...method import State
@@ -72,10 +72,7 @@ class KrylovExponential(AbstractIntegrator):
     size: int = eqx.field(static=True, default=128)
 
     def __check_init__(self) -> None:
-        if not isinstance(self.size, int) or self.size < 1:
-            raise InputError(
-                f"size must be a positive whole number, the dimension of a space, got {self.size}."
-            )
+        check_whole("size", self.size, example=128)
 
     def why_not(self, problem: AbstractProblem, method: Any, w: PyTree) -> str | None:
         if not isinstance(problem, WeightProblem):

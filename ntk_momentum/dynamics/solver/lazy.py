@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from ...errors import InputError
+from ...errors import InputError, described
 from ...method import State
 from ...numerics import Numerics
 from ..objective import AbstractProblem, norm, roundoff
@@ -66,8 +66,8 @@ class LazyExponential(AbstractIntegrator):
     order: int = 2
 
     def __check_init__(self) -> None:
-        if self.order not in (1, 2):
-            raise InputError(f"order must be 1 or 2, got {self.order}.")
+        if isinstance(self.order, bool) or self.order not in (1, 2):
+            raise InputError(f"order must be 1 or 2, got {described(self.order)}; try order=2.")
 
     def why_not(self, problem: AbstractProblem, method: Any, w: PyTree) -> str | None:
         if not method.linear:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ...errors import InputError
+from ...errors import InputError, described
 from ...method import State
 from ...numerics import Numerics
 from ..objective import AbstractProblem, roundoff
@@ -50,7 +50,7 @@ class RungeKutta(AbstractIntegrator):
         ):
             raise InputError(
                 "solver must be an explicit diffrax solver with an error estimate, "
-                f"got {type(self.method).__name__}; "
+                f"got {described(self.method)}; "
                 "try diffrax.Tsit5(), diffrax.Dopri8() or diffrax.HalfSolver(diffrax.Euler())."
             )
 

@@ -15,7 +15,7 @@ from jaxtyping import Array
 from ...data import Dataset, load_digits, normalize, sphere
 from ...dynamics.simulation import simulate
 from ...dynamics.trajectory import Trajectory
-from ...errors import InputError, unknown_name
+from ...errors import InputError, described
 from ...kernel import infinite_ntk
 from ...method import AbstractFlow, GradientFlow, HeavyBall
 from ...network.two_layer import TwoLayerNet, init_two_layer
@@ -51,8 +51,10 @@ class Setting:
         data: Dataset | None = None,
         seed: int = 0,
     ):
-        if size not in EFFORTS:
-            raise unknown_name("size", size, EFFORTS)
+        if data is not None and not isinstance(data, Dataset):
+            raise InputError(
+                f"data must be a Dataset, got {described(data)}; try nm.Dataset(X, y)."
+            )
         if data is not None and (not data.unit or data.y.ndim != 1 or data.n < 2):
             norms = np.linalg.norm(np.asarray(data.X).reshape(data.n, -1), axis=1)
             raise InputError(
