@@ -73,7 +73,8 @@ def mark(kind: str, identity: str = "") -> str:
 
 
 def check_folder(path: str | Path) -> Path:
-    """Make the folder and try to write into it, before anything is computed.
+    """Try to write into a folder, or where it would be made, before anything is computed. The first
+    file that is written makes it.
 
     Raises:
         InputError: it cannot be written, or no name is given.
@@ -84,8 +85,8 @@ def check_folder(path: str | Path) -> Path:
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file where a folder is needed; choose another name.")
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
+        there = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         reason = error.strerror or error

@@ -28,7 +28,8 @@ class SweepCommand(Sweep):
     there. Runs that fail are listed with the solver's reason and leave NaN; the others are kept.
 
     Your own model instead of the two-layer network: --model FILE.py:FUNCTION. Units are found again
-    while that file stays as it is; what it imports is not looked at. lambda_0 is then that of the
+    while that function, and what it uses of its file, stay as they are, comments apart; what the
+    file imports is not looked at. lambda_0 is then that of the
     model's own kernel, at the first width and seed 0.
 
     Read the results with `ntk-momentum table`, `plot` and `export`, or in Python with
@@ -69,7 +70,7 @@ class SweepCommand(Sweep):
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(Sweep)}
         sweep = Sweep(**options)
         if float32 and self.float64:
-            raise InputError("--float32 and --float64 exclude each other.")
+            raise InputError("--float32 and --float64 exclude each other; leave one out.")
         job = (self.coordinator, self.num_processes, self.process_id)
         several = self.distributed or any(part is not None for part in job)
         if self.dry_run:

@@ -29,6 +29,9 @@ from .labels import TARGETS, encode_labels
 from .tables import load_table
 
 DIGITS = Path(__file__).with_name("digits.npz")
+"""Optical Recognition of Handwritten Digits, by E. Alpaydin and C. Kaynak (1998), UCI Machine
+Learning Repository, https://doi.org/10.24432/C50P49, under CC BY 4.0: the 1,797 images of its test
+part, 8 x 8 pixels of 0 to 16, unchanged but for the container."""
 
 
 def _pick(n: int, available: int, key: Key[Array, ""] | None, what: str) -> np.ndarray:
@@ -47,8 +50,9 @@ def load_digits(
 ) -> Dataset:
     """n of the 1,797 handwritten digits that ship with the package, with targets as in section 2.
 
-    8 x 8 pixels, so p = 64: those of scikit-learn (Alpaydin and Kaynak, UCI, CC BY 4.0), in the
-    place of the paper's MNIST where no download is wanted.
+    8 x 8 pixels, so p = 64, in the place of the paper's MNIST where no download is wanted.
+    Source: Alpaydin and Kaynak (1998), Optical Recognition of Handwritten Digits, UCI Machine
+    Learning Repository, https://doi.org/10.24432/C50P49, CC BY 4.0.
 
     Args:
         n: How many, at most 1,797.
@@ -361,7 +365,9 @@ def open_data(
         return load_digits(n, key=key, **known)
     if named.kind == "sphere":
         if known:
-            raise InputError(f"the sphere's targets are +1 and -1 at random, not {named.target!r}.")
+            raise InputError(
+                f"the sphere's targets are +1 and -1 at random, got {named.target!r}; leave it out."
+            )
         return sphere(n, p, key=key)
     if named.kind == "table":
         return load_table(named.path, named.label, **known)

@@ -19,7 +19,7 @@ def check_function(text: str) -> tuple[Path, str]:
     file, _, name = text.rpartition(":")
     path = Path(file)
     if not file or not name.isidentifier() or path.suffix != ".py":
-        raise InputError(f"--model must be FILE.py:FUNCTION, e.g. mymodel.py:make, got {text!r}.")
+        raise InputError(f"--model must be FILE.py:FUNCTION, got {text!r}; try mymodel.py:make.")
     if not path.is_file():
         raise InputError(
             f"no file {path} for --model {text}; give the path of a Python file, from {Path.cwd()}."

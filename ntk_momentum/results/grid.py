@@ -15,6 +15,7 @@ from ..network.loading import check_function, load_maker
 from ..numerics import Numerics, Precision
 from ..words import data_word, declared
 from . import named
+from .sources import code_in_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -192,7 +193,7 @@ class Sweep:
             if len(set(values)) < len(values):
                 raise InputError(
                     f"{option} holds the same value twice: "
-                    f"{' '.join(map(str, getattr(self, option)))}."
+                    f"{' '.join(map(str, getattr(self, option)))}; drop one."
                 )
         if self.reference not in (named.INFINITE, named.NO_REFERENCE):
             named.load_reference(self.reference)
@@ -307,7 +308,7 @@ class Sweep:
 
     def settings(self) -> dict[str, Any]:
         """What decides the numbers of a run beside its data, flow, width, seed and times, in plain
-        values; files by their hash."""
+        values; files by their hash, a model by its function's code."""
         values: dict[str, Any] = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -317,7 +318,8 @@ class Sweep:
             values["reference"] = f"{Path(self.reference).name} {_digest(self.reference)}"
         if self.model:
             file, _, function = self.model.rpartition(":")
-            values["model"] = f"{Path(file).name}:{function} {_digest(file)}"
+            code = code_in_file(Path(file), {function})
+            values["model"] = f"{Path(file).name}:{function} {code.digest[:16]}"
             del values["activation"], values["antisymmetric"]
         if not self.batch_sizes:
             del values["sampling"]

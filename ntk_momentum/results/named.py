@@ -71,7 +71,9 @@ def numbers(text: str, what: str) -> tuple[float, ...]:
         values.append(float(first))
         first = first * step if found[3] == "x" else first + step
         if len(values) > MOST_VALUES:
-            raise InputError(f"{what}: the range {text} holds more than {MOST_VALUES} values.")
+            raise InputError(
+                f"{what}: the range {text} holds more than {MOST_VALUES} values; take longer steps."
+            )
     return tuple(values)
 
 
@@ -351,9 +353,13 @@ def load_reference(text: str) -> np.ndarray:
             name = "kernel" if "kernel" in found.files or len(found.files) != 1 else found.files[0]
             found = found[name]
     except KeyError:
-        raise InputError(f"{path} holds several arrays and none is called kernel.") from None
+        raise InputError(
+            f"{path} holds several arrays and none is called kernel; save it with np.save."
+        ) from None
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read the kernel in {path} ({error}).") from error
+        raise InputError(
+            f"cannot read the kernel in {path} ({error}); give a file of np.save."
+        ) from error
     square = found.ndim == 2 and found.shape[0] == found.shape[1]
     if found.dtype.kind not in "fiu" or not square or not np.isfinite(found).all():
         raise InputError(

@@ -118,6 +118,9 @@ def _pieces(sweep: Sweep, folder: Path, write: bool = True) -> list[work.Piece]:
     from ..dynamics.readout import resolve
 
     resolve(sweep.readouts, ())  # a misspelt name is an error of the whole
+    for source in sweep.sources():
+        if source.name == "sphere" and sweep.needs_lambda0():  # before so many are drawn
+            _check_kernel(source.n, source.n)
     sets = [(source, source.load()) for source in sweep.sources()]
     code, origin = code_of("ensembles.ensemble"), provenance()
     model, settings = sweep.make_model(), {**sweep.settings(), "dtype": origin["dtype"]}
@@ -226,17 +229,21 @@ def failed_runs(stored: store.Stored) -> list[str]:
     ]
 
 
+def _check_kernel(samples: int, entries: int) -> None:
+    # n differences of p numbers live beside H, and its eigenvectors' workspace
+    check_fits(
+        3 * entries**2,
+        f"the kernel of {samples} samples, which default end times and frictions need,",
+        "use fewer samples, or give --t-end and the frictions",
+    )
+
+
 def _lambda0(sweep: Sweep, data: Dataset, model: Callable | None) -> float:
     """The smallest eigenvalue of the kernel behind the defaults: H infinity of a ReLU network, H(0)
     of any other at the first width and seed 0."""
     from ..kernel import empirical_ntk, infinite_ntk
 
-    # n differences of p numbers live beside H, and its eigenvectors' workspace
-    check_fits(
-        3 * data.y.size**2,
-        f"the kernel of {data.n} samples, which default end times and frictions need,",
-        "use fewer samples, or give --t-end and the frictions",
-    )
+    _check_kernel(data.n, data.y.size)
     if model is None and sweep.activation == "relu":
         kernel = infinite_ntk(data.X.reshape(data.n, -1), trainable=sweep.trainable)
     else:

@@ -59,6 +59,7 @@ class Locks:
 
     def __enter__(self) -> Locks:
         try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("ab")
         except OSError as error:
             raise InputError(

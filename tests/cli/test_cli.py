@@ -110,7 +110,7 @@ ONE_OF_TWO = ("--num-processes", "2", "--process-id", "0")
         (["sweep", *ONE_OF_TWO, "--coordinator", "a"], "HOST:PORT, with a port"),
         (["sweep", *ONE_OF_TWO, "--coordinator", "a:99999"], "HOST:PORT, with a port"),
         (["sweep", "--widths", "3", "--antisymmetric"], "must be even"),
-        (["sweep", "--data", "missing.npz"], "no file missing.npz"),
+        (["sweep", "--data", "missing.npz"], "got missing.npz, where no file is"),
         (["sweep", "--data", "didgits"], "Did you mean 'digits'"),
         (["sweep", "--n", "0"], "n must be at least 1"),
         (["sweep", "--flows", "nesterov:3", "nesterov:3.0"], "flows holds the same value twice"),

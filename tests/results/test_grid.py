@@ -95,7 +95,7 @@ def test_every_flow_of_the_package_that_numbers_can_state_has_a_name():
         ("heavy_ball:", "b of heavy_ball must be a number or a range"),
         ("heavy_ball:x", "b of heavy_ball must be a number or a range"),
         ("heavy_ball:nan", "b of heavy_ball must be a number or a range"),
-        ("heavy_ball:-1", "b must be finite and >= 0, got -1.0. .'heavy_ball:-1'"),
+        ("heavy_ball:-1", "b must be finite and >= 0, got -1.0; try 1.0. .'heavy_ball:-1'"),
         ("heavy_ball:c=1", "has no parameter 'c'. It has: b"),
         ("heavy_ball:b=1,b=2", "given twice"),
         ("nesterov:0", "d must be finite and > 0"),
@@ -253,3 +253,16 @@ def test_a_users_function_is_called_by_its_signature(tmp_path, signature):
     got = got.get("options", got)
     assert "the key" in got.values() and set(got.values()) <= {9, "the key"}
     assert (9 in got.values()) == ("width" in signature or "m" in signature)
+
+
+def test_a_users_model_is_known_by_the_code_of_its_function_and_not_by_its_comments(tmp_path):
+    file = tmp_path / "mine.py"
+    made = "SIZE = {size}\n{comment}def build(width, key):\n    return {value}\n{other}"
+
+    def model(size=3, comment="", value="SIZE * width", other=""):
+        file.write_text(made.format(size=size, comment=comment, value=value, other=other))
+        return Sweep(model=f"{file}:build", t_end=1.0).settings()["model"]
+
+    first = model()
+    assert model(comment="# a comment\n", other="def elsewhere(): return 4\n") == first
+    assert len({first, model(size=4), model(value="SIZE + width")}) == 3
