@@ -5,6 +5,7 @@ The damaged folders are read in a process of their own, one line in, one line ou
 time for each: what hangs or ends the process fails the test.
 """
 
+import inspect
 import json
 import random
 import select
@@ -28,17 +29,17 @@ ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 60.0  # seconds for one damaged folder, on a busy machine
 
 CHILD = """
-import contextlib, io, json, sys, warnings
+import contextlib, io, json, random, sys, warnings
 from pathlib import Path
 import jax
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_disable_most_optimizations", True)
 import numpy as np
 import ntk_momentum as nm
-from ntk_momentum import cli
+from ntk_momentum import cli, files
 from ntk_momentum.errors import InputError
 from ntk_momentum.ledger import check, drawing, ledger
-from ntk_momentum.results import grid, sweep
+from ntk_momentum.results import grid, reading, sweep
 from ntk_momentum.study import outcome, registry
 from ntk_momentum.study.claims_file import Claims
 
@@ -85,8 +86,43 @@ def answer(what, place):
             raise RuntimeError(said.getvalue())
     return {"value": value, "warned": [str(one.message) for one in caught], "said": said.getvalue()}
 
+# Many in one request, each undone after it was looked at: nothing is computed again, and all that
+# is whole is read every tenth time only, since that takes most of the time.
+KINDS = ("result", "sweep", "checkpoint", "claims", "figure", "report")
+
+def many(place, seed, number):
+    good, chance, wrong = values(place), random.Random(seed), []
+    names = sorted(path for path in files.below(place, "*.*") if path.name != ".locks")
+    for count in range(number):
+        path = chance.choice(names)
+        before = path.read_bytes()
+        after = damaged(before, chance)
+        if after == before:
+            continue
+        path.write_bytes(after)
+        unit = path.name.startswith("unit-")
+        named = [line for line in reading.damaged(place) if path.name in line]
+        if bool(named) != unit or any(files.whole(path, kind) for kind in KINDS):
+            wrong.append([path.name, named])
+        if count % 10 == 0:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                there = nm.open_results(place)["loss"].load().values
+            said = [one for one in caught if path.name in str(one.message)]
+            lost = np.isnan(there)
+            rest = np.array_equal(there[~lost], np.array(good["loss"])[~lost])
+            if len(said) != unit or not rest or bool(lost.any()) != unit or lost.all():
+                wrong.append([path.name, len(said), rest, int(lost.sum())])
+            if answer("table", place).get("value") != int(unit):
+                wrong.append([path.name, "table"])
+        path.write_bytes(before)
+    return {"wrong": wrong, "same": values(place) == good}
+
 for request in sys.stdin:
-    steps, place = request.split()
+    steps, place, *numbers = request.split()
+    if numbers:
+        print(json.dumps(many(Path(place), *map(int, numbers))), flush=True)
+        continue
     print(json.dumps({what: answer(what, place) for what in steps.split(",")}), flush=True)
 """
 
@@ -96,13 +132,19 @@ class Reader:
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", CHILD], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-c", inspect.getsource(damaged) + CHILD],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
 
-    def ask(self, steps: str, place: Path) -> dict:
-        """What came of the steps. Fails when the process ends or takes too long."""
+    def ask(self, steps: str, place: Path, *numbers: int) -> dict:
+        """What came of the steps, or of `numbers` (seed, how many) of damages that are undone.
+
+        Fails when the process ends or takes too long."""
         assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(f"{steps} {place}\n".encode())
+        words = (steps, place, *numbers)
+        self.process.stdin.write(f"{' '.join(map(str, words))}\n".encode())
         self.process.stdin.flush()
         ready, _, _ = select.select([self.process.stdout], [], [], LIMIT)
         assert ready, f"no answer in {LIMIT} seconds"
@@ -129,7 +171,7 @@ def whole(reader, tmp_path_factory) -> tuple[Path, dict]:
     return place, reader.ask("make,open", place)
 
 
-def damaged(content: bytes, chance: random.Random) -> bytes:
+def damaged(content: bytes, chance: "random.Random") -> bytes:
     """A byte flipped, a stretch zeroed, or the end cut off."""
     kind, at = chance.choice(["flip", "zero", "cut"]), chance.randrange(len(content))
     if kind == "cut":
@@ -180,6 +222,14 @@ def _unknown(path: Path) -> bool:
 @pytest.mark.slow
 def test_random_damage_is_found_named_and_mended(reader, whole, tmp_path):
     survive(reader, whole, tmp_path, 120, 1)
+
+
+@pytest.mark.slow
+def test_two_thousand_random_damages_are_found_before_they_are_parsed(reader, whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "damaged")
+    for seed in range(20):
+        got = reader.ask("many", tmp_path / "damaged", seed, 100)
+        assert got["same"] and not got["wrong"], got["wrong"][:3]
 
 
 @pytest.fixture
