@@ -282,7 +282,7 @@ def check_key(name: str, key: Any) -> None:
         )
 
 
-def check_function(name: str, value: Any, example: str) -> None:
+def check_callable(name: str, value: Any, example: str) -> None:
     """Raise for what cannot be called, and for a class in the place of what it makes."""
     if not callable(value):
         raise InputError(

@@ -83,7 +83,7 @@ def check_folder(path: str | Path) -> Path:
         raise InputError("the name of the folder is empty; use . for the current folder.")
     path = Path(path)
     if path.exists() and not path.is_dir():
-        raise InputError(f"{path} is a file where a folder is needed; choose another name.")
+        raise InputError(f"the path must be that of a folder, got the file {path}; choose another.")
     try:
         there = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
         with tempfile.TemporaryFile(dir=there):

@@ -25,7 +25,7 @@ from ..errors import (
 from ..memory import check_fits
 from ..method import AbstractFlow, AbstractOptimizer, check_linear, check_method_kind, innermost
 from ..network.checks import check_weights
-from ..network.two_layer import check_activation, weights_of
+from ..network.two_layer import check_elementwise, weights_of
 
 FULL = "full"
 """The batch size of all samples, in words."""
@@ -168,7 +168,7 @@ def recipe_dtype(
     where `model` fails, called by shape."""
     if model is None:
         check_flag("antisymmetric", antisymmetric)
-        check_activation(activation)
+        check_elementwise(activation)
         return weights_of(dtype)
     if activation is not jax.nn.relu or antisymmetric:
         raise InputError(

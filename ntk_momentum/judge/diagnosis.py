@@ -23,10 +23,11 @@ from ..dynamics.objective import WeightProblem, norm
 from ..dynamics.preparation import weight_problem
 from ..dynamics.training import check_optimizer, train
 from ..dynamics.trajectory import Trajectory
-from ..errors import InputError, check_whole, no_type_check
+from ..errors import InputError, brief, check_whole, described, no_type_check
 from ..kernel.tangent import jvp
 from ..loss import Loss, output_gradient, squared
 from ..method import (
+    AbstractFlow,
     AbstractOptimizer,
     HeavyBallMethod,
     best_parameters,
@@ -357,7 +358,7 @@ def diagnose(
     steps = check_whole("steps", steps, example=100)
     saves = check_whole("saves", saves, example=20)
     check_config(config)
-    made = callable(optimizer) and not hasattr(optimizer, "update")
+    made = callable(optimizer) and not isinstance(optimizer, type | AbstractFlow)
     if optimizer is not None and not made:
         check_optimizer(optimizer)
     problem, w = weight_problem(model, data, loss, trainable, where)
@@ -367,7 +368,15 @@ def diagnose(
     if optimizer is None:
         optimizer = gradient_descent(1 / top)
     elif made:
-        optimizer = optimizer(low, top)
+        try:
+            optimizer = optimizer(low, top)
+        except TypeError as error:  # a constructor that was not called
+            raise InputError(
+                "optimizer must be one, or a function of the smallest and the largest eigenvalue, "
+                f"got {described(optimizer)} ({brief(error)}); call it, as in "
+                "nm.heavy_ball(eta, beta)."
+            ) from error
+        check_optimizer(optimizer)
     every = max(1, steps // saves)
     steps = every * (steps // every)
     linear = linearize(model, trainable=trainable, where=where)

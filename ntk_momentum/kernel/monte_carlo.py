@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from ..errors import InputError, brief, check_function, check_key, check_whole, described
+from ..errors import InputError, brief, check_callable, check_key, check_whole, described
 from ..memory import check_fits, in_short
 from .empirical import empirical_ntk
 
@@ -66,7 +66,7 @@ def monte_carlo_ntk(
     samples = check_whole("samples", samples, 2)  # of one no error can be estimated
     check_key("key", key)
     example = "lambda key: nm.init_two_layer(256, 4, key=key)"
-    check_function("make", make, example)
+    check_callable("make", make, example)
     if "per_layer" in options:
         raise InputError(
             f"monte_carlo_ntk takes no per_layer=, got {options['per_layer']!r}; pass where= for "

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 
 from ..errors import InputError, check_positive, check_whole
 from ..memory import check_fits, check_kernel, in_short
-from ..network.two_layer import check_activation
+from ..network.two_layer import check_elementwise
 from .infinite import Angles, angles, rows, safe_sqrt
 from .patterns import kink
 from .piecewise import pieces, piecewise_linear
@@ -282,7 +282,7 @@ def fully_connected_ntk(
         True
     """
     depth, order = check_whole("depth", depth), check_whole("order", order, example=80)
-    check_activation(activation)
+    check_elementwise(activation)
     what = f"the scales of {in_short(depth)} layers"
     check_fits(4 * depth, what, "use a smaller depth", host=True)
     stds = []

@@ -75,7 +75,7 @@ class TwoLayerNet(AbstractModel):
             check_array(name, array)
         self.hidden, self.output = jnp.asarray(hidden), jnp.asarray(output)
         self.activation = activation
-        check_activation(activation)
+        check_elementwise(activation)
         if self.hidden.ndim != 2 or self.output.shape != self.hidden.shape[:1]:
             raise InputError(
                 f"hidden must be (m, p) and output (m,), got {self.hidden.shape} and "
@@ -161,7 +161,7 @@ def init_two_layer(
     width = check_whole("width", width, example=256)
     input_size = check_whole("input_size", input_size, example=10)
     check_key("key", key)
-    check_activation(activation)
+    check_elementwise(activation)
     if check_flag("antisymmetric", antisymmetric) and width % 2:
         raise InputError(
             "an antisymmetric network pairs its neurons, so the width must be even, "
@@ -203,7 +203,7 @@ def weights_of(dtype: Any) -> jnp.dtype:
     return found
 
 
-def check_activation(activation: Any) -> None:
+def check_elementwise(activation: Any) -> None:
     """Raise `InputError` unless sigma is a function that keeps the shape of an array."""
     if not callable(activation) or isinstance(activation, type):
         raise InputError(

@@ -120,7 +120,7 @@ ONE_OF_TWO = ("--num-processes", "2", "--process-id", "0")
         (["--float32", "sweep", "--float64"], "exclude each other"),
         (["sweep", "--data-seed", "9" * 20], "between -2^63 and 2^63 - 1"),
         (["sweep", "--seeds", "9" * 20], "at most 1,000,000"),
-        (["sweep", "--out", ROOT / "README.md"], "is a file where a folder is needed"),
+        (["sweep", "--out", ROOT / "README.md"], "must be that of a folder, got the file"),
         (["sweep", "--out", ""], "--out is empty"),
         (["reproduce", "--out="], "--out is empty"),
         (["verify", "--json", "mine.html"], "try mine.json"),

@@ -93,7 +93,7 @@ WHOLE = {
     "reproduc": "Did you mean 'reproduce'",
     "decay": "unknown command",
     "run decya": "Did you mean 'decay'",
-    "run ''": "is empty",
+    "run ''": "unknown experiment",
     "reproduce --only decya": "Did you mean 'decay'",
     "reproduce --only": "without a value",
     "verify --claims thm-9": "Did you mean",
