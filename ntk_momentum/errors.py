@@ -226,8 +226,6 @@ def check_interval(name: str, value: Any, low: float, high: float, hint: str = "
 def check_whole(name: str, value: Any, least: int = 1, *, example: object = None) -> int:
     """A whole number of Python, numpy or jax, at least `least`, as Python's; raise for anything
     else, booleans and floating numbers too."""
-    import numpy as np
-
     example = least if example is None else example
     try:
         if isinstance(value, bool) or _boolean(value):
@@ -236,8 +234,8 @@ def check_whole(name: str, value: Any, least: int = 1, *, example: object = None
     except TypeError:
         array = concrete(value)
         if array is not None and array.ndim == 0 and array.dtype.kind == "f":
-            near = np.round(array)
-            example = int(near) if np.isfinite(near) and near >= least else example
+            near = float(array)
+            example = round(near) if least <= near < 2**63 else example
         raise InputError(
             f"{name} must be a whole number, got {described(value)}; try {example}."
         ) from None

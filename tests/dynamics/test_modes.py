@@ -211,7 +211,7 @@ BAD = {
     ),
     "a step between infinities": (
         lambda: nm.predict(H, START, FLOWS[0], [np.inf, 1.0]),
-        "real and finite",
+        "must be finite",
     ),
 }
 

@@ -131,5 +131,5 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path, monkeypatch)
 
 def test_a_folder_that_cannot_be_written_is_refused_before_computing(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="is a file where a folder is needed"):
+    with pytest.raises(InputError, match="must be that of a folder, got the file"):
         solve(tmp_path / "file" / "a")
