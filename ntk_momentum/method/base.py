@@ -401,7 +401,7 @@ def check_method_kind(name: str, method: Any, kind: type | tuple[type, ...]) -> 
     constructor that was not called; and where one of the package has an array of parameters, which
     is many of them."""
     kinds = kind if isinstance(kind, tuple) else (kind,)
-    known = {AbstractFlow: "a flow", AbstractOptimizer: "an optimizer"}
+    known: dict[Any, str] = {AbstractFlow: "a flow", AbstractOptimizer: "an optimizer"}
     example = "nm.HeavyBall(1.0)" if AbstractFlow in kinds else "nm.heavy_ball(0.1, 0.5)"
     if not isinstance(method, kinds):
         words = " or ".join(known[one] for one in kinds)
