@@ -32,6 +32,7 @@ from ..method import (
     GradientFlow,
     spectral_radius,
 )
+from .matrix_function import Eigenbasis, by_matrix, eigenbasis, function_of
 
 _DIRECT_FROM = 0.2
 """From this 1 - phi on, to first order, psi is the quotient (1 - phi)/lambda, which below it loses
@@ -88,33 +89,37 @@ def solve(
     method = eqx.combine(parameters, rest)
     few = kernel if isinstance(kernel, Modes) and kernel.products > 0 else None
     if isinstance(kernel, Modes):
-        eigenvalues, vectors = kernel.values, kernel.vectors
+        found = Eigenbasis(kernel.values, kernel.vectors, None)
         start, launch = kernel.start, kernel.velocity
     else:
-        eigenvalues, vectors = jnp.linalg.eigh(kernel, symmetrize_input=False)
+        found = eigenbasis(kernel)
         assert columns is not None
-        start = vectors.T @ columns[0]
-        launch = None if columns[1] is None else vectors.T @ columns[1]
-    spectrum = jnp.where(
-        eigenvalues < 0, 0.0, eigenvalues
-    )  # a Gram matrix: below zero is round-off
+        start = found.vectors.T @ columns[0]
+        launch = None if columns[1] is None else found.vectors.T @ columns[1]
+    eigenvalues, vectors = found.eigenvalues, found.vectors
+    # a Gram matrix: below zero is round-off
+    at = found._replace(eigenvalues=jnp.where(eigenvalues < 0, 0.0, eigenvalues))
     ask = functools.partial(moved, method, ts=ts, slots=slots, ridge=ridge, limit=limit)
-    modes, velocity, dual = ask(
-        spectrum,
-        (start, launch),
-        dual=rows is not None or few is not None,
-        rough=rows is None,
-        size=len(vectors),
-    )
+    options = {
+        "dual": rows is not None or few is not None,
+        "rough": rows is None,
+        "size": len(vectors),
+    }
+
+    def along(eigenvalues: Array, rest: Any, columns: Any) -> tuple[Array, Array, Array | None]:
+        method, ts, slots, ridge = rest
+        again = {"ts": ts, "slots": slots, "ridge": ridge, "limit": limit, **options}
+        return moved(method, eigenvalues, columns, **again)
+
+    modes, velocity, dual = function_of(along, at, (method, ts, slots, ridge), (start, launch))
     residual = jnp.swapaxes(
         jnp.einsum("tjk,ij->tki", modes, vectors), 1, 2
     )  # in this order no transpose for one column
     basis = None if rows is None else rows if isinstance(kernel, Modes) else rows @ vectors
     test = None if basis is None else jnp.einsum("qi,tik->tqk", basis, dual)
     # U keeps lengths: |Delta|^2 = sum_k modes_k^2 and Delta . H Delta = sum_k lambda_k modes_k^2.
-    losses = (
-        0.5 * jnp.sum(modes**2, axis=2) @ jnp.stack([jnp.ones_like(spectrum), spectrum], axis=1)
-    )
+    loss = 0.5 * jnp.sum(modes**2, axis=(1, 2))
+    pseudo_loss = 0.5 * jnp.sum(modes * by_matrix(at, modes), axis=(1, 2))
     carry = None
     if with_carry:
         carry = launched(method, shifted(jnp.zeros(1, ts.dtype), ridge), ts)[0][:, 0]
@@ -130,8 +135,8 @@ def solve(
         vectors,
         residual,
         velocity,
-        losses[:, 0],
-        losses[:, 1],
+        loss,
+        pseudo_loss,
         test,
         carry,
         error,
@@ -285,16 +290,21 @@ def deficit(flow: AbstractFlow, eigenvalues: Array, ts: Array, phi: Array) -> Ar
     )  # as good as zero, and safe for a mode written in sqrt(lambda)
 
     # psi(lambda) = -int_0^1 (dphi/dlambda)(theta lambda) dtheta where phi is near 1, as phi(0) = 1.
-    lam = jnp.maximum(eigenvalues, floor)[None, :]
+    lam = _from(floor, eigenvalues)[None, :]
 
     def slope(node: Array) -> Array:
-        at = jnp.maximum(node * lam, floor)
+        at = _from(floor, node * lam)
         return jax.jvp(lambda lam: flow.mode(lam, ts[:, None])[0], (at,), (jnp.ones_like(at),))[1]
 
     slopes = jax.lax.map(slope, jnp.array([0.0, *_NODES], lam.dtype))
     near = -slopes[0] * lam < _DIRECT_FROM
     mean = jnp.tensordot(jnp.array(_WEIGHTS, lam.dtype), slopes[1:], axes=1)
     return jnp.where(near, -mean, (1 - phi) / lam)
+
+
+def _from(floor: Array, value: Array) -> Array:
+    """The larger one, with the derivative of `value`."""
+    return value + jax.lax.stop_gradient(jnp.maximum(value, floor) - value)
 
 
 def launched(
