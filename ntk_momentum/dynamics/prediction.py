@@ -23,7 +23,14 @@ from jaxtyping import Array, Float
 from ..errors import InputError, check_positive, concrete, no_type_check
 from ..kernel import Modes, Spectrum
 from ..memory import check_fits, in_short, shape_of
-from ..method import AbstractFlow, AbstractOptimizer, check_linear, check_method_kind
+from ..method import (
+    AbstractFlow,
+    AbstractOptimizer,
+    check_linear,
+    check_method_kind,
+    precise_mode,
+    warn_of_precision,
+)
 from . import krylov
 from .constant_kernel import (
     array,
@@ -94,7 +101,9 @@ def response(eigenvalues: Any, flow: AbstractFlow, ts: Any) -> Float[Array, "T n
 
         Delta(t) = phi(lambda, t) Delta(0)   where   H Delta(0) = lambda Delta(0)
 
-    with phi solving (2.5), (3.5) or (4.3) from rest; e^{-lambda t} for the gradient flow.
+    with phi solving (2.5), (3.5) or (4.3) from rest; e^{-lambda t} for the gradient flow. In
+    float32 it is computed in float64 and rounded where nothing is traced, since the phase
+    sqrt(lambda) t of a late oscillation has no digits in float32; under jit from 1e5 on it has few.
 
     Args:
         eigenvalues: lambda, (n,), in 1/time for the gradient flow and 1/time^2 with momentum.
@@ -133,7 +142,8 @@ def response(eigenvalues: Any, flow: AbstractFlow, ts: Any) -> Float[Array, "T n
             f"eigenvalues must be those of a kernel, >= 0 up to round-off, got {lowest:g}; drop "
             "those below zero."
         )
-    return flow.mode(eigenvalues[None, :], check_times(ts, dtype=eigenvalues.dtype)[:, None])[0]
+    times = check_times(ts, dtype=eigenvalues.dtype)
+    return precise_mode(flow, eigenvalues[None, :], times[:, None])[0]
 
 
 @no_type_check
@@ -159,8 +169,8 @@ def predict(
         Delta'' + (d/t) Delta' = -H Delta     (4.3)
 
     or any other linear flow, each eigenmode by itself. With an optimizer in place of the flow each
-    eigenvalue's recursion is run. Differentiable; in the kernel itself only where its eigenvalues
-    are distinct.
+    eigenvalue's recursion is run. Differentiable in both modes by all that is traced, by a kernel
+    with repeated eigenvalues too; the eigenvectors then count as constant, see `matrix_function`.
 
     With a ridge the loss is |f - y|^2/2 + ridge |w - w_0|^2/2 for a model linear in w about w_0, on
     which it acts:
@@ -293,6 +303,8 @@ def predict(
         check_semidefinite(out.eigenvalues)
     if limit:
         check_limit(flow, out.eigenvalues if ridge is None else out.eigenvalues + ridge)
+    if isinstance(flow, AbstractFlow) and counts is not None:
+        warn_of_precision(flow, out.eigenvalues[-1], counts[-1], out.eigenvalues.dtype)
     seen = concrete(out.loss)
     if slots is None and seen is not None and not np.all(np.isfinite(seen)):
         raise InputError(

@@ -32,6 +32,8 @@ from .nesterov import NesterovMethod as NesterovMethod
 from .nesterov import NesterovTorch as NesterovTorch
 from .nesterov import nesterov as nesterov
 from .nesterov import nesterov_torch as nesterov_torch
+from .precise import precise_mode as precise_mode
+from .precise import warn_of_precision as warn_of_precision
 from .restart import RestartedNesterov as RestartedNesterov
 from .restart import RestartedNesterovMethod as RestartedNesterovMethod
 from .restart import RestartPeriod as RestartPeriod
