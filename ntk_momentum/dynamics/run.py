@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, PyTree
 from .. import memory
 from ..data import Dataset
 from ..errors import InputError, concrete, no_type_check
+from ..loops import collect
 from ..method import (
     AbstractFlow,
     AbstractOptimizer,
@@ -216,14 +217,12 @@ class Run(eqx.Module):
                 row,
             )
 
-            def block(i: Array, carry: tuple[Progress, PyTree]) -> tuple[Progress, PyTree]:
-                now, rows = carry
+            def block(i: Array, now: Progress) -> tuple[Progress, PyTree]:
                 t = progress.t + ((i + 1) * every).astype(self.dtype)
                 now = advance(now, t)
-                seen = look(now, t)
-                return now, jax.tree.map(lambda row, new: row.at[i + 1].set(new), rows, seen)
+                return now, look(now, t)
 
-            return jax.lax.fori_loop(0, saves, block, (progress, rows))
+            return collect(saves, block, progress, rows)
 
     def trajectory(self, ts: Array, end: Progress, values: dict[str, Array]) -> Trajectory:
         """What is handed to the user."""

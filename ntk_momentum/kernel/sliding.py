@@ -135,8 +135,11 @@ def held(
 
 def _fraction(distance: Array, stay: Array, jump: Array) -> Array:
     """The part of the step on the near side."""
+    crosses = stay < 0
     reach = jnp.maximum(distance, stay + jump)
-    return jnp.where(stay >= 0, 1.0, reach / jnp.maximum(reach - stay, jnp.finfo(stay.dtype).tiny))
+    # what does not cross divides by 1, so that no derivative is infinite
+    whole = jnp.where(crosses, jnp.maximum(reach - stay, jnp.finfo(stay.dtype).tiny), 1.0)
+    return jnp.where(crosses, reach / whole, 1.0)
 
 
 def _largest(say: Float[Array, "n m"], count: int) -> Int[Array, "count m"]:

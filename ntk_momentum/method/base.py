@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from ..errors import InputError, concrete, described
+from ..loops import fori_loop
 
 Number = int | float | np.number | np.ndarray | Array
 """A number of Python, numpy or jax, also a traced one, or an array of them where flows are stacked
@@ -222,7 +223,8 @@ class AbstractFlow(_Named):
     ) -> FrozenStep:
         """`frozen_step` with so many substeps to the fastest scale."""
         fastest = jnp.maximum(self.fastest_rate(jnp.max(eigenvalues)), self._damping_rate(t, h))
-        substeps = jnp.ceil(resolution * h * fastest).astype(jnp.int32) + 1
+        count = jnp.ceil(resolution * h * jax.lax.stop_gradient(fastest))
+        substeps = jax.lax.stop_gradient(count).astype(jnp.int32) + 1
         dt = h / substeps
 
         def rate(s: Array, pair: tuple[State, State]) -> tuple[State, State]:
@@ -247,14 +249,12 @@ class AbstractFlow(_Named):
 
         zero, nothing = jnp.zeros_like(residual), jnp.zeros_like(h)
         if self.init(zero).v is None:
-            impulse, _ = jax.lax.fori_loop(
-                0, substeps, substep, (State(zero, None), State(nothing, None))
-            )
+            impulse, _ = fori_loop(substeps, substep, (State(zero, None), State(nothing, None)))
             after = residual - eigenvalues * impulse.w
             rate_after = self.vector_field(t + h, State(zero, None), eigenvalues * after).w
             return FrozenStep(after, rate_after, impulse.w, zero, nothing, nothing)
-        impulse, carry = jax.lax.fori_loop(
-            0, substeps, substep, (State(zero, zero), State(nothing, nothing + 1))
+        impulse, carry = fori_loop(
+            substeps, substep, (State(zero, zero), State(nothing, nothing + 1))
         )
         return FrozenStep(
             residual + carry.w * velocity - eigenvalues * impulse.w,

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from ..errors import InputError, brief, check_positive, described
+from ..loops import while_loop
 from .base import AbstractMomentumFlow, AbstractOptimizer, Number
 
 Step = tuple[Array, Array, Array]  # the time, the step wanted next, and (x, x')
@@ -184,14 +185,14 @@ def _propagate(
                 jnp.max((gap[0] + scale * gap[1]) / (size[0] + scale * size[1] + info.tiny))
                 + _unseen(friction, t, h) ** 1.5
             )
-            scaled = error / (
+            scaled = jax.lax.stop_gradient(error) / (
                 tol + 16 * info.eps * h * fastest
             )  # a long step's phase is no better than its round-off
             accept = (scaled <= 1) | (h <= 4 * info.eps * end)
             # a step's error is of order h^7; 0.9, 1/5 and 5 are the usual guards of step control
             # (Hairer, Norsett and Wanner, II.4), and 1e-7 keeps the power of 0 finite
             factor = jnp.clip(0.9 * jnp.maximum(scaled, 1e-7) ** (-1 / 7), 0.2, 5.0)
-            proposed = h * jnp.where(jnp.isfinite(factor), factor, 0.2)
+            proposed = jax.lax.stop_gradient(h) * jnp.where(jnp.isfinite(factor), factor, 0.2)
             last = accept & (h >= end - t)
             wanted = jnp.where(last, jnp.maximum(proposed, wanted), proposed)
             # Richardson: halving the step divides an error of order 6 by 2^6, so fine - whole is 63
@@ -199,7 +200,7 @@ def _propagate(
             y = jnp.where(accept, fine + (fine - whole) / 63, y)
             return jnp.where(last, end, jnp.where(accept, t + h, t)), wanted, y
 
-        carry = jax.lax.while_loop(lambda c: c[0] < end, attempt, carry)
+        carry = while_loop(lambda c: c[0] < end, attempt, carry)
         return carry, carry[2]
 
     zero = jnp.zeros((), lam.dtype)

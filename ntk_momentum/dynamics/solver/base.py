@@ -15,7 +15,7 @@ from ...method import AbstractFlow, State
 from ...numerics import Numerics
 from ..objective import AbstractProblem
 
-SUCCESS, MAX_STEPS, STEP_UNDERFLOW, NOT_FINITE, NOT_REFINED, NO_START = 0, 1, 2, 3, 4, 5
+SUCCESS, MAX_STEPS, STEP_UNDERFLOW, NOT_FINITE, NOT_REFINED, NO_START, CREEPING = range(7)
 
 REASONS = {
     SUCCESS: "success",
@@ -29,6 +29,12 @@ REASONS = {
     ),
     NOT_FINITE: "the run left the finite numbers; lower the step size or check the model's scale",
     NO_START: "the gradient is not finite at the start; check the model there",
+    CREEPING: (
+        "the maximum number of steps between two saved times was reached by steps far shorter than "
+        "the right side asks for: neurons slide along kinks, where explicit steps jitter; loosen "
+        "Numerics.tol to 1e-3, take a smooth activation, nm.train, or nm.LazyExponential() for a "
+        "two-layer net"
+    ),
     NOT_REFINED: (
         "the run succeeded, but the error asked for with refine= was not reached; see its errors"
     ),

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ...errors import InputError, brief
+from ...loops import fori_loop, while_loop
 from ...method import AbstractOptimizer, State
 from ...numerics import Numerics
 from ..objective import AbstractProblem, WeightProblem
@@ -103,7 +104,7 @@ class Descent(AbstractIntegrator):
 
         steps = jnp.round(t1 - progress.t).astype(jnp.int32)
         end = progress.accepted + steps
-        whole = lambda p: jax.lax.fori_loop(0, steps, lambda _, p: step(problem, p), p)
+        whole = lambda p: fori_loop(steps, lambda _, p: step(problem, p), p)
         batches = self.batches
         if batches is None or not isinstance(problem, WeightProblem):
             return whole(progress)
@@ -117,9 +118,9 @@ class Descent(AbstractIntegrator):
                 count = jnp.minimum(end - p.accepted, len(table) - first)
                 rows = lambda i: jax.lax.dynamic_index_in_dim(table, first + i, keepdims=False)
                 one = lambda i, p: step(batches.part(problem, rows(i)), p)
-                return jax.lax.fori_loop(0, count, one, p)
+                return fori_loop(count, one, p)
 
-            return jax.lax.while_loop(lambda p: p.accepted < end, some, p)
+            return while_loop(lambda p: p.accepted < end, some, p)
 
         ways = [whole if batches.whole(size, n) else partial(drawn, size) for size in batches.sizes]
         return (

@@ -23,6 +23,7 @@ from ...method import State
 from ...method.base import FrozenStep
 from ...numerics import Numerics
 from ..objective import AbstractProblem, WeightProblem, norm, roundoff
+from ..passing import without_derivative
 from .base import AbstractIntegrator, Progress, Watcher
 from .stepping import Attempt, adaptive_steps
 
@@ -108,6 +109,11 @@ class KrylovExponential(AbstractIntegrator):
         watcher: Watcher,
         numerics: Numerics,
     ) -> Progress:
+        problem, flow, progress, t1 = without_derivative(
+            (problem, flow, progress, t1),
+            f"{type(self).__name__} has no derivatives, as its Krylov spaces depend on all that is "
+            "differentiated by; take solver=nm.RungeKutta(), which has them in both modes.",
+        )
         step = _Step(problem, flow, self.size, numerics)
         return adaptive_steps(step, 2, problem, progress, t1, watcher, numerics)
 

@@ -25,9 +25,11 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ...errors import InputError, described
-from ...method import State
+from ...method import FrozenStep, State
 from ...numerics import Numerics
+from ..matrix_function import Eigenbasis, function_of
 from ..objective import AbstractProblem, norm, roundoff
+from ..passing import without_derivative
 from .base import AbstractIntegrator, Progress, Watcher
 from .slopes import Crossing, LinearNet, Memory
 from .stepping import Attempt, adaptive_steps
@@ -94,8 +96,10 @@ class LazyExponential(AbstractIntegrator):
         net = _as_linear(problem, state.w, roundoff(numerics.tol, dtype))
         memory = Memory.at(net, state.w, state.v)
         h = (
-            0.05 / flow.fastest_rate(jnp.maximum(memory.eigenvalues[-1], jnp.finfo(dtype).tiny))
+            0.05
+            / flow.fastest_rate(jnp.maximum(memory.basis.eigenvalues[-1], jnp.finfo(dtype).tiny))
         ).astype(dtype)
+        h = jax.lax.stop_gradient(h)
         zero = jnp.zeros((), jnp.int32)
         t = jnp.zeros((), dtype)
         watched = watcher.init(problem, t, state)
@@ -110,6 +114,12 @@ class LazyExponential(AbstractIntegrator):
         watcher: Watcher,
         numerics: Numerics,
     ) -> Progress:
+        if self.order == 1:
+            problem, flow, progress, t1 = without_derivative(
+                (problem, flow, progress, t1),
+                "LazyExponential(order=1) freezes slopes over a step, so its derivatives lack what "
+                "passing kinks adds; take solver=nm.LazyExponential().",
+            )
         net = _as_linear(problem, progress.state.w, roundoff(numerics.tol, t1.dtype))
         cost = self.evaluations(flow)
 
@@ -129,9 +139,9 @@ class LazyExponential(AbstractIntegrator):
             return _coast(net, flow, t, h, state, memory)
         # Order 1: slopes, so J and H = U Lambda U^T, stay those of the start, and with Delta' = J v
         #     w(t+h) = w + carry_w v - J^T U impulse_w,   v(t+h) = carry_v v - J^T U impulse_v.
-        vectors, eigenvalues, slopes = memory.vectors, memory.eigenvalues, net.slopes(memory.z)
-        frozen = flow.frozen_step(
-            eigenvalues, t, h, vectors.T @ memory.residual, vectors.T @ memory.velocity
+        slopes, vectors = net.slopes(memory.z), memory.basis.vectors
+        frozen = _frozen(
+            flow, memory.basis, t, h, vectors.T @ memory.residual, vectors.T @ memory.velocity
         )
         w = (
             state.w.hidden
@@ -139,14 +149,8 @@ class LazyExponential(AbstractIntegrator):
             - net.pull(slopes, vectors @ frozen.impulse_w)
         )
         v = frozen.carry_v * state.v.hidden - net.pull(slopes, vectors @ frozen.impulse_v)
-        new = net.remember(w, v, vectors, eigenvalues)
-        new = new._replace(
-            **dict(
-                zip(
-                    ("vectors", "eigenvalues"), net.eigh(net.kernel(net.slopes(new.z))), strict=True
-                )
-            )
-        )
+        at = net.basis(net.kernel(net.slopes(net.X @ w.T)))
+        new = net.remember(w, v, at)
         error = norm(new.residual - vectors @ frozen.residual) / _size(net, state, memory)
         return error, new, partial(_taken, state, w, v)
 
@@ -158,18 +162,17 @@ def _glide(
     kernel, one for f at the end, and one that writes the accepted weights over the old ones.
     Nothing of size (n, m) is kept but where one tile holds all neurons.
     """
-    whole, vectors, eigenvalues = net.whole(state.w.hidden), memory.vectors, memory.eigenvalues
+    whole, at = net.whole(state.w.hidden), memory.basis
 
-    def frozen_step(vectors: Array, eigenvalues: Array) -> tuple[Array, Array]:
-        frozen = flow.frozen_step(
-            eigenvalues, t, h, vectors.T @ memory.residual, jnp.zeros_like(memory.residual)
-        )
-        return vectors @ frozen.impulse_w, vectors @ frozen.residual
+    def frozen_step(at: Eigenbasis) -> tuple[Array, Array]:
+        still = jnp.zeros_like(memory.residual)
+        frozen = _frozen(flow, at, t, h, at.vectors.T @ memory.residual, still)
+        return at.vectors @ frozen.impulse_w, at.vectors @ frozen.residual
 
     # Delta' = -H Delta with H frozen moves every neuron by the force's integral Q over the step,
     #     w_r(t+h) = w_r - s a_r sum_i sbar_ri Q_i x_i,   Q = int Delta dt = U impulse_w.
     # First Q by the last step's eigenbasis, which predicts the crossings and with them sbar.
-    force, residual = frozen_step(vectors, eigenvalues)
+    force, residual = frozen_step(at)
 
     def slopes(tile: LinearNet, w: Array) -> Array:
         z = memory.z if whole else tile.X @ w.T
@@ -185,10 +188,8 @@ def _glide(
         # Then Q anew, by the kernel of the averaged slopes themselves,
         #     Hbar_ij = s^2 (x_i . x_j) sum_r a_r^2 sbar_ri sbar_rj,
         # whose eigenbasis also predicts the next step.
-        vectors, eigenvalues = net.eigh(
-            net.total(lambda tile, w: tile.kernel(average(tile, w)), state.w.hidden)
-        )
-        push, residual = frozen_step(vectors, eigenvalues)
+        at = net.basis(net.total(lambda tile, w: tile.kernel(average(tile, w)), state.w.hidden))
+        push, residual = frozen_step(at)
     else:
         push = force
 
@@ -197,9 +198,8 @@ def _glide(
     moved = net.once(lambda tile, w: w - tile.pull(average(tile, w), push), state.w.hidden)
     after = net.total(lambda tile, w: tile.outlook(moved(tile, w))[: 3 - order], state.w.hidden)
     z = net.kept(moved(net, state.w.hidden)) if whole else memory.z
-    new = Memory(z, memory.zv, after[0] - net.y, memory.velocity, vectors, eigenvalues)
-    if order == 1:
-        new = new._replace(**dict(zip(("vectors", "eigenvalues"), net.eigh(after[1]), strict=True)))
+    at = net.basis(after[1]) if order == 1 else at
+    new = Memory(z, memory.zv, after[0] - net.y, memory.velocity, at)
 
     def finish(accept: Array) -> State:
         return State(_with_hidden(state.w, net.rewritten(moved, state.w.hidden, accept)), None)
@@ -237,20 +237,19 @@ def _coast(
     after them from the frozen solution at `_NODES` nodes.
     """
     z, zv, near = memory.z, memory.zv, net.slopes(memory.z)
-    vectors, eigenvalues = memory.vectors, memory.eigenvalues
+    at, vectors = memory.basis, memory.basis.vectors
     # Where the step would end with the slopes of its start; `leave` and `back` are then the zeros
     # of the parabola z + sigma h z' + sigma^2 (...) through that end, sigma in [0, 1]. A momentum
     # that is not the velocity gives no z', so the chord is taken.
-    frozen = flow.frozen_step(
-        eigenvalues, t, h, vectors.T @ memory.residual, vectors.T @ memory.velocity
-    )
+    frozen = _frozen(flow, at, t, h, vectors.T @ memory.residual, vectors.T @ memory.velocity)
     after = z + frozen.carry_w * zv - net.X @ net.pull(near, vectors @ frozen.impulse_w).T
     crossing = Crossing.of(z, h * zv if flow.inertial else after - z, after)
     # Beyond the kink the slope is below + above - near. Averaged over the step it gives the kernel
     # and, for Delta' = J v at the start of the frozen solution, J.
     change = (net.above + net.below) - 2 * near
     slopes = near + change * (crossing.back - crossing.leave)
-    vectors, eigenvalues = net.eigh(net.kernel(slopes))
+    at = net.basis(net.kernel(slopes))
+    vectors = at.vectors
     velocity = net.scale * ((slopes * zv) @ net.output)
 
     # A force Delta(s) that acts all step moves w and v at its end by the impulses
@@ -262,9 +261,9 @@ def _coast(
     start = vectors.T @ memory.residual, vectors.T @ velocity
     rest = jnp.zeros_like(start[0])
     parts = jnp.arange(1, _NODES + 1, dtype=z.dtype) / _NODES
-    passed = jax.vmap(lambda part: flow.frozen_step(eigenvalues, t, h * part, *start))(parts)
+    passed = jax.vmap(lambda part: _frozen(flow, at, t, h * part, *start))(parts)
     carried = jax.vmap(
-        lambda part: flow.frozen_step(eigenvalues, t + h * part, h * (1 - part), rest, rest)
+        lambda part: flow.frozen_step(at.eigenvalues, t + h * part, h * (1 - part), rest, rest)
     )(parts[:-1])
     frozen = jax.tree.map(lambda leaf: leaf[-1], passed)
     kick_w, kick_v = passed.impulse_w[:-1], passed.impulse_v[:-1]
@@ -287,9 +286,21 @@ def _coast(
     ]
     w = state.w.hidden + frozen.carry_w * state.v.hidden - net.spread(pushes[0])
     v = frozen.carry_v * state.v.hidden - net.spread(pushes[1])
-    new = net.remember(w, v, vectors, eigenvalues)
+    new = net.remember(w, v, at)
     gap = norm(new.residual - vectors @ frozen.residual) / _size(net, state, memory)
     return gap / _LEAD, new, partial(_taken, state, w, v)
+
+
+def _frozen(
+    flow: Any, at: Eigenbasis, t: Array, h: Array, residual: Array, velocity: Array
+) -> FrozenStep:
+    """`frozen_step`, with the derivative by H of the matrix functions that it is made of."""
+
+    def step(eigenvalues: Array, rest: Any, columns: tuple[Array, Array]) -> FrozenStep:
+        flow, t, h = rest
+        return flow.frozen_step(eigenvalues, t, h, *columns)
+
+    return function_of(step, at, (flow, t, h), (residual, velocity))
 
 
 def _size(net: LinearNet, state: State, memory: Memory) -> Array:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ...loops import while_loop
 from ...method import RestartedNesterov, State
 from ...numerics import Numerics
 from ..objective import AbstractProblem
@@ -173,7 +174,7 @@ class Restarting(AbstractIntegrator):
                 # Right after a restart due is zero to round-off; the chord needs a positive end.
                 above = jnp.maximum(due(clock.inner), jnp.finfo(t1.dtype).tiny)
                 none = jnp.zeros((), jnp.int32)
-                *_, found, steps = jax.lax.while_loop(
+                *_, found, steps = while_loop(
                     unsure, trial, (clock.inner.t, inner.t, above, after, none, inner, taken(inner))
                 )
                 # Steps of trials that were thrown away count as rejected: they are not free.
@@ -187,9 +188,7 @@ class Restarting(AbstractIntegrator):
         def unfinished(clock: _Clock) -> Array:
             return (clock.inner.t < t1 - clock.began) & (clock.inner.verdict == 0)
 
-        clock = jax.lax.while_loop(
-            unfinished, periodic if flow.linear else adaptive, progress.memory
-        )
+        clock = while_loop(unfinished, periodic if flow.linear else adaptive, progress.memory)
         return clock.inner._replace(t=t1, memory=clock)
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from ...kernel import sliding
 from ...network import neurons
+from ..matrix_function import Eigenbasis, eigenbasis
 
 TILE = 2**22
 """Preactivations in one tile on a CPU, 16 MiB in float32. Fewer than two tiles are kept from pass
@@ -24,7 +25,7 @@ def _tile() -> int:
 
 class Memory(NamedTuple):
     """What a step hands to the next: preactivations of weights and velocities (n, m), Delta and J v
-    (n,), the last eigendecomposition.
+    (n,), the last kernel's eigenbasis.
 
     Without momentum zv is (n, 0), and z too where neurons are taken by tiles.
     """
@@ -33,8 +34,7 @@ class Memory(NamedTuple):
     zv: Float[Array, "n m"]
     residual: Float[Array, " n"]
     velocity: Float[Array, " n"]
-    vectors: Float[Array, "n n"]
-    eigenvalues: Float[Array, " n"]
+    basis: Eigenbasis
 
     @staticmethod
     def at(net: LinearNet, w: Any, v: Any) -> Memory:
@@ -45,11 +45,10 @@ class Memory(NamedTuple):
                 f[:, None][:, :0],
                 f - net.y,
                 jnp.zeros_like(f),
-                *net.eigh(kernel),
+                net.basis(kernel),
             )
-        blank = net.remember(w.hidden, v.hidden, net.gram, net.y)
-        vectors, eigenvalues = net.eigh(net.kernel(net.slopes(blank.z)))
-        return blank._replace(vectors=vectors, eigenvalues=eigenvalues)
+        z = net.X @ w.hidden.T
+        return net.remember(w.hidden, v.hidden, net.basis(net.kernel(net.slopes(z))))
 
 
 class LinearNet(NamedTuple):
@@ -81,10 +80,10 @@ class LinearNet(NamedTuple):
         return self.scale**2 * self.gram * ((slopes * self.output[None, :] ** 2) @ slopes.T)
 
     @staticmethod
-    def eigh(kernel: Float[Array, "n n"]) -> tuple[Array, Array]:
-        """Eigenvectors and eigenvalues, these clipped at zero."""
-        eigenvalues, vectors = jnp.linalg.eigh(kernel)
-        return vectors, jnp.maximum(eigenvalues, 0.0)
+    def basis(kernel: Float[Array, "n n"]) -> Eigenbasis:
+        """The eigenbasis, its eigenvalues clipped at zero."""
+        found = eigenbasis((kernel + kernel.T) / 2)
+        return found._replace(eigenvalues=jnp.maximum(found.eigenvalues, 0.0))
 
     def outlook(self, w: Float[Array, "m p"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
         """(f, H) at w."""
@@ -145,11 +144,11 @@ class LinearNet(NamedTuple):
             : w.shape[0]
         ]
 
-    def remember(self, w: Array, v: Array, vectors: Array, eigenvalues: Array) -> Memory:
+    def remember(self, w: Array, v: Array, at: Eigenbasis) -> Memory:
         z, zv = self.X @ w.T, self.X @ v.T
         slopes = self.slopes(z)
         f, velocity = (self.scale * ((slopes * part) @ self.output) for part in (z, zv))
-        return Memory(z, zv, f - self.y, velocity, vectors, eigenvalues)
+        return Memory(z, zv, f - self.y, velocity, at)
 
     def average_slopes(self, before: Array, after: Array, slopes: Array, force: Array) -> Array:
         """Slopes averaged over a step that was predicted to lead from `before` to `after` with the
@@ -184,8 +183,10 @@ class Crossing(NamedTuple):
         start, slope = side * before, side * rise
         bend = side * after - start - slope
         square = slope**2 - 4 * bend * start
-        root = jnp.sqrt(jnp.maximum(square, 0.0)) - slope
-        leaves = (square >= 0) & (root > 0)
+        # not sqrt(0), whose derivative is infinite; a double zero is a touch, no crossing
+        meets = square > 0
+        root = jnp.sqrt(jnp.where(meets, square, 1.0)) - slope
+        leaves = meets & (root > 0)
         leave = jnp.where(leaves, jnp.minimum(2 * start / jnp.where(leaves, root, 1.0), 1.0), 1.0)
         returns = leaves & (bend > 0)
         back = jnp.where(

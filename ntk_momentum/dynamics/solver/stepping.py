@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ...loops import while_loop
 from ...method import State
 from ...numerics import Numerics
 from .base import MAX_STEPS, NOT_FINITE, STEP_UNDERFLOW, Progress, Watcher
@@ -62,11 +63,12 @@ def adaptive_steps(
         h = jnp.where(last, left, jnp.where(2 * wanted > left, left / 2, wanted))
         t = jnp.where(last, t1, p.t + h)
         error, new, finish, cost = step(p.t, h, p.state, memory)
-        scaled = error / numerics.tol
+        # Steps are constants under differentiation: the solution hardly depends on them.
+        scaled = jax.lax.stop_gradient(error / numerics.tol)
         accept = scaled < 1
         # A step of order k is wrong by h^(k + 1); 0.8 and the clips are those of most solvers.
         factor = jnp.clip(0.8 * jnp.maximum(scaled, 1e-12) ** (-1 / (order + 1)), 0.2, 2.0)
-        proposed = h * jnp.where(jnp.isfinite(factor), factor, 0.2)
+        proposed = jax.lax.stop_gradient(h) * jnp.where(jnp.isfinite(factor), factor, 0.2)
         # A step that a saved time cut short says little of the step after it.
         wanted = jnp.where(accept & (h < wanted), jnp.maximum(wanted, proposed), proposed)
         state = finish(accept)
@@ -93,4 +95,4 @@ def adaptive_steps(
             verdict.astype(jnp.int32),
         )
 
-    return jax.lax.while_loop(unfinished, attempt, progress)
+    return while_loop(unfinished, attempt, progress)
