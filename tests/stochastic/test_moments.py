@@ -214,7 +214,7 @@ def test_exact_moments_are_means_of_many_runs(optimized, sampling):
         many = nm.predict_stochastic(*arguments, **drawing, method="sampled", runs=20_000)
         deviation = np.asarray((many.loss / exact.loss - 1) / many.error)
         assert np.max(np.abs(deviation)) < 5, deviation
-        assert np.max(np.asarray(many.error)) < 0.02
+        assert np.max(np.asarray(many.error)) < 0.03
 
 
 @pytest.mark.slow
