@@ -112,8 +112,8 @@ descent = nm.diagnose(model, data, nm.gradient_descent(eta), steps=60)
 print(descent)
 
 # %% [markdown]
-# The four questions have a number each. The last line names the heavy ball that is best for a kernel
-# that stays. Let us take it.
+# The four questions have a number each. The last line names the heavy ball that is best for a
+# kernel that stays. Let us take it.
 
 # %%
 momentum = nm.diagnose(model, data, descent.momentum, steps=60)

@@ -225,7 +225,8 @@ def _batch(size: int, inputs: Any, axes: Any) -> tuple[PyTree, PyTree]:
 
 
 def _with_axes(function: Callable, tree: Any, axes: Any) -> Any:
-    leaves, structure = jax.tree_util.tree_flatten(tree)
+    leaves = jax.tree.leaves(tree)
+    structure: Any = jax.tree.structure(tree)
     known = structure.flatten_up_to(axes)
     return jax.tree.unflatten(structure, map(function, leaves, known))
 

@@ -79,9 +79,11 @@ def claims() -> Mapping[str, ClaimWord]:
                     said = {"fault": "none", "under": "as stated"} | {
                         k.arg: k.value for k in call.keywords
                     }
-                    parts = (_plain(said[part]) for part in ("section", "kind", "fault", "under"))
+                    section, kind, fault, under = (
+                        _plain(said[part]) for part in ("section", "kind", "fault", "under")
+                    )
                     home = f"{_HERE.name}.{module.replace('/', '.')}.{node.name}"  # type: ignore[attr-defined]
-                    found[id] = ClaimWord(id, *parts, home)
+                    found[id] = ClaimWord(id, section, kind, fault, under, home)
     return {id: found[id] for id in declared("ledger/ledger", "PAPER_ORDER") if id in found}
 
 

@@ -3,7 +3,7 @@ compared with; and what may be given in their place."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -35,8 +35,10 @@ def as_integrator(
     w: PyTree,
     method: Any,
     batches: Batches | None = None,
+    table: Mapping[str, Readout] | None = None,
 ) -> AbstractIntegrator:
-    """The `solver` argument: an integrator, a diffrax solver, or None for the best that fits.
+    """The `solver` argument: an integrator, a diffrax solver, or None for the best that fits, also
+    the read-outs of `table`.
 
     Raises `InputError` for one that does not fit.
     """
@@ -47,7 +49,8 @@ def as_integrator(
             batches = batches.on(problem, w)
         fits = Descent(batches)
     elif solver is None:
-        return _default_integrator(problem, flow, w)
+        observed = any(isinstance(readout, Observer) for readout in (table or {}).values())
+        return _default_integrator(problem, flow, w, observed)
     else:
         fits = solver if isinstance(solver, AbstractIntegrator) else RungeKutta(solver)
     reason = fits.why_not(problem, flow, w)
@@ -61,19 +64,22 @@ def as_integrator(
     )
 
 
-def _default_integrator(problem: AbstractProblem, flow: AbstractFlow, w: PyTree) -> Any:
+def _default_integrator(
+    problem: AbstractProblem, flow: AbstractFlow, w: PyTree, observed: bool
+) -> Any:
     """The integrator that fits: the lazy one where it can solve the problem; Krylov spaces for
     flows without momentum of models whose program is smooth in the weights; else Runge-Kutta.
 
-    With momentum Krylov steps save as much at late times, but their error for the same tol is
-    larger while fast modes still turn, so whoever wants them asks. Where neurons cross kinks they
-    gain nothing: the kernel jumps within 1/lambda_max.
+    Observers, which see both ends of every step, integrate along it: steps as long as the kernel
+    allows would tell them little. With momentum Krylov steps save as much at late times, but their
+    error for the same tol is larger while fast modes still turn, so whoever wants them asks. Where
+    neurons cross kinks they gain nothing: the kernel jumps within 1/lambda_max.
     """
     lazy, krylov = LazyExponential(), KrylovExponential()
     if lazy.why_not(problem, flow, w) is None:
         return lazy
     inert = flow.init(jnp.zeros(())).v is None
-    if inert and krylov.why_not(problem, flow, w) is None and smooth(problem.f, w):
+    if inert and not observed and krylov.why_not(problem, flow, w) is None and smooth(problem.f, w):
         return krylov
     return RungeKutta()
 

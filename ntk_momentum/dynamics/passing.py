@@ -100,7 +100,8 @@ def _warn(problem: WeightProblem, state: State) -> None:
 
 def _whole(tree: PyTree, rate: Any) -> PyTree:
     """The tangent of a tree, zero where there is none."""
-    leaves, structure = jax.tree.flatten(tree)
+    leaves = jax.tree.leaves(tree)
+    structure: Any = jax.tree.structure(tree)
     known = [None] * len(leaves) if rate is None else structure.flatten_up_to(rate)
     filled = [jnp.zeros_like(x) if r is None else r for x, r in zip(leaves, known, strict=True)]
     return jax.tree.unflatten(structure, filled)

@@ -115,7 +115,6 @@ class Run(eqx.Module):
         dtype = weights_dtype(w)
         if isinstance(method, eqx.Module):
             method = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), method)
-        integrator = as_integrator(chosen.solver, problem, w, method, batches)
         reference, default = chosen.reference, None
         if reference is None:
             default = default_reference(plain, data, trainable, where)
@@ -123,6 +122,7 @@ class Run(eqx.Module):
             reference = as_reference(reference, problem.residual_size(w), dtype)
         known = reference if default is None else default
         table = resolve(chosen.readouts, default_names(problem, method, known))
+        integrator = as_integrator(chosen.solver, problem, w, method, batches, table)
         if default is not None and wants_reference(problem, w, method, table):
             reference = default()
         return Run(problem, w, method, integrator, table, reference, in_dtype(config, dtype))

@@ -69,7 +69,8 @@ def axes(
 
 def _whole_numbers(name: str, values: Any) -> tuple[int, ...]:
     """One whole number, or several, as a tuple; numpy's and JAX's are numbers, strings are not."""
-    several = isinstance(values, Iterable) and not isinstance(values, str) and np.ndim(values)
+    several = isinstance(values, Iterable) and not isinstance(values, str)
+    several = several and getattr(values, "ndim", 1) > 0  # an array of no axes is a number
     example = f"{name}=[256, 1024]"
     return tuple(
         check_whole(name, item, -(2**63), example=example)

@@ -110,7 +110,7 @@ def by_shape(ask: Callable[..., Any], *args: Any) -> Any:
         for leaf in leaves
     )
     try:
-        return _asked(ask, tree, forms, jax.config.jax_enable_x64)
+        return _asked(ask, tree, forms, bool(jax.config.read("jax_enable_x64")))
     except TypeError as error:
         if "unhashable" not in str(error):
             raise

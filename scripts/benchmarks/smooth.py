@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_momentum import GradientFlow, Numerics, empirical_ntk, load_digits
+from ntk_momentum.dynamics.preparation import Choices
 from ntk_momentum.dynamics.run import Run, begin, proceed
 from ntk_momentum.dynamics.solver import KrylovExponential, RungeKutta
 
@@ -54,9 +55,8 @@ def smooth_net(name: str, n: int, horizon: float, peer: bool) -> dict[str, Any]:
     def run(solver: Any, tol: float) -> tuple[np.ndarray, float, float]:
         config = Numerics(tol=tol, max_steps=10**7)
         started = time.perf_counter()
-        made = Run.prepare(
-            model, data, GradientFlow(), solver=solver, readouts=["loss"], config=config
-        )
+        chosen = Choices(solver=solver, readouts=["loss"], config=config)
+        made = Run.prepare(model, data, GradientFlow(), chosen)
         end, values = proceed(made, begin(made), ts)
         loss = np.asarray(values["loss"])
         attempts = float(end.accepted + end.rejected)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import ntk_momentum as nm
+from ntk_momentum.dynamics.preparation import Choices
 from ntk_momentum.dynamics.run import Run, begin, proceed
 from ntk_momentum.network.kinks import smooth
 
@@ -113,10 +114,9 @@ def test_stiff_networks_take_a_twentieth_of_the_gradients_of_runge_kutta():
     ts = jnp.asarray([0, 1e2, 1e3, 1e4]) / fastest
 
     def solved(solver, tol):
-        run = Run.prepare(
-            model, data, nm.GradientFlow(), solver=solver, readouts=["loss"],
-            config=nm.Numerics(tol=tol, max_steps=10**6),
-        )  # fmt: skip
+        config = nm.Numerics(tol=tol, max_steps=10**6)
+        chosen = Choices(solver=solver, readouts=["loss"], config=config)
+        run = Run.prepare(model, data, nm.GradientFlow(), chosen)
         end, values = proceed(run, begin(run), ts)
         assert end.verdict == 0
         return np.asarray(values["loss"]), end
@@ -150,10 +150,11 @@ def test_a_softmax_of_attention_is_smooth():
 
 
 def test_the_default_is_krylov_for_smooth_models_without_momentum():
-    def chosen(model, flow):
-        return type(Run.prepare(model, DATA, flow, readouts=["loss"]).integrator)
+    def chosen(model, flow, readouts=("loss",)):
+        return type(Run.prepare(model, DATA, flow, Choices(readouts=readouts)).integrator)
 
     assert chosen(perceptron(), nm.GradientFlow()) is nm.KrylovExponential
+    assert chosen(perceptron(), nm.GradientFlow(), nm.CERTIFICATE_READOUTS) is nm.RungeKutta
     assert chosen(perceptron(), nm.HeavyBall(1.0)) is nm.RungeKutta
     assert chosen(perceptron(activation=jax.nn.relu), nm.GradientFlow()) is nm.RungeKutta
     assert chosen(nm.init_two_layer(16, 4, key=KEY), nm.GradientFlow()) is nm.LazyExponential
