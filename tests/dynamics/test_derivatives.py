@@ -134,6 +134,7 @@ def test_predict_has_its_derivative_by_any_kernel(method: Any) -> None:
         np.testing.assert_allclose(reverse(0.0, matrix), found, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_predict_refuses_second_derivatives_by_a_kernel() -> None:
     loss = lambda size: nm.predict(size * jnp.eye(2), [1.0, 2.0], nm.GradientFlow(), [1.0]).loss[0]
     with pytest.raises(nm.InputError, match="second derivatives by a kernel"):
