@@ -1,8 +1,5 @@
 """Advice for mini-batches: predicted steps against the exact expectation and against training."""
 
-import inspect
-import math
-
 import jax
 import numpy as np
 import pytest
@@ -60,6 +57,7 @@ def test_many_samples_have_no_critical_batch():
     assert limit == nm.critical_step(nm.gradient_descent(0.1), H, batch_size=4).eta
 
 
+@pytest.mark.slow
 def test_the_command_advises_on_batches(capsys):
     asked = ["advise", "--data", "sphere", "--n", "6", "--target", "0.1", "--batch-size", "2"]
     assert cli.main(asked) == 0
@@ -67,13 +65,11 @@ def test_the_command_advises_on_batches(capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    "batch_size" not in inspect.signature(nm.train).parameters,
-    reason="train takes no mini-batches yet",
-)
 def test_a_wide_network_takes_about_the_predicted_number_of_steps():
-    advice = nm.advise(H, -DATA.y, target=0.05, batch_size=4)
+    """On the mean over draws, as far as four of them tell."""
+    advice = nm.advise(H, -DATA.y, target=0.005, batch_size=4)
     net = nm.init_two_layer(8192, 6, key=jax.random.key(1), antisymmetric=True)
-    for name, (predicted, actual) in check_advice(advice, net, DATA).items():
-        # one run scatters about the mean
-        assert math.isfinite(actual) and 0.5 < actual / predicted < 1.6, name
+    found = [check_advice(advice, net, DATA, key=jax.random.key(seed)) for seed in range(4)]
+    for name in advice.methods:
+        ratios = [actual / predicted for predicted, actual in (one[name] for one in found)]
+        assert 0.6 < np.mean(ratios) < 1.5, (name, ratios)

@@ -35,7 +35,11 @@ def expected_loss(t, h, B, b=None):
     return np.trace(found.y[:, -1].reshape(F.shape)[:n, :n]) / 2
 
 
-@pytest.mark.parametrize("inertia", [False, True], ids=["descent", "heavy ball"])
+@pytest.mark.parametrize(
+    "inertia",
+    [pytest.param(False, marks=pytest.mark.slow), True],
+    ids=["descent", "heavy ball"],
+)
 def test_methods_on_batches_tend_to_the_flow_with_noise(inertia):
     """Weak order 1: the gap of expected losses halves with the step."""
     b = FRICTION if inertia else None
@@ -50,6 +54,7 @@ def test_methods_on_batches_tend_to_the_flow_with_noise(inertia):
     assert np.all(orders > 0.85), orders
 
 
+@pytest.mark.slow
 def test_a_flow_without_noise_is_its_prediction():
     ts = [0.0, 0.5, 1.0]
     found = nm.simulate_stochastic(
