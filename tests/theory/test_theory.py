@@ -156,6 +156,15 @@ def test_the_derivative_of_the_reference_energy_is_the_one_proved(beta):
     assert proved <= -lyapunov.reference_rate(b, beta, distance) * energy
 
 
+@pytest.mark.parametrize("beta", [0.35, 0.7, 0.9])
+def test_the_rate_of_the_reference_energy_is_the_worst_of_its_form(beta):
+    """V' = -beta p^2 - (b - beta) q^2 + eps p q at most, V = (p^2 + q^2)/2."""
+    b, eps = 1.4, 0.3
+    form = np.array([[-2 * beta, eps], [eps, -2 * (b - beta)]])
+    worst = np.linalg.eigvalsh(form)[-1]
+    assert lyapunov.reference_rate(b, beta, eps) == pytest.approx(-worst, rel=1e-12)
+
+
 @pytest.mark.parametrize("share", [0.1, 0.2071, 0.3, 0.4, 0.5])
 def test_theorem_2_at_the_papers_budget_and_below_it_is_attained(share):
     lam0 = 0.5  # sqrt(2 lambda0) = 1: the exponent is 1 - drift/lambda0
