@@ -72,7 +72,8 @@ plt.show()
 # "Ḣ = 0 almost surely" is true between jumps, and the jumps are all that happens. Let H be soft
 # while the error grows and stiff while it shrinks, as on a swing. Its smallest eigenvalue never
 # falls below μ, yet above a ratio of 17.85 the heavy ball with the paper's friction 2√μ grows for
-# ever; and Nesterov's fading friction loses to any ratio at all, here 1.5.
+# ever (two samples and a kernel that turns: above 9); and Nesterov's fading friction loses to any
+# ratio at all, here 1.5.
 
 # %%
 figure, (left, right) = plt.subplots(1, 2)
@@ -180,5 +181,5 @@ plt.show()
 for claim in nm.verify(["eq-3.4", "lemma-6", "remark-hdot-zero"]):
     print(
         f"{claim.id}: printed {claim.printed.ok}, corrected "
-        f"{claim.corrected and claim.corrected.ok}\n    {claim.note}\n"
+        f"{claim.corrected and claim.corrected.ok} for: {claim.under}\n    {claim.note}\n"
     )
