@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -25,6 +26,8 @@ class Table:
     """Results folder, of `sweep`, `run` or `reproduce`."""
     readouts: tuple[str, ...] = ("loss",)
     """Read-outs of sweeps to show."""
+    format: Literal["text", "markdown", "latex", "csv", "json"] = "text"
+    """How: aligned columns, a Markdown or LaTeX (booktabs) table, CSV, or JSON records."""
 
     @files.hashed_once()
     def __call__(self, float32: bool) -> int:
@@ -32,5 +35,5 @@ class Table:
         from ..results.reading import damaged
         from ..study.summary import table
 
-        print("\n".join(table(self.folder, self.readouts)))
+        print("\n".join(table(self.folder, self.readouts, self.format)))
         return 1 if damaged(self.folder) else 0

@@ -4,11 +4,15 @@ the screen or in other formats."""
 from __future__ import annotations
 
 import contextlib
+import csv
 import dataclasses
 import functools
+import io
 import itertools
+import json
+import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +81,11 @@ def _found(folder: Path) -> tuple[list[Kept], bool]:
     return kept, sweeps
 
 
-def table(folder: Path, names: Sequence[str]) -> list[str]:
+def table(folder: Path, names: Sequence[str], form: str = "text") -> list[str]:
     """Lines: what is in the folder, experiments by their headlines, sweeps by the median over seeds
-    at the last time."""
+    at the last time. form: of the rows, a key of `FORMS_OF_ROWS`."""
     kept, sweeps = _found(folder)
+    written = FORMS_OF_ROWS[form]
     lines: list[str] = []
     rows: list[dict[str, Any]] = []
     for one in kept:
@@ -92,9 +97,9 @@ def table(folder: Path, names: Sequence[str]) -> list[str]:
             {**about, "quantity": key, "value": _short(value)} for key, value in headline.items()
         ] or [about]
     if rows:
-        lines += _aligned(rows)
+        lines += written(rows)
     if sweeps:
-        lines += [""] * bool(lines) + _aligned(summary(folder, names))
+        lines += [""] * bool(lines) + written(summary(folder, names))
     if not lines:
         raise InputError(
             f"{folder} holds no results; make some with ntk-momentum sweep or "
@@ -331,3 +336,48 @@ def _aligned(rows: Sequence[dict[str, Any]]) -> list[str]:
     ]
     pad = lambda text, width, number: text.rjust(width) if number else text.ljust(width)
     return ["  ".join(map(pad, line, widths, right)).rstrip() for line in [names, *cells]]
+
+
+def _columns(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """(names, cells) of rows that may lack some of the names."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return names, [[_short(row.get(name, "")) for name in names] for row in rows]
+
+
+def _markdown(rows: Sequence[dict[str, Any]]) -> list[str]:
+    names, cells = _columns(rows)
+    bar = lambda line: "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
+    return [bar(names), "|" + "---|" * len(names), *map(bar, cells)]
+
+
+def _latex(rows: Sequence[dict[str, Any]]) -> list[str]:
+    names, cells = _columns(rows)
+    special = re.compile(r"[&%$#_{}]")
+    plain = lambda text: special.sub(lambda match: "\\" + match[0], text).replace("±", "$\\pm$")
+    line = lambda parts: " & ".join(map(plain, parts)) + r" \\"
+    head = [rf"\begin{{tabular}}{{{'l' * len(names)}}}", r"\toprule", line(names), r"\midrule"]
+    return [*head, *map(line, cells), r"\bottomrule", r"\end{tabular}"]
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> list[str]:
+    names, _ = _columns(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().splitlines()
+
+
+def _json(rows: Sequence[dict[str, Any]]) -> list[str]:
+    plain = lambda value: value.item() if isinstance(value, np.generic) else str(value)
+    return [json.dumps(list(rows), indent=1, ensure_ascii=False, default=plain)]
+
+
+FORMS_OF_ROWS: dict[str, Callable[[Sequence[dict[str, Any]]], list[str]]] = {
+    "text": _aligned,
+    "markdown": _markdown,
+    "latex": _latex,
+    "csv": _csv,
+    "json": _json,
+}
+"""How rows become lines."""
