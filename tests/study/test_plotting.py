@@ -100,3 +100,17 @@ def test_error_bars_of_a_refined_run_are_drawn_as_a_band():
         [[0, 2], [0, 2]],
         [[1, 0.5], [1, 1.5]],
     ]
+
+
+@pytest.mark.parametrize("name", ["paper", "talk"])
+def test_a_style_for_users_has_the_colours_and_manners_of_the_house(name):
+    import matplotlib.style
+
+    with matplotlib.style.context(f"ntk_momentum.{name}"):
+        found = dict(matplotlib.rcParams)
+    colors = [f"#{color.strip('#')}" for color in found["axes.prop_cycle"].by_key()["color"]]
+    assert tuple(colors) == plotting.CYCLE
+    sizes = {key for key in plotting.STYLE if "size" in key or "width" in key or "dpi" in key}
+    manners = {key: plotting.STYLE[key] for key in set(plotting.STYLE) - sizes if key in found}
+    told = {"axes.spines.top", "axes.grid", "legend.frameon", "mathtext.fontset", "pdf.fonttype"}
+    assert {key: found[key] for key in told} == {key: manners[key] for key in told}
