@@ -16,7 +16,7 @@ import numpy as np
 import xarray
 
 import ntk_momentum as nm
-from ntk_momentum.judge.advice import steps_to
+from ntk_momentum.judge.steps import steps_to
 from ntk_momentum.study import plotting
 
 ORDER = 113

@@ -14,11 +14,8 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from ..dynamics import krylov
 from ..dynamics.constant_kernel import check_semidefinite, is_operator
@@ -43,7 +40,8 @@ from ..method import (
 from ..numerics import Numerics
 from ..stochastic.sampling import Sampling
 from ..theory import bounds
-from .batches import HOLD, BatchedKernel
+from .batches import BatchedKernel
+from .steps import count_steps
 
 CUTS = 24
 """Candidates for the eigenvalue from which on a method is tuned, evenly spaced in its logarithm.
@@ -270,7 +268,7 @@ def advise(
                     name, batches, candidates, margin, eigenvalues, size, target, max_steps
                 )
             continue
-        courses = _count(candidates, eigenvalues, size, target, max_steps)
+        courses = count_steps(candidates, eigenvalues, size, target, max_steps)
         # The number of steps is no smooth function of the cut: it jumps where an oscillation more
         # or less fits in. So all candidates are tried, and none is refined. The first candidate is
         # the best in the long run, and what is left where none arrives.
@@ -380,112 +378,6 @@ def _candidates(name: str, low: float, high: float, objective: str) -> Iterator[
             )
     else:
         yield from (best_parameters(name, float(cut), high).optimizer for cut in cuts)
-
-
-def _count(
-    candidates: list[Any], eigenvalues: np.ndarray, size: np.ndarray, target: float, max_steps: int
-) -> list[tuple[float, float]]:
-    """(steps, peak) of each candidate, see `Recommendation`; those that differ in numbers only run
-    side by side, restarts at a fixed period among them."""
-    if candidates[0].name == "gradient_descent":
-        return [
-            (_gradient_steps(c.eta, eigenvalues, size, target, max_steps), 1.0) for c in candidates
-        ]
-    periods = None
-    if hasattr(candidates[0], "d"):
-        periods = jnp.asarray([getattr(c, "scheme", max_steps) for c in candidates], jnp.int32)
-        candidates = [nesterov(c.eta, c.d) for c in candidates]
-    dtype = jnp.result_type(eigenvalues.dtype, float)
-    stacked = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves), dtype), *candidates)
-    modes, start, goal = (jnp.asarray(x, dtype) for x in (eigenvalues, size, target))
-    courses = _until(stacked, periods, modes, start, goal, jnp.asarray(max_steps, jnp.int32))
-    return _courses(*courses, max_steps)
-
-
-def _courses(counts: Array, peaks: Array, max_steps: int) -> list[tuple[float, float]]:
-    return [
-        (float(n) if n < max_steps else math.inf, float(peak))
-        for n, peak in zip(counts, peaks, strict=True)
-    ]
-
-
-def steps_to(
-    optimizer: AbstractOptimizer, eigenvalues: Any, size: Any, target: float, max_steps: int = 10**6
-) -> float:
-    """The first k from which on L(w_k) <= target L(w_0) under a constant kernel, from errors `size`
-    (n,) along its eigenvectors; inf if none below max_steps. See `HOLD`."""
-    eigenvalues, size = np.asarray(eigenvalues), np.asarray(size)
-    scheme = getattr(optimizer, "scheme", None)
-    if not isinstance(scheme, str):
-        return _count([optimizer], eigenvalues, size, target, max_steps)[0][0]
-    dtype = jnp.result_type(eigenvalues.dtype, float)
-    stacked = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype)[None], optimizer)
-    modes, start, goal = (jnp.asarray(x, dtype) for x in (eigenvalues, size, target))
-    courses = _until(stacked, None, modes, start, goal, jnp.asarray(max_steps, jnp.int32))
-    return _courses(*courses, max_steps)[0][0]
-
-
-def _gradient_steps(
-    eta: float, eigenvalues: np.ndarray, size: np.ndarray, target: float, max_steps: int
-) -> float:
-    """Gradient descent in closed form: sum size^2 (1 - eta lambda)^(2k) falls with k, so bisection
-    finds the step."""
-    factor = np.abs(1 - eta * eigenvalues)
-    loss = lambda k: float(np.sum((size * factor**k) ** 2))
-    goal, low, high = target * loss(0), 0, max_steps
-    if factor.max() > 1 or loss(high) > goal:
-        return math.inf
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if loss(middle) <= goal else (middle, high)
-    return float(high)
-
-
-@eqx.filter_jit
-def _until(
-    optimizers: Any,
-    periods: Array | None,
-    eigenvalues: Array,
-    size: Array,
-    target: Array,
-    max_steps: Array,
-) -> tuple[Array, Array]:
-    """(steps until the loss stays below the target, largest loss over the first) of each optimizer.
-
-    They run on the weights behind the modes, z = Delta/sqrt(lambda), so that inner products in
-    restarts are those of w.
-
-    periods: for Nesterov's method, the steps after which its count goes back to 0.
-    """
-    root = jnp.sqrt(eigenvalues)
-    seen = root > 0
-    start = jnp.where(seen, size / jnp.where(seen, root, 1.0), 0.0)
-    still = jnp.sum(jnp.where(seen, 0.0, size**2))
-    first = jnp.sum(size**2)
-    goal = target * first
-
-    def count(optimizer: AbstractOptimizer, period: Array | None) -> tuple[Array, Array]:
-        def more(carry: tuple) -> Array:
-            k, last, *_ = carry
-            return (k < max_steps) & (k < HOLD * (last + 1))
-
-        def step(carry: tuple) -> tuple:
-            k, last, peak, z, memory = carry
-            if period is not None:
-                taken, ahead = memory
-                memory = type(memory)(jnp.where(taken >= period, 0, taken), ahead)
-            change, memory = optimizer.update(eigenvalues * z, memory, z)
-            z = z + change
-            loss = jnp.sum(eigenvalues * z**2) + still
-            last = jnp.where(loss <= goal, last, k + 1)  # also where it is NaN
-            return k + 1, last, jnp.maximum(peak, loss), z, memory
-
-        zero = jnp.zeros((), jnp.int32)
-        begin = (zero, zero, first, start, optimizer.init(start))
-        _, last, peak, *_ = jax.lax.while_loop(more, step, begin)
-        return last + 1, peak / first
-
-    return jax.vmap(count)(optimizers, periods)
 
 
 def _describe(

@@ -9,7 +9,8 @@ import pytest
 
 import ntk_momentum as nm
 from ntk_momentum import cli
-from ntk_momentum.judge.advice import METHODS, _count, advise, check_advice, modes_of, steps_to
+from ntk_momentum.judge.advice import METHODS, advise, check_advice, modes_of
+from ntk_momentum.judge.steps import count_steps, steps_to
 from ntk_momentum.method import heavy_ball, nesterov, restarted_nesterov, spectral_radius
 from ntk_momentum.theory import switching
 
@@ -57,7 +58,7 @@ def test_the_steps_are_those_after_which_the_loss_stays_below(optimizer, target)
     rng = np.random.default_rng(0)
     for n in (1, 2, 8):
         eigenvalues, size = np.sort(rng.uniform(0.05, 1.0, n)), rng.standard_normal(n)
-        (steps, peak), *_ = _count([optimizer], eigenvalues, size, target, 10**5)
+        (steps, peak), *_ = count_steps([optimizer], eigenvalues, size, target, 10**5)
         count, highest = brute_force(optimizer, eigenvalues, size, target, 20 * int(steps) + 100)
         assert steps == count
         assert peak == pytest.approx(highest, rel=1e-9)
