@@ -31,6 +31,9 @@ from ..errors import InputError, check_choice, check_whole
 
 Sampling = Literal["without_replacement", "with_replacement", "reshuffled"]
 
+Sampling = Literal["without_replacement", "with_replacement", "reshuffled"]
+"""`SAMPLINGS` as a type."""
+
 
 def check_batch(batch_size: Any, n: int, sampling: str) -> int:
     """The batch size as a whole number. Raises InputError unless 1 <= B <= n (any B >= 1 with
