@@ -77,7 +77,7 @@ CALLS = {
         "trace-mean",
     ),
     "a model's inputs": ("nm.empirical_ntk(mlp, zeros(10**13, 4))", "a copy of x1"),
-    "the products of a kernel": ("nm.ntk_operator(mlp, zeros(10**13, 4))", "a copy of x1"),
+    "the products of a kernel": ("nm.ntk_operator(mlp, zeros(10**13, 4))", "a copy of x"),
     "draws": (
         "nm.monte_carlo_ntk(lambda key: mlp, small.X, key=key, samples=10**13)",
         "fewer samples",

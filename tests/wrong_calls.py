@@ -602,6 +602,15 @@ CALLS: dict[str, dict[str, tuple[Any, Any]]] = {
         "optimizer": (nm.heavy_ball(0.1, 0.5), "optimizer"),
         "steps": (2, "whole"),
         "save_every": (1, "whole"),
+        "batch_size": (
+            2,
+            {k: v for k, v in KINDS["whole"].items() if k != "None"}
+            | {"more than there are": 10**6},
+        ),
+        "key": (key, {k: v for k, v in KINDS["key"].items() if k != "None"}),
+        "sampling": ("without_replacement", "name"),
+        "callback": (None, {"3": 3, "text": "print"}),
+        "state": (None, {"a dictionary": {}, "3": 3}),
         **_run,
     },
     "ensemble": {
@@ -642,7 +651,6 @@ CALLS: dict[str, dict[str, tuple[Any, Any]]] = {
         "saves": (1, "whole"),
         "loss": (nm.squared, "loss"),
         **_model,
-        "target": (1e-3, "share"),
         "config": (nm.Numerics(), "config"),
     },
     "linearize": {
@@ -701,6 +709,18 @@ CALLS: dict[str, dict[str, tuple[Any, Any]]] = {
         "sampling": ("without_replacement", "name"),
         "method": ("exact", "name"),
         "runs": (4, "whole"),
+    },
+    "simulate_stochastic": {
+        "kernel": (eye, KINDS["kernel"] | KINDS["negative kernel"]),
+        "residual0": (ones, "vector"),
+        "flow": (nm.HeavyBall(1.0), "flow"),
+        "ts": ([0.0, 0.1], "times"),
+        "h": (0.1, "positive"),
+        "batch_size": (2, KINDS["whole"] | {"6": 6}),
+        "runs": (2, "whole"),
+        "key": (key, "key"),
+        "sampling": ("without_replacement", "name"),
+        "solver": (None, {"text": "euler", "Runge-Kutta": diffrax.Tsit5(), "3": 3}),
     },
     "run_experiment": {
         "name": ("three_flows", "name"),
@@ -803,6 +823,7 @@ NO_CALLS = {
     "InputError": "an exception",
     "MissingPackage": "an exception",
     "Observer": "a base class",
+    "Diffusion": "simulate_stochastic makes it",
     "Modes": "modes makes it",
     "Prediction": "predict makes it",
     "Snapshot": "a run makes it",

@@ -10,6 +10,7 @@ step and the chord between them.
 
 from __future__ import annotations
 
+import functools
 import warnings
 from typing import Any
 
@@ -107,12 +108,17 @@ def _whole(tree: PyTree, rate: Any) -> PyTree:
     return jax.tree.unflatten(structure, filled)
 
 
-@eqx.filter_custom_jvp
 def without_derivative(tree: PyTree, reason: str) -> PyTree:
-    """The tree; `InputError` where it is differentiated by."""
-    return tree
+    """The tree, of arrays and anything else; `InputError` where it is differentiated by."""
+    numbers, rest = eqx.partition(tree, eqx.is_inexact_array)
+    return eqx.combine(_undifferentiated(numbers, reason), rest)
 
 
-@without_derivative.def_jvp
-def _refused(primals: Any, tangents: Any) -> Any:
-    raise InputError(primals[1])
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _undifferentiated(numbers: PyTree, reason: str) -> PyTree:
+    return numbers
+
+
+@_undifferentiated.defjvp
+def _refused(reason: str, primals: Any, tangents: Any) -> Any:
+    raise InputError(reason)

@@ -55,13 +55,18 @@ def weights_dtype(w: PyTree) -> Any:
     return jnp.result_type(*jax.tree.leaves(w))
 
 
+def check_data(data: Any) -> None:
+    """Raise `InputError` for what is no data set."""
+    if not isinstance(data, Dataset):
+        raise InputError(f"data must be a Dataset, got {described(data)}; try nm.Dataset(X, y).")
+
+
 def weight_problem(
     model: Any, data: Any, loss: Loss, trainable: Any, where: Callable | None
 ) -> tuple[WeightProblem, PyTree]:
     """The loss of a model on a data set as a problem over its trained weights, and those
     weights."""
-    if not isinstance(data, Dataset):
-        raise InputError(f"data must be a Dataset, got {described(data)}; try nm.Dataset(X, y).")
+    check_data(data)
     trained = trainable_spec(model, trainable, where)
     w, frozen = eqx.partition(model, trained)
     dtype = weights_dtype(w)

@@ -368,14 +368,14 @@ def refuse_no_start(run: Run, reached: Trajectory | Progress) -> None:
     """Raise `InputError` where a run could not start."""
     verdict = concrete(reached.verdict)
     if verdict is not None and verdict.ndim == 0 and verdict == NO_START:
-        raise InputError(why_no_start(run))
+        raise InputError(why_no_start(run.problem, run.w))
 
 
-def why_no_start(run: Run) -> str:
+def why_no_start(problem: AbstractProblem, w: PyTree) -> str:
     """Which weights a gradient that is not finite belongs to, at the start of a run."""
-    if not bool(all_finite(run.problem.value(run.w))):
+    if not bool(all_finite(problem.value(w))):
         return "the loss is not finite at the start; check the model's outputs and the targets."
-    leaves = jax.tree_util.tree_leaves_with_path(run.problem.gradient(run.w))
+    leaves = jax.tree_util.tree_leaves_with_path(problem.gradient(w))
     names = [jax.tree_util.keystr(path) for path, leaf in leaves if not bool(all_finite(leaf))]
     return (
         f"the gradient is not finite at the start (leaf {', '.join(names[:3])}), though the loss "

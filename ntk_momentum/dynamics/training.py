@@ -18,7 +18,7 @@ from ..loss import Loss, squared
 from ..method import AbstractFlow
 from ..numerics import Numerics
 from ..progress import check_progress
-from .preparation import Choices
+from .preparation import Choices, check_data
 from .run import Run, count_off, glance, opening, refuse_no_start
 from .solver import Progress, batches_of, check_batch_sizes
 from .trajectory import Trajectory
@@ -126,6 +126,7 @@ def train(
         ([10.0, 20.0], True)
     """
     check_steps(steps, save_every)
+    check_data(data)
     check_progress(progress)
     check_optimizer(optimizer)
     if callback is not None and not callable(callback):
@@ -245,7 +246,7 @@ def _key_of(key: Any, state: Any) -> Any:
     """The key of a run's batches, from its arguments. Raises `InputError`."""
     if state is not None and not isinstance(state, TrainState):
         raise InputError(
-            f"state must be the state of an earlier run, run.state, got {type(state).__name__}."
+            f"state must be that of an earlier run, got {described(state)}; try state=run.state."
         )
     kept = None
     if state is not None and state.key is not None:

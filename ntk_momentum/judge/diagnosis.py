@@ -9,6 +9,7 @@ any other optimizer or loss it is what a constant kernel would have done.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -21,13 +22,13 @@ from jaxtyping import Array, PyTree
 
 from ..dynamics.objective import WeightProblem, norm
 from ..dynamics.preparation import weight_problem
+from ..dynamics.run import why_no_start
 from ..dynamics.training import check_optimizer, train
 from ..dynamics.trajectory import Trajectory
-from ..errors import InputError, brief, check_whole, described, no_type_check
+from ..errors import InputError, check_whole, no_type_check
 from ..kernel.tangent import jvp
 from ..loss import Loss, output_gradient, squared
 from ..method import (
-    AbstractFlow,
     AbstractOptimizer,
     HeavyBallMethod,
     best_parameters,
@@ -39,6 +40,9 @@ from ..method.restart import RestartedNesterovMethod
 from ..network.model import AbstractModel, trainable_spec
 from ..numerics import Numerics, check_config
 
+ENDS = ["low", "top"]
+"""The arguments by which a function that makes an optimizer is told from an optimizer's own, such
+as `optax.sgd`, that was not called."""
 LAZY, RICH = 0.1, 0.5
 """From where on something has moved, and from where on far: conventions. Below a tenth, predictions
 by the kernel are good to a digit; above a half, most of the motion is not the kernel's."""
@@ -333,8 +337,9 @@ def diagnose(
     Args:
         model: Any Equinox model of one input.
         data: A `nm.Dataset`, or a pair (X, y).
-        optimizer: Ours or optax's, or a function of (lambda_min, lambda_max) of H(0), times the
-            loss's curvature, that returns one; gradient descent with eta = 1/lambda_max if None.
+        optimizer: Ours or optax's, or a function of `low` and `top`, named so, the smallest and the
+            largest eigenvalue of H(0) times the loss's curvature, that returns one; gradient
+            descent with eta = 1/lambda_max if None.
         steps: Full-batch steps.
         saves: About how many of them are kept.
         loss: A function of predictions and targets.
@@ -358,24 +363,19 @@ def diagnose(
     steps = check_whole("steps", steps, example=100)
     saves = check_whole("saves", saves, example=20)
     check_config(config)
-    made = callable(optimizer) and not isinstance(optimizer, type | AbstractFlow)
+    made = inspect.isfunction(optimizer) and [*inspect.signature(optimizer).parameters] == ENDS
     if optimizer is not None and not made:
         check_optimizer(optimizer)
     problem, w = weight_problem(model, data, loss, trainable, where)
     with jax.default_matmul_precision(config.precision):
         f0, kernel = _outset(problem, w)
+        if not bool(jnp.all(jnp.isfinite(kernel))):
+            raise InputError(why_no_start(problem, w))
         low, top = _ends(_local(kernel, f0, problem)[0])
     if optimizer is None:
         optimizer = gradient_descent(1 / top)
     elif made:
-        try:
-            optimizer = optimizer(low, top)
-        except TypeError as error:  # a constructor that was not called
-            raise InputError(
-                "optimizer must be one, or a function of the smallest and the largest eigenvalue, "
-                f"got {described(optimizer)} ({brief(error)}); call it, as in "
-                "nm.heavy_ball(eta, beta)."
-            ) from error
+        optimizer = optimizer(low, top)
         check_optimizer(optimizer)
     every = max(1, steps // saves)
     steps = every * (steps // every)

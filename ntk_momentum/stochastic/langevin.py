@@ -24,8 +24,17 @@ import lineax
 from jaxtyping import Array, Float, Key
 
 from ..dynamics.prediction import check_times, predict
-from ..errors import InputError, check_positive, no_type_check
-from ..method import AbstractFlow, State, check_linear
+from ..errors import (
+    InputError,
+    check_key,
+    check_positive,
+    check_real,
+    check_whole,
+    concrete,
+    described,
+    no_type_check,
+)
+from ..method import AbstractFlow, State, check_linear, check_method_kind
 from .sampling import Sampling, check_batch, noise_strength
 
 
@@ -106,22 +115,38 @@ def simulate_stochastic(
         >>> bool(abs(found.loss[1, 0] / found.loss[0, 0] - np.exp(-2)) < 1e-3)
         True
     """
+    check_method_kind("flow", flow, AbstractFlow)
     check_linear(flow)
+    check_real("residual0", residual0)
+    if concrete(kernel) is None:
+        raise InputError(
+            "kernel must be an array, since noise needs every entry of it, got "
+            f"{described(kernel)}; try nm.infinite_ntk(X) or nm.empirical_ntk(model, X)."
+        )
+    check_key("key", key)
+    runs = check_whole("runs", runs, example=100)
     start = jnp.asarray(residual0, jnp.result_type(jnp.asarray(residual0), float))
     if not isinstance(flow, AbstractFlow) or not (flow.inertial or flow.init(start).v is None):
         raise InputError(
             f"noise of the velocity's own needs nm.GradientFlow, or a flow with v = dw/dt, got "
             f"{type(flow).__name__}; try nm.HeavyBall(b)."
         )
-    for name, value in (("h", h), ("runs", runs), ("dt", h if dt is None else dt)):
-        check_positive(name, value)
+    for name, value in (("h", h), ("dt", h if dt is None else dt)):
+        check_positive(name, value, example=0.01)
+    if solver is not None and not isinstance(solver, diffrax.AbstractItoSolver):
+        raise InputError(
+            f"solver must be an Ito solver of diffrax, got {described(solver)}; try "
+            "diffrax.Euler()."
+        )
     if sampling == "reshuffled":
         raise InputError(
             "reshuffled batches have no noise left to first order in h; take sampling="
             '"without_replacement".'
         )
     if start.ndim != 1:
-        raise InputError(f"residual0 must have shape (n,), got {start.shape}.")
+        raise InputError(
+            f"residual0 must have shape (n,), got {start.shape}; try residual0.ravel()."
+        )
     times = check_times(ts, dtype=start.dtype)
     predict(kernel, start, flow, [0.0])  # which checks the kernel
     n = len(start)
@@ -129,7 +154,7 @@ def simulate_stochastic(
     size = math.sqrt(h * tau * n)
     return _paths(
         jnp.asarray(kernel, start.dtype), start, flow, times, jnp.asarray(size, start.dtype),
-        jnp.asarray(h if dt is None else dt, start.dtype), int(runs), key,
+        jnp.asarray(h if dt is None else dt, start.dtype), runs, key,
         diffrax.Euler() if solver is None else solver,
     )  # fmt: skip
 

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import optimize
 
-from ..errors import InputError, check_interval, check_positive, concrete, no_type_check
+from ..errors import InputError, check_interval, check_positive, concrete, described, no_type_check
 from ..kernel import spectrum
 from ..method import AbstractOptimizer
 from .linear import StepMatrix, check_method, late_step
@@ -200,8 +200,8 @@ def _prepare(optimizer: Any, kernel: Any, batch_size: Any, sampling: str) -> tup
         )
     if concrete(kernel) is None:
         raise InputError(
-            "noise needs every entry of the kernel, as a concrete array; got "
-            f"{type(kernel).__name__}."
+            "kernel must be an array, since noise needs every entry of it, got "
+            f"{described(kernel)}; try nm.infinite_ntk(X) or nm.empirical_ntk(model, X)."
         )
     found = spectrum(kernel)
     n = np.shape(kernel)[0]

@@ -159,8 +159,8 @@ def predict_stochastic(
         check_key("key", key)
     if concrete(kernel) is None:
         raise InputError(
-            "noise needs every entry of the kernel, as a concrete array; got "
-            f"{type(kernel).__name__}."
+            "kernel must be an array, since noise needs every entry of it, got "
+            f"{described(kernel)}; try nm.infinite_ntk(X) or nm.empirical_ntk(model, X)."
         )
     counts = _counts(steps)
     mean = predict(kernel, residual0, optimizer, counts, test_kernel=test_kernel, test0=test0)

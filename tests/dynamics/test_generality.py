@@ -287,7 +287,10 @@ def test_the_commonest_mistakes_are_told_their_remedy():
             lambda: nm.simulate(Pair(net), data, nm.GradientFlow(), [1.0]),
             "must return one array for one input, got a tuple",
         ),
-        (lambda: nm.train_ensemble(data, nm.GradientFlow(), 8, 1, 2), "must be optimizers such as"),
+        (
+            lambda: nm.train_ensemble(data, nm.GradientFlow(), 8, 1, 2),
+            "must be an optimizer, got GradientFlow",
+        ),
     ):
         with pytest.raises(nm.InputError, match=remedy):
             call()

@@ -10,6 +10,7 @@ import pytest
 import ntk_momentum as nm
 from ntk_momentum.dynamics.preparation import Choices
 from ntk_momentum.dynamics.run import Run, begin, proceed
+from ntk_momentum.judge import CERTIFICATE_READOUTS
 from ntk_momentum.network.kinks import smooth
 
 KEY = jax.random.key(0)
@@ -149,7 +150,7 @@ def test_the_default_is_krylov_for_smooth_models_without_momentum():
         return type(Run.prepare(model, DATA, flow, Choices(readouts=readouts)).integrator)
 
     assert chosen(perceptron(), nm.GradientFlow()) is nm.KrylovExponential
-    assert chosen(perceptron(), nm.GradientFlow(), nm.CERTIFICATE_READOUTS) is nm.RungeKutta
+    assert chosen(perceptron(), nm.GradientFlow(), CERTIFICATE_READOUTS) is nm.RungeKutta
     assert chosen(perceptron(), nm.HeavyBall(1.0)) is nm.RungeKutta
     assert chosen(perceptron(activation=jax.nn.relu), nm.GradientFlow()) is nm.RungeKutta
     assert chosen(nm.init_two_layer(16, 4, key=KEY), nm.GradientFlow()) is nm.LazyExponential

@@ -220,21 +220,21 @@ def test_what_compares_one_step_with_the_next_wants_the_whole_data_set(optimizer
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"batch_size": 0}, "between 1 and the number of samples, 7, got 0"),
+        ({"batch_size": 0}, "positive whole number, got 0"),
         ({"batch_size": 8}, "between 1 and the number of samples, 7, got 8"),
-        ({"batch_size": 2.0}, "whole number, got 2.0; try 2"),
+        ({"batch_size": 2.0}, "whole number, got 2.0 of type float; try 2"),
         ({"batch_size": "2"}, "whole number"),
         ({"batch_size": True}, "whole number"),
         ({"batch_size": (1, 2)}, "whole number"),
         ({"batch_size": 2, "key": None}, "needs a key"),
-        ({"batch_size": 2, "key": 0}, r"random key of jax, jax.random.key\(0\)"),
-        ({"batch_size": 2, "key": jax.random.split(KEY)}, "several keys"),
-        ({"batch_size": 2, "key": jnp.zeros(2)}, "random key"),
+        ({"batch_size": 2, "key": 0}, r"one key .* try key=jax.random.key\(0\)"),
+        ({"batch_size": 2, "key": jax.random.split(KEY)}, "take one of them"),
+        ({"batch_size": 2, "key": jnp.zeros(2)}, "one key"),
         ({"batch_size": 2, "sampling": "reshufled"}, "Did you mean 'reshuffled'"),
         ({"batch_size": 2, "sampling": None}, "unknown sampling"),
         ({"callback": 3}, "callback must be a function"),
         ({"progress": True}, "progress must be a function"),
-        ({"state": {}}, "state must be the state of an earlier run"),
+        ({"state": {}}, "state must be that of an earlier run"),
     ],
 )
 def test_wrong_batches_are_refused_in_words(options, said):

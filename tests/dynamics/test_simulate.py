@@ -192,7 +192,7 @@ def test_a_failed_solve_says_so_and_leaves_no_smooth_line():
             solver=diffrax.Tsit5(),
             config=nm.Numerics(max_steps=2),
         )
-    assert not run.ok and "max_steps" in run.reason
+    assert not run.ok and "maximum number of steps" in run.reason
     assert np.all(np.isnan(run.loss[-1])) and np.isnan(run.flips[-1])
 
 

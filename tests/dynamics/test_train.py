@@ -172,7 +172,7 @@ def test_an_ensemble_of_trainings_is_each_alone():
         )
         for name in alone.readouts:
             np.testing.assert_allclose(runs[name][i, j, k], alone[name], rtol=1e-10, atol=1e-12)
-    with pytest.raises(nm.InputError, match="optimizers such as"):
+    with pytest.raises(nm.InputError, match="optimizers must be an optimizer"):
         nm.train_ensemble(DATA, [nm.GradientFlow()], 8, 1, 10)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from ...errors import InputError, brief, unknown_name
+from ...errors import InputError, brief, check_whole, unknown_name
 from ...loss import Loss, is_known, output_gradient
 from ...method import RestartedNesterovMethod
 from ..objective import WeightProblem
@@ -180,16 +180,14 @@ def check_batch_sizes(sizes: Sequence[Any], n: int, sampling: Any) -> tuple[int,
     """Batch sizes as whole numbers. Raises `InputError`."""
     if sampling not in SAMPLINGS:
         raise unknown_name("sampling", str(sampling), SAMPLINGS)
-    for size in sizes:
-        if isinstance(size, bool | np.bool_) or not isinstance(size, int | np.integer):
-            exact = isinstance(size, float | np.floating) and float(size).is_integer()
-            hint = f"; try {int(size)}" if exact else ""
-            raise InputError(f"a batch size must be a whole number, got {size!r}{hint}.")
-        if not 1 <= size <= n:
+    whole = tuple(check_whole("batch_size", size, example=min(32, n)) for size in sizes)
+    for size in whole:
+        if size > n:
             raise InputError(
-                f"a batch size must lie between 1 and the number of samples, {n}, got {size}."
+                f"batch_size must lie between 1 and the number of samples, {n}, got {size}; try "
+                f"batch_size={n}."
             )
-    return tuple(int(size) for size in sizes)
+    return whole
 
 
 def batches_of(

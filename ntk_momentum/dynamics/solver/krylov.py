@@ -62,6 +62,7 @@ class KrylovExponential(AbstractIntegrator):
             not linear in the gradient.
 
     Examples:
+        >>> import equinox as eqx
         >>> data = nm.load_digits(10, key=jax.random.key(0))
         >>> model = eqx.nn.MLP(64, "scalar", 32, 2, jnp.tanh, key=jax.random.key(1))
         >>> run = nm.simulate(model, data, nm.GradientFlow(), [0.0, 1.0],
