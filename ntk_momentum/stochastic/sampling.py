@@ -30,8 +30,6 @@ from ..dynamics.solver import SAMPLINGS
 from ..errors import InputError, check_choice, check_whole
 
 Sampling = Literal["without_replacement", "with_replacement", "reshuffled"]
-
-Sampling = Literal["without_replacement", "with_replacement", "reshuffled"]
 """`SAMPLINGS` as a type."""
 
 

@@ -61,7 +61,7 @@ def test_a_failed_run_is_told_by_its_batch_size():
         ([], "empty"),
         ([2, 2], "twice"),
         (["full", 7], "twice"),
-        ([0], "between 1"),
+        ([0], "positive whole number"),
         (8, "between 1"),
         ("x", "whole number"),
         ([1.5], "whole number"),
