@@ -130,7 +130,9 @@ def build(asked: Diagnose, low: float, top: float) -> Any:
     if asked.optimizer == "gradient_descent":
         return gradient_descent(1 / top if asked.eta is None else asked.eta)
     if asked.optimizer == "nesterov":
-        return nesterov(1 / top if asked.eta is None else asked.eta, asked.d or 3.0)
+        return nesterov(
+            1 / top if asked.eta is None else asked.eta, 3.0 if asked.d is None else asked.d
+        )
     best: Any = best_parameters("heavy_ball", low, 1.1 * top).optimizer
     eta = float(best.eta) if asked.eta is None else asked.eta
     return heavy_ball(eta, float(best.beta) if asked.beta is None else asked.beta)

@@ -271,7 +271,7 @@ def predict(
         matrix, start = square(kernel.astype(dtype), residual0.astype(dtype))
         launch = launch_of(velocity0, shape, dtype, start.shape)
         columns, size = (start, launch), matrix.shape[0]
-    ts, finite, limit = _times(ts, dtype, flow)
+    ts, finite, limit, counts = _times(ts, dtype, flow)
     if launch is not None:
         check_launch(flow)
         if limit:
@@ -288,7 +288,6 @@ def predict(
         pushed = shaped("test_velocity0", test_velocity0, at_start.shape, dtype)
 
     slots = None
-    counts = concrete(finite)
     if isinstance(flow, AbstractFlow) and not flow.linear:
         flow = _settled(flow, matrix, start, counts)
     if isinstance(flow, AbstractOptimizer):
@@ -331,8 +330,9 @@ def predict(
     return Prediction(ts, residual, loss, pseudo_loss, test, out.vectors, slopes, error, bounds)
 
 
-def _times(ts: Any, dtype: Any, flow: Any) -> tuple[Array, Array, bool]:
-    """(times, those that are solved for, whether infinity follows them)."""
+def _times(ts: Any, dtype: Any, flow: Any) -> tuple[Array, Array, bool, np.ndarray | None]:
+    """(times, those that are solved for, whether infinity follows them, and their numbers where
+    these are known: inside jit the array is traced though its numbers are not)."""
     discrete = isinstance(flow, AbstractOptimizer)
     counts = concrete(ts)
     if discrete and counts is None and isinstance(ts, jax.core.Tracer):
@@ -343,10 +343,13 @@ def _times(ts: Any, dtype: Any, flow: Any) -> tuple[Array, Array, bool]:
     ts = check_times(ts, dtype=dtype, whole=discrete, limit=True)
     limit = counts is not None and bool(counts[-1] == np.inf)
     if not limit:
-        return ts, ts, False
+        return ts, ts, False, counts
     if not discrete and not flow.linear:
         raise InputError(f"{flow.name} restarts by itself, up to a finite time; leave inf out.")
-    return ts, ts[:-1] if len(ts) > 1 else jnp.zeros(1, dtype), True
+    assert counts is not None
+    some = len(counts) > 1
+    finite = ts[:-1] if some else jnp.zeros(1, dtype)
+    return ts, finite, True, counts[:-1] if some else np.zeros(1)
 
 
 def _check_size(kernel: Any, residual0: Any, flow: Any, ts: Any, test_kernel: Any) -> None:

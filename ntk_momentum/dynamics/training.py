@@ -192,6 +192,8 @@ def _on_the_host(
         )
     at_once = 1 if callback is not None else max(1, -(-saves // 20))
     kept = [jax.tree.map(lambda value: np.asarray(value)[None], row)]
+    if progress is not None:
+        progress(1, saves + 1)
     done = 0
     while not (callback is not None and callback(int(now.accepted), jax.device_get(row)) is True):
         if done == saves:

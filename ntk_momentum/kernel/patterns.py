@@ -33,7 +33,7 @@ def kink(activation: Callable, dtype: np.dtype) -> tuple[float, float, float] | 
     and linear on each side; else None."""
     # five magnitudes, chosen: what is linear at all of them to 1e-6 is taken to be
     t = np.array([1.0, 1e-3, 0.37, 2.9, 1e3])
-    with jax.ensure_compile_time_eval():
+    with jax.core.eval_context():  # out of vmap too
         up, down, zero = (
             np.asarray(activation(jnp.asarray(z, dtype)), float) for z in (t, -t, 0 * t)
         )

@@ -57,12 +57,12 @@ def open_results(folder: str | Path) -> Any:
         (1, 1, 4, 3)
     """
     folder = check_path("folder", folder)
+    xarray = require("xarray", "reading results")
     units, unread = _units(folder)
     for line in unread:
         warnings.warn(f"left out: {line}", RuntimeWarning, stacklevel=2)
     if not units:
         raise InputError(_nothing(Path(folder)))
-    xarray = require("xarray", "reading results")
     units.sort(key=lambda unit: str(unit.stored.attributes["created"]))
     codes = {unit.stored.attributes["code"] for unit in units}
     if len(codes) > 1:

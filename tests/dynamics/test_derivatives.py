@@ -228,7 +228,7 @@ def last_loss(by: str, flow: str, solver: Any, net: Any) -> Callable:
 @pytest.mark.parametrize("flow", ["heavy ball", "nesterov"])
 def test_the_lazy_solver_has_its_derivatives(flow: str, by: str) -> None:
     last = last_loss(by, flow, nm.LazyExponential(), NET)
-    assert float(jax.jacfwd(last)(1.0)) == pytest.approx(quotient(last, 1.0, 1e-5), rel=1e-3)
+    assert float(jax.jacfwd(last)(1.0)) == pytest.approx(quotient(last, 1.0, 1e-5), rel=2e-3)
 
 
 @pytest.mark.slow

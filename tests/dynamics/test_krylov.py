@@ -102,12 +102,11 @@ def test_it_has_no_derivatives_and_names_the_solver_that_has():
 
 
 @pytest.mark.slow
-def test_stiff_networks_take_a_twentieth_of_the_gradients_of_runge_kutta():
-    """A tanh perceptron on thirty digits to 10^4 / lambda_max, at 1% in the loss."""
-    data = nm.load_digits(30, key=KEY)
-    model = eqx.nn.MLP(64, "scalar", 64, 2, activation=jnp.tanh, key=jax.random.key(1))
+def test_stiff_networks_take_a_twentieth_of_the_gradients_of_runge_kutta(optimized):
+    """A tanh perceptron on eight inputs close together to 2,000 / lambda_max, at 1% in the loss."""
+    data, model = nm.Dataset(nm.normalize(1 + 0.3 * DATA.X), DATA.y), perceptron()
     fastest = float(np.linalg.eigvalsh(nm.empirical_ntk(model, data.X))[-1])
-    ts = jnp.asarray([0, 1e2, 1e3, 1e4]) / fastest
+    ts = jnp.asarray([0, 1e2, 1e3, 2e3]) / fastest
 
     def solved(solver, tol):
         config = nm.Numerics(tol=tol, max_steps=10**6)
@@ -117,7 +116,8 @@ def test_stiff_networks_take_a_twentieth_of_the_gradients_of_runge_kutta():
         assert end.verdict == 0
         return np.asarray(values["loss"]), end
 
-    exact, end = solved(diffrax.Tsit5(), 1e-5)
+    exact, end = solved(diffrax.Tsit5(), 1e-4)
+    assert exact[-1] > 1e-3 * exact[0]
     seen, krylov = solved(nm.KrylovExponential(), 1e-3)
     np.testing.assert_allclose(seen, exact, rtol=1e-2)
     assert 20 * krylov.memory[2] < 6 * (end.accepted + end.rejected)

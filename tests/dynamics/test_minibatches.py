@@ -126,7 +126,7 @@ def test_a_full_run_and_any_optimizer_go_on_too():
         ({"model": nm.init_two_layer(8, 4, key=KEY)}, "another model"),
         ({"readouts": ["flips"]}, "did not watch flips"),
         ({"state": first}, "run.state"),
-        ({"key": 3}, "random key"),
+        ({"key": 3}, "one key"),
     ):
         asked = {"model": NET, "optimizer": optax.adam(0.01), "state": first.state, **options}
         with pytest.raises(nm.InputError, match=said):

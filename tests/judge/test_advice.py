@@ -214,7 +214,7 @@ def test_the_command_takes_a_users_model(tmp_path, capsys):
         printed
     )
     assert cli.main([*words, f"{file}:pair"]) == 2
-    assert "must agree" in capsys.readouterr().err
+    assert "must have one shape" in capsys.readouterr().err
 
 
 def test_the_safe_friction_decays_where_the_kernel_turns_against_the_flow():
