@@ -221,7 +221,7 @@ def _unknown(path: Path) -> bool:
 
 @pytest.mark.slow
 def test_random_damage_is_found_named_and_mended(reader, whole, tmp_path):
-    survive(reader, whole, tmp_path, 120, 1)
+    survive(reader, whole, tmp_path, 30, 1)
 
 
 @pytest.mark.slow
