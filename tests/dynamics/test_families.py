@@ -284,7 +284,7 @@ def test_flows_are_the_limit_of_small_steps(name, tmp_path):
         g = jax.tree.map(jnp.negative, slope(w))
         return (g, v) if b is None else (v, add(g, v, -b))
 
-    tight = nm.Numerics(tol=1e-8)
+    tight = nm.Numerics(tol=1e-9)
     for flow, b in ((nm.GradientFlow(), None), (nm.HeavyBall(0.5), 0.5)):
         at, v, h = w, jax.tree.map(jnp.zeros_like, w), 0.0005
         for _ in range(400):  # classical Runge-Kutta
