@@ -155,7 +155,7 @@ def test_a_callback_sees_saved_steps_and_ends_the_run():
     assert [step for step, _ in seen] == [0, 2, 4, 6] and run.ok
     np.testing.assert_array_equal([loss for _, loss in seen], run.loss)
     np.testing.assert_array_equal(run.loss, whole.loss[:4])
-    assert counted == [(2, 7), (3, 7), (4, 7)]
+    assert counted == [(1, 7), (2, 7), (3, 7), (4, 7)]
     rest = nm.train(NET, DATA, BALL, 6, state=run.state, **options)
     np.testing.assert_array_equal(rest.loss, whole.loss[3:])
     with pytest.raises(nm.InputError, match="on the host"):
