@@ -18,7 +18,7 @@ import ntk_momentum as nm
 from ntk_momentum.study import plotting
 from ntk_momentum.theory import bounds
 
-ORDER = 45
+ORDER = 121
 REFERENCES = ("initial", "mean", "infinite")
 CAPTION = """Exponent of L that a heavy ball at b = 2 sqrt(lambda_0) certifies of its own run, over
 sqrt(lambda_0), by the reference kernel behind the certificate; 0 where none is issued. A constant
