@@ -228,7 +228,10 @@ def last_loss(by: str, flow: str, solver: Any, net: Any) -> Callable:
 @pytest.mark.parametrize("flow", ["heavy ball", "nesterov"])
 def test_the_lazy_solver_has_its_derivatives(flow: str, by: str) -> None:
     last = last_loss(by, flow, nm.LazyExponential(), NET)
-    assert float(jax.jacfwd(last)(1.0)) == pytest.approx(quotient(last, 1.0, 1e-5), rel=2e-3)
+    # Steps count as constants in a derivative and move in a quotient. By Nesterov's d the two are
+    # 1.1e-3 apart, with quotients from 1e-5 to 1e-3 alike: a known miss of the 1e-3 of the others.
+    rel = 2e-3 if (flow, by) == ("nesterov", "parameter") else 1e-3
+    assert float(jax.jacfwd(last)(1.0)) == pytest.approx(quotient(last, 1.0, 1e-5), rel=rel)
 
 
 @pytest.mark.slow
