@@ -102,8 +102,8 @@ def response(eigenvalues: Any, flow: AbstractFlow, ts: Any) -> Float[Array, "T n
         Delta(t) = phi(lambda, t) Delta(0)   where   H Delta(0) = lambda Delta(0)
 
     with phi solving (2.5), (3.5) or (4.3) from rest; e^{-lambda t} for the gradient flow. In
-    float32 it is computed in float64 and rounded where nothing is traced, since the phase
-    sqrt(lambda) t of a late oscillation has no digits in float32; under jit from 1e5 on it has few.
+    float32 it is computed in float64 and rounded, since the phase sqrt(lambda) t of a late
+    oscillation has no digits in float32.
 
     Args:
         eigenvalues: lambda, (n,), in 1/time for the gradient flow and 1/time^2 with momentum.

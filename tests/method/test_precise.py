@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -26,11 +27,34 @@ def test_responses_in_float32_are_rounded_ones(flow: nm.AbstractFlow) -> None:
     np.testing.assert_allclose(single, double, rtol=0, atol=1e-7)
 
 
-def test_they_are_without_float64_switched_on() -> None:
+_EAGER = lambda lam, t: nm.response(lam[None], nm.HeavyBall(0.0), t[None])[0, 0]
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        _EAGER,
+        jax.jit(_EAGER),
+        lambda lam, t: jax.vmap(_EAGER)(lam[None], t[None])[0],
+        lambda lam, t: jax.jit(jax.value_and_grad(_EAGER))(lam, t)[0],
+    ],
+    ids=["eager", "jit", "vmap", "grad"],
+)
+def test_they_are_without_float64_switched_on(response: Callable[..., jax.Array]) -> None:
+    lam, t = np.float32(0.37), np.float32(3.3e7)
     with jax.enable_x64(False):
-        found = nm.response(np.float32([0.37]), nm.HeavyBall(0.0), np.float32([3.3e7]))
-    known = np.cos(np.sqrt(float(np.float32(0.37))) * float(np.float32(3.3e7)))
-    assert float(found[0, 0]) == pytest.approx(known, abs=1e-7)
+        found = response(lam, t)
+    assert found.dtype == np.float32
+    assert float(found) == pytest.approx(np.cos(np.sqrt(float(lam)) * float(t)), abs=1e-7)
+
+
+def test_their_derivatives_have_the_digits_of_their_phase() -> None:
+    lam, t = np.float32(0.37), np.float32(1e6)
+    with jax.enable_x64(False):
+        by_reverse, by_forward = jax.grad(_EAGER)(lam, t), jax.jacfwd(_EAGER)(lam, t)
+    rate = np.sqrt(float(lam))
+    known = -np.sin(rate * float(t)) * float(t) / (2 * rate)
+    np.testing.assert_allclose([by_reverse, by_forward], known, rtol=1e-6)
 
 
 def test_predictions_tell_where_float32_eigenvalues_do_not_suffice() -> None:
