@@ -20,8 +20,8 @@ SUCCESS, MAX_STEPS, STEP_UNDERFLOW, NOT_FINITE, NOT_REFINED, NO_START, CREEPING 
 REASONS = {
     SUCCESS: "success",
     MAX_STEPS: (
-        "the maximum number of steps between two saved times was reached; raise "
-        "Numerics.max_steps, or tol, or save more often"
+        "the maximum number of steps between two saved times was reached, or would be by far; "
+        "raise Numerics.max_steps, or tol, or save more often"
     ),
     STEP_UNDERFLOW: (
         "the step size became smaller than the spacing of time's floating-point numbers; "
@@ -30,10 +30,10 @@ REASONS = {
     NOT_FINITE: "the run left the finite numbers; lower the step size or check the model's scale",
     NO_START: "the gradient is not finite at the start; check the model there",
     CREEPING: (
-        "the maximum number of steps between two saved times was reached by steps far shorter than "
-        "the right side asks for: neurons slide along kinks, where explicit steps jitter; loosen "
-        "Numerics.tol to 1e-3, take a smooth activation, nm.train, or nm.LazyExponential() for a "
-        "two-layer net"
+        "the maximum number of steps between two saved times was reached, or would be by far, with "
+        "steps far shorter than the right side asks for: neurons slide along kinks, where explicit "
+        "steps jitter; loosen Numerics.tol to 1e-3, take a smooth activation, nm.train, or "
+        "nm.LazyExponential() for a two-layer net"
     ),
     NOT_REFINED: (
         "the run succeeded, but the error asked for with refine= was not reached; see its errors"

@@ -8,7 +8,6 @@ wanted before a saved time clipped it.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import diffrax
@@ -32,6 +31,13 @@ from .base import (
     Progress,
     Watcher,
 )
+
+LOOK = 1000
+"""Steps between two looks at how many it still takes."""
+HOPELESS = 4.0
+"""From so many times `max_steps` on that it would take at the pace of the last `LOOK`, a run is
+stopped. Chosen: an explicit step is as long as stability allows, so it gets longer only as
+lambda_max falls."""
 
 
 class RungeKutta(AbstractIntegrator):
@@ -111,20 +117,14 @@ class RungeKutta(AbstractIntegrator):
         numerics: Numerics,
     ) -> Progress:
         # The adjoint differs, the solution does not: see `loops`.
-        forward, reverse = (
-            functools.partial(_advance, adjoint, stages)
-            for adjoint, stages in (
-                (diffrax.ForwardMode(), "lax"),
-                (diffrax.RecursiveCheckpointAdjoint(checkpoints=CHECKPOINTS), "checkpointed"),
-            )
-        )
         args = self, problem, flow, progress, t1, watcher, numerics
-        return both_modes(forward, reverse, *args)
+        return both_modes(_advance, _advance_reversibly, *args)
 
-    def _advance(
+    def _carry_on(
         self,
         adjoint: diffrax.AbstractAdjoint,
         stages: str,
+        max_steps: int,
         problem: AbstractProblem,
         flow: Any,
         progress: Progress,
@@ -132,10 +132,11 @@ class RungeKutta(AbstractIntegrator):
         watcher: Watcher,
         numerics: Numerics,
     ) -> Progress:
+        """Towards t1, with so many steps at most."""
         scale, inner, memory = progress.memory
         solver, controller = self._tools(problem, watcher, numerics, flow, scale, stages)
-        # From one saved time to the next with the state of solver and controller handed on, so that
-        # steps are those of one long solve that hits the saved times.
+        # With the state of solver and controller handed on, so that steps are those of one long
+        # solve that hits the saved times.
         solution = diffrax.diffeqsolve(
             _terms(problem, flow),
             solver,
@@ -147,7 +148,7 @@ class RungeKutta(AbstractIntegrator):
             stepsize_controller=controller,
             solver_state=inner,
             controller_state=memory,
-            max_steps=numerics.max_steps,
+            max_steps=max_steps,
             adjoint=adjoint,
             throw=False,
         )
@@ -168,7 +169,7 @@ class RungeKutta(AbstractIntegrator):
         )
         state = jax.tree.map(lambda leaf: leaf[0], solution.ys)
         return Progress(
-            t1,
+            solution.ts[0],
             state,
             (scale, _arrays(solution.solver_state), _arrays(solution.controller_state)),
             solution.solver_state[1],
@@ -205,9 +206,38 @@ class RungeKutta(AbstractIntegrator):
 
 
 def _advance(
-    adjoint: diffrax.AbstractAdjoint, stages: str, solver: RungeKutta, *args: Any
+    solver: RungeKutta, problem: Any, flow: Any, progress: Progress, t1: Any, *rest: Any
 ) -> Progress:
-    return solver._advance(adjoint, stages, *args)
+    """Progress at t1, or as far as `max_steps` go, or as far as it takes to see that they will not
+    do."""
+    _, numerics = rest
+    looks = -(-numerics.max_steps // LOOK)
+    steps = -(-numerics.max_steps // looks)
+
+    def on(pair: tuple[Array, Progress]) -> tuple[Array, Progress]:
+        look, before = pair
+        # A limit that was reached is none as long as there are more steps.
+        before = before._replace(verdict=jnp.zeros_like(before.verdict))
+        adjoint = diffrax.ForwardMode()
+        after = solver._carry_on(adjoint, "lax", steps, problem, flow, before, t1, *rest)
+        needed = (t1 - after.t) / (after.t - before.t) * steps
+        hopeless = needed > HOPELESS * numerics.max_steps
+        return jnp.where(hopeless, looks, look + 1), after
+
+    def unfinished(pair: tuple[Array, Progress]) -> Array:
+        look, p = pair
+        limited = (p.verdict == MAX_STEPS) | (p.verdict == CREEPING)
+        return (look == 0) | (limited & (look < looks))
+
+    end = jax.lax.while_loop(unfinished, on, (jnp.zeros((), jnp.int32), progress))[1]
+    return end._replace(t=t1, verdict=jnp.maximum(progress.verdict, end.verdict))
+
+
+def _advance_reversibly(solver: RungeKutta, *args: Any) -> Progress:
+    """The same, but for the looks ahead."""
+    t1, numerics = args[3], args[5]
+    adjoint = diffrax.RecursiveCheckpointAdjoint(checkpoints=CHECKPOINTS)
+    return solver._carry_on(adjoint, "checkpointed", numerics.max_steps, *args)._replace(t=t1)
 
 
 def _arrays(tree: Any) -> Any:
