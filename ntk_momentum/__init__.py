@@ -74,7 +74,7 @@ _HOMES = {
         "stability_limit",
         "triple_momentum",
     ),
-    "dynamics.krylov": ("modes",),
+    "dynamics.ritz": ("modes",),
     "dynamics.prediction": ("Prediction", "predict", "response"),
     "dynamics.readout": ("Observer", "Snapshot"),
     "dynamics.simulation": ("simulate", "simulate_error"),
@@ -113,9 +113,9 @@ if TYPE_CHECKING:
         sphere,
     )
     from .dynamics.function_space import predict_law, simulate_function
-    from .dynamics.krylov import modes
     from .dynamics.prediction import Prediction, predict, response
     from .dynamics.readout import Observer, Snapshot
+    from .dynamics.ritz import modes
     from .dynamics.simulation import simulate, simulate_error
     from .dynamics.solver import AbstractIntegrator, KrylovExponential, LazyExponential, RungeKutta
     from .dynamics.training import train

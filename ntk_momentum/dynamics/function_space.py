@@ -26,7 +26,7 @@ from ..loss import Loss, as_targets, check_targets, is_known, output_gradient, s
 from ..method import AbstractFlow, AbstractOptimizer, State
 from ..method.base import Number
 from ..numerics import Numerics, check_config
-from . import krylov
+from . import ritz
 from .constant_kernel import (
     array,
     check_constant_kernel,
@@ -205,10 +205,10 @@ def simulate_function(
         check_constant_kernel(matrix, start)
         size = len(matrix)
     else:
-        matrix, columns, _ = krylov.start_of(kernel, f0.astype(dtype), None)
+        matrix, columns, _ = ritz.start_of(kernel, f0.astype(dtype), None)
         start, size = columns.T, columns.shape[1]
         # a step size and the unit of an error, to a percent or so: chosen, not measured
-        found = krylov.modes(matrix, jax.random.normal(jax.random.key(0), f0.shape), products=12)
+        found = ritz.modes(matrix, jax.random.normal(jax.random.key(0), f0.shape), products=12)
         largest = found.values[-1].astype(dtype)
     rows, at_start = rows_of(test_kernel, test0, size, f0.shape, dtype)
     problem = FunctionProblem(matrix, start, y, rows, at_start, loss, f0.shape, largest)

@@ -5,7 +5,7 @@ With H = U Lambda U^T the error is Delta(t) = U phi(Lambda, t) U^T Delta(0), whe
 response of one eigenvalue to the flow, or the discrete recursion of one eigenvalue when an
 optimizer is given. A point with kernel row k* against the training points moves by f*(t) - f*(0) =
 -k* psi(H, t) Delta(0), psi = (1 - phi)/lambda. Ritz values and vectors in the place of eigenvalues
-and -vectors (`krylov`) give the same from products with H alone.
+and -vectors (`ritz`) give the same from products with H alone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ..method import (
     precise_mode,
     warn_of_precision,
 )
-from . import krylov
+from . import ritz
 from .constant_kernel import (
     array,
     check_semidefinite,
@@ -62,7 +62,7 @@ class Prediction(eqx.Module):
         slopes: The velocity in that basis, (T, K, columns), from which `velocity` is computed
             when asked for.
         error: |Delta - its limit for many products|, estimated at each time, (T,); None where
-            nothing but round-off is in error. See `krylov`.
+            nothing but round-off is in error. See `ritz`.
         loss_bounds: For gradient flow from products, what the loss is not below and not above, (2,
             T), by Gauss's and by Gauss and Radau's rule; else None.
 
@@ -243,7 +243,7 @@ def predict(
         check_launch(flow)
     _check_size(kernel, residual0, flow, ts, test_kernel)
     if is_operator(kernel):
-        kernel = krylov.modes(
+        kernel = ritz.modes(
             kernel,
             residual0,
             flow=flow,
@@ -256,12 +256,12 @@ def predict(
         )
         residual0 = velocity0 = None
     elif isinstance(kernel, Spectrum):
-        kernel = krylov.known(kernel, residual0, velocity0)
+        kernel = ritz.known(kernel, residual0, velocity0)
         residual0 = velocity0 = None
     matrix: Array | Modes
     if isinstance(kernel, Modes):
         if residual0 is not None or velocity0 is not None:
-            krylov.check_own(kernel, residual0, velocity0)
+            ritz.check_own(kernel, residual0, velocity0)
         shape, dtype = kernel.shape, kernel.values.dtype
         matrix, columns, size = kernel, None, kernel.vectors.shape[0]
         start, launch = kernel.start, kernel.velocity
@@ -322,7 +322,7 @@ def predict(
     found = residual, out.loss, out.pseudo_loss, test, out.error, bounds, out.slopes
     fields = ts, *(keep(x) for x in found)
     if isinstance(matrix, Modes):
-        krylov.warn_of_error(matrix, ts, keep(out.error))
+        ritz.warn_of_error(matrix, ts, keep(out.error))
     ts, residual, loss, pseudo_loss, test, error, bounds, slopes = (
         jax.tree.map(lambda x: x[0], fields) if scalar else fields
     )

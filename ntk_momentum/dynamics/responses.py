@@ -328,7 +328,7 @@ def launched(
 
 
 def error_of(tail: Array, dual: Array | None) -> Float[Array, " T"]:
-    """|Delta(0) + H c - Delta| with the c and the Delta of some Ritz values: see `krylov`."""
+    """|Delta(0) + H c - Delta| with the c and the Delta of some Ritz values: see `ritz`."""
     assert dual is not None
     return jnp.sqrt(jnp.sum(jnp.square(jnp.einsum("sj,tjc->tsc", tail, dual)), axis=(1, 2)))
 

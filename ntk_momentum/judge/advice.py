@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..dynamics import krylov
+from ..dynamics import ritz
 from ..dynamics.constant_kernel import check_semidefinite, is_operator
 from ..dynamics.training import train
 from ..errors import (
@@ -315,11 +315,11 @@ def modes_of(kernel: Any, residual0: Any, target: float = 1e-3) -> tuple[np.ndar
     all outputs of a mode move together."""
     if is_operator(kernel):
         # a tenth of what remains of the error at the target
-        kernel = krylov.modes(kernel, residual0, tol=0.1 * target**0.5)
+        kernel = ritz.modes(kernel, residual0, tol=0.1 * target**0.5)
         residual0 = None
     if isinstance(kernel, Modes):
         if residual0 is not None:
-            krylov.check_own(kernel, residual0, None)
+            ritz.check_own(kernel, residual0, None)
         found = spectrum(kernel)
         size = np.linalg.norm(np.asarray(kernel.start), axis=1)
     else:

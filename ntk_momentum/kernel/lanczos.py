@@ -61,7 +61,7 @@ def started(start: Float[Array, "columns N"], products: int) -> Lanczos:
     width, size = start.shape
     rows = width * (products + 1)
     largest = jnp.sqrt(jnp.max(jnp.sum(jnp.square(start), axis=1)))
-    basis, weights = _orthogonal(
+    basis, weights = orthogonal(
         jnp.zeros((rows, size), start.dtype), start, jnp.asarray(0), largest
     )
     empty = jnp.zeros((rows, rows), start.dtype)
@@ -93,7 +93,7 @@ def extend(
         moved = apply(operator, block)
         size = jnp.sqrt(jnp.max(jnp.sum(jnp.square(moved), axis=1)))
         scale = jnp.maximum(run.scale, jax.lax.stop_gradient(size))
-        basis, columns = _orthogonal(run.basis, moved, (k + 1) * width, scale)
+        basis, columns = orthogonal(run.basis, moved, (k + 1) * width, scale)
         filled = jax.lax.dynamic_update_slice_in_dim(run.coefficients, columns, k * width, 1)
         return Lanczos(basis, filled, run.weights, scale)
 
@@ -102,14 +102,16 @@ def extend(
 
 
 def apply(operator: Any, block: Float[Array, "width N"]) -> Float[Array, "width M"]:
-    """Rows times an operator, or a symmetric matrix."""
+    """Rows times an operator, or a symmetric matrix, or by a function of one."""
     if isinstance(operator, jax.Array | np.ndarray):
         return block @ operator
+    if callable(operator):
+        return jax.vmap(operator)(block)
     shape = operator.in_structure().shape
     return jax.vmap(lambda v: operator.mv(v.reshape(shape)).reshape(-1))(block)
 
 
-def _orthogonal(
+def orthogonal(
     basis: Array, block: Array, at: int | Array, scale: Array
 ) -> tuple[Float[Array, "capacity N"], Float[Array, "capacity width"]]:
     """The basis with what rows add to it, written from row `at` on, and their coefficients in

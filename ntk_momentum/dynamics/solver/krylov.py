@@ -14,17 +14,18 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from ...errors import check_whole
-from ...kernel.tangent import linear_maps
-from ...loss import output_gradient, squared
+from ...kernel.lanczos import Lanczos, extend, orthogonal, started
+from ...loss import output_gradient
 from ...method import State
 from ...method.base import FrozenStep
 from ...numerics import Numerics
 from ..objective import AbstractProblem, WeightProblem, norm, roundoff
 from ..passing import without_derivative
 from .base import AbstractIntegrator, Progress, Watcher
+from .gauss_newton import Linearised
 from .stepping import Attempt, adaptive_steps
 
 
@@ -120,11 +121,11 @@ class KrylovExponential(AbstractIntegrator):
 
 
 class Memory(NamedTuple):
-    """The force at the state reached, (N,), and the last step's Ritz vectors (N, size) and values,
+    """The force at the state reached, (N,), and the last step's Ritz vectors (size, N) and values,
     which predict the middle of the next."""
 
     force: Float[Array, " N"]
-    vectors: Float[Array, "N size"]
+    vectors: Float[Array, "size N"]
     values: Float[Array, " size"]
 
 
@@ -139,7 +140,7 @@ class _Step(eqx.Module):
     def memory(self, state: State, h: Array) -> Memory:
         """What a first step starts with."""
         force = self.force(state.w)[0]
-        local = _Local.at(self.problem, state.w)
+        local = Linearised.at(self.problem, state.w)
         start = local.start(force, state.v)
         space = self.space(local, jnp.zeros_like(h), h, start)
         return Memory(force, space.vectors, space.values)
@@ -150,7 +151,9 @@ class _Step(eqx.Module):
         force = output_gradient(self.problem.loss_function, f, self.problem.y)
         return force.reshape(-1), f.reshape(-1)
 
-    def space(self, local: _Local, t: Array, h: Array, start: tuple[Array, Array | None]) -> _Space:
+    def space(
+        self, local: Linearised, t: Array, h: Array, start: tuple[Array, Array | None]
+    ) -> _Space:
         """The Krylov space in which the step from t to t + h is known to a tenth of the
         tolerance."""
         width = min(self.size, start[0].size)
@@ -168,32 +171,32 @@ class _Step(eqx.Module):
         self, space: _Space | Memory, t: Array, h: Array, start: tuple[Array, Array | None]
     ) -> FrozenStep:
         """The step in the space, by its Ritz values."""
-        force = space.vectors.T @ start[0]
-        rate = jnp.zeros_like(force) if start[1] is None else space.vectors.T @ start[1]
+        force = space.vectors @ start[0]
+        rate = jnp.zeros_like(force) if start[1] is None else space.vectors @ start[1]
         return self.flow.frozen_step(space.values, t, h, force, rate)
 
     def __call__(self, t: Array, h: Array, state: State, memory: Memory) -> Attempt:
         # The middle, by the last step's Ritz pairs and J of the start: first order is enough.
         w, v = state
-        local = _Local.at(self.problem, w)
+        local = Linearised.at(self.problem, w)
         start = local.start(memory.force, v)
         before = _completed(memory, start)
         frozen = self.frozen(before, t, h / 2, start)
-        impulse = local.pull(local.root(before.vectors @ frozen.impulse_w))
+        impulse = local.pull(local.root(frozen.impulse_w @ before.vectors))
         middle = _moved(w, frozen.carry_w, v, impulse)
 
-        local = _Local.at(self.problem, middle)
+        local = Linearised.at(self.problem, middle)
         start = local.start(memory.force, v)
         space = self.space(local, t, h, start)
         frozen = self.frozen(space, t, h, start)
 
         def pulled(impulse: Array) -> PyTree:
-            return local.pull(local.root(space.vectors @ impulse))
+            return local.pull(local.root(impulse @ space.vectors))
 
         after = _moved(w, frozen.carry_w, v, pulled(frozen.impulse_w))
         momentum = None if v is None else _scaled(frozen.carry_v, v, pulled(frozen.impulse_v))
         force, f = self.force(after)
-        predicted = local.root(space.vectors @ frozen.residual)
+        predicted = local.root(frozen.residual @ space.vectors)
         size = jnp.sqrt(norm(memory.force) ** 2 + (0.0 if v is None else norm(v) ** 2))
         size = jnp.maximum(size, roundoff(self.numerics.tol, f.dtype) * norm(f))
         error = (norm(force - predicted) + space.left_out(frozen.impulse_w)) / size
@@ -209,96 +212,19 @@ class _Step(eqx.Module):
         return Attempt(error, new, finish, cost)
 
 
-class _Local(NamedTuple):
-    """The Jacobian J and the loss's curvature C = R R^T at some weights.
-
-    push: v -> J v and pull: u -> J^T u, u (N,); root: R, and inverse: R^-1, on (N,) and (N, k).
-    """
-
-    push: Callable[[PyTree], Array]
-    pull: Callable[[Array], PyTree]
-    root: Callable[[Array], Array]
-    inverse: Callable[[Array], Array]
-
-    @staticmethod
-    def at(problem: Any, w: PyTree) -> _Local:
-        f, push, pull = linear_maps(problem.f, w)
-        root, inverse = _curvature(problem.loss_function, f, problem.y)
-        return _Local(
-            lambda v: push(v).reshape(-1), lambda u: pull(u.reshape(f.shape)), root, inverse
-        )
-
-    def start(self, force: Array, v: PyTree) -> tuple[Array, Array | None]:
-        """(u, du/dt) = (R^-1 g, R^T J v): R^T and not R^-1, since g moves by C J v."""
-        rate = None if v is None else self.root(self.push(v))
-        return self.inverse(force), rate
-
-    def product(self, u: Array) -> Array:
-        """R^T J J^T R u, (N,); R is symmetric."""
-        return self.root(self.push(self.pull(self.root(u))))
-
-
-def _curvature(loss: Any, f: Array, y: Array) -> tuple[Callable, Callable]:
-    """The symmetric square root of the loss's curvature in f, sample by sample, and its inverse.
-
-    Curvatures are at least a small part of the largest: a force that the loss does not bend at all,
-    such as Huber's beyond delta, then stays as it is to that part.
-    """
-    if loss is squared:
-        return (lambda u: u), (lambda u: u)
-    outputs = f.shape[1] if f.ndim == 2 else 1
-
-    def column(j: int) -> Array:
-        ones = jnp.zeros((f.shape[0], outputs), f.dtype).at[:, j].set(1).reshape(f.shape)
-        return jax.jvp(lambda f: output_gradient(loss, f, y), (f,), (ones,))[1]
-
-    blocks = jnp.stack([column(j).reshape(-1, outputs) for j in range(outputs)], axis=2)
-    values, vectors = jnp.linalg.eigh((blocks + blocks.swapaxes(1, 2)) / 2)
-    least = jnp.sqrt(jnp.finfo(f.dtype).eps)
-    values = jnp.maximum(values, least * jnp.maximum(jnp.max(values), least))
-
-    def power(exponent: float) -> Callable[[Array], Array]:
-        matrices = jnp.einsum("nij,nj,nkj->nik", vectors, values**exponent, vectors)
-
-        def product(u: Array) -> Array:
-            columns = u.reshape(f.shape[0], outputs, -1)
-            return jnp.einsum("nij,njc->nic", matrices, columns).reshape(u.shape)
-
-        return product
-
-    return power(0.5), power(-0.5)
-
-
 class _Space(NamedTuple):
-    """A Krylov space of a symmetric operator: Ritz vectors (N, size), zero beyond its dimension,
-    Ritz values, and what the operator adds to it.
+    """A Krylov space of a symmetric operator: Ritz vectors in rows (size, N), zero beyond its
+    dimension, and Ritz values; tail: V c is mapped out of the space to a vector as long as
+    tail @ c."""
 
-    outside: the part outside the space of the operator's image of the last block, (N, s), and
-    mixing: the last block's rows of the Ritz vectors' coefficients, (s, size), so that the image of
-    V c leaves the space by outside @ mixing @ c.
-    """
-
-    vectors: Float[Array, "N size"]
+    vectors: Float[Array, "size N"]
     values: Float[Array, " size"]
-    outside: Float[Array, "N s"]
-    mixing: Float[Array, "s size"]
+    tail: Float[Array, "s size"]
     products: Float[Array, ""]
 
     def left_out(self, impulse: Array) -> Array:
         """The size of the force that the frozen ODE misses: H V impulse outside the space."""
-        return norm(self.outside @ (self.mixing @ impulse))
-
-
-class _Basis(NamedTuple):
-    """A Krylov space under way: orthonormal columns Q, their images H Q, both zero beyond `filled`;
-    the next block; the last block's place."""
-
-    columns: Float[Array, "N size"]
-    images: Float[Array, "N size"]
-    block: Float[Array, "N s"]
-    outside: Float[Array, "N s"]
-    filled: Int[Array, ""]
-    due: Int[Array, ""]
+        return norm(self.tail @ impulse)
 
 
 def krylov(
@@ -309,85 +235,45 @@ def krylov(
     allowed: Array,
 ) -> _Space:
     """The smallest Krylov space of a symmetric operator from one or two vectors that `defect` finds
-    good enough, of at most `size` dimensions.
+    good enough, of at most `size` dimensions. Looked at whenever it has grown by a quarter."""
+    given = _rows(start)
+    s = given.shape[0]
+    most = -(-size // s)  # whole blocks
 
-    Block Lanczos with every column orthogonalised twice against all before it: at a few dozen
-    columns that costs less than one product, and Ritz values appear once. Looked at whenever the
-    space has grown by a quarter.
-    """
-    given = jnp.stack([part for part in start if part is not None], axis=1)
-    s = given.shape[1]
-    room = -(-size // s) * s  # whole blocks
-    none = jnp.zeros((given.shape[0], room), given.dtype)
-    zero = jnp.zeros((), jnp.int32)
-
-    def grown(basis: _Basis) -> _Basis:
-        image = (
-            jax.vmap(product, in_axes=1, out_axes=1)(basis.block)
-            if s > 1
-            else (product(basis.block[:, 0])[:, None])
-        )
-        columns = jax.lax.dynamic_update_slice(basis.columns, basis.block, (zero, basis.filled))
-        images = jax.lax.dynamic_update_slice(basis.images, image, (zero, basis.filled))
-        outside = image
-        for _ in range(2):
-            outside = outside - columns @ (columns.T @ outside)
-        block = _orthonormal(outside, norm(image))
-        return _Basis(columns, images, block, outside, basis.filled + s, basis.due)
-
-    def seen(basis: _Basis) -> _Space:
-        T = basis.columns.T @ basis.images
-        # What is not filled yet gets values of its own, apart from each other: no coordinates lie
-        # there, and derivatives of eigh divide by differences.
-        index = jnp.arange(room)
-        apart = norm(T) * (1 + (1 + index) / room)
-        T = (T + T.T) / 2 + jnp.diag(jnp.where(index >= basis.filled, apart, 0.0))
+    def seen(run: Lanczos, done: Array) -> _Space:
+        T = run.coefficients[: s * most, : s * most]
+        # What is not filled yet gets values of its own, apart from each other, which no coordinates
+        # belong to: an eigenvector does not mix them with what is.
+        index = jnp.arange(s * most)
+        unfilled = index >= s * done
+        apart = norm(T) * (1 + (1 + index) / len(index))
+        T = jnp.where(unfilled[:, None] | unfilled[None], jnp.diag(apart), (T + T.T) / 2)
         values, mixing = jnp.linalg.eigh(T)
-        last = jax.lax.dynamic_slice(mixing, (basis.filled - s, zero), (s, room))
-        return _Space(
-            basis.columns @ mixing,
-            jnp.maximum(values, 0),
-            basis.outside,
-            last,
-            basis.filled.astype(given.dtype),
-        )
+        zero = jnp.zeros_like(done)
+        last = jax.lax.dynamic_slice(run.coefficients, (s * done, s * (done - 1)), (s, s))
+        tail = last @ jax.lax.dynamic_slice(mixing, (s * (done - 1), zero), (s, s * most))
+        inside = jnp.where(unfilled[:, None], 0, run.basis[: s * most])
+        return _Space(mixing.T @ inside, jnp.maximum(values, 0), tail, (s * done).astype(T.dtype))
 
-    def unfinished(carry: tuple[_Basis, Array]) -> Array:
-        basis, good = carry
-        return ~good & (basis.filled < room)
+    def unfinished(carry: tuple[Lanczos, Array, Array, Array]) -> Array:
+        _, done, _, good = carry
+        return ~good & (done < most)
 
-    def larger(carry: tuple[_Basis, Array]) -> tuple[_Basis, Array]:
-        basis = jax.lax.while_loop(lambda b: b.filled < b.due, grown, carry[0])
-        due = jnp.minimum(basis.filled + s * (1 + basis.filled // (4 * s)), room)
+    def larger(carry: tuple[Lanczos, Array, Array, Array]) -> tuple[Lanczos, Array, Array, Array]:
+        run, done, due, _ = carry
+        run = extend(run, product, done, due)
         # NaN ends it: the step is refused by its own error.
-        good = ~(defect(seen(basis)) > allowed)
-        return basis._replace(due=due), good
+        good = ~(defect(seen(run, due)) > allowed)
+        return run, due, jnp.minimum(due + 1 + due // 4, most), good
 
-    first = _Basis(
-        none,
-        none,
-        _orthonormal(given, norm(given)),
-        jnp.zeros_like(given),
-        zero,
-        zero + min(2 * s, room),
-    )
-    basis, _ = jax.lax.while_loop(unfinished, larger, (first, jnp.array(False)))
-    return seen(basis)
+    none = jnp.zeros((), jnp.int32)
+    first = started(given, most), none, none + min(2, most), jnp.array(False)
+    run, done, _, _ = jax.lax.while_loop(unfinished, larger, first)
+    return seen(run, done)
 
 
-def _orthonormal(block: Float[Array, "N s"], scale: Array) -> Float[Array, "N s"]:
-    """Orthonormal columns with the span of one or two; zero for what is round-off of `scale`."""
-    least = 10 * jnp.finfo(block.dtype).eps * scale
-    columns: list[Array] = []
-    for j in range(block.shape[1]):
-        column = block[:, j]
-        for _ in range(2):
-            for before in columns:
-                column = column - before * (before @ column)
-        length = norm(column)
-        safe = jnp.where(length > least, length, 1.0)
-        columns.append(jnp.where(length > least, column / safe, 0.0))
-    return jnp.stack(columns, axis=1)
+def _rows(start: tuple[Array, Array | None]) -> Float[Array, "s N"]:
+    return jnp.stack([part for part in start if part is not None])
 
 
 def _completed(memory: Memory, start: tuple[Array, Array | None]) -> Memory:
@@ -396,16 +282,13 @@ def _completed(memory: Memory, start: tuple[Array, Array | None]) -> Memory:
     That is what the step before saw too little of to resolve, or what fast modes have gained since:
     it is taken to be fast.
     """
-    given = jnp.stack([part for part in start if part is not None], axis=1)
-    outside = given
-    for _ in range(2):
-        outside = outside - memory.vectors @ (memory.vectors.T @ outside)
-    extra = _orthonormal(outside, norm(given))
-    filled = jnp.sum(jnp.square(memory.vectors), axis=0) > 0.5
+    given, known = _rows(start), len(memory.values)
+    filled = jnp.sum(jnp.square(memory.vectors), axis=1) > 0.5
     fastest = jnp.max(jnp.where(filled, memory.values, 0.0))
+    vectors = jnp.pad(memory.vectors, ((0, len(given)), (0, 0)))
     return memory._replace(
-        values=jnp.concatenate([memory.values, jnp.full(extra.shape[1], fastest)]),
-        vectors=jnp.concatenate([memory.vectors, extra], axis=1),
+        values=jnp.concatenate([memory.values, jnp.full(len(given), fastest)]),
+        vectors=orthogonal(vectors, given, known, norm(given))[0],
     )
 
 
