@@ -3,6 +3,7 @@ kernel predicts for it."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -106,7 +107,10 @@ def predicted(
     kernel = empirical_ntk(net, data.X, trainable=trainable) if kernel is None else kernel
     scaled = eqx.tree_at(lambda method: method.eta, optimizer, 2 * optimizer.eta / data.n)
     start = jax.vmap(net)(data.X) - data.y
-    return ended(2 / data.n * np.asarray(predict(kernel, start, scaled, counts).loss))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the loss leaves the numbers", RuntimeWarning)
+        loss = predict(kernel, start, scaled, counts).loss
+    return ended(2 / data.n * np.asarray(loss))
 
 
 FRAME = 100.0

@@ -53,13 +53,15 @@ def as_users_call():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
-def outcome(make):
+def outcome(make, again=True):
     """(the message of an InputError, None) or (None, what happened instead)."""
     start = time.process_time()
     try:
         made = make()
     except nm.InputError as error:
         late = time.process_time() - start
+        if late > 1 and again:  # a first call imports what it needs
+            return outcome(make, again=False)
         return str(error), f"after {late:.1f} s" if late > 1 else None
     except TimeoutError:
         raise

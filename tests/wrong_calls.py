@@ -161,6 +161,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "complex": 1j * ones,
         "a data set": data,
         "of text": ["a"] * 5,
+        "none": [],
     },
     "values": {
         "None": None,
@@ -187,6 +188,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "nan": [nan],
         "complex": [1j],
         "negative": [-1.0],
+        "none": [],
     },
     "name": {"misspelt": "misspelt", "3": 3, "a list": ["x"]},
     "config": {
@@ -765,6 +767,8 @@ TOGETHER: dict[str, str] = {
     "nm.ensemble(data, nm.HeavyBall(1.0), 8, [1, 1], [0.0, 1.0])": "seeds must be distinct",
     "nm.ensemble(data, nm.HeavyBall(1.0), [], 1, [0.0, 1.0])": "widths must hold at least one",
     "nm.ensemble(data, nm.HeavyBall(1.0), 8, [], [0.0, 1.0])": "seeds must hold at least one",
+    "nm.ensemble(data, FLOW, 8, 1, [0.0, 1.0], readout=['loss'])": "unknown argument 'readout'",
+    "nm.train_ensemble(data, STEP, 8, 1, 2, unit_run=2)": "Did you mean 'unit_runs'",
     "nm.ensemble([], nm.HeavyBall(1.0), 8, 1, [0.0, 1.0])": "data must hold at least one",
     "nm.ensemble(data, nm.HeavyBall(1.0), 8, 'two', [0.0, 1.0])": "seeds must be a whole number",
     "nm.ensemble(data, nm.HeavyBall(1.0), '128', 1, [0.0, 1.0])": "widths must be a whole number",

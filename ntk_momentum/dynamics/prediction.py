@@ -11,6 +11,7 @@ and -vectors (`ritz`) give the same from products with H alone.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -42,7 +43,7 @@ from .constant_kernel import (
     shaped,
     square,
 )
-from .responses import check_launch, check_limit, numbers_of, slots_of, solve
+from .responses import Response, check_launch, check_limit, numbers_of, slots_of, solve
 
 
 class Prediction(eqx.Module):
@@ -134,6 +135,8 @@ def response(eigenvalues: Any, flow: AbstractFlow, ts: Any) -> Float[Array, "T n
         raise InputError(
             f"eigenvalues must have shape (n,), got {eigenvalues.shape}; try eigenvalues.ravel()."
         )
+    if not eigenvalues.size:
+        raise InputError("eigenvalues must hold at least one, got none; try those of nm.spectrum.")
     lowest = concrete(jnp.min(eigenvalues, initial=0.0))
     if lowest is not None and lowest < -np.sqrt(np.finfo(eigenvalues.dtype).eps) * np.max(
         np.abs(eigenvalues)
@@ -305,11 +308,13 @@ def predict(
     if isinstance(flow, AbstractFlow) and counts is not None:
         warn_of_precision(flow, out.eigenvalues[-1], counts[-1], out.eigenvalues.dtype)
     seen = concrete(out.loss)
-    if slots is None and seen is not None and not np.all(np.isfinite(seen)):
-        raise InputError(
-            f"{flow} has no finite response to eigenvalues up to "
-            f"{out.eigenvalues[-1]:.3g}; see the range of its parameters."
-        )
+    if seen is not None and not np.all(np.isfinite(seen)):
+        if slots is None:
+            raise InputError(
+                f"{flow} has no finite response to eigenvalues up to "
+                f"{out.eigenvalues[-1]:.3g}; see the range of its parameters."
+            )
+        out = _diverged(out, flow, ts)
     # without the time that stands in where infinity is the only one
     keep = lambda x: x if x is None or len(x) == len(ts) else x[-len(ts) :]
     test = out.test
@@ -328,6 +333,20 @@ def predict(
     )
     bounds = None if bounds is None else bounds.T
     return Prediction(ts, residual, loss, pseudo_loss, test, out.vectors, slopes, error, bounds)
+
+
+def _diverged(out: Response, flow: AbstractOptimizer, counts: Array) -> Response:
+    """Losses beyond the largest number are infinite, whatever the steps made of them since."""
+    lost = ~np.isfinite(np.asarray(out.loss))
+    warnings.warn(
+        f"the loss leaves the numbers of {out.loss.dtype} by step {int(counts[np.argmax(lost)])}: "
+        f"{flow} is unstable at lambda_max = {out.eigenvalues[-1]:.3g}; lower its step, see "
+        "nm.stability_limit.",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+    infinite = lambda loss: jnp.where(jnp.isnan(loss), jnp.inf, loss)
+    return out._replace(loss=infinite(out.loss), pseudo_loss=infinite(out.pseudo_loss))
 
 
 def _times(ts: Any, dtype: Any, flow: Any) -> tuple[Array, Array, bool, np.ndarray | None]:

@@ -342,7 +342,7 @@ def _errors(
 def warn_of_error(found: Modes, ts: Any, error: Any) -> None:
     """Warn where a prediction from products is not what was asked for."""
     seen = concrete(error)
-    if seen is None:
+    if seen is None or not np.all(np.isfinite(seen)):  # a diverging one says so itself
         return
     times, start = np.asarray(ts, float), float(np.linalg.norm(found.start))
     worst = int(np.argmax(seen))

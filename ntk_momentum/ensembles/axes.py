@@ -53,9 +53,13 @@ def axes(
         check_whole("seeds", seeds[0])
         check_fits(seeds[0], f"{seeds[0]:.3g} seeds", "use fewer seeds", itemsize=64, host=True)
         seeds = tuple(range(seeds[0]))
-    for name, values in ((runs, methods), ("widths", widths), ("seeds", seeds)):
+    for name, values, some in (
+        (runs, methods, example),
+        ("widths", widths, 256),
+        ("seeds", seeds, 0),
+    ):
         if not values:
-            raise InputError(f"{name} must hold at least one, got none; try [{example}].")
+            raise InputError(f"{name} must hold at least one, got none; try [{some}].")
         if name != runs and len(set(values)) < len(values):
             raise InputError(
                 f"{name} must be distinct, got the same twice in {list(values)}; try sorted(set("

@@ -22,7 +22,7 @@ from ..data import Dataset
 from ..dynamics import peaks
 from ..dynamics.coordinates import Decomposition, decompose
 from ..dynamics.readout import as_table
-from ..errors import InputError, check_choice, check_positive, check_real, check_whole
+from ..errors import InputError, check_choice, check_positive, check_real, check_whole, unknown_name
 from ..loss import check_targets
 from ..memory import MARGIN, available
 from ..method import AbstractFlow, AbstractOptimizer
@@ -204,6 +204,10 @@ def plan(
     Raises:
         InputError: If something cannot be run, also when a single run does not fit.
     """
+    known = {field.name for field in dataclasses.fields(program.Recipe)}
+    for name in recipe.keys() - known:
+        options = ["strategy", "layout", "unit_runs", "memory_limit", "over", "batch_sizes"]
+        raise unknown_name("argument", name, [*known, *options])
     sets, stacked = data_sets(data)
     flows, widths, seeds = axes(flows, widths, seeds, methods)
     # before a `Recipe` holds them: it takes what cannot be a maker of models for static

@@ -14,6 +14,7 @@ from ntk_momentum.dynamics.constant_kernel import check_times
 from ntk_momentum.dynamics.prediction import predict, response
 from ntk_momentum.errors import InputError
 from ntk_momentum.method import (
+    AbstractOptimizer,
     GradientFlow,
     HeavyBall,
     Nesterov,
@@ -281,3 +282,11 @@ def test_plain_lists_are_arrays():
 def test_check_times_leaves_tracers_alone():
     assert jax.jit(check_times)(jnp.array([2.0, 1.0])).shape == (2,)
     assert check_times([0, 1]).dtype == jnp.float64
+
+
+@pytest.mark.parametrize("optimizer", [gradient_descent(1e3), heavy_ball(1e3, 0.9)], ids=repr)
+def test_a_diverging_prediction_is_infinite_and_says_so(optimizer: AbstractOptimizer) -> None:
+    with pytest.warns(RuntimeWarning, match="by step 400: .* is unstable at lambda_max = 2"):
+        found = predict(np.diag([1.0, 2.0]), [1.0, 1.0], optimizer, [0, 1, 400, 900])
+    assert np.isfinite(found.loss[:2]).all() and np.isinf(found.loss[2:]).all()
+    assert np.isinf(found.pseudo_loss[2:]).all()
