@@ -231,6 +231,11 @@ def _observed(trajectory: Trajectory, reference: Any) -> Motion:
         )
     if not trajectory.ok:
         raise InputError(f"a failed run cannot be certified: {trajectory.reason}.")
+    if len(trajectory.ts) < 2:
+        raise InputError(
+            "a certificate needs a run with two saved times or more, between which it bounds the "
+            f"loss, got one; save more often, such as at ts = [0, {float(trajectory.ts[0]) or 1}]."
+        )
     read = {name: np.asarray(trajectory[name], np.float64) for name in CERTIFICATE_READOUTS}
     ts, H, friction = np.asarray(trajectory.ts, np.float64), read["kernel"], read["friction"]
     if np.isinf(friction[0]) or np.ptp(friction) > 1e-6 * friction[0]:

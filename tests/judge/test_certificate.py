@@ -103,6 +103,10 @@ def test_impulses_agree_with_the_kink_to_kink_solver(data):
 
 def test_what_cannot_be_certified_is_said(wide):
     _, _, _, trajectory = wide
+    first = {name: values[:1] for name, values in trajectory.readouts.items()}
+    one = dataclasses.replace(trajectory, ts=trajectory.ts[:1], readouts=first)
+    with pytest.raises(InputError, match=r"two saved times or more.*got one; save more"):
+        certify(one)
     with pytest.raises(InputError, match="positive definite"):
         certify(trajectory, -np.eye(5))
     with pytest.raises(InputError, match="shape"):
