@@ -22,6 +22,9 @@ H_ref - beta (b - beta) and E(t) = H(t) - H_ref:
 
 beta and c are those for which the bound at the run's end, impulses apart, is least.
 
+Along (4.3) no rate is there to pay for a kernel away from a fixed reference; the reference follows
+the kernel, and what is paid in all is taken off the power t^{-d}, see `moving`.
+
 lambda0 is that of H_ref. Between two saved times the kernel is held by `KernelPath`, which follows
 every accepted step: |H(t) - H(t_k)| + |H(t_{k+1}) - H(t)| <= M_k entry by entry, so
 rho(t) >= (rho_k + rho_{k+1} - reach_k)/2 on the interval, reach_k = |M_k |(H_ref + c -
@@ -44,7 +47,17 @@ from jaxtyping import ArrayLike, Float
 from ..dynamics.trajectory import Trajectory
 from ..errors import InputError, described, unknown_name
 from ..theory import bounds
-from .forms import Form, Motion, between, forms_of, friction_for, mean, shares_of
+from .forms import (
+    Form,
+    Motion,
+    between,
+    forms_of,
+    friction_for,
+    largest_share,
+    mean,
+    shares_of,
+)
+from .moving import nesterov_form
 from .observed import CERTIFICATE_READOUTS
 
 REFERENCES = ("infinite", "initial", "mean")
@@ -59,9 +72,10 @@ class Certificate:
             below L(0).
         form: The one with the largest rate, None where none is issued.
         rate: The exponent of L it certifies (1/time, mean over the run), or the best that was
-            found.
+            found; of Nesterov's flow the power p of L's t^{-p}.
         ts: Saved times, (T,).
-        bound: The certified curve of L(t), (T,), impulses included; inf where no form applies.
+        bound: The certified curve of L(t), (T,), impulses included; inf where no form applies, as
+            at a Nesterov run's saves before its form begins.
         missing: What stands in the way, in words.
         epsilon: eps(t) of the relative form at the saves, (T,); of a gradient flow
             ||H(t) - H_ref||_2 / lambda0.
@@ -77,7 +91,7 @@ class Certificate:
             m^{-1/2}.
         reference: What H_ref is.
         best_friction, best_rate: The friction, and the exponent of L, that the relative form
-            certifies for a heavy ball whose kernel moves as this run's did.
+            certifies for a heavy ball whose kernel moves as this run's did; NaN of Nesterov's.
         safe_friction, safe_rate: b = sqrt(lambda_min + lambda_max) over the run, with which no
             motion of the kernel between these eigenvalues, however it goes, makes the exponent
             smaller.
@@ -105,10 +119,14 @@ class Certificate:
 
     def __str__(self) -> str:
         if self.issued:
+            moving = self.form == "moving"
+            begin = self.ts[np.argmax(np.isfinite(self.bound))]
+            power = f"like t^-{self.rate:.4g} from t = {begin:.4g} on"
+            how = power if moving else f"at rate {self.rate:.4g}"
+            best = "" if moving else f"; {self.best_rate:.4g} at b = {self.best_friction:.4g}"
             return (
-                f"certified ({self.form}): L decays at rate {self.rate:.4g} (lambda0 = "
-                f"{self.lam0:.4g}, impulses {self.impulses:.3g}, reference {self.reference}); "
-                f"{self.best_rate:.4g} at b = {self.best_friction:.4g}"
+                f"certified ({self.form}): L decays {how} (lambda0 = {self.lam0:.4g}, impulses "
+                f"{self.impulses:.3g}, reference {self.reference}){best}"
             )
         return f"not certified: {self.missing}"
 
@@ -125,13 +143,14 @@ def certify(
     the kinks' impulses J_j, along (2.5) or (3.5). Any model on the squared loss, under the gradient
     flow or the heavy ball. With momentum, all but a two-layer ReLU net whose hidden layer is
     trained take `solver=nm.RungeKutta()` and steps that resolve their fast modes, or what is left
-    over of (3.5) is mostly the steps' own error.
+    over of (3.5) is mostly the steps' own error. Nesterov's (4.3), of that net alone, is certified
+    by a power of 1/t from an early saved time on; save densely.
 
     Args:
         trajectory: A run made with readouts=nm.judge.CERTIFICATE_READOUTS.
         reference: The kernel H_ref behind the forms: "infinite" (H infinity), "initial" (H(0)),
             "mean" (that of H(t) over the run), "best" (the one of these that certifies most), or
-            any positive definite matrix, (n, n).
+            any positive definite matrix, (n, n). Nesterov's follows the kernel: leave it out.
 
     Returns:
         The certificate: whether it is issued, by which form, the exponent of L (1/time), the bound
@@ -157,6 +176,9 @@ def certify(
         )
     if not (isinstance(reference, str) and reference == "best"):
         return _certify(trajectory, reference)
+    _check(trajectory)
+    if (d := _nesterov(trajectory)) is not None:
+        return _following(trajectory, d)
     found, refused = [], None
     for name in REFERENCES:
         try:
@@ -180,7 +202,7 @@ def _certify(trajectory: Trajectory, reference: Any) -> Certificate:
     # b sqrt(lambda_0 - b^2/4), below which `moving_kernel_rate` is positive.
     allowed = run.lam0 / 2 if still else float(bounds.allowed_drift(run.b, run.lam0))
     # A form is of use where its bound falls below L(0) = |Delta(0)|^2 / 2 by the end.
-    initial = 0.5 * run.start[0] @ run.start[0]
+    initial = 0.5 * run.errors[0] @ run.errors[0]
     found = {name: form.bound(run.ts, 1.0) for name, form in forms.items()}
     rates: dict[str, float] = {name: rate for name, (_, rate) in found.items()}
     shares = shares_of(run, forms, initial)
@@ -222,7 +244,69 @@ def _certify(trajectory: Trajectory, reference: Any) -> Certificate:
     )
 
 
-def _observed(trajectory: Trajectory, reference: Any) -> Motion:
+def _nesterov(trajectory: Trajectory) -> float | None:
+    """d, where the run's friction is d/t."""
+    if "friction" not in trajectory.readouts:
+        return None
+    ts, friction = (np.asarray(x, np.float64) for x in (trajectory.ts, trajectory["friction"]))
+    ts, friction = ts[ts > 0], friction[ts > 0]
+    times = ts * friction
+    falls = times.size > 1 and bool(np.isfinite(times).all()) and np.ptp(friction) > 0
+    return float(times[0]) if falls and np.ptp(times) < 1e-6 * abs(times[0]) else None
+
+
+def _following(trajectory: Trajectory, d: float) -> Certificate:
+    run = _seen(trajectory, np.asarray(trajectory["kernel"], np.float64)[0])
+    values = np.linalg.eigvalsh(run.H)
+    found = nesterov_form(run, d)
+    bound, epsilon = np.full(run.ts.shape, np.inf), np.full(run.ts.shape, np.nan)
+    issued, rate, share, gap = False, -np.inf, 0.0, np.inf
+    missing = (
+        f"no saved time but the last has t^2 lambda_min(H) > d (d - 2)/4, and lambda_min(H) is "
+        f"{values[:, 0].min():.3g} at least; save more densely, and to later times"
+    )
+    if found is not None:
+        form, first, epsilon[first:] = found
+        ts = run.ts[first:]
+        bound[first:], rate = form.bound(ts, 1.0)
+        initial = 0.5 * run.errors[first] @ run.errors[first]
+        issued = bool(rate > 0 and bound[-1] < initial)
+        share = largest_share(form, ts, initial)
+        certain = form.exponent(form.certain, ts)
+        gap = float((certain - rate) / abs(certain))
+        missing = (
+            f"from t = {ts[0]:.3g} the power is {rate:.3g} of {d:g}, the bound ends at "
+            f"{bound[-1]:.3g} against {initial:.3g} there; it would be {certain:.3g} if nothing "
+            "happened between saves, so save more densely; kernel and impulses may move by "
+            f"{share:.2g} of what they did"
+        )
+    width = getattr(trajectory.model, "width", 0)
+    low = max(float(between(values[:, 0], run.lengths).min()), 0.0)
+    high = float(between(values[:, -1], -run.lengths).max())
+    return Certificate(
+        issued=issued,
+        form="moving" if issued else None,
+        rate=rate,
+        ts=run.ts,
+        bound=bound if issued else np.full_like(bound, np.inf),
+        missing="" if issued else f"{missing}.",
+        epsilon=epsilon,
+        drift=run.drift,
+        lam0=float(values[:, 0].min()),
+        impulses=float(run.kicks.sum()),
+        gap=gap,
+        rates={"moving": rate},
+        shares={"moving": share},
+        widths=_widths({"moving": share}, width),
+        reference="moving",
+        best_friction=np.nan,
+        best_rate=np.nan,
+        safe_friction=float(bounds.safe_friction(low, high)),
+        safe_rate=float(bounds.safe_rate(low, high)),
+    )
+
+
+def _check(trajectory: Trajectory) -> None:
     lacking = [name for name in CERTIFICATE_READOUTS if name not in trajectory.readouts]
     if lacking:
         raise InputError(
@@ -236,14 +320,25 @@ def _observed(trajectory: Trajectory, reference: Any) -> Motion:
             "a certificate needs a run with two saved times or more, between which it bounds the "
             f"loss, got one; save more often, such as at ts = [0, {float(trajectory.ts[0]) or 1}]."
         )
-    read = {name: np.asarray(trajectory[name], np.float64) for name in CERTIFICATE_READOUTS}
-    ts, H, friction = np.asarray(trajectory.ts, np.float64), read["kernel"], read["friction"]
+
+
+def _observed(trajectory: Trajectory, reference: Any) -> Motion:
+    """The run against a fixed reference."""
+    _check(trajectory)
+    friction = np.asarray(trajectory["friction"], np.float64)
     if np.isinf(friction[0]) or np.ptp(friction) > 1e-6 * friction[0]:
         raise InputError(
-            "certificates are for constant friction (the heavy ball); the friction of "
-            "this run varies."
+            "on a fixed reference certificates are for constant friction (the heavy ball), and the "
+            "friction of this run varies; leave reference= out, which follows the kernel of a "
+            "Nesterov run."
         )
-    H_ref = _choose(reference, trajectory, H, ts)
+    H, ts = (np.asarray(x, np.float64) for x in (trajectory["kernel"], trajectory.ts))
+    return _seen(trajectory, _choose(reference, trajectory, H, ts), float(friction[0]))
+
+
+def _seen(trajectory: Trajectory, H_ref: np.ndarray, friction: float = np.nan) -> Motion:
+    read = {name: np.asarray(trajectory[name], np.float64) for name in CERTIFICATE_READOUTS}
+    ts, H = np.asarray(trajectory.ts, np.float64), read["kernel"]
     lam0 = float(np.linalg.eigvalsh(H_ref)[0])
     if not lam0 > 0:
         raise InputError(
@@ -259,8 +354,8 @@ def _observed(trajectory: Trajectory, reference: Any) -> Motion:
         np.linalg.norm(H - H_ref, 2, axis=(1, 2)),
         path,
         np.linalg.norm(path, 2, axis=(1, 2)),
-        float(friction[0]),
-        (read["residual"][0].reshape(-1), read["velocity"][0].reshape(-1)),
+        friction,
+        *(read[name].reshape(len(ts), -1) for name in ("residual", "velocity")),
         np.diff(read["impulses"]),
         np.diff(read["impulse_spread"], axis=0),
     )

@@ -15,13 +15,13 @@ import scipy.optimize
 
 from ..theory.lyapunov import reference_distance, reference_rate
 
-Form = Literal["simple", "relative", "quadratic", "spectral"]
+Form = Literal["simple", "relative", "quadratic", "spectral", "moving"]
 
 
 class Motion(NamedTuple):
     """What was observed of a run, and the reference: saved times, kernels, |H(t) - H_ref|_2, path
-    between saves with its norms, friction (NaN without momentum), (Delta(0), Delta'(0)), impulses
-    and their spread from save to save."""
+    between saves with its norms, friction (NaN without a constant one), Delta and Delta' at the
+    saves, impulses and their spread from save to save."""
 
     ts: np.ndarray
     H: np.ndarray
@@ -31,7 +31,8 @@ class Motion(NamedTuple):
     path: np.ndarray
     lengths: np.ndarray
     b: float
-    start: tuple[np.ndarray, np.ndarray]
+    errors: np.ndarray
+    speeds: np.ndarray
     kicks: np.ndarray
     spread: np.ndarray
 
@@ -44,18 +45,19 @@ class Motion(NamedTuple):
 class Energy(NamedTuple):
     """V of one form: its rate with the reference kernel, and on each interval; the latter if
     nothing happened between saves; sqrt V(0); L <= V / floor; by how much impulses raise sqrt(2 V)
-    on each interval."""
+    on each interval; the power of 1/t that the floor alone brings."""
 
-    ideal: float
+    ideal: float | np.ndarray
     local: np.ndarray
     certain: np.ndarray
     size: float
-    floor: float
+    floor: float | np.ndarray
     kicks: np.ndarray
+    power: float = 0.0
 
     def bound(self, ts: np.ndarray, share: float) -> tuple[np.ndarray, float]:
-        """The bound of L at the saved times and the mean rate, if kernel and impulses moved by this
-        share of what they did."""
+        """The bound of L at the saved times and the mean rate, or power of 1/t, if kernel and
+        impulses moved by this share of what they did."""
         local, sizes = self.ideal + share * (self.local - self.ideal), [self.size]
         # On each interval, with rho its rate and |J| its impulses taken where they hurt most,
         #     sqrt V(t_k+1) <= e^{-rho dt/2} sqrt V(t_k) + max(1, e^{-rho dt/2}) |J| / sqrt 2,
@@ -65,7 +67,14 @@ class Energy(NamedTuple):
                 np.exp(-0.5 * local * np.diff(ts)), share * self.kicks, strict=True
             ):
                 sizes.append(shrink * sizes[-1] + max(1.0, shrink) * kick / np.sqrt(2))
-            return np.square(sizes) / self.floor, mean(local, ts)
+            return np.square(sizes) / self.floor, self.exponent(local, ts)
+
+    def exponent(self, local: np.ndarray, ts: np.ndarray) -> float:
+        """The mean rate, or the power of 1/t that remains of `power`."""
+        lasting = mean(local, ts)
+        if not self.power:
+            return lasting
+        return self.power + lasting * (ts[-1] - ts[0]) / float(np.log(ts[-1] / ts[0]))
 
 
 def forms_of(run: Motion, sharp: bool = True) -> tuple[dict[Form, Energy], np.ndarray]:
@@ -84,7 +93,7 @@ def _gradient_flow(run: Motion) -> dict[Form, Energy]:
     certain = 2 * between(np.linalg.eigvalsh(run.H)[:, 0], 0 * run.lengths)
     top = float(np.linalg.norm(run.H, 2, axis=(1, 2)).max() + run.lengths.max())
     kicks = run.kicks + run.spread @ np.array([top, top**2])
-    size = np.linalg.norm(run.start[0]) / np.sqrt(2)
+    size = np.linalg.norm(run.errors[0]) / np.sqrt(2)
     least = run.lam0 if run.drift <= run.lam0 / 2 else 2 * (run.lam0 - run.drift)
     return {
         "simple": Energy(2 * run.lam0, np.full_like(certain, least), certain, size, 1.0, kicks),
@@ -156,7 +165,7 @@ def _heavy_ball(run: Motion, sharp: bool) -> tuple[dict[Form, Energy], np.ndarra
 
 def _start(run: Motion, c: float, beta: float) -> float:
     """V(0) of P = [[H_ref + c, beta], [beta, 1]]."""
-    D, V = run.start
+    D, V = run.errors[0], run.speeds[0]
     return float(0.5 * D @ run.H_ref @ D + 0.5 * c * D @ D + beta * D @ V + 0.5 * V @ V)
 
 
@@ -218,7 +227,7 @@ def mean(local: np.ndarray, ts: np.ndarray) -> float:
 def shares_of(run: Motion, forms: dict[Form, Energy], initial: float) -> dict[str, float]:
     """The largest share of each form. One that fails is chosen anew for smaller motions."""
     shares: dict[str, float] = {
-        name: _largest(form, run.ts, initial) for name, form in forms.items()
+        name: largest_share(form, run.ts, initial) for name, form in forms.items()
     }
     for scale in (0.3, 0.1, 0.03, 0.01):
         if min(shares.values()) >= scale:
@@ -230,11 +239,11 @@ def shares_of(run: Motion, forms: dict[Form, Energy], initial: float) -> dict[st
         )
         sharp = shares.get("quadratic", np.inf) < scale
         for name, form in forms_of(smaller, sharp)[0].items():
-            shares[name] = max(shares[name], scale * _largest(form, run.ts, initial))
+            shares[name] = max(shares[name], scale * largest_share(form, run.ts, initial))
     return shares
 
 
-def _largest(form: Energy, ts: np.ndarray, initial: float) -> float:
+def largest_share(form: Energy, ts: np.ndarray, initial: float) -> float:
     """The largest share whose bound says something, by bisection; 0 if none does."""
 
     def says(share: float) -> bool:

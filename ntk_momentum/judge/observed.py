@@ -23,7 +23,7 @@ from ..dynamics.objective import norm
 from ..dynamics.readout import Observer, Snapshot
 from ..errors import InputError
 from ..loss import squared
-from ..method import AbstractFlow, AbstractMomentumFlow, GradientFlow
+from ..method import AbstractFlow, AbstractMomentumFlow, GradientFlow, Nesterov
 
 
 def _kinks(before: Snapshot, after: Snapshot) -> tuple[Array, ...]:
@@ -60,8 +60,8 @@ class Force(Observer):
             or (isinstance(flow, AbstractMomentumFlow) and flow.inertial)
         ):
             raise InputError(
-                "certificates are for the gradient flow and the heavy ball, not for "
-                f"{type(flow).__name__}."
+                "certificates are for the gradient flow, the heavy ball and Nesterov's flow, not "
+                f"for {type(flow).__name__}."
             )
 
     def bound(self, flow: AbstractFlow | None) -> Force:
@@ -71,6 +71,11 @@ class Force(Observer):
         if start.loss_function is not squared:
             name = getattr(start.loss_function, "__name__", start.loss_function)
             raise InputError(f"certificates are for the squared loss, got {name}.")
+        if isinstance(self.flow, Nesterov) and start.why_not_counted is not None:
+            raise InputError(
+                "Nesterov's certificate needs the impulses of kinks, which are counted "
+                f"{start.why_not_counted}; try nm.HeavyBall."
+            )
         return self.nothing(start.residual.size, start.t.dtype)
 
     def nothing(self, size: int, dtype: Any) -> Array:

@@ -116,7 +116,8 @@ def test_what_cannot_be_certified_is_said(wide):
     for start in (1.0, 0.0):  # at t = 0 Nesterov's friction is infinite
         falling = {"friction": Nesterov(3.0).friction(start + trajectory.ts)}
         with pytest.raises(InputError, match="varies"):
-            certify(dataclasses.replace(trajectory, readouts={**trajectory.readouts, **falling}))
+            read = {**trajectory.readouts, **falling}
+            certify(dataclasses.replace(trajectory, readouts=read), "initial")
 
 
 class LeftOver(ImpulseBound):
@@ -209,10 +210,37 @@ def test_a_deep_network_is_certified_under_the_gradient_flow(data):
     assert not refused.issued and "by these shares" in refused.missing
 
 
+def test_nesterovs_flow_is_certified_by_a_power_of_time(data):
+    """With a reference that follows the kernel; a fixed one can pay for no motion, as there is no
+    rate."""
+    lam0 = float(jnp.linalg.eigvalsh(infinite_ntk(data.X))[0])
+    ts = jnp.linspace(0, 30, 301) / lam0**0.5
+
+    def certified(width, data=data):
+        net = init_two_layer(width, data.input_size, key=jax.random.key(1), antisymmetric=True)
+        seen = simulate(net, data, Nesterov(3.0), ts, readouts=CERTIFICATE_READOUTS)
+        return seen, certify(seen)
+
+    seen, found = certified(1024)
+    assert found.issued and found.form == "moving" and 1.5 < found.rate < 3
+    assert "L decays like t^-" in str(found) and np.isnan(found.best_friction)
+    begun = np.isfinite(found.bound)
+    assert begun[-1] and not begun[0]
+    assert np.all(np.asarray(seen.loss)[begun] <= found.bound[begun])
+    _, rich = certified(16, Dataset(data.X, 20 * data.y))
+    assert not rich.issued and "save more densely" in rich.missing
+    assert rich.widths["moving"] > 16 and np.all(np.isinf(rich.bound))
+    with pytest.raises(InputError, match="leave reference= out"):
+        certify(seen, "initial")
+
+
 def test_runs_that_no_certificate_knows_are_refused_when_they_start(data):
     net = init_two_layer(8, 5, key=jax.random.key(1))
-    with pytest.raises(InputError, match="for the gradient flow and the heavy ball, not for"):
+    with pytest.raises(InputError, match="and Nesterov's flow, not for"):
         simulate(net, data, MultiStepMomentum(1.0, 0.5), [1.0], readouts=CERTIFICATE_READOUTS)
+    with pytest.raises(InputError, match="are counted for the activation"):
+        smooth = init_two_layer(8, 5, key=jax.random.key(1), activation=jnp.tanh)
+        simulate(smooth, data, Nesterov(3.0), [1.0], readouts=CERTIFICATE_READOUTS)
     with pytest.raises(InputError, match="for the squared loss, got logistic"):
         simulate(
             net,

@@ -195,7 +195,7 @@ def _certified(run: Crossings) -> tuple[np.ndarray, float]:
     paper's proofs do not show it, since lambda_min(H(t)) >= lambda0/2 does not imply decay under
     either flow (lemma-6, lemma-8) and the impulses are left out. For the heavy ball Lemma 2 with
     the reference H(0), its impulses included, proves it of a single run whose drift is small
-    enough; for Nesterov's flow only the constant kernel is proved.""",
+    enough; for Nesterov's flow Theorem 14 does where the kernel's variation is (`nm.certify`).""",
 )
 def abstract_global_minimum(setting: Setting) -> Forms:
     tails = setting.once("tails", lambda: _tails(setting))
