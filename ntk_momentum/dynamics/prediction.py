@@ -335,12 +335,12 @@ def predict(
     return Prediction(ts, residual, loss, pseudo_loss, test, out.vectors, slopes, error, bounds)
 
 
-def _diverged(out: Response, flow: AbstractOptimizer, counts: Array) -> Response:
+def _diverged(out: Response, optimizer: Any, counts: Array) -> Response:
     """Losses beyond the largest number are infinite, whatever the steps made of them since."""
     lost = ~np.isfinite(np.asarray(out.loss))
     warnings.warn(
         f"the loss leaves the numbers of {out.loss.dtype} by step {int(counts[np.argmax(lost)])}: "
-        f"{flow} is unstable at lambda_max = {out.eigenvalues[-1]:.3g}; lower its step, see "
+        f"{optimizer} is unstable at lambda_max = {out.eigenvalues[-1]:.3g}; lower its step, see "
         "nm.stability_limit.",
         RuntimeWarning,
         stacklevel=3,

@@ -204,10 +204,10 @@ def plan(
     Raises:
         InputError: If something cannot be run, also when a single run does not fit.
     """
-    known = {field.name for field in dataclasses.fields(program.Recipe)}
-    for name in recipe.keys() - known:
+    names = {field.name for field in dataclasses.fields(program.Recipe)}
+    for name in recipe.keys() - names:
         options = ["strategy", "layout", "unit_runs", "memory_limit", "over", "batch_sizes"]
-        raise unknown_name("argument", name, [*known, *options])
+        raise unknown_name("argument", name, [*names, *options])
     sets, stacked = data_sets(data)
     flows, widths, seeds = axes(flows, widths, seeds, methods)
     # before a `Recipe` holds them: it takes what cannot be a maker of models for static

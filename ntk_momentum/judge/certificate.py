@@ -355,7 +355,8 @@ def _seen(trajectory: Trajectory, H_ref: np.ndarray, friction: float = np.nan) -
         path,
         np.linalg.norm(path, 2, axis=(1, 2)),
         friction,
-        *(read[name].reshape(len(ts), -1) for name in ("residual", "velocity")),
+        read["residual"].reshape(len(ts), -1),
+        read["velocity"].reshape(len(ts), -1),
         np.diff(read["impulses"]),
         np.diff(read["impulse_spread"], axis=0),
     )
