@@ -28,7 +28,7 @@ from .forms import Energy, Motion
 STARTS = (0.0, 1.2, 1.5, 2.0)
 """Where it may begin: t sqrt(lambda_min) in units of sqrt|q|. Chosen; later ones bound the end ever
 better, and less and less of the run."""
-KEPT = (1, 4, 16, 64)
+HELD = (1, 4, 16, 64)
 """For how many intervals a reference may be kept. Chosen."""
 
 
@@ -42,7 +42,7 @@ def nesterov_form(run: Motion, d: float) -> tuple[Energy, int, np.ndarray] | Non
         return None
     top = float(np.linalg.norm(run.H, 2, axis=(1, 2)).max() + run.lengths.max())
     found = []
-    for kept in KEPT:
+    for kept in HELD:
         pieces = _pieces(run, d, kept, firsts[0])
         for first in firsts:
             if first < run.ts.size - 1 and np.all(pieces.low[first - firsts[0] :] > 0):
