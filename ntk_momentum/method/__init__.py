@@ -7,12 +7,12 @@ from .adapted import innermost as innermost
 from .base import AbstractFlow as AbstractFlow
 from .base import AbstractMomentumFlow as AbstractMomentumFlow
 from .base import AbstractOptimizer as AbstractOptimizer
-from .base import FrozenStep as FrozenStep
 from .base import State as State
 from .base import check_linear as check_linear
 from .base import check_method_kind as check_method_kind
 from .friction import Friction as Friction
 from .friction import FrictionMethod as FrictionMethod
+from .frozen import FrozenStep as FrozenStep
 from .gradient_descent import GradientDescent as GradientDescent
 from .gradient_descent import GradientFlow as GradientFlow
 from .gradient_descent import gradient_descent as gradient_descent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import jax
@@ -11,7 +12,8 @@ from jaxtyping import Array, Float, PyTree
 
 from ..errors import check_positive
 from .adapted import StepSize, adapted
-from .base import AbstractFlow, AbstractOptimizer, FrozenStep, Number, State
+from .base import AbstractFlow, AbstractOptimizer, Number, State
+from .frozen import FrozenStep, relaxed
 
 
 class GradientFlow(AbstractFlow):
@@ -50,22 +52,8 @@ class GradientFlow(AbstractFlow):
         """Gradient descent with eta = h, compared at t = k h: Euler's method, order 1."""
         return GradientDescent(h), 0.0 * h
 
-    def frozen_step(
-        self,
-        eigenvalues: Float[Array, " n"],
-        t: Float[Array, ""],
-        h: Float[Array, ""],
-        residual: Float[Array, " n"],
-        velocity: Float[Array, " n"],
-    ) -> FrozenStep:
-        """Delta decays as exp(-lambda h); its integral is (1 - exp(-lambda h)) / lambda, without
-        cancellation."""
-        # (1 - exp(-x))/x tends to 1; below 1e-30 x might be a denormal, whose quotient loses digits
-        x = eigenvalues * h
-        safe = jnp.where(jnp.abs(x) > 1e-30, x, 1.0)
-        integral = h * jnp.where(jnp.abs(x) > 1e-30, -jnp.expm1(-safe) / safe, 1.0) * residual
-        after, zero, nothing = jnp.exp(-x) * residual, jnp.zeros_like(residual), jnp.zeros_like(h)
-        return FrozenStep(after, -eigenvalues * after, integral, zero, nothing, nothing)
+    def _closed_step(self) -> Callable[..., FrozenStep]:
+        return relaxed
 
     def fastest_rate(self, lambda_max: Number) -> Number:
         """lambda_max."""

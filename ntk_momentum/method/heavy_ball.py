@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import jax
@@ -12,6 +14,7 @@ from jaxtyping import Array, Float, PyTree
 from ..errors import check_interval, check_positive
 from .adapted import StepSize, adapted
 from .base import AbstractMomentumFlow, AbstractOptimizer, Number, positive
+from .frozen import FrozenStep, damped
 from .special import damped_oscillator
 
 
@@ -55,6 +58,9 @@ class HeavyBall(AbstractMomentumFlow):
         """phi = exp(-b t / 2) (cos wt + (b / 2w) sin wt), w^2 = lambda - b^2/4, and its other
         regimes."""
         return damped_oscillator(eigenvalue, self.b, t)
+
+    def _closed_step(self) -> Callable[..., FrozenStep]:
+        return partial(damped, self.b, 1.0)
 
     def discretize(self, h: Number) -> tuple[HeavyBallMethod, Number]:
         """beta = (1 - bh/2)/(1 + bh/2), eta = h^2/(1 + bh/2): the central difference, order 2 with

@@ -3,6 +3,8 @@ its limit: a heavy ball with mass."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -12,6 +14,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..errors import InputError, check_number, check_positive
 from .base import AbstractFlow, AbstractOptimizer, Number, State, positive
+from .frozen import FrozenStep, damped
 from .special import damped_oscillator
 
 
@@ -62,6 +65,9 @@ class MultiStepMomentum(AbstractFlow):
         """The damped oscillator with stiffness lambda/(1 + beta2) and friction b/(1 + beta2)."""
         mass = 1 + self.beta2
         return damped_oscillator(eigenvalue / mass, self.b / mass, t)
+
+    def _closed_step(self) -> Callable[..., FrozenStep]:
+        return partial(damped, self.b / (1 + self.beta2), 1 / (1 + self.beta2))
 
     def discretize(self, h: Number) -> tuple[MultiStepMomentumMethod, Number]:
         """1 - beta1 - beta2 = bh s, eta = h^2 s, 1/s = 1 + bh (1 - beta2)/(2M^2), M = 1 + beta2;

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -13,6 +15,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from ..errors import check_positive
 from .adapted import StepSize, adapted
 from .base import AbstractMomentumFlow, AbstractOptimizer, Number, State
+from .frozen import FrozenStep, fading, longest_step
 from .special import nesterov_oscillator
 
 
@@ -100,6 +103,12 @@ class Nesterov(AbstractNesterov):
         """phi = Lambda_d(sqrt(lambda) t) = 0F1(; (d+1)/2; -lambda t^2/4), phi' = -lambda t
         Lambda_{d+2}/(d + 1). d up to 64."""
         return nesterov_oscillator(eigenvalue, self.d, t)
+
+    def _closed_step(self) -> Callable[..., FrozenStep]:
+        return partial(fading, self.d)
+
+    def _reach(self, t: Number) -> Number:
+        return jnp.where(t > 0, longest_step(self.d, t), jnp.inf)
 
 
 class NesterovState(NamedTuple):

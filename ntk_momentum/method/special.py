@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -58,11 +58,25 @@ def damped_oscillator(
     lam, b, t = _promote(stiffness, friction, t)
     rank = max(lam.ndim, b.ndim, t.ndim)
     # never broadcast: what belongs to the eigenvalue is computed once for all times
-    return _damped_oscillator(*(v.reshape((1,) * (rank - v.ndim) + v.shape) for v in (lam, b, t)))
+    lam, b, t = (v.reshape((1,) * (rank - v.ndim) + v.shape) for v in (lam, b, t))
+    turn = oscillation(lam, b, t)
+    return turn.cos + b / 2 * t * turn.sinc, -lam * t * turn.sinc
+
+
+class Oscillation(NamedTuple):
+    """exp(-at) C and exp(-at) S of `damped_oscillator`; whether the roots -slow, -fast are real,
+    and if so they."""
+
+    cos: Array
+    sinc: Array
+    real: Array
+    slow: Array
+    fast: Array
 
 
 @jax.jit
-def _damped_oscillator(lam: Array, b: Array, t: Array) -> tuple[Array, Array]:
+def oscillation(lam: Array, b: Array, t: Array) -> Oscillation:
+    """What `damped_oscillator` is made of; lam, b and t of one dtype."""
     a, double = b / 2, b.dtype == jnp.float64
     # lambda - a^2 with an exact square: each product of half-length factors is free of rounding.
     high = jax.lax.stop_gradient(jax.lax.reduce_precision(a, *((11, 25) if double else (8, 11))))
@@ -102,7 +116,7 @@ def _damped_oscillator(lam: Array, b: Array, t: Array) -> tuple[Array, Array]:
     cos = jnp.where(near, cos, jnp.where(under, cos_under, (1 + decay) / 2))
     sinc = jnp.where(near, sinc, jnp.where(under, sin_under, (1 - decay) / 2) / st)
     envelope = jnp.exp(-jnp.where(over, slow, a) * t)
-    return envelope * (cos + a * t * sinc), -lam * t * envelope * sinc
+    return Oscillation(envelope * cos, envelope * sinc, discriminant < 0, slow, a + s)
 
 
 def nesterov_mode(d: Real[ArrayLike, "*#s"], s: Real[ArrayLike, "*#s"]) -> Float[Array, "*s"]:

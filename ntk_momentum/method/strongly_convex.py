@@ -3,6 +3,8 @@ heavy ball's high-resolution equations (Shi, Du, Jordan and Su 2022)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ from jaxtyping import Array, Float
 
 from ..errors import check_interval, check_positive
 from .base import AbstractMomentumFlow, Number
+from .frozen import FrozenStep, damped
 from .hessian_damping import HessianDamped, HessianDampedMethod
 from .special import damped_oscillator
 
@@ -52,6 +55,9 @@ class NesterovStronglyConvex(AbstractMomentumFlow):
         """The heavy ball's, with b = 2 sqrt(mu): exp(-sqrt(mu) t)(1 + sqrt(mu) t) at lambda =
         mu."""
         return damped_oscillator(eigenvalue, 2 * self.mu**0.5, t)
+
+    def _closed_step(self) -> Callable[..., FrozenStep]:
+        return partial(damped, self.friction(0.0), 1.0)
 
     def discretize(self, h: Number) -> tuple[HessianDampedMethod, Number]:
         """NAG-SC with eta = h^2; w_k is compared at t = (k + 3/2) h. Order 1;

@@ -20,7 +20,7 @@ from ...errors import check_whole
 from ...kernel.lanczos import Lanczos, extend, orthogonal, started
 from ...loss import output_gradient
 from ...method import State
-from ...method.base import FrozenStep
+from ...method.frozen import FrozenStep
 from ...numerics import Numerics
 from ..objective import AbstractProblem, WeightProblem, norm, roundoff
 from ..passing import without_derivative
@@ -117,7 +117,7 @@ class KrylovExponential(AbstractIntegrator):
             "differentiated by; take solver=nm.RungeKutta(), which has them in both modes.",
         )
         step = _Step(problem, flow, self.size, numerics)
-        return adaptive_steps(step, 2, problem, progress, t1, watcher, numerics)
+        return adaptive_steps(step, 2, problem, progress, t1, watcher, numerics, flow._reach)
 
 
 class Memory(NamedTuple):

@@ -126,7 +126,9 @@ class LazyExponential(AbstractIntegrator):
         def step(t: Array, h: Array, state: State, memory: Memory) -> Attempt:
             return Attempt(*self._step(net, flow, t, h, state, memory), cost)
 
-        return adaptive_steps(step, self.order, problem, progress, t1, watcher, numerics)
+        return adaptive_steps(
+            step, self.order, problem, progress, t1, watcher, numerics, flow._reach
+        )
 
     def _step(
         self, net: LinearNet, flow: Any, t: Array, h: Array, state: State, memory: Memory

@@ -42,8 +42,9 @@ def adaptive_steps(
     t1: Float[Array, ""],
     watcher: Watcher,
     numerics: Numerics,
+    reach: Callable[[Array], Any] = lambda t: jnp.inf,
 ) -> Progress:
-    """Progress at t1, by steps as long as their error allows.
+    """Progress at t1, by steps as long as their error and `reach`, from t, allow.
 
     `progress.memory` is (what the integrator remembers, the step it wants next, evaluations so
     far). A saved time is hit exactly, and each accepted step is shown to the watcher.
@@ -56,6 +57,7 @@ def adaptive_steps(
 
     def attempt(p: Progress) -> Progress:
         memory, wanted, spent = p.memory
+        wanted = jnp.minimum(wanted, jax.lax.stop_gradient(reach(p.t)))
         left = t1 - p.t
         # A saved time is hit exactly: the last step may be 0.1% longer than wanted, and what is
         # left beyond one step is halved, so that no sliver of a step remains.
