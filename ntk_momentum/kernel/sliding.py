@@ -88,21 +88,23 @@ def average(
     )
     push, own = force[at] * gain[None, :], weight[at] * gain[None, :]
     side, near, far, distance, jump = ways(some, own)
-    couple = gram[at[:, None, :], at[None, :, :]]
-    z = z + jnp.einsum("klm,lm->km", couple, push * (now - old))
+    count = at.shape[0]
+    # what one unit of slope l adds to z_1 of sample k, and z_1 without what these samples add, but
+    # for the near slope of the sample itself
+    felt = gram[at[:, None, :], at[None, :, :]] * push[None]
+    rest = z + own * near - jnp.sum(felt * old[None], axis=1)
 
-    # One coordinate of the quadratic programme after the other: z holds where all samples end with
-    # the slopes as they are, so that a change of one is felt by the next (Gauss-Seidel).
-    def solve(z: Array, slot: tuple[Array, ...]) -> tuple[Array, Array]:
-        k, now, side, near, far, own, distance, jump, push, couple = slot
-        stay = side * (z[k] + own * (near - now))
-        new = far + (near - far) * _fraction(distance, stay, jump)
-        return z + couple * (push * (new - now))[None, :], new
+    # One coordinate of the quadratic programme after the other, each as one expression of the
+    # newest slopes (Gauss-Seidel): what a device runs in one kernel, `count` of them a sweep.
+    def sweep(now: tuple[Array, ...], _: None) -> tuple[tuple[Array, ...], None]:
+        for k in range(count):
+            others = (felt[k, l] * now[l] for l in range(count) if l != k)
+            part = _fraction(distance[k], side[k] * sum(others, rest[k]), jump[k])
+            now = (*now[:k], far[k] + (near[k] - far[k]) * part, *now[k + 1 :])
+        return now, None
 
-    slots = (jnp.arange(at.shape[0]), side, near, far, own, distance, jump, push, couple)
-    sweep = lambda carry, _: (jax.lax.scan(solve, carry[0], (slots[0], carry[1], *slots[1:])), None)
-    (_, now), _ = jax.lax.scan(sweep, (z, now), None, length=SWEEPS)
-    return jnp.put_along_axis(alone, at, now, axis=0, inplace=False)
+    now, _ = jax.lax.scan(sweep, tuple(now), None, length=SWEEPS)
+    return jnp.put_along_axis(alone, at, jnp.stack(now), axis=0, inplace=False)
 
 
 def held(
