@@ -185,9 +185,9 @@ def fading(d: Number, lam: _Row, t: _One, h: _One, residual: _Row, velocity: _Ro
     psi' and phi = (-phi'/lambda)' + (d/T)(-phi'/lambda). At t = 0, phi = 0F1(; (d+1)/2; -x/4).
 
     Assumes h <= 2t and h <= 6t/d, or t = 0 and x = lambda h^2 below 196, in float32 36; NaN beyond.
-    Measured against Bessel functions, of each function's size at lambda = 0, d from 0.3 to 64: 2e-12
-    in float64 and 1e-5 in float32 for x from 0 to 1e8 where h <= t, and for x below 196 or 36 where
-    not; exp(-2 sqrt(lambda) t) besides for larger x.
+    Measured against Bessel functions, in each function's size at lambda = 0, d from 0.3 to 64: to
+    2e-12 in float64 and 1e-5 in float32, for x from 0 to 1e8 where h <= t, and below these limits
+    for longer steps; beyond them, these are wrong by exp(-2 sqrt(lambda) t) more.
     """
     dtype, d = lam.dtype, jnp.asarray(d, lam.dtype)
     tables = _tables(dtype == jnp.float64)

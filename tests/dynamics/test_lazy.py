@@ -1,5 +1,6 @@
 """The lazy exponential integrator is exact while no neuron crosses, and converges when some do."""
 
+import re
 import subprocess
 import sys
 
@@ -59,6 +60,50 @@ def test_lazy_and_runge_kutta_agree_on_a_network_with_kinks(flow, order):
     np.testing.assert_allclose(
         lazy.f, dense.f, atol=0.01 * float(jnp.linalg.norm(dense.f[0] - DATA.y))
     )
+
+
+def operations(jaxpr):
+    """The names of all operations of a program, those of its parts included."""
+    for operation in jaxpr.eqns:
+        yield operation.primitive.name
+        for part in jax.tree.leaves(
+            list(operation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "jaxpr")
+        ):
+            inner = getattr(part, "jaxpr", part)
+            if hasattr(inner, "eqns"):
+                yield from operations(inner)
+
+
+def test_a_step_has_no_loop_of_run_time_length_and_one_eigendecomposition():
+    """In the program as it is handed to any device: the loop over steps, and what starts it."""
+
+    def counted(flow):
+        net = nm.init_two_layer(32, 6, key=KEY)
+
+        def run(size):
+            scaled = eqx.tree_at(lambda net: net.hidden, net, net.hidden * size)
+            solver = LazyExponential()
+            return nm.simulate(scaled, DATA, flow, [1.0, 2.0], solver=solver, readouts=["loss"])
+
+        traced = jax.jit(lambda size: run(size).loss).trace(1.0)
+        lowered = traced.lower(lowering_platforms=("cuda",)).as_text()
+        assert set(re.findall(r"custom_call @(\w+)", lowered)) == {"cusolver_syevd_ffi"}
+        names = list(operations(traced.jaxpr))
+        return names.count("while"), names.count("eigh")
+
+    for flow in FLOWS:
+        assert counted(flow) == (1, 2)
+    assert counted(nm.Friction(lambda t: 1 / (1 + t)))[0] > 1  # which has no closed form
+
+
+@pytest.mark.slow
+def test_a_saved_time_right_after_the_start_of_nesterovs_flow_costs_a_few_steps():
+    net = nm.init_two_layer(32, 6, key=KEY, activation=lambda z: 1.5 * z)
+    ts = np.array([0.0, 1e-7, 2.0])
+    run = nm.simulate(net, DATA, FLOWS[2], ts, readouts=["residual"], solver=LazyExponential())
+    exact = nm.predict(nm.empirical_ntk(net, DATA.X), run.residual[0], FLOWS[2], ts)
+    np.testing.assert_allclose(run.residual, exact.residual, atol=2e-7)
+    assert int(run.accepted) < 30 and int(run.rejected) == 0
 
 
 @pytest.mark.slow
