@@ -140,9 +140,9 @@ class Epochs:
     # in the authors' parametrisation; in the paper's, the step with the same eta lambda_max
     eta: float = 5e-4
     steps: int = 1500
-    every: int = 5
+    save_every: int = 5
     seeds: int = 2
-    data: str = "digits"  # or mnist:FOLDER, as the authors have it
+    data: str = "digits"  # images only: digits, or mnist:FOLDER as the authors have it
 
 
 EPOCHS: dict[str, dict[str, Any]] = {
@@ -164,7 +164,7 @@ class Widths:
     eta: float = 4e-4
     # of the paper's parametrisation, whose kernel does not grow with m; 0: n / (2 lambda_max)
     eta_paper: float = 0.0
-    data: str = "digits"  # or mnist:FOLDER, as the authors have it
+    data: str = "digits"  # images only: digits, or mnist:FOLDER as the authors have it
 
 
 WIDTHS: dict[str, dict[str, Any]] = {
@@ -186,7 +186,7 @@ def against_epoch(
     seed's initial kernel, as a step on the MSE meets them. top: eta times `sharpness`, of the
     initial kernel and of that at the end.
     """
-    data, counts = images(config.n, config.data), np.arange(0, config.steps + 1, config.every)
+    data, counts = images(config.n, config.data), np.arange(0, config.steps + 1, config.save_every)
     keep = getattr(progress, "keep", lambda name, compute: compute())
     names = list(methods(config.eta))
     mse = np.empty((len(SCALINGS), 2, len(names), config.seeds, counts.size))
@@ -204,7 +204,9 @@ def against_epoch(
             for j, (name, method) in enumerate(methods(eta).items()):
 
                 def one(net=net, method=method, trainable=trainable):
-                    curve, end = measured(net, data, method, config.steps, config.every, trainable)
+                    curve, end = measured(
+                        net, data, method, config.steps, config.save_every, trainable
+                    )
                     return [*curve, end]
 
                 *mse[i, 0, j, k], end = keep(f"{scaling} {name} {k}", one)

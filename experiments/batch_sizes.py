@@ -28,16 +28,16 @@ proportionality at the critical batch (dotted), later with momentum."""
 @dataclass(frozen=True)
 class Config:
     n: int = 50
-    batches: tuple[int, ...] = (1, 2, 4, 8, 16, 25, 50)
+    batch_sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 25, 50)
     target: float = 0.01
     beta: float = 0.9
-    runs: int = 200
+    runs: int = 200  # trainings, each with its own draws of batches
 
 
 SIZES = {
-    "smoke": Config(n=8, batches=(1, 8), target=0.1, runs=50),
+    "smoke": Config(n=8, batch_sizes=(1, 8), target=0.1, runs=50),
     "default": Config(),
-    "full": Config(n=200, batches=(1, 2, 4, 8, 16, 32, 64, 128, 200), runs=400),
+    "full": Config(n=200, batch_sizes=(1, 2, 4, 8, 16, 32, 64, 128, 200), runs=400),
 }
 
 
@@ -46,9 +46,9 @@ def run(config, progress):
     kernel, start = nm.infinite_ntk(data.X), -np.asarray(data.y)
     largest = float(np.linalg.eigvalsh(kernel)[-1])
     held = (nm.gradient_descent(1.0), nm.heavy_ball(1.0, config.beta))
-    shape = (len(METHODS), len(config.batches))
+    shape = (len(METHODS), len(config.batch_sizes))
     predicted, sampled, limits = np.zeros(shape), np.zeros(shape), np.zeros((2, shape[1]))
-    for j, batch in enumerate(config.batches):
+    for j, batch in enumerate(config.batch_sizes):
         advice = nm.advise(kernel, start, target=config.target, batch_size=batch)
         for i, name in enumerate(METHODS):
             found = advice[name]
@@ -73,7 +73,7 @@ def run(config, progress):
         },
         {
             "optimizer": list(METHODS),
-            "batch": list(config.batches),
+            "batch": list(config.batch_sizes),
             "momentum": [0.0, config.beta],
         },
         {"target": config.target},

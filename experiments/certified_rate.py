@@ -32,13 +32,13 @@ own run, d = 3; a constant kernel has 3."""
 
 @dataclass(frozen=True)
 class Config:
-    ns: tuple[int, ...] = (20, 50)
+    ns: tuple[int, ...] = (20, 50)  # numbers of samples, on the sphere
     widths: tuple[int, ...] = (1024, 2048, 4096, 8192, 16384)
     horizon: float = 12.0  # in units of 1/sqrt(lambda_0)
     times: int = 241
     until: float = 60.0  # of Nesterov's flow, in the same units
     saves: int = 961  # of it
-    tol: float = 1e-3  # see Numerics
+    tol: float = 1e-3
 
 
 SIZES = {

@@ -26,11 +26,11 @@ for. Right: the smallest eigenvalue against that of the limit."""
 @dataclass(frozen=True)
 class Config:
     n: int = 50
-    sphere_size: int = 20
-    sphere_dimension: int = 10
+    sphere_size: int = 20  # samples on the sphere
+    sphere_dimension: int = 10  # of the inputs there
     widths: tuple[int, ...] = (64, 256, 1024, 4096, 16384, 65536)
     seeds: int = 8
-    delta: float = 0.05
+    delta: float = 0.05  # the bounds hold with probability 1 - delta
 
 
 SIZES = {

@@ -30,12 +30,12 @@ ARCHITECTURES = {"MLP, depth 3": 3, "MLP, depth 5": 5, "convolutional": 0}
 @dataclass(frozen=True)
 class Config:
     n: int = 24
-    test: int = 24
+    test: int = 24  # samples that are not trained on
     width: int = 128
-    channels: int = 12
-    architectures: tuple[str, ...] = tuple(ARCHITECTURES)
+    channels: int = 12  # of the convolutional network
+    architectures: tuple[str, ...] = tuple(ARCHITECTURES)  # networks by name
     steps: int = 150
-    every: int = 5
+    save_every: int = 5
     beta: float = 0.9
     d: float = 3.0
     scale: float = 100.0  # of the outputs: larger is lazier
@@ -102,7 +102,7 @@ def run(config, progress):
         nm.Dataset(data.X[: config.n], data.y[: config.n]),
         (data.X[config.n :], data.y[config.n :]),
     )
-    counts = np.arange(0, config.steps + 1, config.every)
+    counts = np.arange(0, config.steps + 1, config.save_every)
     shape = (len(config.architectures), 3, 2, counts.size)
     loss, error, kappa = np.empty(shape), np.empty(shape), np.empty(shape[0])
     for i, name in enumerate(config.architectures):
@@ -124,7 +124,7 @@ def run(config, progress):
                 train,
                 optimizer,
                 config.steps,
-                save_every=config.every,
+                save_every=config.save_every,
                 where=lambda m: m.model,
                 readouts=readouts,
             )

@@ -30,21 +30,21 @@ Nesterov."""
 
 @dataclass(frozen=True)
 class Config:
-    data: str = "digits"  # or mnist:FOLDER, sphere, or a file of arrays or a table
+    data: str = "digits"
     n: int = 50
     flows: tuple[str, ...] = ("gradient_flow", "heavy_ball", "nesterov")
     width: int = 2048
-    steps: tuple[int, ...] = (32, 64, 128, 256)  # up to the horizon; h = horizon / steps
+    counts: tuple[int, ...] = (32, 64, 128, 256)  # of steps to the end; h = time / steps
     d: float = 3.0
-    gradient_flow_time: float = 1.0
-    momentum_time: float = 6.0
+    gradient_flow_time: float = 1.0  # where it ends
+    momentum_time: float = 6.0  # where the other flows end
     tol: float = 1e-5
 
 
 SIZES = {
-    "smoke": Config(n=20, flows=("heavy_ball",), width=256, steps=(32, 64), tol=1e-4),
+    "smoke": Config(n=20, flows=("heavy_ball",), width=256, counts=(32, 64), tol=1e-4),
     "default": Config(),
-    "full": Config(n=200, width=16384, steps=(32, 64, 128, 256, 512, 1024, 2048), tol=1e-6),
+    "full": Config(n=200, width=16384, counts=(32, 64, 128, 256, 512, 1024, 2048), tol=1e-6),
 }
 
 
@@ -73,13 +73,13 @@ def run(config, progress):
     table = methods(
         config, float(bounds.paper_friction(np.linalg.eigvalsh(nm.infinite_ntk(data.X))[0]))
     )
-    gaps = np.empty((2, len(table), len(config.steps)))
+    gaps = np.empty((2, len(table), len(config.counts)))
     numerics = nm.Numerics(tol=config.tol)
     for i, (flow, horizon, twin) in enumerate(table.values()):
-        for j, steps in enumerate(config.steps):
+        for j, steps in enumerate(config.counts):
             h = horizon / steps
             optimizer, offset = twin(h)
-            every = steps // config.steps[0]
+            every = steps // config.counts[0]
             counts = np.arange(0, steps + 1, every)
             ts = counts * h + float(offset)
             frozen = (
@@ -94,11 +94,11 @@ def run(config, progress):
                 np.linalg.norm(gap, axis=1).max() / np.linalg.norm(residual0)
                 for gap in (frozen, weights)
             ]
-            progress(i * len(config.steps) + j + 1, gaps[0].size)
+            progress(i * len(config.counts) + j + 1, gaps[0].size)
     coords = {
         "dynamics": ["frozen kernel", "network"],
         "algorithm": list(table),
-        "steps": list(config.steps),
+        "steps": list(config.counts),
     }
     horizon = [horizon for _, horizon, _ in table.values()]
     return xarray.Dataset(

@@ -38,13 +38,13 @@ SOLVERS = {
 
 @dataclass(frozen=True)
 class Config:
-    data: str = "digits"  # or mnist:FOLDER, sphere, or a file of arrays or a table
+    data: str = "digits"
     n: int = 20
     width: int = 512
     flows: tuple[str, ...] = ("gradient_flow", "heavy_ball", "nesterov")
-    solvers: tuple[str, ...] = tuple(SOLVERS)
-    tolerances: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4)
-    finest: float = 1e-6
+    solvers: tuple[str, ...] = tuple(SOLVERS)  # integrators by name
+    tolerances: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4)  # each in turn
+    finest: float = 1e-6  # tolerance of the run that errors are measured from
     parts: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)  # saved times, of the whole
 
 

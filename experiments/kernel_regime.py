@@ -30,7 +30,15 @@ class Config:
     n: int = 12
     p: int = 24
     widths: tuple[int, ...] = (16, 64, 256, 1024, 4096)
-    scales: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+    scales: tuple[float, ...] = (
+        0.03,
+        0.1,
+        0.3,
+        1.0,
+        3.0,
+        10.0,
+        30.0,
+    )  # of the outputs: larger is lazier
     seeds: int = 3
     steps: int = 100
 

@@ -31,13 +31,13 @@ READOUTS = (
 
 @dataclass(frozen=True)
 class Config:
-    data: str = "digits"  # or mnist:FOLDER, sphere, or a file of arrays or a table
+    data: str = "digits"
     n: int = 50
     widths: tuple[int, ...] = (128, 1024, 8192)
     seeds: int = 3
     horizon: float = 6.0  # in units of 1/sqrt(lambda_0)
     times: int = 41
-    tol: float = 1e-3  # see Numerics
+    tol: float = 1e-3
 
 
 SIZES = {

@@ -41,7 +41,7 @@ READOUTS = (
 
 @dataclass(frozen=True)
 class Config:
-    data: str = "digits"  # or mnist:FOLDER, sphere, or a file of arrays or a table
+    data: str = "digits"
     n: int = 50
     flows: tuple[str, ...] = ("gradient_flow", "heavy_ball", "nesterov")
     widths: tuple[int, ...] = (1024, 4096, 16384)
@@ -49,7 +49,7 @@ class Config:
     d: float = 3.0
     horizon: float = 0.5  # in units of 1/lambda_0 for gradient flow, 3/sqrt(lambda_0) for momentum
     times: int = 41
-    tol: float = 1e-3  # see Numerics
+    tol: float = 1e-3
 
 
 SIZES = {

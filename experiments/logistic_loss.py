@@ -32,11 +32,11 @@ class Config:
     p: int = 24
     width: int = 4096
     seeds: int = 3
-    b: float = 0.5
+    b: float = 0.5  # friction of the heavy ball
     d: float = 3.0
     h: float = 0.5  # time step of the discrete twins; eta itself for gradient descent
     horizon: float = 400.0
-    every: int = 4
+    save_every: int = 4
 
 
 SIZES = {
@@ -60,13 +60,13 @@ def run(config, progress):
         "heavy_ball": nm.HeavyBall(config.b),
         "nesterov": nm.Nesterov(config.d),
     }
-    options = {"save_every": config.every, "loss": nm.logistic, "readouts": ("loss",)}
-    steps = config.every * (int(config.horizon / config.h) // config.every)
+    options = {"save_every": config.save_every, "loss": nm.logistic, "readouts": ("loss",)}
+    steps = config.save_every * (int(config.horizon / config.h) // config.save_every)
     saved = slice(1, None)
-    loss, theory, time = np.empty((len(flows), config.seeds, steps // config.every)), [], []
+    loss, theory, time = np.empty((len(flows), config.seeds, steps // config.save_every)), [], []
     for i, flow in enumerate(flows.values()):
         optimizer, offset = flow.discretize(config.h)
-        time.append(config.h * np.arange(0, steps + 1, config.every)[saved] + float(offset))
+        time.append(config.h * np.arange(0, steps + 1, config.save_every)[saved] + float(offset))
         theory.append(np.asarray(nm.train(line, features, optimizer, steps, **options).loss)[saved])
         for k in range(config.seeds):
             net = nm.init_two_layer(

@@ -30,7 +30,7 @@ vanishes in its ground. Line: the ridge b = 2 sqrt(lambda). Arrows: Nesterov, d 
 class Config:
     n: int = 8
     width: int = 8192
-    frictions: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
+    frictions: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the heavy ball, each in turn
     seeds: int = 3
     times: int = 61
     d: float = 3.0

@@ -24,7 +24,8 @@ dotted: the rate of the smallest eigenvalue from its 3 x 3 companion matrix."""
 
 @dataclass(frozen=True)
 class Config(published.Epochs):
-    betas: tuple[tuple[float, float], ...] = (
+    # (beta1, beta2), each in turn
+    pairs: tuple[tuple[float, float], ...] = (
         (0.0, 0.0),
         (0.2, 0.0),
         (0.2, 0.2),
@@ -38,7 +39,7 @@ SIZES = {size: Config(**options) for size, options in published.EPOCHS.items()}
 
 def run(config, progress):
     methods = lambda eta: {
-        f"({b1:g}, {b2:g})": nm.multi_step_momentum(eta, b1, b2) for b1, b2 in config.betas
+        f"({b1:g}, {b2:g})": nm.multi_step_momentum(eta, b1, b2) for b1, b2 in config.pairs
     }
     return published.against_epoch(methods, config, progress)
 

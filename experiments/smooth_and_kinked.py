@@ -38,7 +38,7 @@ class Config:
     p: int = 24
     widths: tuple[int, ...] = (256, 1024, 4096)
     seeds: int = 4
-    activations: tuple[str, ...] = tuple(ACTIVATIONS)
+    activations: tuple[str, ...] = tuple(ACTIVATIONS)  # by name
     steps: int = 150
 
 

@@ -38,14 +38,14 @@ READOUTS = (
 
 @dataclass(frozen=True)
 class Config:
-    data: str = "digits"  # or mnist:FOLDER, sphere, or a file of arrays or a table
+    data: str = "digits"
     n: int = 50
     widths: tuple[int, ...] = (128, 1024, 8192)
     seeds: int = 3
     d: float = 3.0
     horizon: float = 2.5  # in units of 1/lambda_0 for gradient flow, 3/sqrt(lambda_0) for momentum
     times: int = 41
-    tol: float = 3e-4  # see Numerics
+    tol: float = 3e-4
 
 
 SIZES = {

@@ -29,14 +29,14 @@ high-resolution equations (lines)."""
 
 @dataclass(frozen=True)
 class Config:
-    eigenvalues: int = 32
-    kappas: tuple[float, ...] = (10.0, 100.0, 1000.0, 10000.0)
+    eigenvalues: int = 32  # of each test problem
+    kappas: tuple[float, ...] = (10.0, 100.0, 1000.0, 10000.0)  # condition numbers, each in turn
     target: float = 1e-8
     d: float = 3.0
     width: int = 2048
-    digits: tuple[int, ...] = (10,)
-    flow_kappa: float = 100.0
-    flow_steps: int = 80
+    digits: tuple[int, ...] = (10,)  # numbers of digits, as real problems
+    flow_kappa: float = 100.0  # condition number where flows are drawn
+    flow_steps: int = 80  # steps of that drawing
 
 
 SIZES = {

@@ -35,7 +35,7 @@ SHARES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 
 @dataclass(frozen=True)
 class Config:
-    data: str = "digits"  # or mnist:FOLDER, sphere, or a file of arrays or a table
+    data: str = "digits"
     n: int = 50
     width: int = 4096
     target: float = 1e-3  # share of the initial loss that the parameters are tuned for

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from .errors import InputError, require
+from .progress import LOG
 
 STORED = ("result", "checkpoint", "sweep", "piece")
 """Kinds of files that only programs read: begun with the mark, set aside when they are damaged."""
@@ -225,6 +226,7 @@ def atomically(path: Path, write: Callable[[Path], object]) -> None:
             kept = path.exists()
             os.chmod(name, stat.S_IMODE(path.stat().st_mode) if kept else 0o666 & ~_umask())
             os.replace(name, path)
+            LOG.debug("wrote %s", path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise

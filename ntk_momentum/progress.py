@@ -1,77 +1,173 @@
-"""A progress bar over pieces of work, on the terminal only; and lines of text that do not tear
-it."""
+"""What is said while work goes on: the package's log, and how far a piece of work is.
+
+`LOG` is the logger "ntk_momentum", silent until somebody listens: a Python program by the means of
+`logging`, the command line by `listen`. On a terminal, work is a bar; elsewhere, as in the file of
+a batch job, it is a line of the log now and then, so that nothing is lost or torn.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from .errors import InputError, described, require
 
+LOG = logging.getLogger("ntk_momentum")
+LOG.addHandler(logging.NullHandler())
+LINE_SECONDS = 30.0
+"""Seconds between two lines where there is no terminal; the first comes after a sixth of that.
+Chosen, not measured."""
 
-def check_progress(progress: Any) -> None:
-    """Raise `InputError` unless `progress` is None or may be called as progress(done, total)."""
-    if progress is not None and (not callable(progress) or isinstance(progress, type)):
+OnProgress = Callable[[int, int], None]
+
+
+def check_progress(progress: Any, what: str = "working") -> OnProgress | None:
+    """A function of (done, total), or None: of True, one that shows a bar, or lines, called `what`.
+
+    Raises:
+        InputError: it is neither, nor can it be called.
+    """
+    if progress is None or progress is False:
+        return None
+    if progress is True:
+        return _own_bar(what)
+    if not callable(progress) or isinstance(progress, type):
         raise InputError(
-            f"progress must be a function of (done, total), got {described(progress)}; try "
-            "progress=print."
+            f"progress must be True, or a function of (done, total), got {described(progress)}; "
+            "try progress=True."
         )
+    return progress  # type: ignore[no-any-return]
+
+
+def _own_bar(what: str) -> OnProgress:
+    """progress(done, total) as a bar of its own, which closes when all is done."""
+    bar = Bar(1, say=LOG.info if LOG.isEnabledFor(logging.INFO) else print_line)
+    move = bar.piece(what)
+
+    def progress(done: int, total: int) -> None:
+        move(done, total)
+        if done >= total:
+            bar.close()
+
+    return progress
+
+
+def print_line(line: str) -> None:
+    """A line on stderr, for who asked for progress and did not set up `logging`."""
+    print(line, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def listen(quiet: bool = False, verbose: bool = False) -> Iterator[None]:
+    """Print the package's log on stderr for a while: how far the work is and what became of it.
+
+    quiet: warnings and errors only. verbose: also what is computed where, and what is written.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines())
+    before = LOG.level
+    LOG.setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
+    LOG.addHandler(handler)
+    try:
+        yield
+    finally:
+        LOG.removeHandler(handler)
+        LOG.setLevel(before)
+
+
+class _Lines(logging.Formatter):
+    """ "warning: ..." and "error: ..."; what is no trouble stands alone."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """A record in words."""
+        told = super().format(record)
+        return told if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {told}"
 
 
 class Bar:
     """Counts `total` pieces, with their rate and the time that is left; a piece reports its own
     share through the callback it gets.
 
-    Quiet when stderr is no terminal, or when it is not `shown`, as on all but one of several
-    processes.
+    On a terminal a bar, elsewhere lines through `say`, every `LINE_SECONDS`. Neither where the log
+    is quieter than INFO, or it is not `shown`, as on all but one of several processes.
     """
 
-    def __init__(self, total: int, shown: bool = True):
-        tqdm = require("tqdm", "the progress bar").tqdm
-        self._write: Callable[..., Any] = tqdm.write
-        layout = (
-            "{percentage:3.0f}%|{bar:30}| {n:.4g}/{total_fmt} [{elapsed}<{remaining}, "
-            "{rate_fmt}] {desc}"
-        )
-        self._bar = tqdm(
-            total=total,
-            disable=None if shown else True,
-            file=sys.stderr,
-            bar_format=layout,
-            unit=" pieces",
-        )
-        self._done = 0
+    def __init__(self, total: int, shown: bool = True, say: Callable[[str], None] | None = None):
+        shown = shown and (say is not None or LOG.isEnabledFor(logging.INFO))
+        self._bar: Any = None
+        tqdm = require("tqdm", "the progress bar")
+        if shown and sys.stderr.isatty():
+            layout = (
+                "{percentage:3.0f}%|{bar:30}| {n:.4g}/{total_fmt} [{elapsed}<{remaining}, "
+                "{rate_fmt}] {desc}"
+            )
+            self._bar = tqdm.tqdm(total=total, file=sys.stderr, bar_format=layout, unit=" pieces")
+        self._say = (say or LOG.info) if shown and self._bar is None else None
+        self._total, self._done, self._skipped, self._name = total, 0, 0, ""
+        self._begun = time.perf_counter()
+        self._said = self._begun - LINE_SECONDS * 5 / 6
+        self._torn = contextlib.ExitStack()  # lines of the log above the bar, not through it
+        if self._bar is not None:
+            redirect = require("tqdm.contrib.logging", "the progress bar").logging_redirect_tqdm
+            self._torn.enter_context(redirect(loggers=[LOG]))
 
-    def piece(self, name: str) -> Callable[[int, int], None]:
+    def piece(self, name: str) -> OnProgress:
         """Begin a piece: progress(done, total) moves the bar within it."""
-        self._bar.set_description_str(name)
+        self._name = name
+        LOG.debug("%s: begun", name)
+        if self._bar is not None:
+            self._bar.set_description_str(name)
 
         def progress(done: int, total: int) -> None:
-            self._bar.n = self._done + min(1.0, done / max(total, 1))
-            self._bar.refresh()
+            self._move(self._done + min(1.0, done / max(total, 1)))
 
         return progress
 
     def finish_piece(self) -> None:
         """End the piece, however far it reported."""
         self._done += 1
-        self._bar.n = self._done
-        self._bar.refresh()
+        self._move(float(self._done))
 
     def skip_piece(self) -> None:
         """A piece that was done before: it counts for the bar, not for the rate."""
-        if not self._bar.disable:
+        self._skipped += 1
+        if self._bar is not None:
             self._bar.initial += 1
-        self.finish_piece()
+        self._done += 1
+        if self._bar is not None:
+            self._move(float(self._done))
 
-    def say(self, line: str, error: bool = False) -> None:
-        """Print a line, on stdout or stderr."""
-        self._write(line, file=sys.stderr if error else sys.stdout)
-        sys.stdout.flush()
+    def _move(self, done: float) -> None:
+        if self._bar is not None:
+            self._bar.n = done
+            self._bar.refresh()
+        now = time.perf_counter()
+        if self._say is not None and now - self._said >= LINE_SECONDS:
+            self._said = now
+            self._say(self._line(done, now - self._begun))
+
+    def _line(self, done: float, elapsed: float) -> str:
+        clock = require("tqdm", "the progress bar").tqdm.format_interval
+        line = f"{self._name}: {done:.3g} of {self._total} ({done / max(self._total, 1):.0%}), "
+        line += f"{clock(elapsed)} elapsed"
+        rate = (done - self._skipped) / elapsed
+        if rate > 0:
+            left = (self._total - done) / rate
+            line += f", {60 * rate:.3g} a minute, about {clock(left)} remaining"
+        return line
+
+    def close(self) -> None:
+        """Take the bar from the terminal's last line."""
+        self._torn.close()
+        if self._bar is not None:
+            self._bar.close()
 
     def __enter__(self) -> Bar:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.close()
+        self.close()

@@ -81,8 +81,8 @@ CASES: dict[str, Callable[[Path], object]] = {
     "run": command("run", "decay", "--size", "smoke", "--out", "@"),
     "reproduce": command("reproduce", "--size", "smoke", "--only", "decay", "claims", "--out", "@"),
     "sweep": command("sweep", *SWEEP.split(), "--out", "@"),
-    "verify": command("verify", "--json", "@.json"),
-    "verify without a suffix": command("verify", "--json", "@"),
+    "verify": command("verify", "--to", "@.json"),
+    "verify without a suffix": command("verify", "--to", "@"),
     "bench": bench,
     "plot": command("plot", "@"),
     "plot to a file": command("plot", "#", "--to", "@.svg"),
@@ -312,12 +312,12 @@ def test_a_file_made_private_stays_private(tmp_path):
 
 
 def test_old_figures_of_claims_go_and_no_others(tmp_path, monkeypatch):
-    assert cli.main(["verify", "--json", str(tmp_path / "mine.json")]) == 0
+    assert cli.main(["verify", "--to", str(tmp_path / "mine.json")]) == 0
     (tmp_path / "mine_figures" / "notes.svg").write_text("<svg/>")
     monkeypatch.setattr(
         ledger, "verify", lambda *a, **k: [dataclasses.replace(claims()[0], id="eq-2.8")]
     )
-    assert cli.main(["verify", "--json", str(tmp_path / "mine.json")]) == 0
+    assert cli.main(["verify", "--to", str(tmp_path / "mine.json")]) == 0
     names = {path.name for path in (tmp_path / "mine_figures").iterdir()}
     assert names == {"eq-2.8.svg", "notes.svg"}
 

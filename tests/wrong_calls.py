@@ -226,7 +226,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "implicit": diffrax.ImplicitEuler(),
     },
     "reference": {"of another size": np.eye(3), "text": "x", "nan": np.full((5, 5), nan), "3": 3},
-    "progress": {"3": 3, "text": "bar", "True": True},
+    "progress": {"3": 3, "text": "bar"},
     "flag": {"text": "no", "None": None, "2": 2, "an array": np.ones(2)},
     "path": {
         "None": None,

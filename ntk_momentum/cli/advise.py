@@ -9,7 +9,7 @@ from typing import Literal
 from ..errors import InputError
 from ..network.loading import check_function, load_model
 from ..words import data_word
-from .options import command
+from .options import Shared, as_json, command
 from .start import start
 
 
@@ -22,25 +22,21 @@ class Advise:
     """
 
     data: str = "digits"
-    """Digits (the 8 x 8 images that ship with the package), sphere (random), mnist:FOLDER (IDX
-    files), or an .npz, .csv, .tsv or .parquet file. What the targets mean may follow: digits:digit,
+    """Digits: the 8 x 8 images that ship with the package; sphere: random; MNIST: IDX files;
+    arrays: .npz; tables: .csv, .tsv or .parquet. What the targets mean may follow: digits:digit,
     mnist:FOLDER:class, mine.csv:species:sign."""
     n: int = 50
-    """Number of samples drawn; files of arrays and tables are taken whole."""
+    """Files of arrays and tables are taken whole."""
     p: int = 20
-    """Input size of --data sphere."""
     seed: int = 0
-    """Seed of that draw and of the network."""
     model: str | None = None
-    """FILE.py:FUNCTION, where FUNCTION(width, key=key), or FUNCTION(key=key), returns an Equinox
-    model of one input: advice from its own kernel."""
+    """FUNCTION(width, key=key), or FUNCTION(key=key), returns an Equinox model of one input: advice
+    from its own kernel."""
     width: int | None = None
-    """Width of that model (default: 2048), or hidden neurons of a network whose own kernel is taken
-    (default: the kernel at infinite width, and f(0) = 0)."""
+    """Of that model (default: 2048), or of a network whose own kernel is taken (default: the kernel
+    at infinite width, and f(0) = 0)."""
     target: float = 1e-3
-    """Share of the initial loss to reach."""
     margin: float = 0.1
-    """How much the largest eigenvalue may grow before anything is unstable."""
     objective: Literal["steps", "rate"] = "steps"
     """steps: fewest steps to the target. rate: fastest decay in the long run, whatever the
     error."""
@@ -50,20 +46,19 @@ class Advise:
     sampling: Literal["without_replacement", "with_replacement", "reshuffled"] = (
         "without_replacement"
     )
-    """How the samples of a step are drawn."""
     check: bool = False
     """Train the model, or the network (of width 2048 without --width), with every recommendation;
     show predicted against actual steps."""
 
-    def __call__(self, float32: bool) -> int:
+    def __call__(self, shared: Shared) -> int:
         data_word(self.data)
         if self.model:
             check_function(self.model)
-        start(float32)
-        return print_advice(self)
+        start(shared)
+        return print_advice(self, shared)
 
 
-def print_advice(asked: Advise) -> int:
+def print_advice(asked: Advise, shared: Shared) -> int:
     """Print the recommendations for a data set and, if asked, what training with them took."""
     import jax
 
@@ -120,12 +115,17 @@ def print_advice(asked: Advise) -> int:
         batch_size=asked.batch_size,
         sampling=asked.sampling,
     )
-    print(advice)
+    record = {**as_json(advice), "best": advice.best.method}
+    lines = [str(advice)]
     if asked.check:
-        print(
-            f"\nsteps to {asked.target:g} L(0), trained with {asked.model or f'width {net.width}'}:"
-        )
-        for name, (predicted, actual) in check_advice(advice, net, data, key=key).items():
+        tried = check_advice(advice, net, data, key=key)
+        record["check"] = {
+            name: {"predicted": predicted, "actual": actual}
+            for name, (predicted, actual) in tried.items()
+        }
+        width = asked.model or f"width {net.width}"
+        lines += ["", f"steps to {asked.target:g} L(0), trained with {width}:"]
+        for name, (predicted, actual) in tried.items():
             took = (
                 f"{actual:.0f}"
                 if actual < math.inf
@@ -133,5 +133,6 @@ def print_advice(asked: Advise) -> int:
                 if math.isnan(actual)
                 else f"not within {2 * predicted:.0f}"
             )
-            print(f"{name:20}  predicted {predicted:8.0f}  actual {took:>8}")
+            lines.append(f"{name:20}  predicted {predicted:8.0f}  actual {took:>8}")
+    shared.show(record, "\n".join(lines))
     return 0

@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 from ..errors import InputError, require
 from ..network.loading import check_function, load_model
+from ..progress import Bar
 from ..results.named import read_loss
 from ..words import data_word
-from .options import command
+from .options import Shared, as_json, command
 from .start import start
 
 
@@ -25,48 +26,45 @@ class Diagnose:
     """
 
     data: str = "digits"
-    """Digits (the 8 x 8 images that ship with the package), sphere (random), mnist:FOLDER (IDX
-    files), or an .npz, .csv, .tsv or .parquet file. What the targets mean may follow: digits:digit,
+    """Digits: the 8 x 8 images that ship with the package; sphere: random; MNIST: IDX files;
+    arrays: .npz; tables: .csv, .tsv or .parquet. What the targets mean may follow: digits:digit,
     mnist:FOLDER:class, mine.csv:species:sign."""
     n: int = 50
-    """Number of samples drawn; files of arrays and tables are taken whole."""
+    """Files of arrays and tables are taken whole."""
     p: int = 20
-    """Input size of --data sphere."""
     seed: int = 0
-    """Seed of that draw and of the model."""
     model: str | None = None
-    """FILE.py:FUNCTION, where FUNCTION(width, key=key), or FUNCTION(key=key), returns an Equinox
-    model of one input (default: a ReLU MLP)."""
+    """FUNCTION(width, key=key), or FUNCTION(key=key), returns an Equinox model of one input
+    (default: a ReLU MLP)."""
     width: int = 256
-    """Width of that MLP, and of a model that takes one."""
+    """Of that MLP, and of a model that takes a width."""
     depth: int = 2
     """Hidden layers of that MLP."""
     optimizer: Literal["gradient_descent", "heavy_ball", "nesterov", "adam"] = "gradient_descent"
     """What trains it, full batch. Momentum recommended for a constant kernel lies near its
     stability limit, which few networks bear."""
     eta: float | None = None
-    """Step size (default: 1/lambda_max of the kernel for gradient_descent and nesterov, the best
-    for a constant kernel for heavy_ball, 1e-3 for adam)."""
+    """Default: 1/lambda_max of the kernel for gradient_descent and nesterov, the best
+    for a constant kernel for heavy_ball, 1e-3 for adam."""
     beta: float | None = None
-    """Momentum of heavy_ball (default: the best for a constant kernel)."""
+    """Of heavy_ball (default: the best for a constant kernel)."""
     d: float | None = None
-    """Constant of nesterov (default: 3)."""
+    """Of nesterov (default: 3)."""
     loss: str = "squared"
-    """What is trained on: squared, logistic (targets +1 and -1), softmax (rows of class
+    """Squared, logistic (targets +1 and -1), softmax (rows of class
     probabilities), huber or huber:DELTA."""
     steps: int = 100
-    """Steps taken."""
 
-    def __call__(self, float32: bool) -> int:
+    def __call__(self, shared: Shared) -> int:
         data_word(self.data)
         if self.model:
             check_function(self.model)
         read_loss(self.loss)
-        start(float32)
-        return print_diagnosis(self)
+        start(shared)
+        return print_diagnosis(self, shared)
 
 
-def print_diagnosis(asked: Diagnose) -> int:
+def print_diagnosis(asked: Diagnose, shared: Shared) -> int:
     """Print how lazy a model is on a data set."""
     import jax
 
@@ -98,7 +96,15 @@ def print_diagnosis(asked: Diagnose) -> int:
     )
     # the ends of the spectrum are diagnose's own, so that the kernel is decomposed once
     chosen = lambda low, top: build(asked, low, top)
-    print(diagnose(model, data, chosen, asked.steps, loss=loss))
+    with Bar(1) as bar:
+        told = diagnose(model, data, chosen, asked.steps, loss=loss, progress=bar.piece("training"))
+    record = {
+        **as_json(told),
+        "verdict": told.verdict,
+        "findings": [*map(as_json, told.findings)],
+        "advice": told.advice,
+    }
+    shared.show(record, str(told))
     return 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import cache
-from .options import command
+from .options import Shared, command
 from .start import start
 
 
@@ -15,14 +15,13 @@ class Doctor:
     Example: ntk-momentum doctor
     """
 
-    def __call__(self, float32: bool) -> int:
+    def __call__(self, shared: Shared) -> int:
         from ..results.provenance import provenance
 
-        start(float32)
+        start(shared)
 
-        record = provenance()
-        versions = record.pop("versions")
-        for name, value in {**record, **versions}.items():
-            print(f"{name.replace('_', ' '):13} {value}")
-        print(f"{'compiled':13} {cache.told()}")
+        told = provenance()
+        record = {**told, **told.pop("versions"), "compiled": cache.told()}
+        lines = [f"{name.replace('_', ' '):13} {value}" for name, value in record.items()]
+        shared.show(record, "\n".join(lines))
         return 0

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import tyro
 
 from .. import files
-from .options import command
+from .options import Shared, command
 
 
 @command
@@ -22,18 +21,18 @@ class Export:
     """
 
     folder: tyro.conf.Positional[Path]
-    """Results folder of `sweep`."""
-    format: Literal["parquet"] = "parquet"
-    """parquet, which pandas, polars, DuckDB and Spark read."""
+    """Of `sweep`."""
     to: Path | None = None
-    """File to write (default: FOLDER/sweeps.parquet)."""
+    """In the format parquet, which pandas, polars, DuckDB and Spark read (default:
+    FOLDER/sweeps.parquet)."""
 
     @files.hashed_once()
-    def __call__(self, float32: bool) -> int:
+    def __call__(self, shared: Shared) -> int:
         files.check_results(self.folder)
         from ..results.reading import damaged
         from ..study.summary import export
 
-        path = self.to or self.folder / f"sweeps.{self.format}"
-        print(f"{path}: {export(self.folder, path)} rows")
+        path = self.to or self.folder / "sweeps.parquet"
+        rows = export(self.folder, path)
+        shared.show({"file": path, "rows": rows}, f"{path}: {rows} rows")
         return 1 if damaged(self.folder) else 0

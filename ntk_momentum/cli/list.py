@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..errors import InputError
-from ..words import claims
-from .options import command
+from ..words import claim_ids, claims
+from .options import Shared, command
 
 
 @command
@@ -15,37 +17,49 @@ class List:
     Example: ntk-momentum list --claims
     """
 
-    claims: bool = False
-    """The paper's statements: identifier, section, kind, class (what is wrong with the print),
-    where the corrected form holds, and the function that runs each."""
+    claims: tuple[str, ...] | None = None
+    """With section, kind, class (what is wrong with the print), where the corrected form holds, and
+    the function that runs each; all of them where none is named."""
 
-    flows: bool = False
-    """The flows that `sweep --flows` takes: their parameters, equations and units."""
+    flows: tuple[str, ...] | None = None
+    """Their parameters, equations and units; all of them where none is named."""
 
-    optimizers: bool = False
-    """The optimizers that `sweep --optimizers` takes: their parameters, equations and units."""
+    optimizers: tuple[str, ...] | None = None
+    """Their parameters, equations and units; all of them where none is named."""
 
-    def __call__(self, float32: bool) -> int:
+    def __call__(self, shared: Shared) -> int:
         from ..study.registry import experiments, folder
 
-        if self.flows or self.optimizers:
-            from ..results.named import method_help
+        record: dict[str, Any] = {}
+        lines: list[str] = []
+        for kind, names in (("flow", self.flows), ("optimizer", self.optimizers)):
+            if names is not None:
+                from ..results.named import method_help
 
-            kinds = [kind for kind in ("flow", "optimizer") if getattr(self, f"{kind}s")]
-            for kind in kinds:
-                print("\n".join(method_help(kind)), end="")
-            return 0
-        if self.claims:
-            for claim in claims().values():
-                print(
-                    f"{claim.id:23} section {claim.section:2} {claim.kind:12} "
-                    f"{claim.fault:10}  {claim.under:29} {claim.home}"
-                )
-            return 0
-        found = experiments()
-        if not found:
-            raise InputError(f"no experiments in {folder()}.")
-        width = max(map(len, found))
-        for experiment in found.values():
-            print(f"{experiment.name:{width}}  {experiment.title}")
+                found = method_help(kind, names)
+                record[f"{kind}s"] = [
+                    {"name": name, "written": text[0], "description": " ".join(text[1:])}
+                    for name, text in found.items()
+                ]
+                for first, *rest in found.values():
+                    lines += [first, *(f"    {line}".rstrip() for line in rest), ""]
+        if self.claims is not None:
+            known = claims()
+            named = claim_ids(self.claims) if self.claims else known
+            record["claims"] = [one for id, one in known.items() if id in named]
+            lines += [
+                f"{claim.id:23} section {claim.section:2} {claim.kind:12} "
+                f"{claim.fault:10}  {claim.under:29} {claim.home}"
+                for claim in record["claims"]
+            ]
+        if not record:
+            studies = experiments()
+            if not studies:
+                raise InputError(f"no experiments in {folder()}.")
+            record["experiments"] = [
+                {"name": one.name, "title": one.title} for one in studies.values()
+            ]
+            width = max(map(len, studies))
+            lines += [f"{one.name:{width}}  {one.title}" for one in studies.values()]
+        shared.show(record, "\n".join(lines).rstrip())
         return 0

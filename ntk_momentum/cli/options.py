@@ -1,12 +1,22 @@
-"""What every command's options have in common: how their help reads, and what is checked before
-they are parsed."""
+"""What every command's options have in common: those that all commands take, how help reads, what
+is checked before they are parsed, and how results are printed."""
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import dataclasses
+import functools
+import inspect
+import io
 import itertools
+import json
+import math
+import re
+import sys
+import textwrap
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import (
     Annotated,
@@ -27,31 +37,156 @@ from ..errors import InputError, unknown_name
 C = TypeVar("C", bound=type)
 NAMES = {Path: "PATH", str: "TEXT", int: "INT", float: "FLOAT"}
 
+SHARED = {
+    "batch_sizes": "Samples in a step.",
+    "beta": "Momentum.",
+    "betas": "Momenta.",
+    "claims": "Identifiers of claims, e.g. eq-b.1 thm-3.",
+    "d": "Constant of Nesterov's flow, whose friction is d/t.",
+    "data": "Digits, sphere, mnist:FOLDER, or a file of arrays or a table.",
+    "ds": "Constants of Nesterov's flow, whose friction is d/t.",
+    "epoch": "The epoch (step) that is looked at.",
+    "eta": "Step size.",
+    "eta_paper": "Step size in the paper's parametrisation.",
+    "flows": "Flows by name, see `ntk-momentum list --flows`.",
+    "folder": "Results folder.",
+    "horizon": "Final time.",
+    "loss": "What is trained on.",
+    "margin": "How much lambda_max may grow before a step is unstable.",
+    "model": "FILE.py:FUNCTION.",
+    "n": "Number of samples.",
+    "optimizers": "Optimizers by name, see `ntk-momentum list --optimizers`.",
+    "out": "Results folder.",
+    "p": "Input size of --data sphere.",
+    "readouts": "Read-outs of runs by name.",
+    "sampling": "How the samples of a step are drawn.",
+    "save_every": "Steps between two saved ones.",
+    "seed": "Seed of all that is drawn.",
+    "seeds": "Networks drawn per width, from as many seeds in a row.",
+    "size": "How large: smoke, default or full.",
+    "steps": "Steps taken.",
+    "target": "Share of the initial loss to reach.",
+    "times": "Saved times, equally spaced from 0.",
+    "to": "File to write.",
+    "tol": "Local error allowed in one step of the solver, relative to the residual.",
+    "width": "Hidden neurons.",
+    "widths": "Hidden neurons, each in turn.",
+}
+"""What an option means that more than one command, or experiment, has: its help begins with it."""
+
 
 @dataclass_transform(frozen_default=True)
 def command(cls: C) -> C:
     """A frozen dataclass whose help leaves out defaults that say nothing: None, nothing at all, and
     False."""
+    said = docs_of(cls)
 
     def silent(name: str) -> bool:
         default = getattr(cls, name, dataclasses.MISSING)
         return default is None or default is False or default == ()
 
-    hints = get_type_hints(cls, include_extras=True)
+    kinds = get_type_hints(cls)
     cls.__annotations__ = {
-        name: _quiet(hint) if silent(name) else hint for name, hint in hints.items()
+        name: Annotated[
+            hint,
+            tyro.conf.arg(
+                help=helped(name, said.get(name, "")),
+                **(_quiet(kinds[name]) if silent(name) else {}),
+            ),
+        ]
+        for name, hint in get_type_hints(cls, include_extras=True).items()
     }
     made: Any = dataclasses.dataclass(frozen=True)(cls)
     return made
 
 
-def _quiet(hint: Any) -> Any:
+def helped(name: str, said: str) -> str:
+    """The help of an option: what it means wherever it stands, and what is said of it here."""
+    return " ".join(part for part in (SHARED.get(name, ""), said[:1].upper() + said[1:]) if part)
+
+
+def docs_of(cls: type) -> dict[str, str]:
+    """The strings below the fields of a class and of those it is derived from, without their line
+    breaks: the parser keeps these, so that help would wrap twice."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        if "__annotations__" not in base.__dict__ or base.__module__.startswith("typing"):
+            continue
+        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body  # type: ignore
+        for field, doc in itertools.pairwise(body):
+            if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr):
+                found[ast.unparse(field.target)] = " ".join(ast.literal_eval(doc.value).split())
+    return found
+
+
+def wrapped(doc: str, width: int) -> str:
+    """Paragraphs at a width. The space before each line keeps the parser from joining them."""
+    fill = functools.partial(textwrap.fill, break_on_hyphens=False, break_long_words=False)
+    texts = [" ".join(text.split()) for text in inspect.cleandoc(doc).split("\n\n")]
+    return "\n\n".join(textwrap.indent(fill(text, width), " ") for text in texts)
+
+
+@contextlib.contextmanager
+def tidied(width: int) -> Iterator[None]:
+    """Let the parser's help be written without what `wrapped` needs."""
+    held = _Held()
+    try:
+        with contextlib.redirect_stdout(held):
+            yield
+    finally:
+        text = re.sub(r"^ (?=\S)", "", held.getvalue(), flags=re.MULTILINE)
+        usage, _, rest = re.sub(r"\n{3,}", "\n\n", text).partition("\n")
+        usage = usage.replace("{", "{ ", 1).replace(
+            ",", ", "
+        )  # where the names of commands may break
+        print("\n".join(textwrap.wrap(usage, width, subsequent_indent="  ")))
+        sys.stdout.write(rest)
+
+
+class _Held(io.StringIO):
+    """Text that is printed later, on a stdout of the same kind."""
+
+    encoding = property(lambda self: sys.__stdout__.encoding)  # type: ignore
+
+    def isatty(self) -> bool:
+        """Colours, or none."""
+        return sys.__stdout__ is not None and sys.__stdout__.isatty()
+
+
+def as_json(value: Any) -> Any:
+    """A value as JSON has it: dataclasses and modules by their fields, arrays as lists, no NaN and
+    no infinity but None."""
+    if isinstance(value, bool | str | int | None):
+        return value
+    if hasattr(value, "_asdict"):
+        return as_json(value._asdict())
+    if isinstance(value, Mapping):
+        return {str(key): as_json(one) for key, one in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: as_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if hasattr(value, "tolist"):
+        return as_json(value.tolist())
+    if isinstance(value, Sequence):
+        return [as_json(one) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value)
+
+
+def _quiet(hint: Any) -> dict[str, Any]:
+    """How an option looks whose default says nothing."""
     parts = [part for part in _alternatives(hint) if part is not types.NoneType]
-    if types.NoneType not in _alternatives(hint) or len(parts) > 1:
-        return Annotated[hint, tyro.conf.arg(help_behavior_hint="")]
-    choices = get_args(parts[0]) if get_origin(parts[0]) is Literal else ()
-    metavar = "{" + ",".join(choices) + "}" if choices else NAMES[parts[0]]
-    return Annotated[hint, tyro.conf.arg(metavar=metavar, help_behavior_hint="")]
+    told: dict[str, Any] = {"help_behavior_hint": ""}
+    if len(parts) == 1 and len(_alternatives(hint)) == 2:
+        inner = get_args(parts[0])
+        if get_origin(parts[0]) is Literal:
+            told["metavar"] = "{" + ",".join(inner) + "}"
+        elif inner:
+            many = f"[{NAMES[inner[0]]} ...]"
+            told["metavar"] = many if ... in inner else " ".join(NAMES[part] for part in inner)
+        else:
+            told["metavar"] = NAMES[parts[0]]
+    return told
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
@@ -84,3 +219,27 @@ def check(cls: type, arguments: Sequence[str]) -> None:
             )
         if choices and value not in choices and not value.startswith("--"):
             raise unknown_name(f"value of {option}", value, choices)
+
+
+@command
+class Shared:
+    """What every command takes."""
+
+    json: bool = False
+    """Print results as JSON, on stdout; what goes on meanwhile is said on stderr."""
+    quiet: bool = False
+    """Say nothing of the progress, only warnings, errors and results."""
+    verbose: bool = False
+    """Say also what is computed where, and what is written."""
+    float32: bool = False
+    """Compute in float32 instead of float64."""
+    no_cache: bool = False
+    """Keep no compiled programs (NTK_MOMENTUM_CACHE=FOLDER or off says where)."""
+
+    def show(self, record: Any, text: str | Callable[[], str]) -> None:
+        """Print a result: the record as JSON if asked, else the text, or what is called to make
+        it."""
+        if self.json:
+            print(json.dumps(as_json(record), indent=1, ensure_ascii=False, allow_nan=False))
+            return
+        print(text if isinstance(text, str) else text())

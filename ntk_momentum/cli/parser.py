@@ -7,30 +7,33 @@ claim); 2, bad input or a missing package; 130, interrupted.
 
 from __future__ import annotations
 
-import contextvars
+import contextlib
 import dataclasses
 import functools
+import itertools
 import operator
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from .. import __version__
 from ..errors import InputError, MissingPackage, unknown_name
+from ..progress import LOG, listen
 from .advise import Advise
 from .diagnose import Diagnose
 from .doctor import Doctor
 from .export import Export
 from .list import List
-from .options import check, command
+from .options import Shared, check, command, tidied, wrapped
 from .plot import Plot
 from .reproduce import Reproduce
 from .run import RunOne, with_options
-from .start import CACHED
+from .status import Status
 from .sweep import SweepCommand
 from .table import Table
 from .verify import Verify
@@ -41,6 +44,7 @@ COMMANDS = {
     "run": RunOne,
     "verify": Verify,
     "sweep": SweepCommand,
+    "status": Status,
     "table": Table,
     "plot": Plot,
     "export": Export,
@@ -51,8 +55,17 @@ COMMANDS = {
 NAMES = tuple(COMMANDS)
 
 
+SHELLS = ("bash", "zsh", "fish", "tcsh")
+MARKERS = (
+    tyro.conf.OmitSubcommandPrefixes,
+    tyro.conf.CascadeSubcommandArgs,
+    tyro.conf.FlagCreatePairsOff,
+    tyro.conf.PositionalMetavarFromFieldName,
+)
+
+
 @command
-class Main:
+class Main(Shared):
     """Momentum dynamics of wide networks: kernels, flows, optimizers, and every statement of the
     paper, run.
 
@@ -61,32 +74,36 @@ class Main:
     Example: ntk-momentum run three_flows
     """
 
-    command: Any
-    float32: bool = False
-    """Compute in float32 instead of float64."""
-    no_cache: bool = False
-    """Keep no compiled programs (NTK_MOMENTUM_CACHE=FOLDER or off says where)."""
+    command: Any = dataclasses.field(kw_only=True)
     version: bool = False
     """Print the version and leave."""
+    completion: Literal["bash", "zsh", "fish", "tcsh"] | None = None
+    """Print a script for this shell that completes commands and options; e.g. eval "$(ntk-momentum
+    --completion bash)"."""
 
 
 def _offered(known: Mapping[str, type], brief: bool) -> Any:
     """`Main` with its commands, each by its own description, or where brief by one sentence."""
+
+    def described(chosen: type) -> str:
+        doc = chosen.__doc__ or ""
+        return " ".join(doc.split("\n\n")[0].split()) if brief else wrapped(doc, _width())
+
     commands = [
-        Annotated[
-            chosen,
-            tyro.conf.subcommand(
-                name, description=(chosen.__doc__ or "").split("\n\n")[0] if brief else None
-            ),
-        ]
+        Annotated[chosen, tyro.conf.subcommand(name, description=described(chosen))]
         for name, chosen in known.items()
     ]
-    fields: list[tuple[str, Any]] = [
-        ("command", Annotated[functools.reduce(operator.or_, commands), tyro.conf.arg(name="")])
-    ]
+    choice: Any = Annotated[functools.reduce(operator.or_, commands), tyro.conf.arg(name="")]
     return dataclasses.make_dataclass(
-        "Main", fields, bases=(Main,), namespace={"__doc__": Main.__doc__}, frozen=True
+        "Main",
+        [("command", choice, dataclasses.field(kw_only=True))],
+        bases=(Main,),
+        frozen=True,
     )
+
+
+def _width() -> int:
+    return max(40, shutil.get_terminal_size().columns)
 
 
 def parse(arguments: Sequence[str]) -> Main:
@@ -98,17 +115,26 @@ def parse(arguments: Sequence[str]) -> Main:
     if first is not None:
         known = {**COMMANDS, "run": with_options(arguments)} if first == "run" else COMMANDS
         check(known[first], arguments)
-    markers = (
-        tyro.conf.OmitSubcommandPrefixes,
-        tyro.conf.CascadeSubcommandArgs,
-        tyro.conf.FlagCreatePairsOff,
-        tyro.conf.PositionalMetavarFromFieldName,
-    )
-    return tyro.cli(
-        _offered(known, brief=first is None),
+    helps = {"-h", "--help"} & set(arguments)
+    with tidied(_width()) if helps else contextlib.nullcontext():
+        return tyro.cli(
+            _offered(known, brief=first is None),
+            prog="ntk-momentum",
+            description=wrapped(Main.__doc__ or "", _width()),
+            args=list(arguments),
+            config=MARKERS,
+        )
+
+
+def print_completion(shell: str) -> None:
+    """Print what makes a shell complete commands and options."""
+    if shell not in SHELLS:
+        raise unknown_name("value of --completion", shell, SHELLS)
+    tyro.cli(
+        _offered(COMMANDS, brief=True),
         prog="ntk-momentum",
-        args=list(arguments),
-        config=markers,
+        args=["--tyro-print-completion", shell],
+        config=MARKERS,
     )
 
 
@@ -119,14 +145,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"ntk-momentum {__version__}")
         return 0
     try:
+        for word, following in itertools.pairwise([*arguments, ""]):
+            if word.partition("=")[0] == "--completion":
+                print_completion(word.partition("=")[2] or following)
         chosen = parse(arguments)
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: print(
-                f"warning: {message}", file=sys.stderr
-            )
-            context = contextvars.copy_context()
-            context.run(CACHED.set, not chosen.no_cache)
-            code = context.run(chosen.command, chosen.float32)
+        if chosen.quiet and chosen.verbose:
+            raise InputError("--quiet and --verbose exclude each other; leave one out.")
+        with listen(chosen.quiet, chosen.verbose), warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: LOG.warning("%s", message)
+            code = chosen.command(chosen)
             sys.stdout.flush()
             return code
     except (InputError, MissingPackage) as error:

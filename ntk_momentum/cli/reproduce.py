@@ -5,15 +5,13 @@ Each piece is skipped when it is finished, and one failure does not stop the res
 
 from __future__ import annotations
 
-import sys
 import time
-import traceback
 from pathlib import Path
 
 from .. import files
 from ..errors import MissingPackage, require
 from ..study.registry import Size, due, find
-from .options import command
+from .options import Shared, command
 from .start import start
 
 LEDGER = "claims"
@@ -33,22 +31,21 @@ class Reproduce:
     """smoke: a minute, to see that it works. default: minutes, the figures of the report. full: as
     large as the paper's."""
     out: Path = Path("results")
-    """Results folder."""
     only: tuple[str, ...] = ()
     """Names of experiments (see `ntk-momentum list`), or "claims" for the ledger. Without it:
     everything, but below full size not the longer experiments (ORDER 100 and more, e.g.
     published_nesterov_epochs), which run when they are named."""
 
-    def __call__(self, float32: bool) -> int:
-        return reproduce(self.size, self.out, self.only, float32)
+    def __call__(self, shared: Shared) -> int:
+        return reproduce(self.size, self.out, self.only, shared)
 
 
-def reproduce(size: str, out: Path, only: tuple[str, ...], float32: bool) -> int:
+def reproduce(size: str, out: Path, only: tuple[str, ...], shared: Shared) -> int:
     """Experiments, figures, claims and report into `out`; returns the exit code."""
     named = tuple(name for name in only if name != LEDGER)
     asked = {e.name for e in due(named, size)} if named or not only else set()
     from ..ledger.ledger import refuted as refuted_claims
-    from ..progress import Bar
+    from ..progress import LOG, Bar
     from ..study.claims_file import Claims, check_ledger
     from ..study.outcome import check_places, complete, recall
     from ..study.report import write_report
@@ -67,7 +64,7 @@ def reproduce(size: str, out: Path, only: tuple[str, ...], float32: bool) -> int
         check_places(experiment, out)
     if ledger:
         check_ledger(claims.path)
-    start(float32, figures=True, brief=size != "full")
+    start(shared, figures=True, brief=size != "full")
     begin = time.perf_counter()
     with Bar(len(asked) + ledger) as bar:
         for experiment in everything:
@@ -77,10 +74,9 @@ def reproduce(size: str, out: Path, only: tuple[str, ...], float32: bool) -> int
             outcome = complete(experiment, size, out, bar.piece(experiment.name))
             outcomes.append(outcome)
             bar.finish_piece()
-            bar.say(
-                f"{experiment.name}: {outcome.status} ({outcome.seconds:.1f} "
-                f"s){'. ' + outcome.message if outcome.message else ''}"
-            )
+            said = f"{outcome.status} ({outcome.seconds:.1f} s)"
+            said += f". {outcome.message}" if outcome.message else ""
+            (LOG.error if outcome.trace else LOG.info)("%s: %s", experiment.name, said)
         if ledger:
             begun = time.perf_counter()
             try:
@@ -89,19 +85,25 @@ def reproduce(size: str, out: Path, only: tuple[str, ...], float32: bool) -> int
                 raise
             except Exception as error:  # the report is written whatever happens
                 status, problem = "failed", f"{type(error).__name__}: {error}"
-                print(traceback.format_exc(), file=sys.stderr)
+                LOG.exception("%s", problem)
             bar.finish_piece()
-            bar.say(
-                f"{LEDGER}: {status} ({time.perf_counter() - begun:.1f} "
-                f"s){'. ' + problem if problem else ''}"
-            )
+            LOG.info("%s: %s (%.1f s)", LEDGER, status, time.perf_counter() - begun)
     records = claims.records()
     refuted = refuted_claims(records or [])
     report = write_report(out, size, outcomes, records, problem, refuted)
     failed = [o.experiment.name for o in outcomes if o.status == "failed"]
     for outcome in outcomes:
-        print(outcome.trace, end="", file=sys.stderr)
+        if outcome.trace:
+            LOG.error("%s", outcome.trace)
     if refuted:
-        print(f"refuted claims: {', '.join(refuted)}", file=sys.stderr)
-    print(f"{report} ({time.perf_counter() - begin:.0f} s)")
+        LOG.error("refuted claims: %s", ", ".join(refuted))
+    seconds = time.perf_counter() - begin
+    record = {
+        "report": report,
+        "seconds": seconds,
+        "experiments": [outcome.record() for outcome in outcomes],
+        "refuted": refuted,
+        "problem": problem or None,
+    }
+    shared.show(record, f"{report} ({seconds:.0f} s)")
     return int(bool(failed or problem or (ledger and refuted)))

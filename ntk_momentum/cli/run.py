@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +11,7 @@ import tyro
 
 from .. import files
 from ..study.registry import Experiment, Size, experiments, find
-from .options import command
+from .options import Shared, command, helped
 from .start import start
 
 
@@ -28,15 +27,15 @@ class RunOne:
     name: tyro.conf.Positional[str]
     """Name of the experiment (see `ntk-momentum list`)."""
     size: Size = "default"
-    """smoke, default or full: of what is not given otherwise."""
+    """Of what is not given otherwise."""
     out: Path = Path("results")
-    """Results folder. A run that was stopped goes on from there."""
+    """A run that was stopped goes on from there."""
 
     given = tuple[str, ...]()  # names of the experiment's own options that were given
 
-    def __call__(self, float32: bool) -> int:
+    def __call__(self, shared: Shared) -> int:
         options = {name: getattr(self, name) for name in self.given}
-        return run_one(self.name, self.size, self.out, float32, options)
+        return run_one(self.name, self.size, self.out, shared, options)
 
 
 def with_options(arguments: Sequence[str]) -> type:
@@ -53,9 +52,7 @@ def with_options(arguments: Sequence[str]) -> type:
     fields = [
         (
             option,
-            Annotated[
-                found.kind, tyro.conf.arg(help=found.help[:1].upper() + found.help[1:] or None)
-            ],
+            Annotated[found.kind, tyro.conf.arg(help=helped(option, found.help) or None)],
             dataclasses.field(default=found.usual),
         )
         for option, found in options.items()
@@ -70,25 +67,24 @@ def with_options(arguments: Sequence[str]) -> type:
 
 
 def run_one(
-    name: str, size: str, out: Path, float32: bool, options: Mapping[str, Any] | None = None
+    name: str, size: str, out: Path, shared: Shared, options: Mapping[str, Any] | None = None
 ) -> int:
     """One experiment with its figure. options: fields of its configuration."""
     experiment: Experiment = find((name,))[0]
-    from ..progress import Bar
+    from ..progress import LOG, Bar
     from ..study.outcome import check_places, complete
 
     files.check_folder(out)
     check_places(experiment, out)
-    start(float32, figures=True, brief=size != "full")
+    start(shared, figures=True, brief=size != "full")
     with Bar(1) as bar:
         outcome = complete(experiment, size, out, bar.piece(name), options)
         bar.finish_piece()
     if outcome.message:
-        print(f"{outcome.status}: {outcome.message}", file=sys.stderr)
-    print(outcome.trace, end="", file=sys.stderr)
-    for quantity, value in outcome.headline.items():
-        print(f"{quantity}: {value}")
-    for path in (outcome.data, *outcome.figures.values()):
-        if path is not None:
-            print(path)
+        (LOG.error if outcome.status == "failed" else LOG.info)("%s", outcome.message)
+    if outcome.trace:
+        LOG.error("%s", outcome.trace)
+    paths = [path for path in (outcome.data, *outcome.figures.values()) if path is not None]
+    lines = [*(f"{quantity}: {value}" for quantity, value in outcome.headline.items())]
+    shared.show(outcome.record(), "\n".join([*lines, *map(str, paths)]))
     return int(outcome.status == "failed")

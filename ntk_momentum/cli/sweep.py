@@ -4,15 +4,15 @@ each unit of work."""
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 from pathlib import Path
 
 from .. import files
 from ..errors import InputError, require
 from ..memory import gib
+from ..progress import LOG
 from ..results.grid import Sweep
-from .options import command
+from .options import Shared, as_json, command
 from .start import start
 
 
@@ -49,7 +49,6 @@ class SweepCommand(Sweep):
     float64: bool = False
     """On a GPU or TPU: compute in float64, and not in float32 as is the default there."""
     out: Path = Path("results")
-    """Results folder."""
     dry_run: bool = False
     """Say how many units and runs there are, how much memory they need and about how long they
     take; compute and write nothing."""
@@ -66,46 +65,47 @@ class SweepCommand(Sweep):
     def __post_init__(self) -> None:
         """Checked when it is carried out, so that what is wrong is said in one line."""
 
-    def __call__(self, float32: bool) -> int:
+    def __call__(self, shared: Shared) -> int:
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(Sweep)}
         sweep = Sweep(**options)
-        if float32 and self.float64:
+        if shared.float32 and self.float64:
             raise InputError("--float32 and --float64 exclude each other; leave one out.")
         job = (self.coordinator, self.num_processes, self.process_id)
         several = self.distributed or any(part is not None for part in job)
         if self.dry_run:
-            choose_dtype(float32, self.float64)
-            return print_forecast(sweep, self.out)
-        return run_sweep(sweep, self.out, float32, self.float64, job if several else None)
+            choose_dtype(shared, self.float64)
+            return print_forecast(sweep, self.out, shared)
+        return run_sweep(sweep, self.out, shared, self.float64, job if several else None)
 
 
-def choose_dtype(float32: bool, float64: bool) -> None:
+def choose_dtype(shared: Shared, float64: bool) -> None:
     """Choose the dtype: float64 on an accelerator only where it is asked for."""
-    start(float32)
+    start(shared)
     jax = require("jax", "this command")
     if jax.default_backend() != "cpu" and not float64:
         jax.config.update("jax_enable_x64", False)
 
 
-def print_forecast(sweep: Sweep, out: Path) -> int:
+def print_forecast(sweep: Sweep, out: Path, shared: Shared) -> int:
     """What a sweep would do and take."""
     from ..results.sweep import forecast
 
     told = forecast(sweep, out)
-    print(f"{out}: {told.units} units ({told.kept} there already), {told.runs} runs")
-    print(f"memory: {gib(told.bytes)} for the largest unit, of {told.unit_runs} runs, on a device")
-    print(
+    lines = [
+        f"{out}: {told.units} units ({told.kept} there already), {told.runs} runs",
+        f"memory: {gib(told.bytes)} for the largest unit, of {told.unit_runs} runs, on a device",
         f"time: about {told.seconds:.3g} s for the units that are missing, from short runs of the "
-        "narrowest network, scaled with time and width, and compiling"
-    )
-    print("nothing was written")
+        "narrowest network, scaled with time and width, and compiling",
+        "nothing was written",
+    ]
+    shared.show({"out": out, **as_json(told)}, "\n".join(lines))
     return 0
 
 
 def run_sweep(
     sweep: Sweep,
     out: Path,
-    float32: bool,
+    shared: Shared,
     float64: bool,
     job: tuple[str | None, int | None, int | None] | None = None,
 ) -> int:
@@ -125,18 +125,16 @@ def run_sweep(
         from ..ensembles.devices import initialize
 
         process = initialize(*job)
-    choose_dtype(float32, float64)
+    choose_dtype(shared, float64)
     started = time.perf_counter()
     swept = carry_out(sweep, out, process)
     for line in swept.failures:
-        print(f"failed run: {line}", file=sys.stderr)
+        LOG.warning("failed run: %s", line)
     for title, reason in swept.done.broken.items():
-        print(f"failed unit: {title}: {reason}", file=sys.stderr)
+        LOG.error("failed unit: %s: %s", title, reason)
     if swept.missing:
-        print(
-            f"{swept.missing} units are not in {out}: their processes failed, or store elsewhere",
-            file=sys.stderr,
-        )
+        words = "%s units are not in %s: their processes failed, or store elsewhere"
+        LOG.warning(words, swept.missing, out)
     if process[0] == 0:
         counts = {
             "computed": len(swept.done.computed),
@@ -149,8 +147,10 @@ def run_sweep(
             }
         told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
         failed = f"{len(swept.failures)} failed" if swept.failures else "none failed"
-        print(
+        seconds = time.perf_counter() - started
+        shared.show(
+            {"out": out, "seconds": seconds, **as_json(swept)},
             f"{out}: {swept.units} units ({told or 'none done'}), {swept.runs} runs, "
-            f"{failed} ({time.perf_counter() - started:.1f} s)"
+            f"{failed} ({seconds:.1f} s)",
         )
     return int(not swept.ok)

@@ -8,7 +8,7 @@ from typing import Literal
 import tyro
 
 from .. import files
-from .options import command
+from .options import Shared, command
 
 
 @command
@@ -23,17 +23,18 @@ class Table:
     """
 
     folder: tyro.conf.Positional[Path]
-    """Results folder, of `sweep`, `run` or `reproduce`."""
+    """Of `sweep`, `run` or `reproduce`."""
     readouts: tuple[str, ...] = ("loss",)
-    """Read-outs of sweeps to show."""
-    format: Literal["text", "markdown", "latex", "csv", "json"] = "text"
-    """How: aligned columns, a Markdown or LaTeX (booktabs) table, CSV, or JSON records."""
+    """Of sweeps."""
+    format: Literal["text", "markdown", "latex", "csv"] = "text"
+    """Aligned columns, a Markdown or LaTeX (booktabs) table, or CSV."""
 
     @files.hashed_once()
-    def __call__(self, float32: bool) -> int:
+    def __call__(self, shared: Shared) -> int:
         files.check_results(self.folder)
         from ..results.reading import damaged
-        from ..study.summary import table
+        from ..study.summary import rows_in, table
 
-        print("\n".join(table(self.folder, self.readouts, self.format)))
+        found = rows_in(self.folder, self.readouts)
+        shared.show(found, lambda: "\n".join(table(found, self.format)))
         return 1 if damaged(self.folder) else 0

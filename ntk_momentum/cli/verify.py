@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import inspect
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .. import files
 from ..errors import InputError
 from ..words import claim_ids, data_word
-from .options import command
+from .options import Shared, command
 from .start import start
 
 if TYPE_CHECKING:
@@ -25,26 +24,23 @@ class Verify:
 
     Exit code 1 when a corrected or sharp statement is refuted.
 
-    Example: ntk-momentum verify --claims lemma-6 thm-2 --data mine.npz --json claims.json
+    Example: ntk-momentum verify --claims lemma-6 thm-2 --data mine.npz --to claims.json
     """
 
-    json: Path | None = None
-    """Write the full record to this file, and beside it the figures and a page (.html) that shows
-    everything."""
+    to: Path | None = None
+    """The full record, and beside it the figures and a page (.html) that shows everything."""
     claims: tuple[str, ...] = ()
-    """Identifiers of claims, e.g. eq-b.1 thm-3, or the paper's own "(B.1)" "Theorem 3" (default:
-    all)."""
+    """Or the paper's own "(B.1)" "Theorem 3" (default: all)."""
     size: Literal["smoke", "full"] = "smoke"
-    """How many instances are tried."""
+    """How many instances are tried, here."""
     data: str | None = None
     """Unit inputs and scalar targets for the claims about data and networks: as for `sweep`
     (default: digits and sphere)."""
     n: int = 50
-    """Number of samples drawn; files of arrays and tables are taken whole."""
+    """Files of arrays and tables are taken whole."""
     seed: int = 0
-    """Of the networks and of the draws."""
 
-    def __call__(self, float32: bool) -> int:
+    def __call__(self, shared: Shared) -> int:
         from ..results.grid import Source
 
         if self.n < 1:
@@ -55,8 +51,8 @@ class Verify:
         return run_claims(
             self.claims,
             self.size,
-            self.json,
-            float32,
+            self.to,
+            shared,
             None if self.data is None else Source(self.data, self.n),
             self.seed,
         )
@@ -66,22 +62,22 @@ def run_claims(
     claims: tuple[str, ...],
     size: Literal["smoke", "full"],
     path: Path | None,
-    float32: bool,
+    shared: Shared,
     source: Source | None = None,
     seed: int = 0,
 ) -> int:
     """The ledger as a table of verdicts on stdout, and in full in a file; on the data named, or on
     its own."""
-    from ..progress import Bar
+    from ..progress import LOG, Bar
     from ..study.claims_file import check_ledger, write_ledger
 
     if path is not None:
         check_ledger(path)
         page = path.with_suffix(".html")
         if page == path:
-            raise InputError(f"--json wants a file of JSON, got {path}; try {path.stem}.json.")
+            raise InputError(f"--to wants a file of JSON, got {path}; try {path.stem}.json.")
         files.check_file(page, "report")
-    start(float32, brief=True)
+    start(shared, brief=True)
     from ..ledger import ledger
 
     data = None if source is None else source.load()
@@ -104,33 +100,37 @@ def run_claims(
 
         write_ledger(path, verified, size=size, seed=seed)
         write_report(path.parent, size, [], records, "", ledger.refuted(records), page.name)
+    refuted = ledger.refuted(records)
+    shared.show(
+        {"classes": ledger.by_class(records), "refuted": refuted, "claims": records},
+        lambda: verdicts_text(records, bool(claims)),
+    )
+    if refuted:
+        LOG.error("refuted in corrected or sharp form: %s", ", ".join(refuted))
+    return int(bool(refuted))
+
+
+def verdicts_text(records: list[dict[str, Any]], evidence: bool) -> str:
+    """The table of verdicts, with the evidence for each if asked."""
+    from ..ledger import ledger
+
     width = max(len(record["id"]) for record in records)
     head = f"{'printed':10}{'corrected':12}{'sharp':10}  {'class':11}  holds for"
-    print(f"{'':{width}}  {head}")
+    lines = [f"{'':{width}}  {head}"]
     for record in records:
         forms = [in_a_word(record[form]) for form in ("printed", "corrected", "sharp")]
-        print(
+        lines.append(
             f"{record['id']:{width}}  {forms[0]:10}{forms[1]:12}{forms[2]:10}  "
             f"{record['class']:11}  {record['hypothesis']}"
         )
-    print(classes_text(records))
-    if claims:
-        known = ledger.entries()
-        for record in records:
-            run = inspect.unwrap(known[record["id"]].run)
-            line = inspect.getsourcelines(run)[1]
-            print(
-                evidence_text(record),
-                (
-                    f"  why: {record['note']}\n  code: "
-                    f"{run.__module__}.{run.__qualname__}, line {line}"
-                ),
-                sep="",
-            )
-    refuted = ledger.refuted(records)
-    if refuted:
-        print(f"refuted in corrected or sharp form: {', '.join(refuted)}", file=sys.stderr)
-    return int(bool(refuted))
+    lines.append(classes_text(records))
+    known = ledger.entries()
+    for record in records if evidence else ():
+        run = inspect.unwrap(known[record["id"]].run)
+        where = f"{run.__module__}.{run.__qualname__}, line {inspect.getsourcelines(run)[1]}"
+        told = f"{evidence_text(record)}  why: {record['note']}\n  code: {where}"
+        lines.append(told)
+    return "\n".join(lines)
 
 
 def classes_text(records: list[dict[str, Any]]) -> str:

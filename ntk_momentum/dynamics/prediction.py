@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -32,6 +31,7 @@ from ..method import (
     precise_mode,
     warn_of_precision,
 )
+from ..progress import OnProgress
 from . import ritz
 from .constant_kernel import (
     array,
@@ -163,7 +163,7 @@ def predict(
     test_velocity0: Any = None,
     products: int | None = None,
     tol: float | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: OnProgress | bool | None = None,
 ) -> Prediction:
     """The trajectory of the error under a constant kernel, in closed form, from rest.
 

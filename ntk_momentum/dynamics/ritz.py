@@ -22,7 +22,6 @@ An optimizer's k steps are polynomials of degree k: k products predict them to r
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -42,7 +41,7 @@ from ..errors import (
 from ..kernel import Modes, Spectrum, lanczos
 from ..memory import check_fits
 from ..method import AbstractFlow, AbstractOptimizer, GradientFlow, check_method_kind
-from ..progress import check_progress
+from ..progress import OnProgress, check_progress
 from .constant_kernel import array, check_times, is_operator, launch_of, shaped, square
 from .responses import check_launch, error_of, moved, numbers_of, slots_of
 
@@ -75,7 +74,7 @@ def modes(
     tol: float | None = None,
     ridge: Any = None,
     velocity0: Any = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: OnProgress | bool | None = None,
 ) -> Modes:
     """The modes of a kernel along an error, from a few products with it.
 
@@ -99,7 +98,7 @@ def modes(
         ridge: As in `nm.predict`, where it may be another.
         velocity0: As in `nm.predict`.
         progress: Called as progress(products done, products expected) before the first and after
-            each.
+            each; True for a bar.
 
     Returns:
         The modes. Of a block of k outputs that share a kernel each product takes k vectors.
@@ -121,7 +120,7 @@ def modes(
         raise InputError("with velocity0 give the flow too: gradient flow has no velocity.")
     flow = GradientFlow() if flow is None else flow
     check_method_kind("flow", flow, (AbstractFlow, AbstractOptimizer))
-    check_progress(progress)
+    progress = check_progress(progress, "modes")
     if velocity0 is not None:
         check_launch(flow)
     products = None if products is None else check_whole("products", products, example=100)
@@ -205,7 +204,7 @@ def _grown(
     most: int,
     watch: tuple | None,
     moving: bool,
-    progress: Callable[[int, int], None] | None,
+    progress: OnProgress | None,
 ) -> tuple[lanczos.Lanczos, int]:
     """(a basis, its products), as many as are watched for, or most."""
     width, size = start.shape

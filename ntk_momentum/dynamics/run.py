@@ -35,7 +35,7 @@ from ..method import (
     check_linear,
 )
 from ..numerics import Numerics, Precision, check_config, in_dtype
-from ..progress import check_progress
+from ..progress import OnProgress
 from . import peaks
 from .coordinates import Decomposition
 from .defaults import as_integrator, default_names, default_reference, wants_reference
@@ -332,14 +332,11 @@ def follow(
         yield done, state, jax.device_get(values)
 
 
-def watched(
-    run: Run, ts: Float[Array, " times"], progress: Callable[[int, int], None] | None
-) -> Trajectory:
+def watched(run: Run, ts: Float[Array, " times"], progress: OnProgress | None) -> Trajectory:
     """The whole run in one program; with `progress` in twenty blocks, after each of which it is
     called as progress(saved times done, saved times)."""
     if progress is None:
         return solve(run, ts)
-    check_progress(progress)
     blocks = []
     state = begin(run)
     for done, reached, values in follow(run, ts, max(1, -(-ts.size // 20)), 0, state):

@@ -18,7 +18,7 @@ from ..errors import InputError, check_real, no_type_check
 from ..loss import Loss, squared
 from ..method import AbstractFlow, check_method_kind
 from ..numerics import Numerics, check_config, in_dtype
-from ..progress import check_progress
+from ..progress import OnProgress, check_progress
 from .constant_kernel import check_constant_kernel, check_times
 from .defaults import as_integrator, default_names
 from .objective import AbstractProblem, ErrorProblem
@@ -42,7 +42,7 @@ def simulate(
     readouts: Sequence[str] | Mapping[str, Any] | None = None,
     reference: Any = None,
     refine: bool | float = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: OnProgress | bool | None = None,
     config: Numerics = Numerics(),
 ) -> Trajectory:
     """Solve a flow on the weights of a model, from rest at t = 0, and read it off at `ts`.
@@ -75,8 +75,8 @@ def simulate(
             error bar of every read-out (`trajectory.errors`); a number to go on until that is the
             loss's relative error at every saved time, with a verdict that says so when it cannot be
             had.
-        progress: Called as progress(saved times done, saved times); the run is then solved in
-            blocks, which changes its numbers by round-off.
+        progress: Called as progress(saved times done, saved times), or True for a bar; the run is
+            then solved in blocks, which changes its numbers by round-off.
         config: Tolerance, limits and precision.
 
     Returns:
@@ -95,7 +95,7 @@ def simulate(
         True
     """
     check_flow(flow)
-    check_progress(progress)
+    progress = check_progress(progress, "simulate")
     chosen = Choices(loss, trainable, where, solver, readouts, reference, config).refining(refine)
     run = Run.prepare(model, data, flow, chosen).within()
     return follow_times(run, ts, lambda run, ts: watched(run, ts, progress), refine)

@@ -17,7 +17,7 @@ from ..errors import InputError, check_key, check_whole, concrete, described, no
 from ..loss import Loss, squared
 from ..method import AbstractFlow
 from ..numerics import Numerics
-from ..progress import check_progress
+from ..progress import OnProgress, check_progress
 from .preparation import Choices, check_data
 from .run import Run, count_off, glance, opening, refuse_no_start
 from .solver import Progress, batches_of, check_batch_sizes
@@ -62,7 +62,7 @@ def train(
     reference: Any = None,
     state: TrainState | None = None,
     callback: Callable[[int, dict[str, np.ndarray]], Any] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: OnProgress | bool | None = None,
     config: Numerics = Numerics(),
 ) -> Trajectory:
     """Take `steps` steps and read the run off at k = 0, save_every, ..., steps.
@@ -99,7 +99,7 @@ def train(
             matter then. Both runs together are, bit for bit, the run that did not stop.
         callback: Called as callback(k, read-outs) on the host at every saved step, the first one
             included; the run stops there when it returns True.
-        progress: Called as progress(saved so far, all to be saved).
+        progress: Called as progress(saved so far, all to be saved); True for a bar.
         config: Precision; the tolerance is for flows.
 
     Returns:
@@ -127,7 +127,7 @@ def train(
     """
     check_steps(steps, save_every)
     check_data(data)
-    check_progress(progress)
+    progress = check_progress(progress, "train")
     check_optimizer(optimizer)
     if callback is not None and not callable(callback):
         raise InputError(
@@ -181,7 +181,7 @@ def _on_the_host(
     saves: int,
     every: int,
     callback: Callable[[int, dict[str, np.ndarray]], Any] | None,
-    progress: Callable[[int, int], None] | None,
+    progress: OnProgress | None,
 ) -> tuple[Progress, dict[str, Array]]:
     """The end and the read-outs of a run that is shown to somebody on its way: at every saved step
     to a callback, else in some twenty blocks."""

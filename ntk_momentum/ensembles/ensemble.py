@@ -25,7 +25,7 @@ from ..errors import InputError, no_type_check, require
 from ..loss import Loss, squared
 from ..method import AbstractFlow, AbstractOptimizer, innermost
 from ..numerics import Numerics
-from ..progress import check_progress
+from ..progress import OnProgress, check_progress
 from . import program
 from .axes import flow_values as flow_values
 from .axes import plain_name
@@ -161,7 +161,7 @@ def ensemble(
     config: Numerics = Numerics(),
     dtype: Any = None,
     refine: bool | float = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: OnProgress | bool | None = None,
     **how: Any,
 ) -> Ensemble:
     """Simulate every flow at every width from every seed on every data set, in one call.
@@ -189,7 +189,7 @@ def ensemble(
         config: As in `simulate`.
         dtype: Of the runs; by default that of JAX, or the model's own.
         refine: As in `simulate`, for all runs together.
-        progress: Called as progress(done, total) after every unit of work.
+        progress: Called as progress(done, total) after every unit of work; True for a bar.
         **how: strategy, layout, unit_runs, memory_limit and over, see `planning.plan`.
 
     Returns:
@@ -218,7 +218,7 @@ def ensemble(
         "config": config,
         "dtype": dtype,
     }
-    check_progress(progress)
+    progress = check_progress(progress, "ensemble")
     if not isinstance(refine, bool):
         recipe["readouts"] = Choices(readouts=readouts).refining(refine).readouts
 
@@ -230,7 +230,7 @@ def ensemble(
     return refined(solved, ts, config, refine)
 
 
-def run_plan(made: Plan, progress: Callable[[int, int], None] | None = None) -> Ensemble:
+def run_plan(made: Plan, progress: OnProgress | None = None) -> Ensemble:
     """Every unit of a plan, put together; progress is called as progress(units done, units)."""
     blocks = []
     for unit in made.units:

@@ -13,7 +13,7 @@ from ..errors import no_type_check
 from ..loss import Loss, squared
 from ..method import AbstractOptimizer
 from ..numerics import Numerics
-from ..progress import check_progress
+from ..progress import OnProgress, check_progress
 from .ensemble import Ensemble, run_plan
 from .planning import Plan, plan
 
@@ -39,7 +39,7 @@ def train_ensemble(
     reference: Any = None,
     config: Numerics = Numerics(),
     dtype: Any = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: OnProgress | bool | None = None,
     **how: Any,
 ) -> Ensemble:
     """Train with every optimizer at every width from every seed: `ensemble` in discrete steps.
@@ -90,7 +90,7 @@ def train_ensemble(
         ((1, 2, 5), (1, 3, 1, 2, 5))
     """
     check_steps(steps, save_every)
-    check_progress(progress)
+    progress = check_progress(progress, "ensemble of trainings")
     made = plan(
         data,
         optimizers,

@@ -39,6 +39,7 @@ from ..method.nesterov import AbstractNesterovMethod
 from ..method.restart import RestartedNesterovMethod
 from ..network.model import AbstractModel, trainable_spec
 from ..numerics import Numerics, check_config
+from ..progress import OnProgress, check_progress
 
 ENDS = ["low", "top"]
 """The arguments by which a function that makes an optimizer is told from an optimizer's own, such
@@ -248,7 +249,9 @@ class Diagnosis:
         method: Any = best_parameters("heavy_ball", self.low, 1.1 * self.top[0]).optimizer
         return method
 
-    def _advice(self) -> str:
+    @property
+    def advice(self) -> str:
+        """What to do about it."""
         if self.diverged and self.remedy is not None:
             return (
                 f"take a smaller step: with eta = {self.remedy:.4g} the same number of steps ends "
@@ -298,7 +301,7 @@ class Diagnosis:
                 *asked,
                 f"{'step':>8}  {'loss':>12}  {'predicted':>12}  {'gap of f':>10}",
                 *table,
-                self._advice(),
+                self.advice,
             ]
         )
 
@@ -320,7 +323,7 @@ def diagnose(
     loss: Loss = squared,
     trainable: PyTree = None,
     where: Callable | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: OnProgress | bool | None = None,
     config: Numerics = Numerics(),
 ) -> Diagnosis:
     """Train a model briefly, beside its linearisation, and say how lazy it is.
@@ -363,6 +366,7 @@ def diagnose(
     steps = check_whole("steps", steps, example=100)
     saves = check_whole("saves", saves, example=20)
     check_config(config)
+    told = check_progress(progress, "diagnose")
     made = inspect.isfunction(optimizer) and [*inspect.signature(optimizer).parameters] == ENDS
     if optimizer is not None and not made:
         check_optimizer(optimizer)
@@ -390,8 +394,8 @@ def diagnose(
 
     def trained(model: Any, before: int, **part: Any) -> Trajectory:
         half = None
-        if progress is not None:
-            half = lambda done, total: progress(done + before * total, 2 * total)
+        if told is not None:
+            half = lambda done, total: told(done + before * total, 2 * total)
         return train(model, data, optimizer, steps, progress=half, **part, **options)
 
     run = trained(model, 0, **chosen)

@@ -69,7 +69,7 @@ def verify(
     claims: str | Iterable[str] | None = None,
     size: Literal["smoke", "full"] = "smoke",
     data: Dataset | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Callable[[str, int, int], None] | bool | None = None,
     seed: int = 0,
 ) -> list[Claim]:
     """Run the numbered statements of the paper, in its order and in float64: verdicts are measured.
@@ -82,7 +82,7 @@ def verify(
         size: "smoke" for seconds each, "full" for the sizes of the report.
         data: Unit inputs with scalar targets, on which the claims about data sets and networks run
             instead of their own.
-        progress: Called as progress(id, done, total) before each claim.
+        progress: Called as progress(id, done, total) before each claim; True for a bar.
         seed: Of the networks and of the draws.
 
     Returns:
@@ -102,7 +102,8 @@ def verify(
 
     known = entries()
     check_choice("size", size, ("smoke", "full"))
-    check_progress(progress)
+    told: Any = check_progress(progress, "claims")
+    report = (lambda id, done, total: told(done, total)) if progress is True else told
     if claims is not None and not isinstance(claims, Iterable):
         raise InputError(
             f"claims must be identifiers, got {described(claims)}; try claims=['thm-1', 'eq-2.1']."
@@ -113,8 +114,8 @@ def verify(
     with jax.enable_x64(True):
         setting = Setting(size, data, seed)
         for done, entry in enumerate(chosen):
-            if progress is not None:
-                progress(entry.id, done, len(chosen))
+            if report is not None:
+                report(entry.id, done, len(chosen))
             start = time.perf_counter()
             parts = entry.run(setting)
             drawing = next((part for part in parts if isinstance(part, Drawing)), None)
@@ -140,6 +141,8 @@ def verify(
                     entry.shares,
                 )
             )
+        if progress is True:
+            told(len(chosen), len(chosen))
     return results
 
 

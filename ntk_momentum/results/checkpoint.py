@@ -34,7 +34,7 @@ from ..errors import InputError, check_path, check_whole, no_type_check
 from ..loss import Loss, squared
 from ..method import AbstractFlow
 from ..numerics import Numerics
-from ..progress import check_progress
+from ..progress import OnProgress, check_progress
 from .provenance import identity_of
 from .sources import code_of
 
@@ -58,7 +58,7 @@ def simulate_checkpointed(
     reference: Any = None,
     refine: bool | float = False,
     config: Numerics = Numerics(),
-    progress: Callable[[int, int], None] | None = None,
+    progress: OnProgress | bool | None = None,
 ) -> Trajectory:
     """`simulate` with its state kept in a file, from where the same call goes on.
 
@@ -83,7 +83,7 @@ def simulate_checkpointed(
         refine: As in `simulate`; each finer run has a file of its own, `path` with `.fine1`,
             `.fine2` ... behind it.
         config: As in `simulate`.
-        progress: Called as progress(saved times done, saved times).
+        progress: Called as progress(saved times done, saved times); True for a bar.
 
     Returns:
         What `simulate` returns, to round-off; the same bits whether interrupted or not.
@@ -105,7 +105,7 @@ def simulate_checkpointed(
         True
     """
     check_flow(flow)
-    check_progress(progress)
+    progress = check_progress(progress, "simulate_checkpointed")
     every = check_whole("every", every, example=10)
     path = check_path("path", path)
     levels = 0 if refine is False else 1 if refine is True else 6
@@ -131,7 +131,7 @@ def _kept(
     ts: Any,
     path: Path,
     every: int,
-    progress: Callable[[int, int], None] | None,
+    progress: OnProgress | None,
 ) -> Trajectory:
     """The run, not yet in other coordinates, from where its file has come to the end."""
     key = _identity(run, ts, every)

@@ -63,41 +63,39 @@ class Sweep:
     """
 
     data: tuple[str, ...] = ("digits",)
-    """One or more of: digits (the 8 x 8 images that ship with the package), sphere (random),
-    mnist:FOLDER (IDX files), or an .npz, .csv, .tsv or .parquet file. What the targets mean may
-    follow: digits:digit, mnist:FOLDER:class, mine.csv:species:sign."""
+    """One or more. Digits: the 8 x 8 images that ship with the package; sphere: random; MNIST: IDX
+    files; arrays: .npz; tables: .csv, .tsv or .parquet. What the targets mean may follow:
+    digits:digit, mnist:FOLDER:class, mine.csv:species:sign."""
     n: int = 50
-    """Number of samples drawn; files of arrays and tables are taken whole."""
+    """Files of arrays and tables are taken whole."""
     p: int = 20
-    """Input size of sphere."""
     data_seed: int = 0
     """Seed of that draw."""
     flows: tuple[str, ...] = ("gradient_flow", "heavy_ball", "nesterov:3")
-    """Flows, as NAME:PARAMETER=NUMBERS, e.g. heavy_ball:b=0.1,0.2,0.4 nesterov:d=2..8
+    """Written as NAME:PARAMETER=NUMBERS, e.g. heavy_ball:b=0.1,0.2,0.4 nesterov:d=2..8
     hessian_damped:b=0.5,gamma=0.01..0.16x2: one for each combination of values. Numbers are lists
     of numbers and ranges: 2..8 in steps of 1, 0.1..0.5+0.1 in steps of 0.1, 256..4096x2 by
     doubling. heavy_ball:0.25 is short for heavy_ball:b=0.25; without b it is the paper's sqrt(2
-    lambda_0), without d it is 3. All flows with their parameters: `ntk-momentum list --flows`."""
+    lambda_0), without d it is 3."""
     optimizers: tuple[str, ...] = ()
-    """Discrete training in the place of flows: optimizers, written as flows are, e.g.
-    gradient_descent:eta=0.05 heavy_ball:eta=0.01..0.04x2,beta=0.9,weight_decay=0. All optimizers
-    with their parameters: `ntk-momentum list --optimizers`. (heavy_ball names a flow and an
-    optimizer, of other parameters, so the two have an option each.)"""
+    """Discrete training in the place of flows, written as these are, e.g.
+    gradient_descent:eta=0.05 heavy_ball:eta=0.01..0.04x2,beta=0.9,weight_decay=0. (heavy_ball
+    names a flow and an optimizer, of other parameters, so the two have an option each.)"""
     batch_sizes: tuple[int | str, ...] = ()
-    """Of optimizers: samples in a step, each with each optimizer: numbers, ranges and full, e.g.
-    1..64x4 full (default: full)."""
+    """Of optimizers, each with each optimizer: numbers, ranges and full, e.g. 1..64x4 full
+    (default: full)."""
     sampling: Literal["without_replacement", "with_replacement", "reshuffled"] = _decides(
         "without_replacement"
     )
-    """How mini-batches are drawn; the key is that of the run's seed."""
+    """The key is that of the run's seed."""
     steps: int = 1000
-    """Steps of optimizers."""
+    """Of optimizers."""
     save_every: int = 10
-    """Steps between two saved ones, of optimizers."""
+    """Of optimizers."""
     widths: tuple[int | str, ...] = (256, 1024)
-    """Hidden neurons, one ensemble of seeds for each: numbers and ranges, e.g. 256..4096x2."""
+    """One ensemble of seeds for each: numbers and ranges, e.g. 256..4096x2."""
     model: str | None = None
-    """FILE.py:FUNCTION, where FUNCTION(width, key=key), or FUNCTION(key=key), returns an Equinox
+    """FUNCTION(width, key=key), or FUNCTION(key=key), returns an Equinox
     model (default: a two-layer ReLU network)."""
     activation: str = _decides("relu")
     """Activation of the two-layer network: a function of one number in jax.nn or jax.numpy, e.g.
@@ -108,21 +106,19 @@ class Sweep:
     """Layers of the two-layer network that are trained (default: hidden; of another model,
     everything)."""
     loss: str = _decides("squared")
-    """What is trained on: squared, logistic (targets +1 and -1), softmax (rows of class
+    """Squared, logistic (targets +1 and -1), softmax (rows of class
     probabilities), huber or huber:DELTA."""
     seeds: int = 4
-    """Networks drawn per width, from as many seeds in a row."""
     first_seed: int = 0
     """The first of them."""
     t_end: float | None = None
     """Final time of every flow (default: 5/lambda_0 for gradient flow, 10/sqrt(lambda_0) with
     momentum)."""
     times: int = 101
-    """Saved times, equally spaced from 0."""
     unit_runs: int = UNIT_RUNS
     """Runs in one unit of work, at most: what a crash can cost."""
     readouts: tuple[str, ...] = ()
-    """What is read off, by name, e.g. loss f lambda_min (default: all that suit a two-layer
+    """E.g. loss f lambda_min (default: all that suit a two-layer
     network; eigenvalues of large n are dear)."""
     reference: str = _decides(named.INFINITE)
     """The kernel that kernel_distance compares with: infinite (that of infinite width, for ReLU
@@ -131,7 +127,6 @@ class Sweep:
     """default (what fits best), lazy, or an explicit solver of diffrax by name, e.g. tsit5,
     dopri8."""
     tol: float = Numerics.tol
-    """Local error allowed in one step of the solver, relative to the residual."""
     precision: Precision = Numerics.precision
     """Of matrix products; on a GPU "default" means TF32 for float32, on a TPU bfloat16."""
     strategy: Literal["map", "vmap"] | None = None

@@ -22,7 +22,7 @@ import itertools
 import math
 import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,20 +138,25 @@ def _takes_functions(made: Callable) -> bool:
     return any("Callable" in str(hint) for hint in typing.get_type_hints(made).values())
 
 
-def method_help(kind: str) -> list[str]:
-    """Every flow, or optimizer, as it is written, with its equation and its parameters' meaning and
-    units."""
-    lines: list[str] = []
-    for name, flow in WORDS[kind]().items():
+def method_help(kind: str, names: Sequence[str] = ()) -> dict[str, list[str]]:
+    """Every flow, or optimizer, or those named: how it is written, and the lines of its equation
+    and of its parameters' meaning and units. Raises `InputError` on an unknown name."""
+    known = WORDS[kind]()
+    for name in names:
+        if name not in known:
+            raise unknown_name(kind, name, known)
+    found = {}
+    for name, flow in known.items():
+        if names and name not in names:
+            continue
         defaults = {
             key: CUSTOMARY.get(key, "..." if p.default is p.empty else p.default)
             for key, p in flow.parameters.items()
         }
         written = ",".join(f"{key}={default}" for key, default in defaults.items())
-        lines.append(f"{name}:{written}" if written else name)
-        lines += [f"    {line}".rstrip() for line in flow.doc.splitlines()]
-        lines.append("")
-    return lines
+        first = f"{name}:{written}" if written else name
+        found[name] = [first, *flow.doc.splitlines()]
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

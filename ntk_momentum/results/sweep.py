@@ -24,7 +24,7 @@ import numpy as np
 from .. import files
 from ..errors import InputError
 from ..memory import check_fits
-from ..progress import Bar
+from ..progress import LOG, Bar
 from . import named, store, work
 from .grid import Source, Sweep
 from .provenance import basis, identity_of, provenance
@@ -131,28 +131,28 @@ def _pieces(sweep: Sweep, folder: Path, write: bool = True) -> list[work.Piece]:
             np.asarray(data.X).tobytes() + np.asarray(data.y).tobytes()
         ).hexdigest()
         plan_identity = identity_of(code, {"grid": sweep, "data": digest, **settings})
-        made = _kept_plan(sweep, data, model, folder, plan_identity, strategy, write)
+
+        def name_of(made: Plan, unit: Unit, digest: str = digest) -> str:
+            """The file of a unit, after all that decides its numbers."""
+            coordinates = _coordinates(unit)
+            decisive = {**settings, "dtype": str(np.dtype(made.recipe.dtype))}
+            by = {
+                "data": digest,
+                "coordinates": coordinates,
+                "flows": [sweep.labels()[i] for i in unit.flows],
+                "readouts": sweep.readouts,
+                "settings": decisive,
+                "strategy": made.strategy,
+            }
+            return f"unit-{identity_of(code, by)}.nc"
+
+        made = _kept_plan(sweep, data, model, folder, plan_identity, strategy, write, name_of)
         strategy = made.strategy
         for unit in made.units:
-            coordinates = {
-                key: value
-                for key, value in unit.coordinates.items()
-                if key not in ("data", "data_name")
-            }
+            coordinates = _coordinates(unit)
             labels = [sweep.labels()[i] for i in unit.flows]
             widths, seeds = coordinates["widths"], coordinates["seeds"]
             decisive = {**settings, "dtype": str(np.dtype(made.recipe.dtype))}
-            unit_identity = identity_of(
-                code,
-                {
-                    "data": digest,
-                    "coordinates": coordinates,
-                    "flows": labels,
-                    "readouts": sweep.readouts,
-                    "settings": decisive,
-                    "strategy": made.strategy,
-                },
-            )
             described = {
                 "experiment": "sweep",
                 "data": _label(source, data),
@@ -176,10 +176,14 @@ def _pieces(sweep: Sweep, folder: Path, write: bool = True) -> list[work.Piece]:
                 f"{described['data']}, {' '.join(labels)}, width {_brief(widths)}, seed "
                 f"{_brief(seeds)}"
             )
-            path = folder / f"unit-{unit_identity}.nc"
+            path = folder / name_of(made, unit)
             compute = _Compute(made, unit, labels, described)
-            pieces.append(work.Piece(path, title, compute, unit_identity))
+            pieces.append(work.Piece(path, title, compute, path.stem.removeprefix("unit-")))
     return pieces
+
+
+def _coordinates(unit: Unit) -> dict[str, Any]:
+    return {k: value for k, value in unit.coordinates.items() if k not in ("data", "data_name")}
 
 
 def _saved(sweep: Sweep) -> dict[str, Any]:
@@ -365,9 +369,10 @@ def _kept_plan(
     plan_identity: str,
     strategy: str | None,
     write: bool,
+    name_of: Callable[[Plan, Unit], str],
 ) -> Plan:
-    """The plan of a sweep on one data set, with the strategy that was chosen when the sweep
-    began."""
+    """The plan of a sweep on one data set, with the strategy that was chosen when the sweep began;
+    a file says what was planned, for `status`."""
     check_fits(
         max(sweep.neurons) * data.input_size if model is None else 0,
         f"{max(sweep.neurons)} neurons of {data.input_size} weights",
@@ -395,10 +400,12 @@ def _kept_plan(
             record = {
                 "strategy": made.strategy,
                 "units": len(made.units),
+                "files": [name_of(made, unit) for unit in made.units],
                 "data": data.name,
                 "grid": sweep,
                 "lambda0": lambda0,
             }
+            LOG.debug("%s: %s units, run by %s", data.name, len(made.units), made.strategy)
             files.write_json(path, "sweep", json.loads(store.canonical(record)), plan_identity)
     return made
 

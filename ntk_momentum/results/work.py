@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from .. import files
 from ..errors import InputError, MissingPackage
-from ..progress import Bar
+from ..progress import LOG, Bar
 from . import store
 
 POLL = 0.2  # seconds between looks at the pieces that other processes hold
@@ -142,7 +142,7 @@ def _attempt(piece: Piece, locks: Locks, done: Done, bar: Bar, first: bool) -> b
             return True
         if note := files.set_aside(piece.path, store.KIND, piece.identity):
             done.notes.append(f"{note} and is computed again")
-            bar.say(done.notes[-1])
+            LOG.warning("%s", done.notes[-1])
         bar.piece(piece.title)
         try:
             dataset, attributes = piece.compute()
@@ -155,7 +155,7 @@ def _attempt(piece: Piece, locks: Locks, done: Done, bar: Bar, first: bool) -> b
                 else str(error)
             )
             if not isinstance(error, InputError):
-                bar.say(traceback.format_exc(), error=True)
+                LOG.error("%s", traceback.format_exc())
         else:
             store.write_dataset(piece.path, dataset, attributes, piece.identity)
             done.computed.append(piece.title)

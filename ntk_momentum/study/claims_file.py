@@ -15,7 +15,7 @@ def check_ledger(path: Path) -> None:
     """Raise `InputError` when the file of claims or one of its figures cannot be written there."""
     from ..ledger import ledger
 
-    files.check_file(path, "claims", "--json", "claims.json")
+    files.check_file(path, "claims", "--to", "claims.json")
     if os.path.lexists(ledger.figures_folder(path)):
         files.check_folder(ledger.figures_folder(path))
     for id in ledger.entries():

@@ -22,12 +22,10 @@ import numpy as np
 
 from .. import files
 from ..errors import MissingPackage, check_choice, check_path, no_type_check, require
-from ..progress import Bar
+from ..progress import OnProgress, check_progress
 from ..results import store
 from ..results.provenance import identity_of, provenance
 from .registry import Experiment, Size, find
-
-OnProgress = Callable[[int, int], None]
 
 
 @dataclasses.dataclass
@@ -53,6 +51,11 @@ class Outcome:
     def dataset(self) -> Any:
         """What was computed, an xarray.Dataset; None where there is none."""
         return None if self.data is None else store.read_dataset(self.data)
+
+    def record(self) -> dict[str, Any]:
+        """In plain values, for a file or a program that reads them."""
+        names = ("size", "status", "seconds", "data", "figures", "headline", "message")
+        return {"experiment": self.experiment.name} | {name: getattr(self, name) for name in names}
 
 
 class Keeper:
@@ -136,12 +139,7 @@ def run_experiment(
     out = check_path("out", out)
     files.check_folder(out)
     check_places(experiment, out)
-    if callable(progress):
-        done = complete(experiment, size, Path(out), progress, options)
-    else:
-        with Bar(1, shown=progress) as bar:
-            done = complete(experiment, size, Path(out), bar.piece(name), options)
-            bar.finish_piece()
+    done = complete(experiment, size, Path(out), check_progress(progress, name), options)
     if done.error is not None:
         raise done.error
     return done

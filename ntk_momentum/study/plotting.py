@@ -8,7 +8,7 @@ in grey.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -60,13 +60,15 @@ STYLE = {
 }
 
 
-def house_style(plot: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorator of a function that returns a Figure: it is drawn, and laid out once, under `STYLE`;
-    nothing global changes."""
+def house_style(
+    plot: Callable[..., Any], more: Mapping[str, Any] | None = None
+) -> Callable[..., Any]:
+    """Decorator of a function that returns a Figure: it is drawn, and laid out once, under `STYLE`
+    and what is `more`; nothing global changes."""
 
     @functools.wraps(plot)
     def styled(*args: Any, **kwargs: Any) -> Any:
-        with require("matplotlib", "drawing figures").rc_context(STYLE):
+        with require("matplotlib", "drawing figures").rc_context({**STYLE, **(more or {})}):
             figure = plot(*args, **kwargs)
             figure.draw_without_rendering()  # ticks read the style when they are first drawn
         return figure
@@ -122,17 +124,32 @@ def band(
     color: str,
     label: str | None = None,
     points: bool = False,
+    middle: str = "median",
+    spread: str = "range",
     **options: Any,
 ) -> None:
-    """Median over seeds with the range from smallest to largest shaded. samples: (seed, x). points:
-    markers for a coarse x."""
+    """Median (or mean) over seeds, shaded from the smallest to the largest (or between "quartiles",
+    over the 95 % "interval" of the mean, or "none"). samples: (seed, x). points: markers for a
+    coarse x."""
     samples = np.asarray(samples, float)
     style = {"marker": "o", "linestyle": "none"} if points else {}
-    axes.plot(x, np.median(samples, axis=0), color=color, label=label, **style, **options)
-    if samples.shape[0] > 1:
-        axes.fill_between(
-            x, samples.min(axis=0), samples.max(axis=0), color=color, alpha=0.22, linewidth=0
-        )
+    line = np.mean(samples, axis=0) if middle == "mean" else np.median(samples, axis=0)
+    axes.plot(x, line, color=color, label=label, **style, **options)
+    if samples.shape[0] > 1 and spread != "none":
+        axes.fill_between(x, *_edges(samples, spread), color=color, alpha=0.22, linewidth=0)
+
+
+def _edges(samples: np.ndarray, spread: str) -> tuple[np.ndarray, np.ndarray]:
+    """The lower and the upper edge of a band over seeds."""
+    if spread == "quartiles":
+        low, high = np.quantile(samples, [0.25, 0.75], axis=0)
+        return low, high
+    if spread == "interval":
+        count = len(samples)
+        share = require("scipy.stats", "confidence intervals").t.ppf(0.975, count - 1)
+        half = share * samples.std(axis=0, ddof=1) / np.sqrt(count)
+        return samples.mean(axis=0) - half, samples.mean(axis=0) + half
+    return samples.min(axis=0), samples.max(axis=0)
 
 
 def prediction(axes: Any, x: Any, samples: Any, *, color: str) -> None:

@@ -8,13 +8,11 @@ import csv
 import dataclasses
 import functools
 import io
-import itertools
-import json
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +20,7 @@ from .. import files
 from ..errors import InputError, require
 from ..results import store
 from .registry import Experiment, experiments
+from .sweep_figure import Look, differing, draw_sweep, places_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,31 +80,45 @@ def _found(folder: Path) -> tuple[list[Kept], bool]:
     return kept, sweeps
 
 
-def table(folder: Path, names: Sequence[str], form: str = "text") -> list[str]:
-    """Lines: what is in the folder, experiments by their headlines, sweeps by the median over seeds
-    at the last time. form: of the rows, a key of `FORMS_OF_ROWS`."""
+def rows_in(folder: Path, names: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """What is in the folder: experiments by their headlines, sweeps by the median over seeds at the
+    last time. Raises `InputError` where there is nothing."""
     kept, sweeps = _found(folder)
-    written = FORMS_OF_ROWS[form]
-    lines: list[str] = []
-    rows: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     for one in kept:
         headline = _headline(one)
         about = {"experiment": one.path.name.rsplit("-", 1)[0]} | {
             key: one.attributes.get(key, "") for key in ("size", "seconds")
         }
-        rows += [
+        found += [
             {**about, "quantity": key, "value": _short(value)} for key, value in headline.items()
         ] or [about]
-    if rows:
-        lines += written(rows)
-    if sweeps:
-        lines += [""] * bool(lines) + written(summary(folder, names))
-    if not lines:
+    told = {"experiments": found, "sweeps": summary(folder, names) if sweeps else []}
+    if not any(told.values()):
         raise InputError(
             f"{folder} holds no results; make some with ntk-momentum sweep or "
             f"reproduce, and --out {folder}."
         )
+    return told
+
+
+def table(found: Mapping[str, list[dict[str, Any]]], form: str = "text") -> list[str]:
+    """Lines of `rows_in`, a table for each kind. form: a key of `FORMS_OF_ROWS`."""
+    lines: list[str] = []
+    for part in filter(None, found.values()):
+        lines += [""] * bool(lines) + FORMS_OF_ROWS[form](part)
     return lines
+
+
+class OverSeeds(NamedTuple):
+    """A read-out over seeds: "0.98 (0.78 to 1.2)" in print, by names in JSON."""
+
+    median: float
+    lowest: float
+    highest: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.4g} ({self.lowest:.4g} to {self.highest:.4g})"
 
 
 def summary(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -118,7 +131,7 @@ def summary(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     there, failed = dataset.verdict.notnull(), dataset.verdict > 0
     values = {name: dataset[name].isel(step=-1).load() for name in names}
     rows = []
-    for place in _places(dataset, ("flow", "width")):
+    for place in places_in(dataset, ("flow", "width")):
         pick = functools.partial(_pick, place)
         if not pick(there).any():
             continue
@@ -127,7 +140,7 @@ def summary(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
             dim: dataset[dim].values[at] for dim, at in place.items() if dim in dataset.coords
         }
         row |= (
-            {name: dataset[name].values[place["variant"]] for name in _differing(dataset)}
+            {name: dataset[name].values[place["variant"]] for name in differing(dataset)}
             if "variant" in place
             else {}
         )
@@ -135,16 +148,13 @@ def summary(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
         row["steps"] = round(np.median(pick(dataset.accepted)[good])) if good.any() else ""
         for name, array in values.items():
             found = pick(array)[good]
-            row[name] = (
-                f"{np.median(found):.4g} ({found.min():.4g} to {found.max():.4g})"
-                if good.any()
-                else ""
-            )
+            ends = (np.median(found), found.min(), found.max()) if good.any() else ()
+            row[name] = OverSeeds(*map(float, ends)) if ends else ""
         rows.append(row)
     return rows
 
 
-def plot(folder: Path, names: Sequence[str], to: Path | None) -> list[Path]:
+def plot(folder: Path, names: Sequence[str], to: Path | None, look: Look) -> list[Path]:
     """Draw what is in the folder: the figures of experiments again, and one figure for each
     read-out of its sweeps."""
     from ..results.reading import check_readouts, open_results
@@ -168,7 +178,7 @@ def plot(folder: Path, names: Sequence[str], to: Path | None) -> list[Path]:
         for path in paths.values():
             files.check_figure(path)
         for name, path in paths.items():
-            files.write_figure(path, draw_sweep(dataset, name))
+            files.write_figure(path, draw_sweep(dataset, name, look))
             made.append(path)
     if not made:
         raise InputError(
@@ -176,69 +186,6 @@ def plot(folder: Path, names: Sequence[str], to: Path | None) -> list[Path]:
             f"reproduce, and --out {folder}."
         )
     return made
-
-
-def draw_sweep(dataset: Any, name: str) -> Any:
-    """A read-out against time: a panel for each data set and flow, a band over seeds for each
-    width."""
-    from .plotting import TIME_LABELS, band, flow_color, house_style, panels, shades
-
-    @house_style
-    def figure() -> Any:
-        cells = [
-            place
-            for place in _places(dataset, ("flow",))
-            if np.isfinite(dataset.time.isel(place).values).any()
-        ]
-        columns = min(
-            len(cells), max(2, dataset.sizes["flow"]) if dataset.sizes["flow"] <= 4 else 3
-        )
-        sheet, grid = panels(
-            -(-len(cells) // columns), columns, height=2.6, squeeze=False, sharey="row"
-        )
-        for axes, place in itertools.zip_longest(grid.flat, cells):
-            if place is None:
-                axes.set_visible(False)
-                continue
-            flow, kind = (
-                str(dataset.flow.values[place["flow"]]),
-                str(dataset.kind.values[place["flow"]]),
-            )
-            part, time = (
-                dataset[name].isel(place).transpose("width", "seed", "step").values,
-                dataset.time.isel(place).values,
-            )
-            for width, samples, color in zip(
-                dataset.width.values, part, shades(flow_color(kind), len(part)), strict=True
-            ):
-                samples = samples[np.isfinite(samples).any(axis=1)]
-                if samples.size:
-                    band(axes, time, samples, color=color, label=f"width {width}")
-            shown = part[np.isfinite(part)]
-            where = [
-                str(dataset[dim].values[at])
-                for dim, at in place.items()
-                if dim == "data" and dataset.sizes["data"] > 1
-            ]
-            where += (
-                [f"{key} {dataset[key].values[place['variant']]}" for key in _differing(dataset)]
-                if "variant" in place
-                else []
-            )
-            axes.set(
-                title=", ".join([*where, flow]),
-                xlabel=TIME_LABELS.get(kind, "time $t$"),
-                ylabel=name.replace("_", " "),
-            )
-            axes.set_yscale(
-                "log"
-                if shown.size and (shown > 0).all() and shown.max() > 10 * shown.min()
-                else "linear"
-            )
-            axes.legend()
-        return sheet
-
-    return figure()
 
 
 def export(folder: Path, to: Path) -> int:
@@ -263,7 +210,7 @@ def export(folder: Path, to: Path) -> int:
     def fill(temporary: Path) -> None:
         nonlocal rows
         writer = None
-        for place in _places(dataset, ("flow",)):
+        for place in places_in(dataset, ("flow",)):
             frame = _frame(dataset.isel(place))
             if len(frame):
                 schema = writer.schema if writer else None
@@ -290,20 +237,8 @@ def _frame(part: Any) -> Any:
     return frame[frame["verdict"].notna() & frame["time"].notna()]
 
 
-def _places(dataset: Any, dims: tuple[str, ...]) -> Iterator[dict[str, int]]:
-    """Every combination of places along variant, data and the named dimensions."""
-    names = [dim for dim in ("variant", "data", *dims) if dim in dataset.sizes]
-    for place in itertools.product(*(range(dataset.sizes[name]) for name in names)):
-        yield dict(zip(names, place, strict=True))
-
-
 def _pick(place: dict[str, int], array: Any) -> np.ndarray:
     return array.isel(place).values
-
-
-def _differing(dataset: Any) -> list[str]:
-    """The settings that tell variants apart."""
-    return [str(name) for name, values in dataset.coords.items() if values.dims == ("variant",)]
 
 
 def _headline(kept: Kept) -> dict[str, Any]:
@@ -368,16 +303,10 @@ def _csv(rows: Sequence[dict[str, Any]]) -> list[str]:
     return text.getvalue().splitlines()
 
 
-def _json(rows: Sequence[dict[str, Any]]) -> list[str]:
-    plain = lambda value: value.item() if isinstance(value, np.generic) else str(value)
-    return [json.dumps(list(rows), indent=1, ensure_ascii=False, default=plain)]
-
-
 FORMS_OF_ROWS: dict[str, Callable[[Sequence[dict[str, Any]]], list[str]]] = {
     "text": _aligned,
     "markdown": _markdown,
     "latex": _latex,
     "csv": _csv,
-    "json": _json,
 }
 """How rows become lines."""

@@ -2,6 +2,7 @@
 half-written result."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import ntk_momentum
-from ntk_momentum import cli
+from ntk_momentum import cli, progress
 from ntk_momentum.ledger import check, ledger
 from ntk_momentum.study import registry
 
@@ -123,7 +124,7 @@ ONE_OF_TWO = ("--num-processes", "2", "--process-id", "0")
         (["sweep", "--out", ROOT / "README.md"], "must be that of a folder, got the file"),
         (["sweep", "--out", ""], "--out is empty"),
         (["reproduce", "--out="], "--out is empty"),
-        (["verify", "--json", "mine.html"], "try mine.json"),
+        (["verify", "--to", "mine.html"], "try mine.json"),
         (["advise", "--data", "sphere", "--n", "9" * 11], "may be used of the machine's memory"),
         (["advise", "--data", "sphere", "--n", "200000"], "use fewer samples"),
         (["advise", "--width", "9" * 11], "use a smaller --width"),
@@ -196,7 +197,7 @@ def test_bad_data_files_have_code_2(tmp_path, capsys, contents):
 def test_reproduce_leaves_everything_and_a_second_run_skips_it(house, capsys):
     out = house[0] / "results"
     assert run("reproduce", "--size", "smoke", "--only", "decay", "claims", "--out", out) == 0
-    assert "decay: computed" in capsys.readouterr().out
+    assert "decay: computed" in capsys.readouterr().err
     made = {
         path.relative_to(out).as_posix(): path.stat().st_mtime_ns
         for path in out.rglob("*")
@@ -207,7 +208,7 @@ def test_reproduce_leaves_everything_and_a_second_run_skips_it(house, capsys):
         name for name in made if Path(name).name.startswith(".")
     ]
     assert run("reproduce", "--size", "smoke", "--only", "decay", "claims", "--out", out) == 0
-    assert "decay: kept" in capsys.readouterr().out and house[1] == ["smoke"]
+    assert "decay: kept" in capsys.readouterr().err and house[1] == ["smoke"]
     again = {
         path.relative_to(out).as_posix(): path.stat().st_mtime_ns
         for path in out.rglob("*")
@@ -220,7 +221,7 @@ def test_one_failed_experiment_does_not_stop_the_others(house, capsys):
     out = house[0] / "results"
     assert run("reproduce", "--size", "smoke", "--out", out) == 1
     said = capsys.readouterr()
-    assert "decay: computed" in said.out and "broken: failed" in said.out and "no luck" in said.err
+    assert "decay: computed" in said.err and "broken: failed" in said.err and "no luck" in said.err
     assert (
         "no luck" in (out / "report.html").read_text()
         and json.loads((out / "claims.json").read_text())["claims"][0]["id"] == "eq-2.5"
@@ -248,7 +249,7 @@ def test_verify_fails_when_a_corrected_claim_is_refuted_and_not_when_the_print_i
     house, capsys, monkeypatch
 ):
     path = house[0] / "claims.json"
-    assert run("verify", "--json", path) == 0
+    assert run("verify", "--to", path) == 0
     assert (
         "thm-2   refuted   holds" in capsys.readouterr().out
         and len(json.loads(path.read_text())["claims"]) == 2
@@ -260,7 +261,7 @@ def test_verify_fails_when_a_corrected_claim_is_refuted_and_not_when_the_print_i
 
 
 def test_a_json_path_that_is_a_folder_is_refused(house, capsys):
-    assert run("verify", "--json", house[0]) == 2 and house[1] == []
+    assert run("verify", "--to", house[0]) == 2 and house[1] == []
 
 
 def test_a_reader_who_leaves_early_sees_no_traceback():
@@ -358,3 +359,65 @@ def test_an_experiment_takes_its_own_parameters_and_says_which_there_are(house, 
     with pytest.raises(SystemExit) as left:
         run("run", "decay", "--pionts", 6)
     assert left.value.code == 2
+
+
+def test_results_are_json_on_stdout_and_progress_is_not(house, capsys):
+    out = house[0] / "results"
+    for words, key in (
+        (["list"], "experiments"),
+        (["list", "--flows", "heavy_ball", "--optimizers"], "flows"),
+        (["list", "--claims", "Theorem 3"], "claims"),
+        (["run", "decay", "--size", "smoke", "--out", out], "headline"),
+        (["verify"], "classes"),
+        (["table", out], "experiments"),
+        (["plot", out], "figures"),
+        (["reproduce", "--size", "smoke", "--only", "decay", "--out", out], "report"),
+        (["doctor"], "device"),
+    ):
+        assert run(*words, "--json", "--quiet") == 0
+        captured = capsys.readouterr()
+        assert key in json.loads(captured.out) and captured.err == ""
+
+
+def test_progress_without_a_terminal_is_lines_with_what_is_left(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    with progress.listen(), progress.Bar(4) as bar:
+        bar.skip_piece()
+        bar.piece("sphere, width 8")(1, 2)
+        bar.finish_piece()
+    half, end = capsys.readouterr().err.splitlines()
+    assert half.startswith("sphere, width 8: 1.5 of 4 (38%), 00:00 elapsed, ") and "50%" in end
+    assert "a minute, about 00:0" in half and half.endswith("remaining")
+    with progress.listen(quiet=True), progress.Bar(1) as bar:
+        bar.finish_piece()
+    assert capsys.readouterr().err == "" and not progress.LOG.isEnabledFor(logging.INFO)
+
+
+@pytest.mark.slow
+def test_a_sweep_is_watched_drawn_and_written(house, capsys):
+    out = house[0] / "mine"
+    words = ["--data", "sphere", "--n", "4", "--p", "3", "--widths", "8", "16", "--times", "4"]
+    flows = ["--flows", "gradient_flow", "heavy_ball:b=0.5,1", "--t-end", "1"]
+    assert run("sweep", *words, *flows, "--out", out, "--verbose") == 0
+    told = capsys.readouterr().err
+    assert "units, run by" in told and "wrote " in told and "JAX " in told
+    assert run("status", out) == 0 and "(100%), " in capsys.readouterr().out
+    next(out.rglob("unit-*.nc")).unlink()
+    assert run("status", out, "--json") == 1
+    (sweep,) = json.loads(capsys.readouterr().out)["sweeps"]
+    assert (sweep["units"] - sweep["done"], sweep["held"], sweep["failed"]) == (1, 0, 0)
+    assert run("sweep", *words, *flows, "--out", out, "--json", "--quiet") == 0
+    assert json.loads(capsys.readouterr().out)["failures"] == []
+    for look in (
+        [],
+        ["--overlay", "--band", "interval", "--middle", "mean", "--inches", "3.3", "2"],
+        ["--band", "quartiles", "--style", "talk", "--title", "Mine"],
+        ["--band", "none", "--style", "ggplot", "--overlay"],
+    ):
+        assert run("plot", out, *look, "--to", out / "loss.svg") == 0
+    assert 'width="237.6pt"' not in (out / "loss.svg").read_text()
+    assert run("table", out, "--format", "csv") == 0
+    capsys.readouterr()
+    assert run("table", out, "--json") == 0
+    row = json.loads(capsys.readouterr().out)["sweeps"][0]
+    assert row["loss"]["lowest"] <= row["loss"]["median"] <= row["loss"]["highest"]

@@ -1,7 +1,6 @@
 """Rows of a table in every form that `ntk-momentum table` writes."""
 
 import csv
-import json
 
 import numpy as np
 import pytest
@@ -22,8 +21,6 @@ def test_a_table_holds_every_row_in_every_form(form):
         found = list(csv.DictReader(lines))
         assert [row["flow"] for row in found] == ["heavy_ball", "a|b"] and found[1]["note"] == ""
         assert [float(row["loss"]) for row in found] == [0.25, 1e-9]
-    elif form == "json":
-        assert json.loads(text) == [{**ROWS[0], "steps": 12}, {**ROWS[1], "loss": 1e-9}]
     elif form == "latex":
         assert r"heavy\_ball & 12 & 0.25 & 50 \% \& more \\" in text and "toprule" in text
     elif form == "markdown":
