@@ -19,10 +19,10 @@ from ntk_momentum.study import plotting
 
 ORDER = 115
 CAPTION = """Training loss of the heavy ball, b = 2 sqrt(lambda_0) of each kernel, with the hidden
-layer, the output layer or both trained: median and range over seeds, darker for wider networks; in
-the colour of the text: closed form of the limit kernel. Last: largest distance of f from the
-prediction of the network's own kernel against the width (none with the output layer alone: the
-model is linear)."""
+layer, the output layer or both trained: median and range over seeds, fuller in colour for wider
+networks; in the colour of the text: closed form of the limit kernel. Last: largest distance of f
+from the prediction of the network's own kernel against the width (none with the output layer alone:
+the model is linear)."""
 BENT = ("hidden", "all")  # with the output layer alone the model is linear, and its kernel exact
 PARTS = {"hidden": "hidden layer", "output": "output layer", "all": "both layers"}
 
@@ -31,7 +31,7 @@ PARTS = {"hidden": "hidden layer", "output": "output layer", "all": "both layers
 class Config:
     n: int = 12
     p: int = 24
-    widths: tuple[int, ...] = (256, 1024, 4096)
+    widths: tuple[int, ...] = (256, 512, 1024, 4096)
     seeds: int = 3
     horizon: float = 8.0  # in units of 1/sqrt(lambda_0) of both layers
     steps: int = 200

@@ -89,9 +89,9 @@ def headline(ds):
     widths = {}
     for name, (slope, _, prefactor) in fits.items():
         lam0, sufficient = float(ds.lambda_0.sel(data=name)), float(ds.lemma_4_width.sel(data=name))
-        reached = (lam0 / 4 / prefactor) ** (1 / slope)
+        reached = f"{(lam0 / 4 / prefactor) ** (1 / slope):.2g}; " if slope < 0 else ""
         widths[f"width that reaches lambda_0/4, fitted ({name})"] = (
-            f"{reached:.2g}; sufficient in Lemma 4: {sufficient:.2g}"
+            f"{reached}sufficient in Lemma 4: {sufficient:.2g}"
         )
     return slopes | widths
 

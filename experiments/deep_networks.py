@@ -190,5 +190,5 @@ def plot(ds):
         plotting.log_ticks(column[1].yaxis)
     grid[0, 0].set_ylabel("training loss")
     grid[1, 0].set_ylabel("test error")
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    plotting.legend_below(figure, grid[0, 0].get_legend_handles_labels(), 3)
     return figure

@@ -109,7 +109,7 @@ def run(config, progress):
 
 def order(one):
     """The order of convergence, fitted on the three finest steps."""
-    return -plotting.power_law(one.steps[-3:], one[-3:])[0]
+    return -plotting.power_law(one.steps[-3:], one[-3:], least=2)[0]
 
 
 def headline(ds):

@@ -151,5 +151,5 @@ def plot(ds):
             xlabel="evaluations of the right side",
         )
     row[0, 0].set_ylabel("largest relative error of the loss")
-    figure.legend(*row[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    plotting.legend_below(figure, row[0, 0].get_legend_handles_labels(), 3)
     return figure

@@ -16,8 +16,9 @@ from ntk_momentum.study import plotting
 from ntk_momentum.theory import bounds
 
 ORDER = 40
-CAPTION = """Smallest eigenvalue of the kernel H(t), median and range over seeds, darker for wider
-networks. Lines: that of the limit kernel, lambda_0, and the half of it that the theorems need."""
+CAPTION = """Smallest eigenvalue of the kernel H(t), median and range over seeds, fuller in colour
+for wider networks. Lines: that of the limit kernel, lambda_0, and the half of it that the theorems
+need."""
 
 READOUTS = (
     "f",

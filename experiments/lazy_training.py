@@ -44,7 +44,7 @@ class Config:
     data: str = "digits"
     n: int = 50
     flows: tuple[str, ...] = ("gradient_flow", "heavy_ball", "nesterov")
-    widths: tuple[int, ...] = (1024, 4096, 16384)
+    widths: tuple[int, ...] = (512, 1024, 2048, 4096, 8192)
     seeds: int = 3
     d: float = 3.0
     horizon: float = 0.5  # in units of 1/lambda_0 for gradient flow, 3/sqrt(lambda_0) for momentum
@@ -131,7 +131,7 @@ def plot(ds):
                 samples,
                 color=color,
                 points=True,
-                label=f"$m^{{{slope:.2f} \\pm {half:.2f}}}$",
+                label=f"$m^{{{slope:.2f} \\pm {half:.2f}}}$" if np.isfinite(slope) else None,
             )
             axes.plot(ds.width, prefactor * ds.width**slope, color=color, linewidth=1)
         below = (
@@ -168,5 +168,5 @@ def plot(ds):
         )
         plotting.log_ticks(axes.yaxis)
         plotting.power_ticks(axes.xaxis, ds.width.values)
-    figure.legend(*plotting.flow_handles(ds.flow.values), loc="outside lower center", ncols=3)
+    plotting.legend_below(figure, plotting.flow_handles(ds.flow.values), 3)
     return figure

@@ -16,9 +16,9 @@ from ntk_momentum.study import plotting
 
 ORDER = 111
 CAPTION = """Left: energy |f'|^2/2 + pseudo-loss of wide networks under Nesterov's flow (solid,
-median and range over seeds), darker for larger d; dashed: the limit kernel's closed form. Right:
-the fitted power of t over the last half decade, against the sharp law -d (solid) and the theorem's
--2d/3 (dashed)."""
+median and range over seeds), fuller in colour for larger d; dashed: the limit kernel's closed form.
+Right: the fitted power of t over the last half decade, against the sharp law -d (solid) and the
+theorem's -2d/3 (dashed)."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ KINKED = ("ReLU", "absolute value")
 class Config:
     n: int = 12
     p: int = 24
-    widths: tuple[int, ...] = (256, 1024, 4096)
+    widths: tuple[int, ...] = (256, 512, 1024, 4096)
     seeds: int = 4
     activations: tuple[str, ...] = tuple(ACTIVATIONS)  # by name
     steps: int = 150

@@ -5,13 +5,13 @@ from __future__ import annotations
 import html
 import io
 import itertools
-import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import files
 from ..errors import require
+from .notation import shown
 from .plotting import CYCLE, STYLE, THEORY
 
 if TYPE_CHECKING:
@@ -23,40 +23,6 @@ if TYPE_CHECKING:
 
 MOST = 300
 """Points of a line; more are not seen."""
-
-GREEK = {
-    "alpha": "α",
-    "beta": "β",
-    "gamma": "γ",
-    "delta": "δ",
-    "eta": "η",
-    "theta": "θ",
-    "kappa": "κ",
-    "lambda": "λ",
-}
-GREEK |= {"Lambda": "Λ", "Theta": "Θ"}
-GREEK |= {"mu": "μ", "rho": "ρ", "sigma": "σ", "phi": "φ", "omega": "ω", "Delta": "Δ", "Sigma": "Σ"}
-_SIGNS = {
-    "lambda0": "λ₀",
-    "lambda_min": "λₘᵢₙ",
-    "||": "‖",
-    "<=": "≤",
-    "->": "→",
-    "H_inf": "H∞",
-    "sqrt(": "√(",
-    "int ": "∫ ",
-    "L^": "L̂",
-}
-
-
-def shown(text: str) -> str:
-    """A label as written in docstrings, with its Greek letters and signs: lambda0, sqrt(mu),
-    ||v||."""
-    for sign, character in _SIGNS.items():
-        text = text.replace(sign, character)
-    return re.sub(
-        rf"(?<![A-Za-z])({'|'.join(GREEK)})(?![a-z])", lambda match: GREEK[match[1]], text
-    )
 
 
 def write_figures(folder: Path, claims: Iterable[Claim]) -> None:
@@ -99,8 +65,7 @@ def svg(drawing: Drawing) -> str:
     text = stream.getvalue()
     head = text.index(">", text.index("<svg")) + 1
     return (
-        f"{text[:head]}\n "
-        f"<title>{html.escape(shown(drawing.caption), quote=False)}</title>{text[head:]}"
+        f"{text[:head]}\n <title>{html.escape(drawing.caption, quote=False)}</title>{text[head:]}"
     )
 
 
@@ -111,6 +76,14 @@ def _named(panel: Panel) -> bool:
 def _margin(panel: Panel) -> float:
     """Inches to the left of the axes: room for the names of cases."""
     return 0.25 + 0.068 * max(map(len, panel.curves[0].x)) if _named(panel) else 0.75
+
+
+def _ticked(value: float) -> str:
+    """A tick of a logarithmic axis: 0.02, 1 000, 10⁻⁸."""
+    if 1e-3 <= value < 1e5:
+        return f"{value:,.0f}".replace(",", " ") if value >= 10 else f"{value:g}"
+    digits, _, power = f"{value:e}".partition("e")
+    return ("" if float(digits) == 1 else f"{float(digits):g}·") + shown(f"10^({int(power)})")
 
 
 def _panel(axes: Any, panel: Panel) -> None:
@@ -147,11 +120,7 @@ def _panel(axes: Any, panel: Panel) -> None:
             locator.LogLocator(subs=(1.0, 2.0, 5.0) if high < 50 * low else (1.0,), numticks=6)
         )
         axis.set_minor_locator(locator.NullLocator())
-        axis.set_major_formatter(
-            lambda value, _: (
-                f"{value:,.0f}".replace(",", " ") if 10 <= value < 1e5 else f"{value:g}"
-            )
-        )
+        axis.set_major_formatter(lambda value, _: _ticked(value))
     if any(curve.label for curve in panel.curves):
         axes.legend(
             fontsize=7,

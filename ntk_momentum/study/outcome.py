@@ -25,6 +25,7 @@ from ..errors import MissingPackage, check_choice, check_path, no_type_check, re
 from ..progress import OnProgress, check_progress
 from ..results import store
 from ..results.provenance import identity_of, provenance
+from . import plotting
 from .registry import Experiment, Size, find
 
 
@@ -229,12 +230,14 @@ def check_places(experiment: Experiment, out: Path) -> None:
 
 
 def _figures(name: str, out: Path) -> dict[str, Path]:
-    return {kind: out / "figures" / f"{name}.{kind}" for kind in ("svg", "pdf")}
+    names = {"svg": f"{name}.svg", "pdf": f"{name}.pdf", "narrow": f"{name}-narrow.svg"}
+    return {kind: out / "figures" / file for kind, file in names.items()}
 
 
 def draw(experiment: Experiment, module: Any, dataset: Any, out: Path) -> dict[str, Path]:
-    """figures/NAME.svg and .pdf, NAME-VARIANT where parameters were chosen; drawn again only when
-    data or drawing code changed."""
+    """figures/NAME.svg and .pdf, and NAME-narrow.svg with its panels one below the other for narrow
+    screens; NAME-VARIANT where parameters were chosen. Drawn again only when data or drawing code
+    changed."""
     variant = dataset.attrs.get("variant", "")
     paths = _figures(f"{experiment.name}-{variant}" if variant else experiment.name, out)
     for path in paths.values():
@@ -250,5 +253,7 @@ def draw(experiment: Experiment, module: Any, dataset: Any, out: Path) -> dict[s
         pdf = {"CreationDate": None, "Title": experiment.title}
         files.write_figure(paths["svg"], figure, key, metadata=svg)
         files.write_figure(paths["pdf"], figure, key, metadata=pdf)
-    require("matplotlib.pyplot", "drawing figures").close(figure)
+        with plotting.stacked():
+            files.write_figure(paths["narrow"], module.plot(dataset), key, metadata=svg)
+    require("matplotlib.pyplot", "drawing figures").close("all")
     return paths

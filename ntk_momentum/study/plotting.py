@@ -7,8 +7,10 @@ in grey.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,13 @@ TIME_LABELS = {
     "heavy_ball": r"time $t = k\sqrt{\eta}$",
     "nesterov": r"time $t = k\sqrt{\eta}$",
 }
+NATURAL_TIME = {
+    "gradient_flow": r"$\lambda_0 t$, with $t = k\eta$",
+    "heavy_ball": r"$\sqrt{\lambda_0}\,t$, with $t = k\sqrt{\eta}$",
+    "nesterov": r"$\sqrt{\lambda_0}\,t$, with $t = k\sqrt{\eta}$",
+}
+"""Time in the unit in which a flow forgets its start, 1/lambda_0 or 1/sqrt(lambda_0): flows side by
+side are compared in it."""
 
 STYLE = {
     "figure.dpi": 110,
@@ -76,14 +85,42 @@ def house_style(
     return styled
 
 
+_STACKED: ContextVar[bool] = ContextVar("_STACKED", default=False)
+
+
+@contextlib.contextmanager
+def stacked() -> Iterator[None]:
+    """Within this, `panels` stand one below the other, as wide as a phone: nothing to scroll."""
+    token = _STACKED.set(True)
+    try:
+        yield
+    finally:
+        _STACKED.reset(token)
+
+
 def panels(
     rows: int, columns: int, *, height: float = 2.7, width: float = 7.4, **options: Any
 ) -> tuple[Any, Any]:
     """(figure, axes) of one row or more; `height` is that of a row, in inches. No pyplot: nothing
     to close."""
     figure_module = require("matplotlib.figure", "drawing figures")
-    figure = figure_module.Figure(figsize=(width, height * rows), layout="constrained")
-    return figure, figure.subplots(rows, columns, **options)
+    if not _STACKED.get():
+        figure = figure_module.Figure(figsize=(width, height * rows), layout="constrained")
+        return figure, figure.subplots(rows, columns, **options)
+    count, squeeze = rows * columns, options.pop("squeeze", True)
+    sharing = {axis: options.get(f"share{axis}", False) for axis in "xy"}
+    figure = figure_module.Figure(figsize=(3.7, 2.8 * count), layout="constrained")
+    grid = np.empty((rows, columns), object)
+    for place in np.ndindex(rows, columns):
+        # of what shares an axis, the first has it; labels stay on all
+        first = {"row": (place[0], 0), "col": (0, place[1])}
+        others = {
+            f"share{axis}": grid[first.get(how, (0, 0))] for axis, how in sharing.items() if how
+        }
+        at = place[0] * columns + place[1] + 1
+        grid[place] = figure.add_subplot(count, 1, at, **others)
+    shape = [size for size in grid.shape if size > 1 or not squeeze]
+    return figure, grid.reshape(shape) if shape else grid[0, 0]
 
 
 def flow_kind(label: str) -> str:
@@ -103,6 +140,13 @@ def flow_handles(labels: Iterable[str]) -> tuple[list[Any], list[str]]:
         lines.Line2D([], [], color=flow_color(label), marker="o", linewidth=1) for label in labels
     ]
     return handles, [FLOW_NAMES.get(flow_kind(label), label) for label in labels]
+
+
+def legend_below(figure: Any, entries: tuple[Any, Any], columns: int) -> None:
+    """One legend for all panels, below them; two columns where the panels are stacked. entries:
+    handles and labels."""
+    columns = min(columns, 2) if _STACKED.get() else columns
+    figure.legend(*entries, loc="outside lower center", ncols=columns)
 
 
 def shades(color: str, count: int) -> list[str]:
@@ -195,15 +239,17 @@ def with_errors(
         axes.fill_between(ts, values - error, values + error, color=color, alpha=0.22, linewidth=0)
 
 
-def power_law(x: Any, samples: Any) -> tuple[float, float, float]:
+def power_law(x: Any, samples: Any, least: int = 4) -> tuple[float, float, float]:
     """(slope, half width of its 95% interval, prefactor) of y = c x^slope, fitted on logarithms.
-    samples: (seed, x).
+    samples: (seed, x). NaN of fewer than `least` points: three lie on too many curves.
 
     One slope per seed, then Student's interval over seeds: runs that share a seed across x may be
     dependent. NaN for one seed.
     """
     stats = require("scipy.stats", "confidence intervals")
     logs, samples = np.log(np.asarray(x, float)), np.log(np.atleast_2d(np.asarray(samples, float)))
+    if logs.size < least:
+        return (np.nan,) * 3
     slopes, offsets = np.polyfit(logs, samples.T, 1)
     count = slopes.size
     half = (
@@ -213,7 +259,9 @@ def power_law(x: Any, samples: Any) -> tuple[float, float, float]:
 
 
 def with_interval(value: float, half: float, digits: int = 2) -> str:
-    """ "-0.50 ± 0.01", without the interval when there is none."""
+    """ "-0.50 ± 0.01", without the interval when there is none; words where there is no slope."""
+    if np.isnan(value):
+        return "too few points to tell"
     return f"{value:.{digits}f}" + (f" ± {half:.{digits}f}" if np.isfinite(half) else "")
 
 
@@ -256,9 +304,7 @@ def published_widths(ds: Any, limits: Iterable[float], color: str) -> Any:
         power_ticks(axes.xaxis, _few(ds.width.values))
     for axes in (loss, top):
         log_ticks(axes.yaxis)
-    figure.legend(
-        *loss.get_legend_handles_labels(), loc="outside lower center", ncols=ds.sizes["algorithm"]
-    )
+    legend_below(figure, loss.get_legend_handles_labels(), ds.sizes["algorithm"])
     return figure
 
 
@@ -315,9 +361,7 @@ def published_epochs(
                 fontsize=7,
                 color=MUTED,
             )
-    figure.legend(
-        *row[0].get_legend_handles_labels(), loc="outside lower center", ncols=ds.sizes["algorithm"]
-    )
+    legend_below(figure, row[0].get_legend_handles_labels(), ds.sizes["algorithm"])
     return figure, row
 
 

@@ -14,27 +14,12 @@ from .. import files
 from ..errors import require
 from ..ledger.ledger import by_class, derivations, entries
 from ..results.provenance import provenance
-from .claim_figures import GREEK
+from .notation import GREEK, typeset
 from .outcome import Outcome
 
 FORMS = ("printed", "corrected", "sharp")
 LEAD = "what_momentum_buys"
 """The experiment that answers the question of the whole; the report opens with it."""
-_SUBSCRIPT = r"min|max|\d+|lazy|ref|high|low|[+-](?=[\s),.;:^‖|/]|$)|[A-Za-z]{1,2}\d*(?![A-Za-z])"
-_SIGNS = {
-    "lambda0": "lambda_0",
-    "sum_": "Σ_",
-    "&lt;=": "≤",
-    "&gt;=": "≥",
-    "-&gt;": "→",
-    "||": "‖",
-    "sqrt(": "√(",
-    "H infinity": "H_inf",
-    "H_infinity": "H_inf",
-    "L^": "L\u0302",  # the pseudo-loss, never a power of the loss
-    "R^,": "R\u0302,",
-}
-_INNER = r"\{[^{}]*\}|\((?:[^()]|\([^()]*\))*\)"
 
 
 def write_report(
@@ -72,7 +57,10 @@ def write_report(
         absent=[o.experiment.name for o in outcomes if o.status == "absent"],
         failed=[o.experiment.name for o in outcomes if o.status == "failed"],
         figures={
-            o.experiment.name: inline(o.figures["svg"], o.experiment.name)
+            o.experiment.name: {
+                "wide": inline(o.figures["svg"], o.experiment.name),
+                "narrow": inline(o.figures["narrow"], f"{o.experiment.name}-narrow"),
+            }
             for o in outcomes
             if "svg" in o.figures
         },
@@ -120,28 +108,42 @@ def verdict(form: dict[str, Any] | None) -> tuple[str, str]:
 
 
 def gist(form: dict[str, Any]) -> str:
-    """The first number measured for a form of a claim, or how many of its conditions hold."""
+    """What was measured for a form of a claim, in words: its first number, or how many of its
+    conditions hold."""
     measured = form["measured"]
     if "left shape" in measured:
         left, right = (number(measured[f"{side} shape"]) or "scalar" for side in ("left", "right"))
-        return f"shapes {left} against {right}"
+        return f"a {left} against a {right} array"
     if isinstance(measured.get("failures"), dict):
         worst = max(case["failures"] / case["draws"] for case in measured["failures"].values())
-        return f"fails {worst:.0%}, allowed {measured['allowed']:.0%}"
-    numbers = [
-        (name, value)
-        for name, value in measured.items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool)
-    ]
+        return f"fails in {worst:.0%} of draws, allowed {measured['allowed']:.0%}"
     tried = [value for value in measured.values() if isinstance(value, bool)]
-    if numbers and not tried:
-        return f"{words(numbers[0][0])} {number(numbers[0][1])}"
-    return f"{sum(tried)} of {len(tried)} conditions" if tried else ""
+    if tried:
+        return f"{sum(tried)} of {len(tried)} conditions hold"
+    if "error" in measured:
+        return f"the two sides differ by {number(measured['error'])}"
+    if "largest left/right" in measured:
+        return f"left over right reaches {number(measured['largest left/right'])}"
+    if "expected between" in measured:
+        low, high = map(number, measured["expected between"])
+        return f"measured {number(measured['value'])}, expected {low} to {high}"
+    for name, value in measured.items():
+        if isinstance(value, (int, float)):
+            return f"{words(name)}: {number(value)}"
+    return f"{len(measured)} measurements" if measured else ""
 
 
 def met_expectation(quantity: str, value: Any) -> bool | None:
-    """Whether an interval, as in "-0.50 ± 0.02", holds what its quantity says is expected; None
-    where nothing is, or there is no interval."""
+    """Whether a value is what its quantity says it should be; None where nothing is said.
+
+    An interval, as in "-0.50 ± 0.02", must hold what is "expected"; numbers must all be ">=" a
+    bound; and a "run" must be within a fifth of its "prediction".
+    """
+    numbers = [float(one) for one in re.findall(r"(?<![\w.])[+-]?\d+\.\d+", str(value))]
+    if bounded := re.search(r">= (\d+(?:\.\d+)?)", quantity):
+        return min(numbers) >= float(bounded[1]) if numbers else None
+    if "run / prediction" in quantity and len(numbers) > 1:
+        return abs(numbers[0] - numbers[1]) <= 0.2 * abs(numbers[1])
     wanted = re.search(r"expected ([+-]?\d+(?:\.\d+)?)", quantity)
     found = re.fullmatch(r"([+-]?[\d.]+) ± ([\d.]+)", str(value))
     if wanted is None or found is None:
@@ -180,42 +182,9 @@ def inline(path: Path, prefix: str) -> str:
 
 
 def caption(path: Path) -> str:
-    """The title of an SVG file, as HTML."""
+    """The title of an SVG file, which is in the notation."""
     found = re.search(r"<title>(.*?)</title>", path.read_text(encoding="utf-8"), flags=re.DOTALL)
-    return found[1] if found else ""
-
-
-def typeset(text: str) -> str:
-    """HTML of plain text whose formulas are written as in docstrings: lambda_0, H_inf, m^(-1/2),
-    sqrt(x), ||v||, <=."""
-    text = html.escape(text)
-    for sign, shown in _SIGNS.items():
-        text = text.replace(sign, shown)
-    text = re.sub(r"(?<![A-Za-z])sqrt (?=[\w|])", "√", text)
-    text = re.sub(r"(?<![A-Za-z])sqrt\b", "√", text)
-    text = re.sub(
-        r"(?<![A-Za-z])int(_0|(?= ))",
-        lambda match: "∫" + match[1].replace("_0", "<sub>0</sub>"),
-        text,
-    )
-    text = re.sub(r"(?<![A-Za-z])(sup|inf|max|min)_(\w)\b", r"\1<sub>\2</sub>", text)
-    text = re.sub(
-        rf"(?<![A-Za-z])(d?)({'|'.join(GREEK)})(?![a-z])",
-        lambda match: match[1] + GREEK[match[2]],
-        text,
-    )
-    text = re.sub(r"(?<![A-Za-z])(\w|L\u0302)_inf(ty)?\b", r"\1<sub>∞</sub>", text)
-    text = text.replace("H<sub>∞</sub>", "H<sup>∞</sup>")
-    text = re.sub(
-        rf"(?<![A-Za-z]{{2}})([\w‖)])_({_INNER}|{_SUBSCRIPT})",
-        lambda match: f"{match[1]}<sub>{_bare(match[2])}</sub>",
-        text,
-    )
-    return re.sub(rf"\^({_INNER}|-?\w+)", lambda match: f"<sup>{_bare(match[1])}</sup>", text)
-
-
-def _bare(text: str) -> str:
-    return text[1:-1] if text[0] in "{(" else text
+    return html.unescape(found[1]) if found else ""
 
 
 def grey(level: int) -> str:
@@ -273,8 +242,15 @@ def evidence(value: Any) -> str:
 
 
 def words(name: str) -> str:
-    """A name of a measurement, its underscores opened."""
-    return name if "_" not in name or "|" in name else re.sub(r"(?<=[a-z0-9]{2})_", " ", name)
+    """A name of a measurement, its underscores opened, but for those of formulas: kernel_drift,
+    lambda_min of V0_printed."""
+
+    def opened(match: re.Match[str]) -> str:
+        base, script = match[1], match[2]
+        formula = base in GREEK or (len(base) == 1 and len(script) < 4)
+        return match[0] if formula else f"{base} "
+
+    return re.sub(r"(?<![A-Za-z0-9])([A-Za-z0-9]+)_(?=([A-Za-z0-9]+))", opened, name)
 
 
 def _table(rows: Iterable[str]) -> str:

@@ -352,7 +352,7 @@ def test_an_experiment_takes_its_own_parameters_and_says_which_there_are(house, 
     out = house[0] / "results"
     assert run("run", "decay", "--points", 6, "--out", out) == 0
     assert "phi(1)" in capsys.readouterr().out
-    assert len(list((out / "figures").glob("decay-*.svg"))) == 1
+    assert len(list((out / "figures").glob("decay-??????.svg"))) == 1
     with pytest.raises(SystemExit):
         run("run", "decay", "--help")
     assert "--points INT" in capsys.readouterr().out

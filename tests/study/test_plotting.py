@@ -12,7 +12,7 @@ from ntk_momentum.study import plotting
 
 
 def test_power_law_is_exact_on_a_power():
-    x = np.array([64.0, 256.0, 1024.0])
+    x = np.array([64.0, 128.0, 256.0, 1024.0])
     slope, half, prefactor = plotting.power_law(x, np.stack([3 * x**-0.5, 6 * x**-0.5]))
     assert (slope, half, prefactor) == pytest.approx((-0.5, 0.0, np.sqrt(18)), abs=1e-10)
 
@@ -28,9 +28,29 @@ def test_power_law_interval_covers_the_true_slope_as_often_as_it_says():
 
 
 def test_one_seed_has_no_interval():
-    _, half, _ = plotting.power_law([1.0, 2.0], [1.0, 2.0])
+    _, half, _ = plotting.power_law([1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0])
     assert np.isnan(half)
     assert plotting.with_interval(0.5, half) == "0.50"
+
+
+def test_three_widths_tell_no_slope():
+    slope, half, _ = plotting.power_law([1.0, 2.0, 4.0], [[1.0, 2.0, 4.0]] * 2)
+    assert plotting.with_interval(slope, half) == "too few points to tell"
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "squeeze"), [(1, 3, True), (2, 2, True), (1, 1, False)]
+)
+def test_stacked_panels_are_those_side_by_side_one_below_the_other(rows, columns, squeeze):
+    options = {"squeeze": squeeze, "sharey": "row"}
+    _, beside = plotting.panels(rows, columns, **options)
+    with plotting.stacked():
+        figure, below = plotting.panels(rows, columns, **options)
+    assert np.shape(beside) == np.shape(below) and figure.get_size_inches()[0] < 4
+    places = [axes.get_position().x0 for axes in np.ravel(below)]
+    assert np.ptp(places) == 0
+    np.ravel(below)[0].set_ylim(3, 5)
+    assert np.ravel(below)[-1].get_ylim() == ((3, 5) if rows == 1 else (0, 1))
 
 
 def test_drawing_changes_no_global_setting_and_keeps_the_style():

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ntk_momentum.ledger import drawing, ledger
-from ntk_momentum.study import claim_figures, outcome, registry, report
+from ntk_momentum.study import claim_figures, notation, outcome, registry, report
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 MEASURED = {
@@ -121,7 +121,7 @@ def test_every_internal_link_and_file_exists(out, page):
 def test_figures_captions_headlines_failures_and_claims_are_all_there(out, page):
     text = (out / "report.html").read_text()
     assert (
-        text.count("<svg") == 3
+        text.count("<svg") == 5
         and "The line falls, λ &lt; 1." in text
         and text.count("The line falls.") == 2
     )
@@ -146,7 +146,24 @@ def test_evidence_is_shown_in_tables_and_nothing_is_cut(out):
         '<th scope="row">impulses</th><td>-0.5</td><td>-0.5</td>' in text
         and '<th scope="row">b</th><td>3</td><td>4</td>' in text
     )
-    assert "largest left/right 0.5" in text  # the gist in the row
+    assert "left over right reaches 0.5" in text  # the gist in the row
+
+
+def test_a_row_says_in_words_what_was_measured():
+    said = {
+        "the two sides differ by 1e-12": {"error": 1e-12, "slope": 2.0},
+        "measured 0.7153, expected 0.6 to 0.8": {"value": 0.71532, "expected between": [0.6, 0.8]},
+        "1 of 2 conditions hold": {"first": True, "second": False, "error": 1.0},
+        "largest share: 0.25": {"largest_share": 0.25},
+    }
+    assert [report.gist({"measured": measured}) for measured in said.values()] == list(said)
+
+
+def test_every_claim_can_be_linked_to_and_found_by_its_class(out, page):
+    text = (out / "report.html").read_text()
+    for claim in CLAIMS:
+        assert f"#claim-{claim['id']}" in page.links and f'data-class="{claim["class"]}"' in text
+    assert '<option value="proof gap">' in text
 
 
 def test_every_claim_has_a_derivation_that_turns_into_mathml():
@@ -225,10 +242,12 @@ def test_a_browser_draws_the_report_without_complaint(out, tmp_path, width):
         "const sizes = [...document.querySelectorAll('figure:not(.claim *) "
         "svg')].map(s => s.getBoundingClientRect());"
         "const wide = document.documentElement.scrollWidth > innerWidth;"
-        "const rows = [...document.querySelectorAll('.claim')].filter(r => !r.hidden).length;"
+        "const left = () => [...document.querySelectorAll('.claim')].filter(r => !r.hidden).length;"
+        "const rows = left(), kind = document.getElementById('class');"
+        "box.value = ''; kind.value = 'constant'; kind.dispatchEvent(new Event('input'));"
         "if (!document.title.startsWith('error')) document.title = `figures "
         "${sizes.filter(s => s.width > 200 && s.height > 80).length}"
-        " rows ${rows} wide ${wide}`;});</script>"
+        " rows ${rows} of a class ${left()} wide ${wide}`;});</script>"
     )
     tested = tmp_path / "report.html"
     tested.write_text((out / "report.html").read_text().replace("<style>", probe + "<style>", 1))
@@ -243,7 +262,7 @@ def test_a_browser_draws_the_report_without_complaint(out, tmp_path, width):
     done = subprocess.run(
         [*command, "--dump-dom", tested.as_uri()], capture_output=True, text=True, timeout=120
     )
-    assert "<title>figures 2 rows 1 wide false</title>" in done.stdout, re.findall(
+    assert "<title>figures 2 rows 1 of a class 2 wide false</title>" in done.stdout, re.findall(
         r"<title>.*?</title>", done.stdout
     )
 
@@ -252,22 +271,48 @@ LEFT = re.compile(r"\^|_|\bsqrt|[Ll]ambda|\bDelta|\binfty?\b|\|\||<=|>=|->|\\\\"
 NAMES = {"discrete_vs_flow", "both_layers"}  # of experiments
 
 
+DRAWN = {"panel", "line", "points", "theory", "against", "by_name"}  # what makes claims' figures
+
+
+def said_in(tree: ast.AST) -> list[str]:
+    """The texts with a space in a piece of source, numbers in the place of what is put into them;
+    not those that stand alone."""
+    parts = {id(part) for f in ast.walk(tree) if isinstance(f, ast.JoinedStr) for part in f.values}
+    alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            found.append(
+                "".join(
+                    getattr(part, "value", "1") if isinstance(part, ast.Constant) else "1"
+                    for part in node.values
+                )
+            )
+        elif isinstance(node, ast.Constant) and id(node) not in parts | alone:
+            found.append(node.value if isinstance(node.value, str) else "")
+    return [report.words(text) for text in found if " " in text]
+
+
 def test_no_markup_is_left_in_what_the_report_says():
     """Every statement, note, instance and name of a measurement, and what experiments say of
     themselves, as a reader sees them."""
     said = []
     for path in sorted((Path(ledger.__file__).parent / "claims").glob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        parts = {
-            id(part) for f in ast.walk(tree) if isinstance(f, ast.JoinedStr) for part in f.values
-        }
-        alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-        for node in ast.walk(tree):
-            whole = isinstance(node, ast.Constant) and id(node) not in parts | alone
-            if whole and isinstance(node.value, str) and " " in node.value:
-                said.append(report.words(node.value))
+        said += said_in(ast.parse(path.read_text(encoding="utf-8")))
     for experiment in registry.experiments().values():
         said += [experiment.title, experiment.claim]
+        for node in ast.parse(experiment.path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and node.name == "headline":
+                said += said_in(node)
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "CAPTION":
+                said.append(" ".join(ast.literal_eval(node.value).split()))
+    labels = []
+    for path in sorted((Path(ledger.__file__).parent / "claims").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in DRAWN:
+                given = [a.value for a in node.args if isinstance(a, ast.Constant)]
+                labels += [a for a in given if isinstance(a, str)]
+    assert [text for text in labels if LEFT.search(notation.shown(text))] == [] and labels
     left = {}
     for text in said:
         shown = html.unescape(re.sub(r"<[^>]+>", "", report.typeset(text)))
@@ -287,4 +332,6 @@ def test_a_number_that_misses_what_is_expected_says_so():
     met = report.met_expectation
     assert met("slope of drift in m (expected -0.5)", "-0.73 ± 0.11") is False
     assert met("slope (expected -0.5)", "-0.52 ± 0.03") is True
+    assert met("run / prediction", "-1.56 / -2.28 / -0.77") is False
+    assert met("min of lambda_min (theorems: >= 0.5)", "0.61 at m = 8, 0.49 at m = 16") is False
     assert met("slope (expected -0.5)", "-0.52") is None and met("slope", "1.0 ± 0.1") is None

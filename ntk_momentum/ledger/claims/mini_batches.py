@@ -205,7 +205,7 @@ def remark_sgd_momentum(setting: Setting) -> Forms:
             "full batch's above.",
             panel(
                 "batch B",
-                "eta_c lambda_max",
+                "critical eta, times lambda_max",
                 line(sizes, [f.eta * lam[-1] for f in steps], "gradient descent"),
                 line(sizes, limits * lam[-1], f"heavy ball, beta = {BETA}"),
                 theory([1, n], [2 * (1 + BETA)] * 2, "2 (1 + beta)"),

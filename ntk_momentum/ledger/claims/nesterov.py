@@ -272,7 +272,7 @@ def thm_3(setting: Setting) -> Forms:
             ),
             panel(
                 "t",
-                "t^d L / (K_d L(0))",
+                "t^d L over its bound",
                 *(
                     line(r.ts, r.ts**d * r.residual[:, 0] ** 2 / constant(d), f"d = {d:g}")
                     for d, r in shown.items()
