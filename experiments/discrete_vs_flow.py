@@ -145,7 +145,7 @@ def plot(ds):
             xscale="log",
             yscale="log",
             title=f"{kind}, against {reference}",
-            xlabel=r"step $h$ ($\eta$, or $\sqrt{\eta}$ with momentum)",
+            xlabel="time step $h$ of the flow",
         )
         plotting.log_ticks(axes.xaxis)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22))

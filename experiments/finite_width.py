@@ -107,8 +107,9 @@ def plot(ds):
     color = plotting.COLORS["heavy_ball"]
     for axes, (name, (title, label, power)) in zip(row, MEASURES.items(), strict=False):
         slope, half, prefactor = plotting.power_law(ds.width, ds[name].T)
-        label_of_fit = f"$m^{{{plotting.with_interval(slope, half)}}}$".replace("±", r"\pm")
-        plotting.band(axes, ds.width, ds[name].T, color=color, points=True, label=label_of_fit)
+        plotting.band(
+            axes, ds.width, ds[name].T, color=color, points=True, label=plotting.power(slope, half)
+        )
         axes.plot(ds.width, prefactor * ds.width**slope, color=color, linewidth=1)
         guide = 0.6 * float(ds[name].median("seed")[0]) * (ds.width / ds.width[0]) ** power
         axes.plot(
@@ -135,5 +136,6 @@ def plot(ds):
     row[3].set(title="certified exponent", ylabel=r"over $b = 2\sqrt{\lambda_0}$", ylim=(-0.5, 1.1))
     for axes in row:
         axes.set(xscale="log", xlabel="width $m$")
+        plotting.power_ticks(axes.xaxis, plotting.few(ds.width.values))
         axes.legend(loc="best", handlelength=1.4)
     return figure

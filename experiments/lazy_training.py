@@ -131,7 +131,7 @@ def plot(ds):
                 samples,
                 color=color,
                 points=True,
-                label=f"$m^{{{slope:.2f} \\pm {half:.2f}}}$" if np.isfinite(slope) else None,
+                label=plotting.power(slope, half),
             )
             axes.plot(ds.width, prefactor * ds.width**slope, color=color, linewidth=1)
         below = (

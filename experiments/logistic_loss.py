@@ -83,6 +83,7 @@ def run(config, progress):
         "gamma": margin(limit, np.asarray(data.y)),
         "b": config.b,
         "d": config.d,
+        "h": config.h,
         "width": config.width,
     }
     return xarray.Dataset(variables, coords={"flow": list(flows)}, attrs=attrs)
@@ -125,9 +126,10 @@ def plot(ds):
     for flow in ds.flow.values:
         one, color = ds.sel(flow=flow), plotting.COLORS[flow]
         label = f"{plotting.FLOW_NAMES[flow]}: $t^{{{slope(one.time, one.loss)[0]:.2f}}}$"
-        plotting.band(axes, one.time, one.loss, color=color, label=label)
+        steps = one.time / ds.attrs["h"]
+        plotting.band(axes, steps, one.loss, color=color, label=label)
         axes.plot(
-            one.time,
+            steps,
             one.theory,
             color=plotting.THEORY,
             linestyle="--",
@@ -137,7 +139,7 @@ def plot(ds):
     late = np.geomspace(10, float(ds.time.max()), 50)
     for factor, text in ((1.0, "gradient_flow"), (ds.attrs["b"], "heavy_ball")):
         axes.plot(
-            late,
+            late / ds.attrs["h"],
             factor / (ds.attrs["gamma"] ** 2 * late),
             color=plotting.COLORS[text],
             linestyle=":",
@@ -146,7 +148,7 @@ def plot(ds):
     axes.set(
         xscale="log",
         yscale="log",
-        xlabel="time $t$",
+        xlabel=r"step $k$ (of $\eta = h$, with momentum about $h^2$)",
         ylabel=r"loss $\sum_i \log(1 + e^{-y_i f_i})$",
     )
     axes.set_title(

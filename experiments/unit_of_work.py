@@ -207,7 +207,7 @@ def plot(ds):
         xlabel=r"condition number $\kappa$",
         ylabel="gradient evaluations",
     )
-    left.set_title(f"work to {ds.attrs['target']:g} of the loss")
+    left.set_title(rf"work to $10^{{{np.log10(ds.attrs['target']):.3g}}}$ of the loss")
     left.legend()
     for name in ds.pair.values:
         one = ds.curve.sel(pair=name)

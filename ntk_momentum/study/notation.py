@@ -54,7 +54,11 @@ _LOWERED = dict(
 
 def typeset(text: str) -> str:
     """HTML of plain text whose formulas are written as in docstrings: lambda_0, H_inf, m^(-1/2),
-    sqrt(x), ||v||, <=."""
+    sqrt(x), ||v||, <=. What stands in backquotes is code."""
+    if text.count("`") > 1:
+        parts = text.split("`")
+        code = [f"<code>{html.escape(part)}</code>" for part in parts[1::2]]
+        return "".join(a + b for a, b in zip(map(typeset, parts[::2]), [*code, ""], strict=False))
     text = html.escape(text)
     for sign, shown in _SIGNS.items():
         text = text.replace(sign, shown)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import require
+from .notation import shown
 
 COLORS = {"gradient_flow": "#0072b2", "heavy_ball": "#d55e00", "nesterov": "#009e73"}
 CYCLE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -79,6 +80,10 @@ def house_style(
     def styled(*args: Any, **kwargs: Any) -> Any:
         with require("matplotlib", "drawing figures").rc_context({**STYLE, **(more or {})}):
             figure = plot(*args, **kwargs)
+            for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+                low, high = axis.get_view_interval()
+                if axis.get_scale() == "log" and axis.isDefault_majloc and high < 300 * low:
+                    log_ticks(axis)  # else 2 x 10^1, 3 x 10^1 and so on overlap
             figure.draw_without_rendering()  # ticks read the style when they are first drawn
         return figure
 
@@ -207,6 +212,13 @@ def prediction(axes: Any, x: Any, samples: Any, *, color: str) -> None:
         axes.plot(*at, color=color, marker="x", linestyle="none", label="_")
 
 
+def power(slope: float, half: float = np.nan) -> str:
+    """A fitted power of m, for a legend; nothing where there is no slope."""
+    if np.isnan(slope):
+        return ""
+    return f"$m^{{{with_interval(slope, half)}}}$".replace("±", r"\pm")
+
+
 def frame(axes: Any, runs: Any) -> None:
     """A logarithmic axis that holds what was measured, with half a decade to spare, wherever a
     prediction goes."""
@@ -279,7 +291,7 @@ def published_widths(ds: Any, limits: Iterable[float], color: str) -> Any:
             ds.width,
             ds.mse.sel(algorithm=name).transpose("seed", "width"),
             color=tone,
-            label=name,
+            label=shown(str(name)),
             marker="o",
         )
         top.axhline(limit, color=tone, linestyle="--", linewidth=1)
@@ -301,14 +313,14 @@ def published_widths(ds: Any, limits: Iterable[float], color: str) -> Any:
     paper.set(title=r"the paper's scaling, $m^{-1/2}$", ylabel="run / its kernel's prediction")
     for axes in (loss, top, paper):
         axes.set(xscale="log", xlabel="width $m$")
-        power_ticks(axes.xaxis, _few(ds.width.values))
+        power_ticks(axes.xaxis, few(ds.width.values))
     for axes in (loss, top):
         log_ticks(axes.yaxis)
     legend_below(figure, loss.get_legend_handles_labels(), ds.sizes["algorithm"])
     return figure
 
 
-def _few(values: np.ndarray) -> np.ndarray:
+def few(values: np.ndarray) -> np.ndarray:
     """The first, the last and the value nearest to the middle of a logarithmic axis: ticks that do
     not overlap."""
     middle = np.argmin(np.abs(np.log(values) - np.log(values[0] * values[-1]) / 2))
@@ -333,7 +345,7 @@ def published_epochs(
     for name, color in zip(ds.algorithm.values, colors, strict=True):
         for axes, scaling in zip(row, ds.scaling.values, strict=False):
             one = ds.mse.sel(scaling=scaling, algorithm=name).isel(epoch=slice(1, None))
-            band(axes, one.epoch, one.sel(curve="run"), color=color, label=name)
+            band(axes, one.epoch, one.sel(curve="run"), color=color, label=shown(str(name)))
             prediction(axes, one.epoch, one.sel(curve="prediction"), color=color)
         for curve, style in (("run", "-"), ("prediction", "--")):
             one = ds.mse.sel(scaling="paper", algorithm=name, curve=curve).median("seed")
@@ -394,12 +406,11 @@ def log_ticks(axis: Any) -> None:
     decades, at 2 and 5 times these too."""
     ticker = require("matplotlib.ticker", "drawing figures")
     low, high = axis.get_data_interval()
-    axis.set_major_locator(
-        ticker.LogLocator(subs=(1.0,) if high > 100 * low > 0 else (1.0, 2.0, 5.0))
-    )
+    locator = ticker.LogLocator(subs=(1.0,) if high > 100 * low > 0 else (1.0, 2.0, 5.0))
+    axis.set_major_locator(ticker.MaxNLocator(4) if 0 < high < 3 * low else locator)
     axis.set_major_formatter(ticker.FuncFormatter(_in_full))
     axis.set_minor_locator(ticker.NullLocator())
 
 
 def _in_full(value: Any, _: Any) -> str:
-    return f"{value:,.0f}".replace(",", "\u2009") if value >= 1 else f"{value:g}"
+    return f"{value:,.0f}".replace(",", "\u2009") if value >= 100 else f"{value:g}"

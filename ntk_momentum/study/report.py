@@ -43,6 +43,7 @@ def write_report(
     environment.filters["number"] = number
     environment.filters["evidence"] = lambda value: markup(evidence(value))
     environment.filters["measure"] = words
+    environment.filters["below"] = stacked_caption
     environment.filters["maths"] = lambda text: markup(typeset(str(text)))
     template = environment.from_string(
         Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
@@ -204,6 +205,12 @@ def grey(level: int) -> str:
 def formula(tex: str) -> str:
     """A displayed formula in MathML, which browsers draw without help."""
     return require("latex2mathml.converter", "the report's formulas").convert(tex, display="block")
+
+
+def stacked_caption(text: str) -> str:
+    """A caption whose panels stand one below the other."""
+    places = {"Left": "Top", "left": "top", "Right": "Bottom", "right": "bottom"}
+    return re.sub(r"\b([Ll]eft|[Rr]ight)(?=:)", lambda match: places[match[1]], text)
 
 
 def number(value: Any) -> str:
