@@ -19,10 +19,10 @@ import numpy as np
 from sklearn.datasets import load_breast_cancer
 
 import ntk_momentum as nm
-from ntk_momentum.study.plotting import COLORS, FLOW_NAMES, STYLE, THEORY, with_errors
+from ntk_momentum.study.plotting import COLORS, FLOW_NAMES, STYLE, THEORY
 
 jax.config.update("jax_enable_x64", True)
-plt.rcParams.update({**STYLE, "figure.figsize": (6.0, 2.9), "figure.dpi": 80})
+plt.rcParams.update({**STYLE, "figure.figsize": (6.0, 2.9), "figure.dpi": 120})
 
 # %% [markdown]
 # ## Inputs of norm one
@@ -86,26 +86,30 @@ print(advice)
 # read-out, drawn as bars.
 
 # %%
-ts, fine = np.linspace(0, 24, 21), np.linspace(0, 24, 481)
+units = {"gradient_flow": 1 / lam0, "heavy_ball": lam0**-0.5, "nesterov": lam0**-0.5}
+natural, fine = np.linspace(0, 2, 21), np.linspace(0, 2, 481)  # in units of each flow
 network = nm.init_two_layer(4096, data.input_size, key=jax.random.key(1), antisymmetric=True)
-runs = {flow.name: nm.simulate(network, data, flow, ts, refine=True) for flow in flows}
+_, (left, right) = plt.subplots(1, 2, sharey=True, figsize=(7.4, 2.9))
 for flow in flows:
-    run = runs[flow.name]
-    plt.semilogy(
+    unit, axes = units[flow.name], left if flow.name == "gradient_flow" else right
+    run = nm.simulate(network, data, flow, natural * unit, refine=True)
+    axes.semilogy(
         fine,
-        nm.predict(H, -data.y, flow, fine).loss,
+        nm.predict(H, -data.y, flow, fine * unit).loss,
         color=COLORS[flow.name],
         label=FLOW_NAMES[flow.name],
     )
-    with_errors(plt.gca(), run, "loss", color=COLORS[flow.name], points=True)
-    bar = np.max(run.errors["loss"] / run.loss)
+    error = run.errors["loss"]
+    axes.errorbar(natural, run.loss, error, fmt="o", capsize=2, color=COLORS[flow.name])
+    bar = np.max(error / run.loss)
     print(
         f"{FLOW_NAMES[flow.name]:15} kernel drift {run.kernel_drift[-1]:.3f}, "
         f"{int(run.accepted)} steps, loss known to {bar:.2%}"
     )
-plt.xlabel("time $t$")
-plt.ylabel("loss $L(t)$")
-plt.legend()
+left.set(xlabel="time $\\lambda_0 t$", ylabel="loss $L$")
+right.set(xlabel="time $\\sqrt{\\lambda_0} t$")
+left.legend()
+right.legend()
 plt.show()
 
 # %% [markdown]
@@ -116,17 +120,20 @@ plt.show()
 
 # %%
 rows = nm.infinite_ntk(test_X, data.X)
+_, (left, right) = plt.subplots(1, 2, sharey=True, figsize=(7.4, 2.9))
 for flow in flows:
-    f = nm.predict(H, -data.y, flow, fine, test_kernel=rows).test
-    plt.plot(
+    axes = left if flow.name == "gradient_flow" else right
+    f = nm.predict(H, -data.y, flow, fine * units[flow.name], test_kernel=rows).test
+    axes.plot(
         fine[1:],
         np.mean(np.sign(f[1:]) == test_y, axis=1),
         color=COLORS[flow.name],
         label=FLOW_NAMES[flow.name],
     )
-plt.xlabel("time $t$")
-plt.ylabel("test accuracy")
-plt.legend()
+left.set(xlabel="time $\\lambda_0 t$", ylabel="test accuracy")
+right.set(xlabel="time $\\sqrt{\\lambda_0} t$")
+left.legend()
+right.legend()
 plt.show()
 
 # %% [markdown]

@@ -36,7 +36,7 @@ plt.rcParams.update(
     {
         **STYLE,
         "figure.figsize": (6.0, 2.9),
-        "figure.dpi": 80,
+        "figure.dpi": 120,
         "axes.prop_cycle": plt.cycler(color=CYCLE),
     }
 )

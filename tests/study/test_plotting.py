@@ -1,13 +1,10 @@
 """The house style: fits are exact on exact powers, nothing global changes, colours stay apart."""
 
-import equinox as eqx
-import jax.numpy as jnp
 import matplotlib
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from ntk_momentum.dynamics.trajectory import Trajectory
 from ntk_momentum.study import plotting
 
 
@@ -93,33 +90,6 @@ def test_shades_darken_towards_the_full_colour():
 def test_a_discrete_twin_has_the_colour_of_its_flow():
     assert plotting.flow_color("gradient_descent eta=0.1") == plotting.flow_color("gradient_flow")
     assert plotting.flow_color("heavy_ball b=0.2") == plotting.flow_color("heavy_ball")
-
-
-def test_error_bars_of_a_refined_run_are_drawn_as_a_band():
-    count = jnp.array(0)
-    run = Trajectory(
-        jnp.array([0.0, 1.0]),
-        {"loss": jnp.array([2.0, 1.0])},
-        None,
-        count,
-        count,
-        count,
-        {"loss": jnp.array([0.0, 0.5])},
-    )
-    _, axes = plotting.panels(1, 1)
-    plotting.with_errors(axes, run, "loss", color="black")
-    corners = axes.collections[0].get_paths()[0].vertices[:, 1]
-    assert axes.lines[0].get_ydata().tolist() == [2.0, 1.0] and (corners.min(), corners.max()) == (
-        0.5,
-        2.0,
-    )
-    plotting.with_errors(axes, eqx.tree_at(lambda t: t.errors, run, None), "loss", color="black")
-    assert len(axes.lines) == 2 and len(axes.collections) == 1
-    plotting.with_errors(axes, run, "loss", color="black", points=True)
-    assert [bar.tolist() for bar in axes.containers[0].lines[2][0].get_segments()] == [
-        [[0, 2], [0, 2]],
-        [[1, 0.5], [1, 1.5]],
-    ]
 
 
 @pytest.mark.parametrize("name", ["paper", "talk"])
