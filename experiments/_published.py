@@ -306,26 +306,28 @@ def against_width(
     """The loss after `config.epoch` steps by method, width and seed, and what the width does to the
     kernel, as an xarray.Dataset.
 
-    mse: of the authors' network. stiffness: eta times `sharpness` of its initial kernel. ratio: in
-    the paper's parametrisation, hidden layer trained by `plain`, the loss over the prediction of
-    the network's own kernel, at every second width. config: has widths, seeds, epoch and eta.
+    mse: of the authors' network. stiffness: eta times `sharpness` of its initial kernel; settled:
+    of its last; peak: its largest loss on the way over that at the start. ratio: in the paper's
+    parametrisation, hidden layer trained by `plain`, the loss over the prediction of the network's
+    own kernel, at every second width. config: has widths, seeds, epoch and eta.
     """
     widths, seeds = config.widths, range(config.seeds)
     keep = getattr(progress, "keep", lambda name, compute: compute())
     lazy = widths[::-2][::-1]
-    mse = np.empty((len(methods), len(widths), len(seeds)))
+    mse, settled, peak = np.empty((3, len(methods), len(widths), len(seeds)))
     stiffness, ratio = np.empty(mse.shape[1:]), np.empty((len(lazy), len(seeds)))
     for j, width in enumerate(widths):
         for k in seeds:
             net = network(width, data.input_size, key=jax.random.key(k))
             stiffness[j, k] = config.eta * sharpness(net, data)
             for i, method in enumerate(methods.values()):
-                mse[i, j, k] = keep(
-                    f"{list(methods)[i]} {width} {k}",
-                    lambda net=net, method=method: measured(
-                        net, data, method, config.epoch, config.epoch
-                    )[0][-1],
-                )
+
+                def one(net=net, method=method):
+                    curve, end = measured(net, data, method, config.epoch, 1)
+                    return curve[-1], config.eta * end, np.max(curve) / curve[0]
+
+                found = keep(f"{list(methods)[i]} {width} {k}", one)
+                mse[i, j, k], settled[i, j, k], peak[i, j, k] = found
             if width in lazy:
                 wide = network(width, data.input_size, key=jax.random.key(k), scheme="paper")
                 slow = config.eta_paper or 1 / sharpness(wide, data, "hidden")
@@ -343,6 +345,8 @@ def against_width(
     variables = {
         "mse": (("algorithm", *runs), mse),
         "stiffness": (runs, stiffness),
+        "settled": (("algorithm", *runs), settled),
+        "peak": (("algorithm", *runs), peak),
         "ratio": (("lazy_width", "seed"), ratio),
     }
     coords = {
@@ -364,20 +368,27 @@ def crossing(widths: Any, stiffness: Any, limit: float) -> float:
 
 def best_widths(ds: Any, limits: Iterable[float]) -> dict[str, str]:
     """The headline of a data set of `against_width`: where each curve is lowest and where eta
-    lambda_max meets its limit."""
-    lowest = {
-        name: int(one.width[np.argmin(np.nan_to_num(one.median("seed").values, nan=np.inf))])
-        for name, one in zip(ds.algorithm.values, ds.mse, strict=True)
-    }
-    meets = [crossing(ds.width, ds.stiffness.median("seed"), limit) for limit in limits]
-    best = zip(lowest.items(), meets, strict=True)
+    lambda_max meets its limit; whether that explains the first, to within one width; and what
+    happens at the best width."""
+    lines, widths = {}, ds.width.values
+    for name, limit in zip(ds.algorithm.values, limits, strict=True):
+        one = ds.sel(algorithm=name).median("seed")
+        best = int(np.argmin(np.nan_to_num(one.mse.values, nan=np.inf)))
+        meet = crossing(widths, ds.stiffness.median("seed"), limit)
+        near = widths[max(best - 1, 0)], widths[min(best + 1, widths.size - 1)]
+        told = f"{widths[best]} ({meet:.0f})"
+        if not np.isfinite(meet):
+            told = f"{widths[best]} (outside these widths)"
+        elif not near[0] <= meet <= near[1]:
+            told += ", so the limit does not explain it"
+        lines[f"best width, {name} (eta lambda_max meets the limit at)"] = told
+        lines[f"there, {name}: eta lambda_max at the start and the end (limit), peak / start"] = (
+            f"{float(ds.stiffness.median('seed')[best]):.2f}, {float(one.settled[best]):.2f} "
+            f"({limit:.2f}), {float(one.peak[best]):.2f}"
+        )
     ends = ds.ratio.median("seed", skipna=False).values[[0, -1]]
     ratio = ", ".join(f"{v:.3f}" if np.isfinite(v) else "prediction diverges" for v in ends)
     return {
-        **{
-            f"best width, {name} (eta lambda_max meets the limit at)": f"{width} "
-            + (f"({meet:.0f})" if np.isfinite(meet) else "(outside these widths)")
-            for (name, width), meet in best
-        },
+        **lines,
         "paper's scaling, run / prediction, narrowest and widest": ratio,
     }

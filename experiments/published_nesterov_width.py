@@ -18,10 +18,10 @@ from ntk_momentum.study import plotting
 
 ORDER = 103
 CAPTION = """Left: mean squared error after a fixed number of steps, median and range over seeds.
-Middle: the largest eigenvalue of the initial kernel in units of the step, and the limit of
-stability at the momentum of the last step, dashed; the widths where they meet are dotted on the
-left. Right: the paper's parametrisation (the middle d), the loss over the prediction of the
-network's own kernel."""
+Middle: the largest eigenvalue of the kernel in units of the step, at the start (dots) and at the
+end (crosses), and the limit of stability at the momentum of the last step, dashed; the widths where
+the start meets it are dotted on the left. Right: the paper's parametrisation (the middle d), the
+loss over the prediction of the network's own kernel."""
 
 
 @dataclass(frozen=True)

@@ -229,28 +229,6 @@ def frame(axes: Any, runs: Any) -> None:
         axes.set_ylim(values.min() / 3, values.max() * 3)
 
 
-def with_errors(
-    axes: Any,
-    trajectory: Any,
-    name: str,
-    *,
-    color: str,
-    label: str | None = None,
-    points: bool = False,
-    **options: Any,
-) -> None:
-    """A scalar read-out against time, with its numerical error as a band where the run was refined.
-    points: markers with bars."""
-    ts, values = np.asarray(trajectory.ts, float), np.asarray(trajectory[name], float)
-    error = None if trajectory.errors is None else np.asarray(trajectory.errors[name], float)
-    if points:
-        axes.errorbar(ts, values, error, fmt="o", capsize=2, color=color, label=label, **options)
-        return
-    axes.plot(ts, values, color=color, label=label, **options)
-    if error is not None:
-        axes.fill_between(ts, values - error, values + error, color=color, alpha=0.22, linewidth=0)
-
-
 def power_law(x: Any, samples: Any, least: int = 4) -> tuple[float, float, float]:
     """(slope, half width of its 95% interval, prefactor) of y = c x^slope, fitted on logarithms.
     samples: (seed, x). NaN of fewer than `least` points: three lie on too many curves.
@@ -281,7 +259,8 @@ def published_widths(ds: Any, limits: Iterable[float], color: str) -> Any:
     """A data set of `published.against_width` in three panels; limits: of eta lambda_max, one for
     each algorithm, dashed.
 
-    Dotted: the width at which the median eta lambda_max meets that limit.
+    Dotted: the width at which the median eta lambda_max meets that limit. Crosses: eta lambda_max
+    at the end.
     """
     figure, (loss, top, paper) = panels(1, 3, height=3.2)
     stiffness = ds.stiffness.transpose("seed", "width")
@@ -294,6 +273,8 @@ def published_widths(ds: Any, limits: Iterable[float], color: str) -> Any:
             label=shown(str(name)),
             marker="o",
         )
+        settled = ds.settled.sel(algorithm=name).median("seed")
+        top.plot(ds.width, settled, color=tone, marker="x", linewidth=0.8)
         top.axhline(limit, color=tone, linestyle="--", linewidth=1)
         loss.axvline(
             np.interp(limit, stiffness.median("seed"), ds.width, left=np.nan, right=np.nan),
@@ -309,7 +290,7 @@ def published_widths(ds: Any, limits: Iterable[float], color: str) -> Any:
         title=f"authors' scaling, epoch {ds.attrs['epoch']}",
         ylabel="mean squared error",
     )
-    top.set(title="authors' scaling", ylabel=r"$2\eta\lambda_{\max}(H(0))/n$", yscale="log")
+    top.set(title="authors' scaling", ylabel=r"$2\eta\lambda_{\max}/n$", yscale="log")
     paper.set(title=r"the paper's scaling, $m^{-1/2}$", ylabel="run / its kernel's prediction")
     for axes in (loss, top, paper):
         axes.set(xscale="log", xlabel="width $m$")

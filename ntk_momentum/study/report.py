@@ -140,6 +140,8 @@ def met_expectation(quantity: str, value: Any) -> bool | None:
     An interval, as in "-0.50 ± 0.02", must hold what is "expected"; numbers must all be ">=" a
     bound; and a "run" must be within a fifth of its "prediction".
     """
+    if "does not explain" in str(value):
+        return False
     numbers = [float(one) for one in re.findall(r"(?<![\w.])[+-]?\d+\.\d+", str(value))]
     if bounded := re.search(r">= (\d+(?:\.\d+)?)", quantity):
         return min(numbers) >= float(bounded[1]) if numbers else None

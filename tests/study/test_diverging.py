@@ -6,6 +6,7 @@ import pytest
 import xarray as xr
 
 from ntk_momentum.study.registry import experiments
+from ntk_momentum.study.report import met_expectation
 
 EPOCH = np.arange(0, 1001, 10)
 NAMES = {
@@ -67,6 +68,8 @@ def test_a_width_figure_says_where_its_prediction_diverges(name):
         {
             "mse": (("algorithm", "width", "seed"), mse),
             "stiffness": (("width", "seed"), np.array([[2.5], [4.0], [8.0]])),
+            "settled": (("algorithm", "width", "seed"), 0.2 * mse),
+            "peak": (("algorithm", "width", "seed"), mse),
             "ratio": (("lazy_width", "seed"), np.array([[np.nan], [1.1]])),
         },
         {"algorithm": methods, "width": [100, 300, 900], "lazy_width": [100, 900]},
@@ -76,3 +79,10 @@ def test_a_width_figure_says_where_its_prediction_diverges(name):
     said = module.headline(ds)
     assert not any("nan" in str(value) for value in said.values())
     assert "300" in said[f"best width, {methods[0]} (eta lambda_max meets the limit at)"]
+    limit = np.asarray(module.limits(ds))[1]
+    moved = ds.assign(
+        mse=(("algorithm", "width", "seed"), np.array([[[9.0], [9.0], [3.0]]] * 2)),
+        stiffness=(("width", "seed"), limit * np.array([[0.9], [1.1], [5.0]])),
+    )  # best at 900, while the limit is met at 200
+    key = f"best width, {methods[1]} (eta lambda_max meets the limit at)"
+    assert met_expectation(key, module.headline(moved)[key]) is False
