@@ -1,5 +1,7 @@
-"""Friction, d, width and spectrum under sliders. `pip install 'ntk_momentum[interactive]'`, then
-`marimo run notebooks/interactive.py`."""
+"""Step size, momentum, batch, width and spectrum under sliders, in steps; or a kernel of yours.
+
+`pip install 'ntk_momentum[interactive]'`, then `marimo run notebooks/interactive.py`.
+"""
 
 import marimo
 
@@ -18,28 +20,31 @@ def _():
     from matplotlib.figure import Figure
 
     import ntk_momentum as nm
-    from ntk_momentum.method import special
     from ntk_momentum.study import plotting
-    from ntk_momentum.theory import bounds
 
     jax.config.update("jax_enable_x64", True)
-    return Figure, bounds, io, jax, mo, nm, np, plotting, rc_context, special, time
+    return Figure, io, jax, mo, nm, np, plotting, rc_context, time
 
 
 @app.cell
 def _(mo):
-    source = mo.ui.dropdown(["sphere", "digits", "power law"], value="sphere", label="spectrum of")
+    source = mo.ui.dropdown(
+        ["sphere", "digits", "power law", "file"], value="digits", label="spectrum of"
+    )
+    upload = mo.ui.file(filetypes=[".npy", ".npz"], label="kernel H, or H and y (.npy, .npz)")
     n = mo.ui.slider(2, 64, value=20, label="n", show_value=True)
     exponent = mo.ui.slider(0.0, 3.0, 0.1, value=1.0, label="power", show_value=True)
-    b = mo.ui.slider(0.1, 6.0, 0.05, value=1.4, label="b/√λ₀", show_value=True)
+    eta = mo.ui.slider(0.05, 4.0, 0.05, value=1.0, label="η λmax", show_value=True)
+    beta = mo.ui.slider(0.0, 0.99, 0.01, value=0.8, label="β", show_value=True)
     d = mo.ui.slider(0.5, 12.0, 0.1, value=3.0, label="d", show_value=True)
-    m = mo.ui.slider(steps=[2**k for k in range(4, 13)], value=512, label="m", show_value=True)
-    t_end = mo.ui.slider(5, 100, 5, value=30, label="T√λ₀", show_value=True)
-    return b, d, exponent, m, n, source, t_end
+    batch = mo.ui.slider(1, 64, value=64, label="batch (n or more: full)", show_value=True)
+    m = mo.ui.slider(steps=[2**k for k in range(4, 14)], value=512, label="m", show_value=True)
+    last = mo.ui.slider(100, 2000, 100, value=200, label="steps", show_value=True)
+    return batch, beta, d, eta, exponent, last, m, n, source, upload
 
 
 @app.cell
-def _(jax, nm, np, special):
+def _(io, jax, nm, np):
     # The kernels of all 64 samples, of which the slider takes the first n: no size is compiled
     # twice.
     sets = {
@@ -47,50 +52,70 @@ def _(jax, nm, np, special):
         "digits": nm.load_digits(64, key=jax.random.key(0)),
     }
     kernels = {name: np.asarray(nm.infinite_ntk(data.X)) for name, data in sets.items()}
-    decay_constant = jax.jit(special.decay_constant)
-    return decay_constant, kernels, sets
+
+    def read(contents):
+        """(kernel, error at the start) of an uploaded file: an array, or H and perhaps y."""
+        loaded = np.load(io.BytesIO(contents))
+        H = np.asarray(loaded if isinstance(loaded, np.ndarray) else loaded["H"], float)
+        return H, -np.asarray(loaded["y"]) if "y" in getattr(loaded, "files", ()) else np.ones(
+            len(H)
+        )
+
+    return kernels, read, sets
 
 
 @app.cell
-def _(exponent, kernels, n, np, sets, source):
-    if source.value == "power law":
-        kernel, start = (
-            np.diag(0.5 * np.arange(1.0, n.value + 1) ** -exponent.value),
-            np.ones(n.value),
-        )
-    else:
-        kernel, start = (
-            kernels[source.value][: n.value, : n.value],
-            -np.asarray(sets[source.value].y)[: n.value],
-        )
-    values, vectors = np.linalg.eigh(kernel)
-    eigenvalues, shares = (
-        np.pad(values, (0, 64 - n.value), mode="edge"),
-        np.pad((vectors.T @ start) ** 2, (0, 64 - n.value)),
+def _(exponent, kernels, mo, n, np, read, sets, source, upload):
+    mo.stop(
+        source.value == "file" and not upload.value,
+        mo.vstack([mo.md("*Choose a file with a kernel (n, n), symmetric.*"), source, upload]),
     )
-    lam0 = float(values[0])
-    return eigenvalues, kernel, lam0, shares, start, values
+    if source.value == "file":
+        kernel, start = read(upload.contents())
+    elif source.value == "power law":
+        kernel = np.diag(0.5 * np.arange(1.0, n.value + 1) ** -exponent.value)
+        start = np.ones(n.value)
+    else:
+        kernel = kernels[source.value][: n.value, : n.value]
+        start = -np.asarray(sets[source.value].y)[: n.value]
+    count = len(start)
+    values, vectors = np.linalg.eigh(kernel)
+    room = 64 * -(-count // 64)  # so that few sizes are compiled
+    eigenvalues = np.pad(values, (0, room - count), mode="edge")
+    parts = np.pad(vectors.T @ start, (0, room - count))
+    return count, eigenvalues, kernel, parts, start, values
 
 
 @app.cell
-def _(b, bounds, d, decay_constant, eigenvalues, lam0, nm, np, shares, t_end, time):
+def _(batch, beta, count, d, eigenvalues, eta, kernel, last, nm, np, parts, start, time, values):
     clock = time.perf_counter()
-    ts = np.linspace(0, t_end.value / np.sqrt(lam0), 401)
-    flows = [nm.GradientFlow(), nm.HeavyBall(b.value * np.sqrt(lam0)), nm.Nesterov(d.value)]
-    modes = {flow.name: np.asarray(nm.response(eigenvalues, flow, ts)) for flow in flows}
-    losses = {name: np.maximum(0.5 * phi**2 @ shares, 1e-300) for name, phi in modes.items()}
-    loss0, alpha = 0.5 * np.sum(shares), min(b.value / 2, 1) * np.sqrt(lam0)
-    limits = {
-        "gradient_flow": bounds.gradient_flow_sharp(ts, lam0, loss0),
-        "heavy_ball": bounds.heavy_ball_critical(ts, alpha, loss0)
-        if b.value <= 2
-        else np.full(401, np.nan),
-        "nesterov": bounds.nesterov_sharp(
-            ts[1:], d.value, lam0, loss0, float(decay_constant(d.value))
-        ),
+    step = eta.value / float(values[-1])
+    steps = np.unique(np.linspace(0, last.value, 101).astype(int))
+    methods = {
+        "gradient_flow": nm.gradient_descent(step),
+        "heavy_ball": nm.heavy_ball(step, beta.value),
+        "nesterov": nm.nesterov(step, d.value),
+    }  # by the colour of the flow
+    errors = {
+        name: np.asarray(nm.predict(np.diag(eigenvalues), parts, method, steps).residual)
+        for name, method in methods.items()
+    }
+    losses = {name: 0.5 * np.sum(error**2, axis=1) for name, error in errors.items()}
+    stable = {
+        name: float(np.max(nm.spectral_radius(method, values))) < 1
+        for name, method in methods.items()
+        if name != "nesterov"
     }
     solved = 1e3 * (time.perf_counter() - clock)
-    return clock, flows, limits, losses, modes, solved, ts
+    noisy = {}
+    if batch.value < count:  # the expected loss, exactly; one compilation for each n
+        noisy = {
+            name: np.asarray(
+                nm.predict_stochastic(kernel, start, method, steps, batch_size=batch.value).loss
+            )
+            for name, method in methods.items()
+        }
+    return clock, errors, losses, methods, noisy, solved, stable, steps
 
 
 @app.cell
@@ -100,62 +125,68 @@ def _(Figure, plotting):
     figure = Figure(figsize=(9, 3))
     figure.subplots_adjust(0.09, 0.15, 0.99, 0.9, 0.15)
     left, right = figure.subplots(1, 2)
+    names = {**plotting.FLOW_NAMES, "gradient_flow": "gradient descent"}
     slowest = {name: left.plot([], [], color=color)[0] for name, color in plotting.COLORS.items()}
     fastest = {
         name: left.plot([], [], color=color, linewidth=0.7, alpha=0.5)[0]
         for name, color in plotting.COLORS.items()
     }
     lines = {
-        name: right.plot([], [], color=color, label=plotting.FLOW_NAMES[name])[0]
+        name: right.plot([], [], color=color, label=names[name])[0]
         for name, color in plotting.COLORS.items()
     }
     left.set(
         title="slowest mode (thick) and fastest (thin)",
-        xlabel="time t",
+        xlabel="step",
         ylabel="share of the error left",
     )
     right.set(
-        title="log₁₀ of the loss, and its sharp bound (dashed)", xlabel="time t"
+        title="log₁₀ of the loss (dashed: on batches)", xlabel="step"
     )  # a logarithmic axis takes longer to draw
     right.legend(loc="lower left")
     dashed = {
         name: right.plot([], [], "--", color=color, linewidth=1)[0]
         for name, color in plotting.COLORS.items()
     }
-    return dashed, fastest, figure, left, lines, right, slowest
+    return dashed, fastest, figure, left, lines, names, right, slowest
 
 
 @app.cell
 def _(
     clock,
+    count,
     dashed,
+    errors,
     fastest,
     figure,
     io,
     left,
-    limits,
     lines,
     losses,
-    modes,
-    n,
+    noisy,
     np,
+    parts,
     rc_context,
     right,
     slowest,
     solved,
+    steps,
     time,
-    ts,
 ):
+    def logs(loss):
+        """log10 of a loss, cut off where a method diverges or has arrived."""
+        return np.log10(np.clip(np.nan_to_num(loss, nan=1e12), 1e-16, 1e12))
+
     for name in lines:
-        slowest[name].set_data(ts, modes[name][:, 0])
-        fastest[name].set_data(ts, modes[name][:, n.value - 1])
-        lines[name].set_data(ts, np.log10(losses[name]))
-        dashed[name].set_data(ts[-len(limits[name]) :], np.log10(limits[name]))
-    left.set(
-        xlim=(0, ts[-1]), ylim=(min(-0.05, 1.05 * min(part.min() for part in modes.values())), 1.05)
-    )
-    bottom = max(np.log10(losses["heavy_ball"].min()), -16) - 1
-    right.set(xlim=(0, ts[-1]), ylim=(bottom, np.log10(losses["heavy_ball"][0]) + 1.5))
+        for line, mode in ((slowest, 0), (fastest, count - 1)):
+            share = errors[name][:, mode] / (parts[mode] or 1.0)
+            line[name].set_data(steps, np.clip(share, -2, 2))
+        lines[name].set_data(steps, logs(losses[name]))
+        dashed[name].set_data(steps if noisy else [], logs(noisy[name]) if noisy else [])
+    left.set(xlim=(0, steps[-1]), ylim=(-1.05, 1.05))
+    top = float(logs(losses["heavy_ball"])[0])
+    lowest = min(float(logs(loss).min()) for loss in losses.values())
+    right.set(xlim=(0, steps[-1]), ylim=(max(lowest, top - 16) - 1, top + 2))
     with rc_context({"svg.fonttype": "none"}):  # letters as text, not as outlines
         figure.savefig(closed := io.StringIO(), format="svg")
     drawn = 1e3 * (time.perf_counter() - clock) - solved
@@ -163,22 +194,46 @@ def _(
 
 
 @app.cell
-def _(b, closed, d, drawn, exponent, lam0, m, mo, n, solved, source, t_end, values):
+def _(
+    batch,
+    beta,
+    closed,
+    d,
+    drawn,
+    eta,
+    exponent,
+    last,
+    m,
+    mo,
+    n,
+    names,
+    solved,
+    source,
+    stable,
+    upload,
+    values,
+):
+    unstable = ", ".join(names[name] for name, ok in stable.items() if not ok)
     mo.vstack(
         [
             mo.md("# Momentum: constant kernel and network"),
             mo.md(
-                "n samples; friction b of the heavy ball; Nesterov's d; m neurons; "
-                "until time T; power law λ ~ 1/k^power."
+                "n samples; power law λ ~ 1/k^power; step η in units of 1/λmax; β of the heavy "
+                "ball; Nesterov's d; samples in a batch; m neurons."
             ),
             mo.hstack(
-                [mo.vstack([source, n, exponent]), mo.vstack([b, d]), mo.vstack([m, t_end])],
+                [
+                    mo.vstack([source, upload, n, exponent]),
+                    mo.vstack([eta, beta, d]),
+                    mo.vstack([batch, m, last]),
+                ],
                 justify="start",
                 gap=2,
             ),
             mo.md(
-                f"λ₀ = {lam0:.4g}, λmax = {values[-1]:.4g}, κ = "
-                f"{values[-1] / lam0:.4g}; solved {solved:.0f} ms, drawn {drawn:.0f} ms"
+                f"λmin = {values[0]:.4g}, λmax = {values[-1]:.4g}, κ = "
+                f"{values[-1] / values[0]:.4g}; solved {solved:.0f} ms, drawn {drawn:.0f} ms"
+                + (f"; **unstable: {unstable}**" if unstable else "")
             ),
             mo.Html(closed.getvalue()),
         ]
@@ -187,41 +242,45 @@ def _(b, closed, d, drawn, exponent, lam0, m, mo, n, solved, source, t_end, valu
 
 
 @app.cell
-def _(flows, jax, m, mo, n, nm, np, sets, source, ts):
+def _(batch, jax, last, m, methods, mo, n, nm, sets, source):
     mo.stop(
-        source.value == "power law",
-        mo.md("*A power law is a spectrum without a network: choose sphere or digits to see one.*"),
+        source.value not in sets,
+        mo.md("*A spectrum without a network: choose sphere or digits to see one.*"),
     )
     data = nm.Dataset(sets[source.value].X[: n.value], sets[source.value].y[: n.value])
     net = nm.init_two_layer(m.value, data.input_size, key=jax.random.key(1), antisymmetric=True)
-    saved = np.asarray(ts)[::20]
+    drawn_of = (
+        {"batch_size": batch.value, "key": jax.random.key(2)} if batch.value < n.value else {}
+    )
     runs = {
-        flow.name: nm.simulate(
-            net, data, flow, saved, readouts=["loss"], config=nm.Numerics(tol=1e-3)
+        name: nm.train(
+            net,
+            data,
+            method,
+            last.value,
+            save_every=last.value // 20,
+            readouts=["loss"],
+            **drawn_of,
         )
-        for flow in flows
+        for name, method in methods.items()
     }
-    return runs, saved
+    return (runs,)
 
 
 @app.cell
-def _(losses, m, np, plotting, runs, saved, ts):
+def _(losses, m, names, noisy, np, plotting, runs, steps):
     chart, axes = plotting.panels(1, 1, height=2.8, width=9.0)
-    for flow_name, run in runs.items():
-        axes.semilogy(
-            ts,
-            losses[flow_name],
-            color=plotting.COLORS[flow_name],
-            label=plotting.FLOW_NAMES[flow_name],
-        )
-        axes.semilogy(saved, run.loss, "o", color=plotting.COLORS[flow_name])
-    lowest = min(float(np.min(run.loss)) for run in runs.values())
-    axes.set(
-        title=f"lines: closed form; points: the weights of {m.value} neurons",
-        xlabel="time t",
-        ylabel="loss",
+    for method_name, run in runs.items():
+        foretold = np.clip((noisy or losses)[method_name], 1e-16, 1e12)
+        color = plotting.COLORS[method_name]
+        axes.semilogy(steps, foretold, color=color, label=names[method_name])
+        axes.semilogy(run.ts, run.loss, "o", color=color)
+    title = "lines: closed form" + (", expected on batches" if noisy else "")
+    axes.set(title=f"{title}; points: {m.value} neurons", xlabel="step", ylabel="loss")
+    start_loss = float(losses["heavy_ball"][0])
+    axes.set_ylim(
+        max(min(float(np.nanmin(run.loss)) for run in runs.values()) / 30, 1e-14), 30 * start_loss
     )
-    axes.set_ylim(lowest / 30, None)
     axes.legend()
     chart  # noqa: B018
     return

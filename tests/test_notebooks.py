@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import io
 import json
 import re
 import runpy
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 
 ABSOLUTE = re.compile(
@@ -85,3 +87,7 @@ def test_interactive_page_runs_and_its_closed_forms_are_quick():
         run.ok for run in names["runs"].values()
     )
     assert names["solved"] < 500  # below 100 on a machine that does nothing else
+    stored = io.BytesIO()
+    np.savez(stored, H=2 * np.eye(3), y=np.ones(3))
+    kernel, start = names["read"](stored.getvalue())  # a kernel of one's own
+    assert kernel.tolist() == (2 * np.eye(3)).tolist() and start.tolist() == [-1, -1, -1]
