@@ -215,10 +215,6 @@ def _certify(trajectory: Trajectory, reference: Any) -> Certificate:
     # The mean rates by the saved kernels alone, and with what H may do between two saves.
     certain, kept = mean(sharp.certain, run.ts), mean(sharp.local, run.ts)
     friction, best_rate = friction_for(run)
-    # lambda_min and lambda_max over the whole run: by Weyl each moves by at most the kernel's path.
-    values = np.linalg.eigvalsh(run.H)
-    low = max(float(between(values[:, 0], run.lengths).min()), 0.0)
-    high = float(between(values[:, -1], -run.lengths).max())
     return Certificate(
         issued=best is not None,
         form=best,
@@ -239,9 +235,20 @@ def _certify(trajectory: Trajectory, reference: Any) -> Certificate:
         reference=reference if isinstance(reference, str) else "given",
         best_friction=friction,
         best_rate=best_rate,
-        safe_friction=float(bounds.safe_friction(low, high)),
-        safe_rate=float(bounds.safe_rate(low, high)),
+        **_safe(run),
     )
+
+
+def _safe(run: Motion) -> dict[str, float]:
+    """By lambda_min and lambda_max over the whole run: by Weyl each moves by at most the kernel's
+    path."""
+    values = np.linalg.eigvalsh(run.H)
+    low = max(float(between(values[:, 0], run.lengths).min()), 0.0)
+    high = float(between(values[:, -1], -run.lengths).max())
+    return {
+        "safe_friction": float(bounds.safe_friction(low, high)),
+        "safe_rate": float(bounds.safe_rate(low, high)),
+    }
 
 
 def _nesterov(trajectory: Trajectory) -> float | None:
@@ -257,13 +264,13 @@ def _nesterov(trajectory: Trajectory) -> float | None:
 
 def _following(trajectory: Trajectory, d: float) -> Certificate:
     run = _seen(trajectory, np.asarray(trajectory["kernel"], np.float64)[0])
-    values = np.linalg.eigvalsh(run.H)
+    lowest = float(np.linalg.eigvalsh(run.H)[:, 0].min())
     found = nesterov_form(run, d)
     bound, epsilon = np.full(run.ts.shape, np.inf), np.full(run.ts.shape, np.nan)
     issued, rate, share, gap = False, -np.inf, 0.0, np.inf
     missing = (
         f"no saved time but the last has t^2 lambda_min(H) > d (d - 2)/4, and lambda_min(H) is "
-        f"{values[:, 0].min():.3g} at least; save more densely, and to later times"
+        f"{lowest:.3g} at least; save more densely, and to later times"
     )
     if found is not None:
         form, first, epsilon[first:] = found
@@ -281,8 +288,6 @@ def _following(trajectory: Trajectory, d: float) -> Certificate:
             f"{share:.2g} of what they did"
         )
     width = getattr(trajectory.model, "width", 0)
-    low = max(float(between(values[:, 0], run.lengths).min()), 0.0)
-    high = float(between(values[:, -1], -run.lengths).max())
     return Certificate(
         issued=issued,
         form="moving" if issued else None,
@@ -292,7 +297,7 @@ def _following(trajectory: Trajectory, d: float) -> Certificate:
         missing="" if issued else f"{missing}.",
         epsilon=epsilon,
         drift=run.drift,
-        lam0=float(values[:, 0].min()),
+        lam0=lowest,
         impulses=float(run.kicks.sum()),
         gap=gap,
         rates={"moving": rate},
@@ -301,8 +306,7 @@ def _following(trajectory: Trajectory, d: float) -> Certificate:
         reference="moving",
         best_friction=np.nan,
         best_rate=np.nan,
-        safe_friction=float(bounds.safe_friction(low, high)),
-        safe_rate=float(bounds.safe_rate(low, high)),
+        **_safe(run),
     )
 
 

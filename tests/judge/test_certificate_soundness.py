@@ -299,3 +299,32 @@ def test_nesterovs_bound_is_met_by_a_kernel_at_rest_and_its_power_is_d(d):
     issued = np.isfinite(found.bound)
     ratio = np.asarray(seen["loss"])[issued][1:] / found.bound[issued][1:]
     assert 0.7 < np.max(ratio) <= 1
+
+
+def nesterov_ratio(seen, d):
+    """The largest loss over bound."""
+    form, first, _ = moving.nesterov_form(certificate._seen(seen, np.eye(1)), d)
+    curve, _ = form.bound(np.asarray(seen.ts)[first:], 1.0)
+    return float(np.max(np.asarray(seen["loss"])[first + 1 :] / curve[1:]))
+
+
+def test_a_kernel_that_rises_at_each_turn_is_paid_for_by_the_reference():
+    """Proposition 13's motion, in saves so dense that the distance from the reference costs little:
+    V rises by the factor of the jump, at rest, and by nothing else."""
+
+    def pumps(k, D, V):
+        return (1.5 if D @ V < 0 else 1.0) * np.eye(1)
+
+    start = [1.0], [-1e-9 - 1 / 5]  # d = 2: u = t Delta, at rest
+    seen = solve(np.nan, start, 0.004, 250, pumps, d=2.0, from_t=5.0)
+    assert 0.6 < nesterov_ratio(seen, 2.0) <= 1
+
+
+def test_opposite_impulses_inside_one_step_do_not_cancel_in_nesterovs_form():
+    def opposite(k, D, V):
+        return {0: 1.0, 1: -1.0}.get(k, 0.0)
+
+    start = [1e-4], [0.0]
+    seen = solve(np.nan, start, 0.2, 4, lambda k, D, V: np.eye(1), opposite, 2.0, 5.0)
+    assert float(seen["impulses"][-1]) == 0.0
+    assert 0.15 < nesterov_ratio(seen, 2.0) <= 1
