@@ -58,7 +58,17 @@ def check_config(config: Any) -> None:
 
 def in_dtype(config: Numerics, dtype: Any) -> Numerics:
     """The same with its tolerance in the precision of a run, checked."""
-    import jax.numpy as jnp
-
     check_config(config)
-    return Numerics(jnp.asarray(config.tol, dtype), config.max_steps, config.precision)
+    return Numerics(placed(config.tol, dtype), config.max_steps, config.precision)
+
+
+def placed(value: Any, dtype: Any) -> Any:
+    """jnp.asarray(value, dtype), without the program that JAX compiles for every shape and dtype
+    that NumPy's numbers come in."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    if isinstance(value, jax.Array):
+        return jnp.asarray(value, dtype)
+    return jax.device_put(np.asarray(value, jax.dtypes.canonicalize_dtype(dtype)))

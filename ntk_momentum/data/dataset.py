@@ -18,6 +18,7 @@ from jaxtyping import Array, Real
 
 from ..errors import InputError, check_choice, described, not_an_array
 from ..memory import check_fits
+from ..numerics import placed
 
 NAMED = 20  # rows, groups or columns that a message lists, at most
 
@@ -104,7 +105,7 @@ def _real(name: str, value: Any, copies: int = 2) -> Array:
     if array.dtype.kind in "iu":
         return _integers(name, array)
     dtype = array.dtype if array.dtype.kind == "f" else np.float64
-    return jnp.asarray(array, dtype=jax.dtypes.canonicalize_dtype(dtype))
+    return placed(array, dtype)
 
 
 def _finite(name: str, value: Any, copies: int = 3) -> np.ndarray:

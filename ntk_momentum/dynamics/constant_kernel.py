@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..errors import InputError, check_array, check_real, concrete
+from ..numerics import placed
 
 
 def check_times(
@@ -47,7 +48,8 @@ def check_times(
                 "for an optimizer the times ts must be step counts, whole numbers, got "
                 f"{value[value != np.round(value)][0]:g}; try np.arange(11)."
             )
-    return jnp.asarray(ts, jnp.result_type(jnp.asarray(ts), float) if dtype is None else dtype)
+    known = ts if isinstance(ts, jax.Array) else np.asarray(ts)
+    return placed(known, jnp.result_type(known, float) if dtype is None else dtype)
 
 
 def launch_of(velocity0: Any, shape: tuple, dtype: Any, columns: tuple) -> Array | None:
@@ -90,8 +92,9 @@ def square(kernel: Array, residual0: Array, name: str = "kernel") -> tuple[Array
             f"{name} must have shape {(n, n)}{several} for residual0 of shape {residual0.shape}, "
             f"got {kernel.shape}; pass the kernel and the error of the same inputs."
         )
-    kernel, gap, scale = _symmetrise(kernel)
-    if not isinstance(gap, jax.core.Tracer) and gap > np.sqrt(np.finfo(kernel.dtype).eps) * scale:
+    kernel, *seen = _symmetrise(kernel)
+    gap, scale = (concrete(number) for number in seen)  # NumPy compares without a program
+    if gap is not None and gap > np.sqrt(np.finfo(kernel.dtype).eps) * scale:
         raise InputError(
             f"{name} must be symmetric, got |K - K^T| up to {gap:.2g} and |K| up to {scale:.2g}; "
             "pass that of the training points, and test rows as test_kernel=."

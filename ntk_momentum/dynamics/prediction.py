@@ -306,7 +306,9 @@ def predict(
     if limit:
         check_limit(flow, out.eigenvalues if ridge is None else out.eigenvalues + ridge)
     if isinstance(flow, AbstractFlow) and counts is not None:
-        warn_of_precision(flow, out.eigenvalues[-1], counts[-1], out.eigenvalues.dtype)
+        largest = concrete(out.eigenvalues)
+        if largest is not None:
+            warn_of_precision(flow, largest[-1], counts[-1], out.eigenvalues.dtype)
     seen = concrete(out.loss)
     if seen is not None and not np.all(np.isfinite(seen)):
         if slots is None:

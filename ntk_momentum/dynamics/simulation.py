@@ -17,7 +17,7 @@ from ..data import Dataset
 from ..errors import InputError, check_real, no_type_check
 from ..loss import Loss, squared
 from ..method import AbstractFlow, check_method_kind
-from ..numerics import Numerics, check_config, in_dtype
+from ..numerics import Numerics, check_config, in_dtype, placed
 from ..progress import OnProgress, check_progress
 from .constant_kernel import check_constant_kernel, check_times
 from .defaults import as_integrator, default_names
@@ -185,7 +185,7 @@ def follow_times(
     )
     times = check_times(ts).astype(run.dtype)
     at = lambda ts, config: solved(
-        eqx.tree_at(lambda r: r.numerics, run, config), jnp.asarray(ts, run.dtype)
+        eqx.tree_at(lambda r: r.numerics, run, config), placed(ts, run.dtype)
     )
     return warn_of_failure(run, refined(at, times, run.numerics, refine), 3)
 

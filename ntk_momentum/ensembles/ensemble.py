@@ -13,7 +13,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -24,7 +23,7 @@ from ..dynamics.trajectory import label
 from ..errors import InputError, no_type_check, require
 from ..loss import Loss, squared
 from ..method import AbstractFlow, AbstractOptimizer, innermost
-from ..numerics import Numerics
+from ..numerics import Numerics, placed
 from ..progress import OnProgress, check_progress
 from . import program
 from .axes import flow_values as flow_values
@@ -250,7 +249,7 @@ def run_unit(made: Plan, unit: Unit) -> Ensemble:
     several = (1,) if made.stacked else ()
 
     def arrange(value: np.ndarray) -> Array:
-        return jnp.asarray(value[: np.prod(shape)].reshape(*several, *shape, *value.shape[1:]))
+        return jax.device_put(value[: np.prod(shape)].reshape(*several, *shape, *value.shape[1:]))
 
     return Ensemble(
         tuple(made.flows[i] for i in unit.flows),
@@ -279,7 +278,7 @@ def assemble(made: Plan, blocks: Iterable[Ensemble]) -> Ensemble:
         whole = np.empty((*shape, *first.shape[len(shape) :]), first.dtype)
         for place, part in zip(places, parts, strict=True):
             whole[place] = part
-        return jnp.asarray(whole)
+        return jax.device_put(whole)
 
     outcome = jax.tree.map(
         join, *[program.Solved(b.readouts, b.verdict, b.accepted, b.rejected) for b in blocks]
@@ -291,6 +290,4 @@ def assemble(made: Plan, blocks: Iterable[Ensemble]) -> Ensemble:
 
 def _times(made: Plan, sets: Sequence[int], flows: Sequence[int]) -> Array:
     rows = made.ts[np.ix_(list(sets), list(flows))]
-    return jnp.asarray(
-        rows if made.stacked else rows[0], jax.dtypes.canonicalize_dtype(jnp.float64)
-    )
+    return placed(rows if made.stacked else rows[0], float)

@@ -42,7 +42,12 @@ from .axes import (
 )
 
 WASTE = 0.25
-"""Padding is less than this share of a padded network."""
+"""Padding is less than this share of a padded network..."""
+
+SPARE = 2**21
+"""...or it adds at most so many preactivations of a sample, over all runs of a program: computing
+on them took 1.5 to 2.5 us each in a whole run (10 sphere(20, 5) time constants), and a program of
+its own 4 s to compile."""
 
 STRATEGIES = {"cpu": "map"}
 """How runs share a device, where it has been measured (`scripts/bench ensembles`); elsewhere a plan
@@ -163,7 +168,7 @@ class Plan:
     def inputs(self, position: int) -> Decomposition:
         """The decomposition of a data set's inputs, made once."""
         if position not in self.decomposed:
-            self.decomposed[position] = jax.tree.map(jnp.asarray, decompose(self.data[position].X))
+            self.decomposed[position] = jax.device_put(decompose(self.data[position].X))
         return self.decomposed[position]
 
 
@@ -260,12 +265,14 @@ def plan(
     return dataclasses.replace(made, units=tuple(_units(made, unit_runs, free, layout)))
 
 
-def buckets(widths: Sequence[int]) -> list[tuple[int, ...]]:
+def buckets(widths: Sequence[int], spare: float = 0) -> list[tuple[int, ...]]:
     """Positions of widths that share a program, from the widest down: each padded by less than a
-    quarter of the widest."""
+    quarter of the widest, or all together by at most `spare` neurons."""
     found: list[list[int]] = []
     for j in sorted(range(len(widths)), key=lambda j: -widths[j]):
-        if found and widths[j] > (1 - WASTE) * widths[found[-1][0]]:
+        widest = widths[found[-1][0]] if found else 0
+        padding = sum(widest - widths[i] for i in (*found[-1], j)) if found else 0
+        if found and (widths[j] > (1 - WASTE) * widest or padding <= spare):
             found[-1].append(j)
         else:
             found.append([j])
@@ -302,7 +309,7 @@ def _units(made: Plan, unit_runs: int, free: int | float, layout: str | None) ->
     for d, data in enumerate(made.data):
         for members in kinds(made.flows):
             for bucket in (
-                buckets(made.widths)
+                buckets(made.widths, SPARE / (data.n * len(members) * len(made.seeds)))
                 if _paddable(made.recipe)
                 else [(j,) for j in range(len(made.widths))]
             ):

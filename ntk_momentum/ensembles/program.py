@@ -32,7 +32,7 @@ from ..dynamics.solver import batches_of
 from ..method import AbstractFlow, AbstractOptimizer
 from ..network.model import cast
 from ..network.two_layer import TwoLayerNet, init_two_layer
-from ..numerics import in_dtype
+from ..numerics import in_dtype, placed
 from .devices import AXIS
 
 
@@ -152,21 +152,18 @@ def make(
         else np.asarray([s & 0xFFFFFFFF for s in seed], np.uint32)
     )  # as jax.random.key takes them
     stacked = jax.tree.map(
-        lambda *leaves: jnp.asarray(np.stack([np.asarray(leaf) for leaf in leaves]), dtype), *flows
+        lambda *leaves: placed(np.stack([np.asarray(leaf) for leaf in leaves]), dtype), *flows
     )
-    rows = [
-        jnp.asarray(value)
-        for value in (np.asarray(flow, np.int32), np.asarray(width, np.int32), seeds)
-    ]
+    rows = [placed(flow, np.int32), placed(width, np.int32), jax.device_put(seeds)]
     several = tuple(sorted(set(sizes or ())))
-    batch = None if sizes is None else jnp.asarray([several.index(size) for size in sizes])
+    batch = None if sizes is None else placed([several.index(size) for size in sizes], int)
     return Batch(
         recipe,
         data.X,
         data.y,
         inputs,
         stacked,
-        jnp.asarray(times, dtype),
+        placed(times, dtype),
         rows[0],
         rows[1],
         rows[2],

@@ -64,7 +64,7 @@ def pieces(activation: Callable, dtype: np.dtype, most: int = 16) -> Pieces | No
     # told apart, and such an activation is then not taken for piecewise linear
     z = np.linspace(-32.0, 32.0, 2**12 + 1)
     with jax.ensure_compile_time_eval():
-        value = np.asarray(activation(jnp.asarray(z, dtype)), float)
+        value = np.asarray(jax.jit(activation)(z.astype(dtype)), float)
     if value.shape != z.shape or not np.isfinite(value).all():
         return None
     slopes = np.diff(value) / np.diff(z)

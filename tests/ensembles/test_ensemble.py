@@ -140,7 +140,7 @@ def test_several_data_sets_are_an_axis():
 
 
 @pytest.mark.slow
-def test_one_program_per_bucket_of_widths_whatever_the_units(caplog):
+def test_small_nets_share_a_program_whatever_their_widths_and_units(caplog):
     with jax.log_compiles(), caplog.at_level("WARNING"):
         run = nm.ensemble(DATA, FLOWS[1:], [11, 12, 24], 3, TS[:3], readouts=["f"], unit_runs=4)
     programs = [
@@ -148,7 +148,7 @@ def test_one_program_per_bucket_of_widths_whatever_the_units(caplog):
         for record in caplog.messages
         if record.startswith("Finished XLA compilation of jit(ensemble_program)")
     ]
-    assert len(programs) == 2 and run.ok
+    assert len(programs) == 1 and run.ok
 
 
 @given(st.lists(st.integers(1, 10**6), min_size=1, max_size=12, unique=True))
@@ -158,6 +158,10 @@ def test_padding_wastes_less_than_a_quarter(widths):
     for bucket in found:
         widest = max(widths[j] for j in bucket)
         assert all((widest - widths[j]) / widest < 0.25 for j in bucket)
+    spare = max(widths) / 2
+    for bucket in buckets(widths, spare):  # unless there is little to waste
+        padding = [max(widths[i] for i in bucket) - widths[j] for j in bucket]
+        assert sum(padding) <= spare or max(padding) < 0.25 * max(widths[j] for j in bucket)
 
 
 def test_seeds_beyond_32_bits_draw_the_same_networks():
@@ -176,7 +180,7 @@ def test_a_unit_says_in_plain_values_what_it_is():
     assert (
         len({json.dumps(unit.coordinates, sort_keys=True) for unit in made.units})
         == len(made.units)
-        == 10
+        == 9
     )
     assert {len(unit.flows) * len(unit.widths) * len(unit.seeds) for unit in made.units} <= {1, 2}
     json.dumps(made.settings)

@@ -6,7 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ntk_momentum.kernel import patterns
 from ntk_momentum.kernel.patterns import common_bits, dense_gram, kink, pack, slope_gram
+
+
+@pytest.fixture(autouse=True)
+def no_few(monkeypatch):
+    """So few neurons would take the dense product."""
+    monkeypatch.setattr(patterns, "FEW", 0)
+
 
 leaky = lambda z: jnp.where(z >= 0, z, 0.25 * z)
 hinge = lambda z: jnp.maximum(z, 0)  # its derivative at 0 is 1/2, neither slope
