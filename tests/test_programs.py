@@ -14,7 +14,7 @@ NET = nm.init_two_layer(16, 3, key=jax.random.key(1))
 H, FLOW, TS = nm.infinite_ntk(DATA.X), nm.GradientFlow(), [0.0, 1.0]
 
 FIRST = {
-    "infinite_ntk": (lambda: nm.infinite_ntk(DATA.X), ["_infinite_ntk"]),
+    "infinite_ntk": (lambda: nm.infinite_ntk(DATA.X), ["_infinite_ntk", "symmetrised"]),
     "empirical_ntk": (lambda: nm.empirical_ntk(NET, DATA.X), ["_probed", "_two_layer"]),
     "predict": (
         lambda: nm.predict(H, DATA.y, FLOW, TS),

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 from ..errors import InputError, check_positive, check_whole
 from ..memory import check_fits, check_kernel, in_short
 from ..network.two_layer import check_elementwise
-from .infinite import Angles, angles, rows, safe_sqrt
+from .infinite import Angles, by_strips, rows, safe_sqrt, symmetrised
 from .patterns import kink
 from .piecewise import pieces, piecewise_linear
 
@@ -54,7 +54,7 @@ class FullyConnected(eqx.Module):
     def __call__(self, x1: Any, x2: Any = None) -> WideKernels:
         """Both kernels between x1 (n1, ...) and x2 (n2, ...); x2 = None means x1, and gives exactly
         symmetric kernels."""
-        check_kernel("the kernels", x1, x2, 1 + 4 * (len(self.weight_std) - 1))
+        check_kernel("the kernels", x1, x2, 6)
         x1 = rows("x1", x1)
         x2 = None if x2 is None else rows("x2", x2)
         if x2 is not None and x1.shape[1] != x2.shape[1]:
@@ -63,20 +63,17 @@ class FullyConnected(eqx.Module):
                 f"{x2.shape[1]} numbers; give one input per row."
             )
         kernels = _kernels(self, x1, x2)
-        return kernels if x2 is not None else _symmetrise(kernels)
-
-
-@jax.jit
-def _symmetrise(kernels: WideKernels) -> WideKernels:
-    """A program of its own: computed a second time for the transpose, an entry may come out one bit
-    different."""
-    return WideKernels(*(0.5 * (K + K.T) for K in kernels))
+        return kernels if x2 is not None else WideKernels(*map(symmetrised, kernels))
 
 
 @eqx.filter_jit
 def _kernels(network: FullyConnected, x1: Array, x2: Array | None) -> WideKernels:
     root = x1.shape[1] ** -0.5
-    return of_layers(network, angles(x1 * root, (x1 if x2 is None else x2) * root))
+    other = None if x2 is None else x2 * root
+    # as one array: apart, XLA computes what they share twice, layer by layer
+    both = lambda pairs: jax.lax.complex(*of_layers(network, pairs))
+    found = by_strips(both, x1 * root, other)
+    return WideKernels(found.real, found.imag)
 
 
 def of_layers(network: FullyConnected, pairs: Angles) -> WideKernels:

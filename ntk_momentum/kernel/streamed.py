@@ -5,12 +5,6 @@
 over blocks I, J of inputs. H is symmetric, so a tile serves both of its products, K v_J and K^T
 v_I, and half of them are computed. Several devices share the tiles evenly, each with all inputs,
 and one sum of n numbers a column is sent.
-
-A tile's angles come from one matrix product of the directions, c = cos theta, unlike
-`infinite.angles`, which takes differences of all pairs: 7 times dearer at p = 784. 1 - |c| then
-carries round-off of order eps, and theta as much as eps / sqrt(2 (1 - |c|)): a tile that holds
-1 - |c| < 4 sqrt(eps) is computed by differences. So H's entries are right to 1e-13 in float64 and
-4e-7 in float32, relative to the diagonal.
 """
 
 from __future__ import annotations
@@ -28,7 +22,7 @@ from jaxtyping import Array, Float
 
 from ..errors import InputError, check_whole, no_type_check, require, unknown_name
 from ..memory import check_fits
-from .infinite import Angles, angles, directions, of_pairs, rows
+from .infinite import angles, blocks_of, of_pairs, rows
 from .recursion import FullyConnected, of_layers
 
 if TYPE_CHECKING:
@@ -97,30 +91,11 @@ class Streamed(eqx.Module):
         return jax.lax.scan(add, start, jnp.asarray(pairs))[0]
 
     def _tile(self, x1: Array, x2: Array, same: Any) -> Array:
-        if isinstance(self.of, str):
-            return of_pairs(quick_angles(x1, x2, same), self.of)
-        root = x1.shape[1] ** -0.5
-        return of_layers(self.of, quick_angles(x1 * root, x2 * root, same)).ntk
-
-
-def quick_angles(x1: Array, x2: Array, same: Any) -> Angles:
-    """`angles` by one matrix product, where no two inputs are so close, or so nearly opposite, that
-    it would lose digits. same: x1 is x2."""
-    (norm1, u), (norm2, v) = directions(x1), directions(x2)
-    with jax.default_matmul_precision("highest"):
-        cos = u @ v.T
-    itself = same & jnp.eye(cos.shape[0], cos.shape[1], dtype=bool) & (norm1 > 0)[:, None]
-    cos = jnp.where(itself, 1.0, cos)
-    edge = 4 * float(jnp.finfo(cos.dtype).eps) ** 0.5
-    close = jnp.any(~itself & (jnp.abs(cos) > 1 - edge))
-    return jax.lax.cond(
-        close,
-        lambda x1, x2, cos: angles(x1, x2),
-        lambda x1, x2, cos: Angles(norm1, norm2, 1 - cos, 1 + cos),
-        x1,
-        x2,
-        cos,
-    )
+        root = 1.0 if isinstance(self.of, str) else x1.shape[1] ** -0.5
+        pairs = angles(x1 * root, x2 * root, jnp.where(same, 0, len(x1)))
+        return (
+            of_pairs(pairs, self.of) if isinstance(self.of, str) else of_layers(self.of, pairs).ntk
+        )
 
 
 def _pairs(many: int, others: int, symmetric: bool) -> np.ndarray:
@@ -197,8 +172,8 @@ def infinite_ntk_operator(
     )
     sizes = len(x1), len(x1 if x2 is None else x2)
     product = Streamed(
-        _blocks(x1, tile),
-        None if x2 is None else _blocks(x2, tile),
+        blocks_of(x1, tile),
+        None if x2 is None else blocks_of(x2, tile),
         layers if network is None else network,
         sizes,
         over,
@@ -209,7 +184,3 @@ def infinite_ntk_operator(
         {lineax.symmetric_tag, lineax.positive_semidefinite_tag} if x2 is None else (),
         closure_convert=False,  # a program serves all inputs of one shape
     )
-
-
-def _blocks(x: Array, tile: int) -> Float[Array, "blocks tile p"]:
-    return jnp.pad(x, ((0, -len(x) % tile), (0, 0))).reshape(-1, tile, x.shape[1])

@@ -6,14 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import ntk_momentum as nm
 from ntk_momentum import InputError
-from ntk_momentum.kernel.infinite import angles
-from ntk_momentum.kernel.streamed import quick_angles
+from ntk_momentum.kernel import infinite
 
 RNG = np.random.default_rng(0)
 X, OTHER, V = RNG.normal(size=(11, 4)), RNG.normal(size=(3, 4)), RNG.normal(size=11)
@@ -37,15 +37,24 @@ def test_a_deep_network_is_streamed_too():
     np.testing.assert_allclose(streamed.mv(jnp.asarray(V)), DEEP(X).ntk @ V, atol=1e-12)
 
 
-def test_angles_by_a_product_keep_their_digits():
-    near = np.concatenate([X, X + 1e-9, -X, 0 * X[:1]])  # duplicates, opposites and a zero
-    exact, quick = (f(jnp.asarray(near), jnp.asarray(near)) for f in (angles, quick_both))
-    np.testing.assert_allclose(quick.theta, exact.theta, atol=1e-12)
-    np.testing.assert_array_equal(jnp.diagonal(quick.near)[:-1], 0.0)
+def test_angles_by_a_product_keep_their_digits(monkeypatch):
+    near = np.concatenate([X, X + 1e-9, -X])  # duplicates and opposites
+    exact = infinite.angles(jnp.asarray(near), jnp.asarray(near), len(near))
+    monkeypatch.setattr(infinite, "FEW", 0)
+    quick = infinite.angles(jnp.asarray(near), jnp.asarray(near), 0)
+    np.testing.assert_allclose(quick.theta, exact.theta, atol=3e-15)
+    np.testing.assert_array_equal(jnp.diagonal(quick.near), 0.0)
 
 
-def quick_both(x1, x2):
-    return quick_angles(x1, jnp.asarray(x2), True)
+def test_strips_and_products_change_no_digit_of_a_kernel(monkeypatch):
+    whole = nm.infinite_ntk(OTHER, X), *DEEP(X)
+    monkeypatch.setattr(infinite, "FEW", 0)
+    monkeypatch.setattr(infinite, "STRIP", 40)
+    jax.clear_caches()
+    strips = nm.infinite_ntk(OTHER, X), *DEEP(X)
+    for one, other in zip(whole, strips, strict=True):
+        np.testing.assert_allclose(one, other, atol=3e-15)
+    np.testing.assert_array_equal(strips[-1], strips[-1].T)
 
 
 @pytest.mark.slow
