@@ -406,7 +406,7 @@ def contract(u: Factor, v: Factor, output: Output) -> Array:
             if kept == "ij"
             else jnp.einsum(f"iato,j{b}to->{kept}", u.delta, v.delta)
         )
-        if u.h is None:
+        if u.h is None or v.h is None:
             return kernel
         inner = _gram(u.h, v.h)
         return kernel * inner.reshape(inner.shape + (1,) * (kernel.ndim - 2))

@@ -5,12 +5,15 @@ with delta_at = df_a/dz_t, so its share of the kernel is sum_ts (delta_at . delt
 two small inner products instead of one over all of W. The two-layer kernel (2.8) is the case t = 1
 with delta_r = s a_r sigma'(w_r . x) and h = x. Such products are found in the model's jaxpr,
 through jit; a weight used in any other way, or for which the factors would cost more, keeps its
-dense Jacobian.
+dense Jacobian. A convolution is such a product too, with the patches of its input as h_t, and its
+Jacobian sum_t delta_t h_t^T one matrix product for each sample, where reverse mode makes a
+convolution with as many groups as there are samples and outputs.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -53,6 +56,72 @@ class Product:
         rest = tuple(axis for axis in range(other.ndim) if axis not in self.contracts)
         return jnp.transpose(other, rest + self.contracts).reshape(self.repeats, self.contracted)
 
+    def factor(self, cotangent: Array, other: Array) -> Factor:
+        """A sample's factor."""
+        return Factor(self.delta(cotangent), self.input(other))
+
+    def numbers(self, k: int) -> int:
+        """What a sample of k outputs keeps."""
+        return self.repeats * (k * self.free + self.contracted)
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    """A trained kernel of a conv_general_dilated: its specs of axes and windows, the shape of its
+    result, and that of its kernel."""
+
+    specs: tuple[tuple[int, ...], ...]
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    dilations: tuple[tuple[int, ...], tuple[int, ...]]
+    shape: tuple[int, ...]
+    kernel: tuple[int, ...]
+
+    def numbers(self, k: int) -> int:
+        """What a sample of k outputs keeps: Jacobian, cotangents and patches."""
+        size, channels = math.prod(self.kernel), self.kernel[self.specs[1][0]]
+        places = math.prod(self.shape) // channels
+        return k * size + places * (k * channels + size // channels)
+
+    def patches(self, x: Array) -> Array:
+        """(i, t): each entry of the window is a strided slice of the padded input."""
+        lhs, rhs, out = self.specs
+        x = jnp.transpose(x, (lhs[1], lhs[0], *lhs[2:]))
+        edges = [(0, 0, 0), (0, 0, 0)]
+        edges += [(*p, d - 1) for p, d in zip(self.padding, self.dilations[0], strict=True)]
+        x = jax.lax.pad(x, jnp.zeros((), x.dtype), edges)
+        steps = (1, 1, *self.strides)
+        spread = [(self.shape[out[2 + i]] - 1) * s + 1 for i, s in enumerate(self.strides)]
+        slices = []
+        for place in np.ndindex(*(self.kernel[axis] for axis in rhs[2:])):
+            at = [i * d for i, d in zip(place, self.dilations[1], strict=True)]
+            ends = [a + length for a, length in zip(at, spread, strict=True)]
+            slices.append(jax.lax.slice(x, (0, 0, *at), (*x.shape[:2], *ends), steps))
+        return jnp.stack(slices).reshape(len(slices) * x.shape[0], -1)
+
+    def factor(self, cotangent: Array, other: Array) -> Factor:
+        """A sample's Jacobian: its entries are in another order than the kernel's."""
+        out, k = self.specs[2], len(cotangent)
+        order = (0, out[1] + 1, out[0] + 1, *(axis + 1 for axis in out[2:]))
+        delta = jnp.transpose(cotangent, order).reshape(k * self.shape[out[1]], -1)
+        return Factor((delta @ self.patches(other).T).reshape(k, 1, -1), None)
+
+
+def _convolution(eqn: Any) -> Convolution | None:
+    """None where channels or samples come in groups."""
+    p = eqn.params
+    if p["feature_group_count"] != 1 or p["batch_group_count"] != 1:
+        return None
+    numbers = p["dimension_numbers"]
+    return Convolution(
+        tuple(tuple(spec) for spec in (numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec)),
+        tuple(p["window_strides"]),
+        tuple(tuple(pair) for pair in p["padding"]),
+        (tuple(p["lhs_dilation"]), tuple(p["rhs_dilation"])),
+        eqn.outvars[0].aval.shape,
+        eqn.invars[1].aval.shape,
+    )
+
 
 _INLINED = {
     "jit": "jaxpr",
@@ -81,10 +150,10 @@ def _product(eqn: Any, operand: int) -> Product | None:
     return Product(operand == 0, theirs, eqn.outvars[0].aval.shape, free, contracted, repeats)
 
 
-def products(jaxpr: Jaxpr, leaves: int) -> dict[int, Product]:
+def products(jaxpr: Jaxpr, leaves: int) -> dict[int, Product | Convolution]:
     """For each of the first `leaves` inputs of the jaxpr that enters exactly one product and
     nothing else: that product."""
-    uses: dict[int, list[Product | None]] = {index: [] for index in range(leaves)}
+    uses: dict[int, list[Product | Convolution | None]] = {index: [] for index in range(leaves)}
 
     def walk(jaxpr: Jaxpr, tags: dict) -> None:
         for eqn in jaxpr.eqns:
@@ -102,9 +171,12 @@ def products(jaxpr: Jaxpr, leaves: int) -> dict[int, Product]:
                 continue
             for operand, tag in enumerate(tagged):
                 if tag is not None:
-                    uses[tag].append(
-                        _product(eqn, operand) if eqn.primitive.name == "dot_general" else None
-                    )
+                    if eqn.primitive.name == "dot_general":
+                        uses[tag].append(_product(eqn, operand))
+                    elif eqn.primitive.name == "conv_general_dilated" and operand == 1:
+                        uses[tag].append(_convolution(eqn))
+                    else:
+                        uses[tag].append(None)
         for var in jaxpr.outvars:
             if not isinstance(var, Literal) and var in tags:
                 uses[tags[var]].append(None)
@@ -120,7 +192,7 @@ def _evaluate(
     consts: Any,
     args: Any,
     tags: dict,
-    chosen: dict[int, Product],
+    chosen: dict[int, Product | Convolution],
     probes: dict[int, Array],
     inputs: dict,
 ) -> list:
@@ -159,7 +231,7 @@ def _evaluate(
 
 
 def jacobian(
-    f: Callable[[PyTree, Array], Array], trained: PyTree, chosen: dict[int, Product]
+    f: Callable[[PyTree, Array], Array], trained: PyTree, chosen: dict[int, Product | Convolution]
 ) -> Callable[[Array], list[Factor]]:
     """The map from a batch of inputs to one `Factor` per trained leaf, for f(trained, x) with
     values (k,).
@@ -191,7 +263,7 @@ def jacobian(
         value, pullback, inputs = jax.vjp(probed, probes, dense, has_aux=True)
         of_probes, of_dense = jax.vmap(pullback)(jnp.eye(value.size, dtype=value.dtype))
         return [
-            Factor(chosen[index].delta(of_probes[index]), chosen[index].input(inputs[index]))
+            chosen[index].factor(of_probes[index], inputs[index])
             if index in chosen
             else Factor(of_dense[index].reshape(value.size, 1, -1), None)
             for index in range(len(leaves))

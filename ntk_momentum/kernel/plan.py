@@ -10,7 +10,7 @@ output="full" and 1 otherwise, and one backward pass taken as 2F:
     ntk-vp        n2 F (1 + 2k) + 2 n1 n2 k F                b k P + b^2 k A
 
 where a weight in one product adds t^2 (k^e o + i) flops and k t o + t i bytes, any other leaf k^e
-size and k size, with A the numbers that one forward pass writes. n = n1 + n2 counts the Jacobians
+size and k size, a convolution's besides what its patches take, with A the numbers that one forward pass writes. n = n1 + n2 counts the Jacobians
 taken, recomputed once per block of rows; a symmetric kernel saves (half of) the blocks above its
 diagonal. "auto" takes the fewest flops: all three are matrix products.
 """
@@ -52,7 +52,9 @@ class KernelPlan:
     flops: float
     bytes: int
     result_bytes: int
-    products: tuple[tuple[int, factors.Product], ...] = dataclasses.field(default=(), repr=False)
+    products: tuple[tuple[int, factors.Product | factors.Convolution], ...] = dataclasses.field(
+        default=(), repr=False
+    )
     others: tuple[KernelPlan, ...] = dataclasses.field(default=(), compare=False)
 
     def check_memory(self, of: Any = None) -> None:
@@ -163,7 +165,8 @@ def plan_kernel(
     chosen = {
         index: p
         for index, p in found.items()
-        if p.repeats**2 * (contraction * p.free + p.contracted) < contraction * leaves[index].size
+        if isinstance(p, factors.Convolution)
+        or p.repeats**2 * (contraction * p.free + p.contracted) < contraction * leaves[index].size
     }
     plans = [_jacobian(s, block_size, {}), _ntk_vp(s, block_size)]
     plans.insert(
@@ -172,22 +175,25 @@ def plan_kernel(
         if chosen
         else dataclasses.replace(plans[0], method="structured"),
     )
-    best = min(plans, key=lambda p: (p.flops, p.method != "jacobian"))
+    # with one output reverse mode takes as long for a convolution as its patches do
+    prefer = "structured" if chosen and k > 1 else "jacobian"
+    best = min(plans, key=lambda p: (p.flops, p.method != prefer))
     taken = best if method == "auto" else next(p for p in plans if p.method == method)
     return dataclasses.replace(taken, others=tuple(p for p in plans if p.method != taken.method))
 
 
-def _jacobian(s: _Sizes, block_size: int | None, chosen: dict[int, factors.Product]) -> KernelPlan:
+def _jacobian(
+    s: _Sizes, block_size: int | None, chosen: dict[int, factors.Product | factors.Convolution]
+) -> KernelPlan:
     per_sample = pair_flops = pair_numbers = 0.0
     contraction = s.k**2 if s.power == 2 else s.k
     for index, size in enumerate(s.leaves):
-        if index in chosen:
-            p = chosen[index]
-            per_sample += p.repeats * (s.k * p.free + p.contracted)
+        p = chosen.get(index)
+        per_sample += s.k * size if p is None else p.numbers(s.k)
+        if isinstance(p, factors.Product):
             pair_flops += p.repeats**2 * (contraction * p.free + p.contracted)
             pair_numbers = max(pair_numbers, p.repeats**2 * (s.k**s.power + 1))
         else:
-            per_sample += s.k * size
             pair_flops += contraction * size
     result = s.entries * s.itemsize
     b = _fit(s, block_size, lambda b: (2 * b * per_sample + b * b * pair_numbers) * s.itemsize)

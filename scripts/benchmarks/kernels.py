@@ -44,6 +44,9 @@ GENERAL = {
     "default": (200, 512, 3, 100, 10),
     "full": (200, 512, 3, 100, 10),
 }
+LAYERED = {"smoke": (20, 32), "default": (200, 512), "full": (200, 512)}
+STRUCTURED = {"smoke": (8, 2), "default": (100, 10), "full": (100, 10)}
+BLOCK = {"smoke": (4, 2), "default": (32, 10), "full": (32, 10)}
 INFINITE = {"smoke": (300, 20), "default": (2000, 100), "full": (2000, 784)}
 PREDICT = {"smoke": (100, 100), "default": (1000, 1000), "full": (1000, 1000)}
 LANCZOS = {"smoke": (500, 256, 20), "default": (2000, 1024, 50), "full": (20_000, 1024, 50)}
@@ -55,6 +58,11 @@ def rows(size: str) -> Iterator[dict]:
         yield two_layer(*shape)
     yield contraction(*CONTRACTION[size])
     yield general(*GENERAL[size])
+    yield layered(*LAYERED[size])
+    for outputs in (1, STRUCTURED[size][1]):
+        yield convolutional(STRUCTURED[size][0], outputs)
+    for outputs in (1, BLOCK[size][1]):
+        yield attentive(BLOCK[size][0], outputs)
     yield infinite(*INFINITE[size])
     for flow in (GradientFlow(), HeavyBall(0.1), Nesterov(3.0)):
         yield prediction(flow, *PREDICT[size])
@@ -190,6 +198,120 @@ def general(n: int, width: int, depth: int, p: int, k: int) -> dict:
         "memory_ratio": used[1] / used[0],
         "planned_bytes": plan.bytes,
     }
+
+
+def row(case: str, model: Any, X: jax.Array, rival: Callable, repeats: int = 9) -> dict:
+    """`empirical_ntk(model, X)` as called against rival(arrays, X), a compiled program."""
+    arrays, ours = eqx.filter(model, eqx.is_array), lambda: empirical_ntk(model, X)
+    mine, baseline = compare(ours, lambda: rival(arrays, X), repeats)
+    gap = jnp.max(jnp.abs(ours() - rival(arrays, X))) / jnp.max(jnp.abs(ours()))
+    return {
+        "case": f"{case}, float32",
+        "seconds": mine,
+        "baseline_seconds": baseline,
+        "ratio": baseline / mine,
+        "gap": float(gap),
+    }
+
+
+@jax.jit
+def by_hand(net, X):
+    """The kernel of a ReLU MLP layer by layer, as one writes it for that net alone."""
+    h, inputs, slopes = X, [], []
+    for layer in net.layers[:-1]:
+        inputs.append(h)
+        z = h @ layer.weight.T + layer.bias[None]
+        h, slopes = jnp.maximum(z, 0), [*slopes, z > 0]
+    delta, kernel = jnp.ones((len(X), 1), X.dtype), h @ h.T + 1
+    for layer, h, slope in zip(net.layers[:0:-1], inputs[::-1], slopes[::-1], strict=True):
+        delta = (delta @ layer.weight) * slope
+        kernel = kernel + (delta @ delta.T) * (h @ h.T + 1)
+    return kernel
+
+
+def layered(n: int, width: int) -> dict:
+    """An MLP of one output against `by_hand`."""
+    model = eqx.nn.MLP(100, "scalar", width, 3, key=jax.random.key(1), dtype=jnp.float32)
+    X = sphere(n, 100, key=jax.random.key(0)).X.astype(jnp.float32)
+    return row(f"MLP 3 x {width} against ten lines for it, n = {n}", model, X, by_hand, 31)
+
+
+def contraction_of(model: Any, k: int) -> Callable:
+    """jax.jacrev for each sample, contracted leaf by leaf."""
+    static = eqx.filter(model, eqx.is_array, inverse=True)
+
+    @jax.jit
+    def kernel(arrays, X):
+        of = lambda x: jax.jacrev(lambda arrays: eqx.combine(arrays, static)(x))(arrays)
+        flat = [leaf.reshape(len(X), -1) for leaf in jax.tree.leaves(jax.vmap(of)(X))]
+        return sum(leaf @ leaf.T for leaf in flat) / k
+
+    return kernel
+
+
+class Convolutional(eqx.Module):
+    """Two convolutions with pooling on 16 x 16 pixels, and a linear layer."""
+
+    layers: list
+
+    def __init__(self, k: int):
+        keys = jax.random.split(jax.random.key(1), 3)
+        pool = eqx.nn.Lambda(lambda z: z.reshape(len(z), z.shape[1] // 2, 2, -1, 2).mean((2, 4)))
+        relu = eqx.nn.Lambda(jax.nn.relu)
+        conv = lambda i, o, key: eqx.nn.Conv2d(i, o, 3, padding=1, key=key, dtype=jnp.float32)
+        self.layers = [conv(1, 16, keys[0]), relu, pool, conv(16, 32, keys[1]), relu, pool]
+        self.layers += [eqx.nn.Linear(512, k, key=keys[2], dtype=jnp.float32)]
+
+    def __call__(self, x):
+        for layer in self.layers[:-1]:
+            x = layer(x)
+        return self.layers[-1](x.ravel())
+
+
+def convolutional(n: int, k: int) -> dict:
+    """A convolutional net against the contraction of its Jacobians."""
+    X = jax.random.normal(jax.random.key(0), (n, 1, 16, 16), jnp.float32)
+    model = Convolutional(k)
+    return row(
+        f"convolutions against contracted Jacobians, n = {n}, {k} outputs",
+        model,
+        X,
+        contraction_of(model, k),
+    )
+
+
+class Block(eqx.Module):
+    """A transformer block of 64 numbers a token and 4 heads, its tokens averaged."""
+
+    attention: eqx.nn.MultiheadAttention
+    norms: list
+    layers: list
+
+    def __init__(self, k: int):
+        keys = jax.random.split(jax.random.key(1), 4)
+        self.attention = eqx.nn.MultiheadAttention(4, 64, key=keys[0], dtype=jnp.float32)
+        self.norms = [eqx.nn.LayerNorm(64, dtype=jnp.float32) for _ in range(2)]
+        sizes = zip((64, 256, 64), (256, 64, k), keys[1:], strict=True)
+        self.layers = [eqx.nn.Linear(i, o, key=key, dtype=jnp.float32) for i, o, key in sizes]
+
+    def __call__(self, x):
+        up, down, out = self.layers
+        h = jax.vmap(self.norms[0])(x)
+        x = x + self.attention(h, h, h)
+        x = x + jax.vmap(lambda h: down(jax.nn.gelu(up(self.norms[1](h)))))(x)
+        return out(x.mean(0))
+
+
+def attentive(n: int, k: int) -> dict:
+    """A transformer block against the contraction of its Jacobians."""
+    X = jax.random.normal(jax.random.key(0), (n, 16, 64), jnp.float32)
+    model = Block(k)
+    return row(
+        f"transformer block against contracted Jacobians, n = {n}, {k} outputs",
+        model,
+        X,
+        contraction_of(model, k),
+    )
 
 
 @jax.jit

@@ -138,6 +138,22 @@ def test_every_method_equals_the_definition(name):
         assert jnp.abs(kernel.reshape(reference.shape) - reference).max() < 1e-13 * scale, method
 
 
+def test_convolutions_of_every_kind_are_products_of_their_patches():
+    """Strided, dilated and padded; transposed; and in groups, which keep reverse mode."""
+    model = eqx.nn.Sequential(
+        [
+            eqx.nn.Conv2d(1, 2, 3, stride=2, padding=2, dilation=2, key=KEY),
+            eqx.nn.ConvTranspose2d(2, 2, 2, stride=2, key=KEY),
+            eqx.nn.Lambda(jnp.tanh),
+            eqx.nn.Conv2d(2, 2, (6, 5), groups=2, key=KEY),
+        ]
+    )
+    x = inputs(4, 1, 6, 6)
+    assert len(plan_ntk(model, x, method="structured").products) == 2
+    fast, plain = (empirical_ntk(model, x, method=m) for m in ("structured", "jacobian"))
+    np.testing.assert_allclose(fast, plain, rtol=1e-12)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_outputs_are_views_of_the_full_kernel(method):
     model, x1, x2 = MODELS["vector MLP"]()
@@ -178,8 +194,8 @@ def test_kernels_of_the_layers_sum_to_the_whole(method):
 
 def test_a_frozen_layer_leaves_the_kernel():
     model, x1, x2 = MODELS["convolution"]()
-    kernel = empirical_ntk(model, x1, x2, where=lambda m: m.layers[3], output="full")
-    features = jax.vmap(eqx.nn.Sequential(model.layers[:3]))
+    kernel = empirical_ntk(model, x1, x2, where=lambda m: m.layers[-1], output="full")
+    features = jax.vmap(eqx.nn.Sequential(model.layers[:-1]))
     inner = features(x1) @ features(x2).T + 1
     np.testing.assert_allclose(
         kernel, jnp.einsum("ij,ab->iajb", inner, jnp.eye(2)), rtol=1e-13, atol=1e-13

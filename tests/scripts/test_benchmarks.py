@@ -18,3 +18,5 @@ def test_the_benchmark_of_kernels_counts_what_it_says(monkeypatch):
     )
     row = kernels.contraction(6, 32, 4)
     assert row["gap"] < 1e-5 and row["baseline_bytes"] == 4 * 6 * 32 * 4
+    for row in (kernels.layered(7, 16), kernels.convolutional(3, 2), kernels.infinite(9, 4)):
+        assert row["gap"] < 1e-5
