@@ -308,14 +308,8 @@ def _units(made: Plan, unit_runs: int, free: int | float, layout: str | None) ->
     index = 0
     for d, data in enumerate(made.data):
         for members in kinds(made.flows):
-            for bucket in (
-                buckets(made.widths, SPARE / (data.n * len(members) * len(made.seeds)))
-                if _paddable(made.recipe)
-                else [(j,) for j in range(len(made.widths))]
-            ):
-                for flows, seeds, size, shape in _cut(
-                    made, d, members, bucket, unit_runs, free, layout
-                ):
+            for bucket, cuts in _bucketed(made, d, members, unit_runs, free, layout):
+                for flows, seeds, size, shape in cuts:
                     coordinates = {
                         "data": d,
                         "data_name": data.name,
@@ -331,6 +325,18 @@ def _units(made: Plan, unit_runs: int, free: int | float, layout: str | None) ->
                         index, d, flows, bucket, seeds, size=size, coordinates=coordinates, **shape
                     )
                     index += 1
+
+
+def _bucketed(made: Plan, d: int, members: tuple[int, ...], *how: Any) -> list[tuple[Any, Any]]:
+    """Buckets of widths, each with its cuts; small nets share one only where their runs fit."""
+    cut = lambda found: [(bucket, _cut(made, d, members, bucket, *how)) for bucket in found]
+    if not _paddable(made.recipe):
+        return cut([(j,) for j in range(len(made.widths))])
+    try:
+        spare = SPARE / (made.data[d].n * len(members) * len(made.seeds))
+        return cut(buckets(made.widths, spare))
+    except InputError:
+        return cut(buckets(made.widths))
 
 
 def _cut(

@@ -10,9 +10,10 @@ output="full" and 1 otherwise, and one backward pass taken as 2F:
     ntk-vp        n2 F (1 + 2k) + 2 n1 n2 k F                b k P + b^2 k A
 
 where a weight in one product adds t^2 (k^e o + i) flops and k t o + t i bytes, any other leaf k^e
-size and k size, a convolution's besides what its patches take, with A the numbers that one forward pass writes. n = n1 + n2 counts the Jacobians
-taken, recomputed once per block of rows; a symmetric kernel saves (half of) the blocks above its
-diagonal. "auto" takes the fewest flops: all three are matrix products.
+size and k size, a convolution's besides what its patches take, with A the numbers that one forward
+pass writes. n = n1 + n2 counts the Jacobians taken, recomputed once per block of rows; a symmetric
+kernel saves (half of) the blocks above its diagonal. "auto" takes the fewest flops: all three are
+matrix products.
 """
 
 from __future__ import annotations
