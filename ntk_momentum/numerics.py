@@ -8,11 +8,21 @@ help is made from `Precision`.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from .errors import InputError, check_choice, check_positive, check_whole, described
 
-Precision = Literal["default", "high", "highest"]
+Precision = Literal[
+    "default",
+    "high",
+    "highest",
+    "TF32_TF32_F32",
+    "TF32_TF32_F32_X3",
+    "BF16_BF16_F32",
+    "BF16_BF16_F32_X3",
+    "BF16_BF16_F32_X6",
+    "BF16_BF16_F32_X9",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +36,10 @@ class Numerics:
             motion (dimensionless).
         max_steps: Steps allowed between two saved times.
         precision: Of the matrix products (X W^T, read-out, H). On recent GPUs "default" means TF32
-            for float32 and on TPUs bfloat16; "highest" is the full precision of the dtype.
+            for float32 and on TPUs bfloat16; "highest" is the accuracy of the dtype, on NVIDIA's in
+            float32 by products of shorter terms, see `products`. Or the name of one of JAX's dot
+            algorithms, as in `jax.lax.DotAlgorithmPreset`, for all products in float32; where the
+            device has no such algorithm, so on a CPU, and in float64 it means "highest".
 
     Raises:
         InputError: If a tolerance or a limit is not positive, or the precision is unknown.
@@ -44,7 +57,7 @@ class Numerics:
         check_positive("tol", self.tol, example=1e-5)
         whole = check_whole("max_steps", self.max_steps, example=100_000)
         object.__setattr__(self, "max_steps", whole)  # Python's, which programs are keyed by
-        check_choice("precision", self.precision, ("default", "high", "highest"))
+        check_choice("precision", self.precision, get_args(Precision))
 
 
 def check_config(config: Any) -> None:

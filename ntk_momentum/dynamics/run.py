@@ -35,6 +35,7 @@ from ..method import (
     check_linear,
 )
 from ..numerics import Numerics, Precision, check_config, in_dtype
+from ..products import in_force
 from ..progress import OnProgress
 from . import peaks
 from .coordinates import Decomposition
@@ -163,7 +164,7 @@ class Run(eqx.Module):
 
     def start(self) -> Progress:
         """Where the run starts: at rest, at t = 0."""
-        with jax.default_matmul_precision(self.numerics.precision):
+        with in_force(self.numerics.precision, self.dtype):
             progress = self._integrator().start(
                 self.problem, self.method, self.state, self._watch(), self.numerics, self.dtype
             )
@@ -178,7 +179,7 @@ class Run(eqx.Module):
 
         A scan, each saved time reached exactly.
         """
-        with jax.default_matmul_precision(self.numerics.precision):
+        with in_force(self.numerics.precision, self.dtype):
             advance, look = self._parts()
 
             def segment(progress: Progress, t1: Array) -> tuple[Progress, dict[str, Array]]:
@@ -199,7 +200,7 @@ class Run(eqx.Module):
 
     def glance(self, progress: Progress) -> dict[str, Array]:
         """The read-outs where the run has come to."""
-        with jax.default_matmul_precision(self.numerics.precision):
+        with in_force(self.numerics.precision, self.dtype):
             return self._parts()[1](progress, progress.t)
 
     def count_off(
@@ -210,7 +211,7 @@ class Run(eqx.Module):
 
         saves and every are arrays, so that one program serves all numbers of steps.
         """
-        with jax.default_matmul_precision(self.numerics.precision):
+        with in_force(self.numerics.precision, self.dtype):
             advance, look = self._parts()
             rows = jax.tree.map(
                 lambda value: jnp.zeros((slots + 1, *value.shape), value.dtype).at[0].set(value),

@@ -23,6 +23,7 @@ from ..kernel.two_layer import two_layer_ntk
 from ..loss import squared
 from ..method import State
 from ..network.neurons import neuron_major, pullback
+from ..products import product
 from .coordinates import WORTH, Decomposition, Metric, Span, decompose
 from .objective import WeightProblem
 
@@ -66,7 +67,7 @@ class NeuronProblem(WeightProblem):
         hidden = self.model(w).hidden
         if self.metric is not None:
             return hidden.T
-        return self.X.reshape(self.X.shape[0], -1) @ hidden.T
+        return product(self.X.reshape(self.X.shape[0], -1), hidden.T)
 
     def outer(self, w: PyTree) -> Float[Array, " m"]:
         net = self.model(w)
@@ -83,6 +84,7 @@ class NeuronProblem(WeightProblem):
                 net.hidden,
                 net.output,
                 lambda f: net.scale * cotangent(net.scale * f),
+                two_slopes(net),
             )
         else:
             layers = neuron_major(
@@ -91,6 +93,7 @@ class NeuronProblem(WeightProblem):
                 net.hidden,
                 net.output,
                 net.scale * cotangent(self.f(w)),
+                two_slopes(net),
             )
         return eqx.filter(
             eqx.tree_at(lambda net: (net.hidden, net.output), net, layers), self.trained
@@ -199,3 +202,9 @@ class NeuronProblem(WeightProblem):
         return net.scale**2 * gram * ((slopes * net.output[None, :] ** 2) @ slopes.T), jnp.sum(
             stays
         )
+
+
+def two_slopes(net: Any) -> tuple[float, float] | None:
+    """The two values of the activation's derivative, or None where it has others, if only at 0."""
+    ends = kink(net.activation, net.output.dtype)
+    return ends[:2] if ends is not None and ends[2] in ends[:2] else None

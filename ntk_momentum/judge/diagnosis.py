@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ..dynamics.objective import WeightProblem, norm
-from ..dynamics.preparation import weight_problem
+from ..dynamics.preparation import weight_problem, weights_dtype
 from ..dynamics.run import why_no_start
 from ..dynamics.training import check_optimizer, train
 from ..dynamics.trajectory import Trajectory
@@ -39,6 +39,7 @@ from ..method.nesterov import AbstractNesterovMethod
 from ..method.restart import RestartedNesterovMethod
 from ..network.model import AbstractModel, trainable_spec
 from ..numerics import Numerics, check_config
+from ..products import in_force
 from ..progress import OnProgress, check_progress
 
 ENDS = ["low", "top"]
@@ -371,7 +372,7 @@ def diagnose(
     if optimizer is not None and not made:
         check_optimizer(optimizer)
     problem, w = weight_problem(model, data, loss, trainable, where)
-    with jax.default_matmul_precision(config.precision):
+    with in_force(config.precision, weights_dtype(w)):
         f0, kernel = _outset(problem, w)
         if not bool(jnp.all(jnp.isfinite(kernel))):
             raise InputError(why_no_start(problem, w))
@@ -406,7 +407,7 @@ def diagnose(
         motion = np.max(np.linalg.norm(rows(predicted.f) - rows(f0[None]), axis=1))
         gap = np.linalg.norm(rows(run.f) - rows(predicted.f), axis=1) / motion
     end = eqx.filter(run.model, problem.trained)
-    with jax.default_matmul_precision(config.precision):
+    with in_force(config.precision, weights_dtype(w)):
         f1, later = _outset(problem, end)
         moved = eqx.filter_jit(_drifts)(problem, w, end, kernel, later)
         drift, turn, features, weights = (float(one) for one in moved)

@@ -7,9 +7,10 @@ takes two values, so with b the 0/1 pattern of the larger one, c the common a_r^
 
     G_ij / c = lo^2 M + lo (hi - lo)(N_i + N_j) + (hi - lo)^2 sum_r b_ri b_rj.
 
-The last sum is a population count of packed bits, exact, and on a CPU several times faster than the
-dense product. Anything else (another platform, unequal a_r^2, a preactivation at a kink whose
-derivative is neither slope) takes the dense product, at run time; so does what is small.
+The last sum is a count, so it is exact: of packed bits on a CPU, where that is several times faster
+than the dense product, elsewhere by a product in bfloat16 (`products.counts`). Anything else
+(unequal a_r^2, a preactivation at a kink whose derivative is neither slope) takes the dense
+product, at run time; so does what is small.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
+from ..products import agreed, counts, product
 from .tangent import jvp
 
 WORD = 32
@@ -59,7 +61,7 @@ def _probed(activation: Callable, z: Any) -> tuple[Array, Array]:
 
 def slopes(activation: Callable, X: Array, W: Array) -> Array:
     """sigma'(X W^T), (n, m), by forward mode."""
-    z = X @ W.T
+    z = product(X, W.T)
     return jvp(activation, z, jnp.ones_like(z))[1]
 
 
@@ -68,7 +70,8 @@ def dense_gram(
 ) -> Float[Array, "n1 n2"]:
     """G by one matrix product."""
     left = slopes(activation, X1, W) * a[None, :]
-    return left @ (left if X2 is None else slopes(activation, X2, W) * a[None, :]).T
+    right = left if X2 is None else slopes(activation, X2, W) * a[None, :]
+    return product(left, right.T)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -88,31 +91,24 @@ def slope_gram(
 
     # everything n x m is made inside the branches: as operands they would be written out
     def counted(X1: Array, X2: Array | None, W: Array, a: Array) -> Array:
-        preactivations = [X @ W.T for X in ((X1,) if X2 is None else (X1, X2))]
-        words = [
-            pack(((z >= 0) if at_zero == high else (z > 0)) & alive[None, :])
-            for z in preactivations
-        ]
-        total = (high - low) ** 2 * common_bits(words[0], words[-1]).astype(a.dtype)
+        preactivations = [product(X, W.T) for X in ((X1,) if X2 is None else (X1, X2))]
+        bits = [((z >= 0) if at_zero == high else (z > 0)) & alive[None, :] for z in preactivations]
+        both = jax.lax.platform_dependent(*bits, cpu=packed_counts, default=counts)
+        total = (high - low) ** 2 * both.astype(a.dtype)
         if low != 0:
-            each = [
-                jnp.sum(jax.lax.population_count(w), axis=1).astype(a.dtype)
-                for w in (words[0], words[-1])
-            ]
+            each = [jnp.sum(b, axis=1, dtype=jnp.int32).astype(a.dtype) for b in bits]
             total = (
                 total
-                + low * (high - low) * (each[0][:, None] + each[1][None, :])
+                + low * (high - low) * (each[0][:, None] + each[-1][None, :])
                 + low**2 * jnp.sum(alive).astype(a.dtype)
             )
         if at_zero in (low, high):
             return common * total
         kinked = functools.reduce(jnp.logical_or, [jnp.any(z == 0) for z in preactivations])
-        return jax.lax.cond(kinked, dense, lambda *_: common * total, X1, X2, W, a)
+        return jax.lax.cond(agreed(~kinked), lambda *_: common * total, dense, X1, X2, W, a)
 
-    on_cpu = lambda *args: jax.lax.cond(
-        jnp.all((squares == common) | ~alive), counted, dense, *args
-    )
-    return jax.lax.platform_dependent(X1, X2, W, a, cpu=on_cpu, default=dense)
+    equal = jnp.all((squares == common) | ~alive)
+    return jax.lax.cond(agreed(equal), counted, dense, X1, X2, W, a)
 
 
 @slope_gram.defjvp
@@ -126,6 +122,14 @@ def _(activation: Callable, primals: tuple, tangents: tuple) -> tuple[Array, Arr
     return slope_gram(activation, *primals), jax.jvp(
         functools.partial(dense_gram, activation), primals, tangents
     )[1]
+
+
+def packed_counts(
+    left: Bool[Array, "n1 m"], right: Bool[Array, "n2 m"] | None = None
+) -> Int[Array, "n1 n2"]:
+    """`products.counts` by population counts."""
+    words = pack(left)
+    return common_bits(words, words if right is None else pack(right))
 
 
 def common_bits(left: Array, right: Array) -> Array:

@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..products import either, of_two_values, product
+
 CACHED = 2**17
 """Preactivations in one tile: 512 KiB in float32, to fit the second cache of one core (1 to 2 MiB
 on servers of these years). Chosen by that, not measured here."""
@@ -42,7 +44,7 @@ def values(
             add, jnp.zeros_like(X, shape=X.shape[:1], dtype=output.dtype), tiles(X, hidden, output)
         )[0]
 
-    whole = lambda X, hidden, output: activation(X @ hidden.T) @ output
+    whole = lambda X, hidden, output: activation(product(X, hidden.T)) @ output
     if parts_of(X, hidden) == 1:
         return whole(X, hidden, output)
     return jax.lax.platform_dependent(X, hidden, output, cpu=tiled, default=whole)
@@ -54,12 +56,13 @@ def pullback(
     hidden: Float[Array, "m p"],
     output: Float[Array, " m"],
     cotangent: Callable[[Float[Array, " n"]], Float[Array, " n"]],
+    slopes: tuple[float, float] | None = None,
 ) -> tuple[Float[Array, "m p"], Float[Array, " m"]]:
     """(a_r sum_i sigma'(w_r . x_i) u_i x_i, sum_i sigma(w_r . x_i) u_i) for u = cotangent(f), f =
     values(...).
 
-    sigma' is that of autodiff, so ReLU's at 0 is 0. What is not used of the result is not computed
-    (under jit).
+    sigma' is that of autodiff, so ReLU's at 0 is 0; slopes: the two values that it takes, if it
+    does. What is not used of the result is not computed (under jit).
     """
 
     def narrow(X: Array, hidden: Array, output: Array) -> tuple[Array, Array]:
@@ -94,8 +97,8 @@ def pullback(
         )
 
     def whole(X: Array, hidden: Array, output: Array) -> tuple[Array, Array]:
-        z = hidden @ X.T
-        return neuron_major(activation, X, z, output, cotangent(output @ activation(z)))
+        z = product(hidden, X.T)
+        return neuron_major(activation, X, z, output, cotangent(output @ activation(z)), slopes)
 
     if parts_of(X, hidden) == 1:
         return whole(X, hidden, output)
@@ -105,11 +108,23 @@ def pullback(
 
 
 def neuron_major(
-    activation: Callable, X: Array, z: Float[Array, "t n"], output: Float[Array, " t"], u: Array
+    activation: Callable,
+    X: Array,
+    z: Float[Array, "t n"],
+    output: Float[Array, " t"],
+    u: Array,
+    slopes: tuple[float, float] | None = None,
 ) -> tuple[Array, Array]:
     """`pullback` from given preactivations z."""
-    value, back = jax.vjp(activation, z)
-    return back(output[:, None] * u[None, :])[0] @ X, value @ u
+    back = lambda z, cotangent: jax.vjp(activation, z)[1](cotangent)[0]
+    plain = lambda X, z, output, u: product(back(z, output[:, None] * u[None, :]), X)
+
+    def by_terms(X: Array, z: Array, output: Array, u: Array) -> Array:
+        assert slopes is not None
+        return output[:, None] * of_two_values(back(z, jnp.ones_like(z)), slopes, u[:, None] * X)
+
+    rows = either(plain if slopes is None else by_terms, plain, X, z, output, u)
+    return rows, activation(z) @ u
 
 
 def parts_of(X: Array, hidden: Array, tile: int | None = None) -> int:

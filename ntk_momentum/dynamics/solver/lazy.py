@@ -27,6 +27,7 @@ from jaxtyping import Array, Float, PyTree
 from ...errors import InputError, described
 from ...method import FrozenStep, State
 from ...numerics import Numerics
+from ...products import product
 from ..matrix_function import Eigenbasis, function_of
 from ..objective import AbstractProblem, norm, roundoff
 from ..passing import without_derivative
@@ -151,7 +152,7 @@ class LazyExponential(AbstractIntegrator):
             - net.pull(slopes, vectors @ frozen.impulse_w)
         )
         v = frozen.carry_v * state.v.hidden - net.pull(slopes, vectors @ frozen.impulse_v)
-        at = net.basis(net.kernel(net.slopes(net.X @ w.T)))
+        at = net.basis(net.kernel(net.slopes(product(net.X, w.T))))
         new = net.remember(w, v, at)
         error = norm(new.residual - vectors @ frozen.residual) / _size(net, state, memory)
         return error, new, partial(_taken, state, w, v)
@@ -177,12 +178,12 @@ def _glide(
     force, residual = frozen_step(at)
 
     def slopes(tile: LinearNet, w: Array) -> Array:
-        z = memory.z if whole else tile.X @ w.T
+        z = memory.z if whole else product(tile.X, w.T)
         near = tile.slopes(z)
         return (
             near
             if order == 1
-            else tile.average_slopes(z, z - tile.X @ tile.pull(near, force).T, near, force)
+            else tile.average_slopes(z, z - product(tile.X, tile.pull(near, force).T), near, force)
         )
 
     average = net.once(slopes, state.w.hidden)
@@ -197,7 +198,9 @@ def _glide(
 
     # Where tiles are streamed `moved` is computed once to read f off and once more in `finish`, to
     # be written over the old weights: twice the work in the place of a second copy of w.
-    moved = net.once(lambda tile, w: w - tile.pull(average(tile, w), push), state.w.hidden)
+    moved = net.once(
+        lambda tile, w: w - tile.pull(average(tile, w), push, averaged=order == 2), state.w.hidden
+    )
     after = net.total(lambda tile, w: tile.outlook(moved(tile, w))[: 3 - order], state.w.hidden)
     z = net.kept(moved(net, state.w.hidden)) if whole else memory.z
     at = net.basis(after[1]) if order == 1 else at
@@ -244,7 +247,7 @@ def _coast(
     # of the parabola z + sigma h z' + sigma^2 (...) through that end, sigma in [0, 1]. A momentum
     # that is not the velocity gives no z', so the chord is taken.
     frozen = _frozen(flow, at, t, h, vectors.T @ memory.residual, vectors.T @ memory.velocity)
-    after = z + frozen.carry_w * zv - net.X @ net.pull(near, vectors @ frozen.impulse_w).T
+    after = z + frozen.carry_w * zv - product(net.X, net.pull(near, vectors @ frozen.impulse_w).T)
     crossing = Crossing.of(z, h * zv if flow.inertial else after - z, after)
     # Beyond the kink the slope is below + above - near. Averaged over the step it gives the kernel
     # and, for Delta' = J v at the start of the frozen solution, J.

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from ...kernel import sliding
 from ...network import neurons
+from ...products import either, of_two_values, product
 from ..matrix_function import Eigenbasis, eigenbasis
 
 TILE = 2**22
@@ -47,7 +48,7 @@ class Memory(NamedTuple):
                 jnp.zeros_like(f),
                 net.basis(kernel),
             )
-        z = net.X @ w.hidden.T
+        z = product(net.X, w.hidden.T)
         return net.remember(w.hidden, v.hidden, net.basis(net.kernel(net.slopes(z))))
 
 
@@ -67,17 +68,24 @@ class LinearNet(NamedTuple):
         """sigma'(z)."""
         return jnp.where(z > 0, jnp.asarray(self.above, z.dtype), jnp.asarray(self.below, z.dtype))
 
-    def pull(self, slopes: Float[Array, "n m"], u: Float[Array, " n"]) -> Float[Array, "m p"]:
-        """J^T u with the given slopes."""
-        return self.spread(slopes * u[:, None])
+    def pull(
+        self, slopes: Float[Array, "n m"], u: Float[Array, " n"], averaged: bool = False
+    ) -> Float[Array, "m p"]:
+        """J^T u with the given slopes; averaged: which lie between the two."""
+        plain = lambda slopes, u, X: product((slopes * u[:, None]).T, X)
+        by_terms = lambda slopes, u, X: of_two_values(
+            slopes.T, (self.below, self.above), u[:, None] * X
+        )
+        rows = either(plain if averaged else by_terms, plain, slopes, u, self.X)
+        return self.scale * self.output[:, None] * rows
 
     def spread(self, force: Float[Array, "n m"]) -> Float[Array, "m p"]:
         """scale * a_r sum_i F_ri x_i: `pull` of a force that differs from neuron to neuron."""
-        return self.scale * self.output[:, None] * (force.T @ self.X)
+        return self.scale * self.output[:, None] * product(force.T, self.X)
 
     def kernel(self, slopes: Float[Array, "n m"]) -> Float[Array, "n n"]:
         """H with the given slopes."""
-        return self.scale**2 * self.gram * ((slopes * self.output[None, :] ** 2) @ slopes.T)
+        return self.scale**2 * self.gram * product(slopes * self.output[None, :] ** 2, slopes.T)
 
     @staticmethod
     def basis(kernel: Float[Array, "n n"]) -> Eigenbasis:
@@ -87,7 +95,7 @@ class LinearNet(NamedTuple):
 
     def outlook(self, w: Float[Array, "m p"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
         """(f, H) at w."""
-        z = self.X @ w.T
+        z = product(self.X, w.T)
         slopes = self.slopes(z)
         return self.scale * ((slopes * z) @ self.output), self.kernel(slopes)
 
@@ -97,7 +105,7 @@ class LinearNet(NamedTuple):
 
     def kept(self, w: Float[Array, "m p"]) -> Array:
         """The preactivations, (n, m), where they are kept from step to step; else (n, 0)."""
-        return self.X @ w.T if self.whole(w) else jnp.zeros_like(self.X[:, :0])
+        return product(self.X, w.T) if self.whole(w) else jnp.zeros_like(self.X[:, :0])
 
     def once(self, function: Callable, w: Float[Array, "m p"]) -> Callable:
         """function(net of a tile, its weights), or where all neurons are taken at once its value at
@@ -145,7 +153,7 @@ class LinearNet(NamedTuple):
         ]
 
     def remember(self, w: Array, v: Array, at: Eigenbasis) -> Memory:
-        z, zv = self.X @ w.T, self.X @ v.T
+        z, zv = product(self.X, w.T), product(self.X, v.T)
         slopes = self.slopes(z)
         f, velocity = (self.scale * ((slopes * part) @ self.output) for part in (z, zv))
         return Memory(z, zv, f - self.y, velocity, at)

@@ -1,0 +1,90 @@
+"""Products of shorter terms err no more than float32's own, patterns are counted to the last bit,
+and the programs for NVIDIA's devices take them so."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ntk_momentum as nm
+from ntk_momentum import products
+from ntk_momentum.dynamics.preparation import weight_problem
+from ntk_momentum.kernel.patterns import packed_counts, slope_gram
+
+N, P, M = 200, 60, 96
+RNG = np.random.default_rng(0)
+X, U = RNG.standard_normal((N, P)).astype("float32"), RNG.standard_normal(N).astype("float32")
+PATTERN = RNG.random((M, N)) < 0.5
+
+
+def for_cuda(function, *args):
+    """The program that a CUDA device is sent, which no device is needed for."""
+    with jax.default_matmul_precision("highest"):
+        return jax.jit(function).trace(*args).lower(lowering_platforms=("cuda",)).as_text()
+
+
+def far(found, exact):
+    return np.linalg.norm(np.asarray(found, np.float64) - exact) / np.linalg.norm(exact)
+
+
+def test_three_terms_hold_a_float32():
+    terms = np.asarray(products.three_terms(jnp.asarray(X)), np.float64).reshape(N, 3, P)
+    assert np.max(np.abs(terms.sum(axis=1) - X) / np.abs(X)) <= 2.0**-24
+
+
+@pytest.mark.parametrize("values", [(0.0, 1.0), (0.01, 1.0), (-1.0, 1.0)])
+def test_a_pattern_by_three_terms_errs_less_than_float32(values):
+    x, slopes = U[:, None] * X, np.where(PATTERN, values[1], values[0]).astype("float32")
+    exact = np.asarray(slopes, np.float64) @ np.asarray(x, np.float64)
+    found = products.of_two_values(jnp.asarray(slopes), values, jnp.asarray(x))
+    print(values, far(found, exact), far(jnp.asarray(slopes) @ x, exact))
+    assert far(found, exact) < 1.5e-7
+
+
+def test_a_pattern_is_multiplied_and_differentiated_as_a_matrix():
+    pattern, x = jnp.asarray(PATTERN), jnp.asarray(X)
+    plain = lambda x: jnp.sum(jnp.cos(pattern.astype(x.dtype) @ x))
+    split = lambda x: jnp.sum(jnp.cos(products.selected(pattern, x)))
+    rate = lambda f: jax.jvp(f, (x,), (jnp.ones_like(x),))[1]
+    for derivative in (lambda f: jax.grad(f)(x), rate):
+        assert far(derivative(split), np.asarray(derivative(plain), np.float64)) < 1e-5
+
+
+def test_patterns_are_counted_to_the_last_bit():
+    integers = PATTERN.astype(int) @ PATTERN[:9].astype(int).T
+    for count in (products.counts, packed_counts):
+        found = count(jnp.asarray(PATTERN), jnp.asarray(PATTERN[:9]))
+        assert found.dtype == jnp.int32
+        np.testing.assert_array_equal(found, integers)
+        np.testing.assert_array_equal(count(jnp.asarray(PATTERN))[:, :9], integers)
+
+
+def test_a_choice_of_many_runs_stays_a_choice():
+    choose = lambda z: jax.lax.cond(products.agreed(jnp.all(z > 0)), jnp.sin, jnp.cos, z)
+    z = jnp.array([[1.0, 2.0], [-1.0, 2.0]])
+    assert " select" not in str(jax.make_jaxpr(jax.vmap(choose))(z))
+    np.testing.assert_array_equal(jax.vmap(choose)(z), jnp.cos(z))
+    np.testing.assert_array_equal(jax.vmap(choose)(z + 2), jnp.sin(z + 2))
+
+
+def test_a_gradient_on_cuda_splits_its_products():
+    data = nm.sphere(4, 3, key=jax.random.key(0))
+    net = nm.init_two_layer(8, 3, key=jax.random.key(1), dtype=jnp.float32)
+    problem, w = weight_problem(net, data, nm.squared, None, None)
+    text = for_cuda(lambda w: problem.gradient(w).hidden, w)
+    assert "lhs_precision_type = tf32" in text and "num_primitive_operations = 3" in text
+    assert "tensor<8x4xbf16>, tensor<4x9xbf16>) -> tensor<8x9xf32>" in text  # the pull
+
+
+def test_a_kernel_on_cuda_counts_in_bfloat16_whatever_the_dtype():
+    for dtype in (jnp.float32, jnp.float64):
+        W, a, inputs = jnp.ones((8, 3), dtype), jnp.ones(8, dtype), jnp.eye(4, 3, dtype=dtype)
+        text = for_cuda(lambda X, W, a: slope_gram(jax.nn.relu, X, None, W, a), inputs, W, a)
+        assert "tensor<4x8xbf16>, tensor<8x4xbf16>) -> tensor<4x4xf32>" in text
+        assert ("tf32" in text) == (dtype == jnp.float32)
+
+
+def test_an_algorithm_that_the_device_lacks_means_the_accuracy_of_the_dtype():
+    for precision in ("TF32_TF32_F32_X3", "BF16_BF16_F32", "highest"):
+        with products.in_force(nm.Numerics(precision=precision).precision, jnp.float32):
+            assert jax.config.jax_default_matmul_precision == "highest"
