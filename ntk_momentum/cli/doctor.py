@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from . import cache
+from ..errors import require
+from . import cache, double
 from .options import Shared, command
 from .start import start
 
@@ -10,7 +11,7 @@ from .start import start
 @command
 class Doctor:
     """Say what this machine computes with: devices, versions, dtype, precision of matrix products,
-    missing packages.
+    what float64 costs, missing packages.
 
     Example: ntk-momentum doctor
     """
@@ -21,7 +22,13 @@ class Doctor:
         start(shared)
 
         told = provenance()
-        record = {**told, **told.pop("versions"), "compiled": cache.told()}
+        cost = double.cost(require("jax", "this command"))
+        record = {
+            **told,
+            **told.pop("versions"),
+            "float64": f"{cost:.1f} times float32's time of a product",
+            "compiled": cache.told(),
+        }
         lines = [f"{name.replace('_', ' '):13} {value}" for name, value in record.items()]
         shared.show(record, "\n".join(lines))
         return 0

@@ -12,6 +12,7 @@ from ..errors import InputError, require
 from ..memory import gib
 from ..progress import LOG
 from ..results.grid import Sweep
+from . import double
 from .options import Shared, as_json, command
 from .start import start
 
@@ -47,7 +48,8 @@ class SweepCommand(Sweep):
     """
 
     float64: bool = False
-    """On a GPU or TPU: compute in float64, and not in float32 as is the default there."""
+    """On a GPU or TPU: compute in float64 where it is dear too, and float32 the default (`doctor`
+    says what it costs)."""
     out: Path = Path("results")
     dry_run: bool = False
     """Say how many units and runs there are, how much memory they need and about how long they
@@ -79,11 +81,10 @@ class SweepCommand(Sweep):
 
 
 def choose_dtype(shared: Shared, float64: bool) -> None:
-    """Choose the dtype: float64 on an accelerator only where it is asked for."""
+    """Choose the dtype: float64 on an accelerator only where it is asked for or for free."""
     start(shared)
     jax = require("jax", "this command")
-    if jax.default_backend() != "cpu" and not float64:
-        jax.config.update("jax_enable_x64", False)
+    jax.config.update("jax_enable_x64", not shared.float32 and (float64 or double.free(jax)))
 
 
 def print_forecast(sweep: Sweep, out: Path, shared: Shared) -> int:
@@ -112,7 +113,7 @@ def run_sweep(
     """The sweep's units, stored one by one; exit code 1 when a run failed or a unit could not be
     done.
 
-    float64: also on an accelerator, where float32 is the default. job: (coordinator, number of
+    float64: also on an accelerator where it is dear. job: (coordinator, number of
     processes, this one's number) of a job of several processes that divides the units.
     """
     from ..results.sweep import carry_out

@@ -4,8 +4,10 @@ half-written result."""
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 
 import ntk_momentum
 from ntk_momentum import cli, progress
+from ntk_momentum.cli import double
 from ntk_momentum.ledger import check, ledger
 from ntk_momentum.study import registry
 
@@ -342,10 +345,33 @@ def test_a_model_is_one_function_for_every_command(house, capsys):
         assert run(*SMALL, *model, "--dry-run", "--t-end", 1, "--flows", "nesterov") == 0
 
 
-def test_doctor_names_device_dtype_and_precision(capsys):
+def test_doctor_names_device_dtype_and_precision(capsys, monkeypatch):
+    monkeypatch.setattr(double, "SIZE", 64)
     assert run("doctor") == 0
     said = capsys.readouterr().out
+    cost = re.search(r"float64 +([0-9.]+) times float32's", said)
+    assert cost is not None and float(cost[1]) > 0
     assert "float64" in said and "highest" in said and "cpu" in said
+
+
+class Accelerator:
+    """As much of JAX as is asked when float64 is chosen."""
+
+    default_backend = staticmethod(lambda: "gpu")
+    process_count = staticmethod(lambda: 1)
+    devices = staticmethod(lambda: [types.SimpleNamespace(device_kind="Some (GPU)")])
+
+
+def test_a_sweep_takes_float64_where_it_was_measured_to_be_free(tmp_path, monkeypatch):
+    monkeypatch.setenv("NTK_MOMENTUM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    for first, then, free in ((2.0, 40.0, True), (40.0, 2.0, False)):
+        for cost in (first, then):  # the second is not measured any more
+            monkeypatch.setattr(double, "cost", lambda _, cost=cost: cost)
+            assert double.free(Accelerator) == free
+        (tmp_path / "cache" / "float64-some-gpu-.json").unlink()
+    monkeypatch.setattr(Accelerator, "process_count", lambda: 2)
+    assert not double.free(Accelerator)
 
 
 def test_an_experiment_takes_its_own_parameters_and_says_which_there_are(house, capsys):
