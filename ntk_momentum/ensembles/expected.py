@@ -27,7 +27,7 @@ def expected_seconds(made: Plan, units: Sequence[Unit]) -> float:
         if not mine:
             continue
         run, compiling, width = _timed(made, mine)
-        programs = {(unit.data, unit.widths, unit.size) for unit in mine}
+        programs = {(unit.padded, unit.size) for unit in mine}
         seconds += compiling * len(programs)
         for unit in mine:
             devices = made.over.size if unit.layout == "runs" else 1

@@ -42,12 +42,14 @@ from .axes import (
 )
 
 WASTE = 0.25
-"""Padding is less than this share of a padded network..."""
+"""Padding is less than this share of a padded network, or adds little (`SPARE`). Off a CPU it is
+less than half of one: there networks are padded to powers of two, so that all sweeps share
+programs, which take longer to compile, and idle lanes cost less."""
 
 SPARE = 2**21
-"""...or it adds at most so many preactivations of a sample, over all runs of a program: computing
-on them took 1.5 to 2.5 us each in a whole run (10 sphere(20, 5) time constants), and a program of
-its own 4 s to compile."""
+"""Preactivations of a sample, over all runs of a program, that padding may add: computing on them
+took 1.5 to 2.5 us each in a whole run (10 sphere(20, 5) time constants), and a program of its own
+4 s to compile."""
 
 STRATEGIES = {"cpu": "map"}
 """How runs share a device, where it has been measured (`scripts/bench ensembles`); elsewhere a plan
@@ -142,9 +144,9 @@ class Plan:
     def batch(self, unit: Unit) -> program.Batch:
         """The arrays of a unit, runs in the order (flow, width, seed)."""
         runs = [
-            (i, j, self.seeds[k])
+            (i, self.widths[j], self.seeds[k])
             for i in range(len(unit.flows))
-            for j in range(len(unit.widths))
+            for j in unit.widths
             for k in unit.seeds
         ]
         runs += runs[-1:] * (unit.size - len(runs))
@@ -265,9 +267,15 @@ def plan(
     return dataclasses.replace(made, units=tuple(_units(made, unit_runs, free, layout)))
 
 
-def buckets(widths: Sequence[int], spare: float = 0) -> list[tuple[int, ...]]:
+def buckets(
+    widths: Sequence[int], spare: float = 0, doubling: bool = False
+) -> list[tuple[int, ...]]:
     """Positions of widths that share a program, from the widest down: each padded by less than a
-    quarter of the widest, or all together by at most `spare` neurons."""
+    quarter of the widest, or all together by at most `spare` neurons; doubling: those that the same
+    power of two is next to."""
+    if doubling:
+        powers = sorted({_power(width) for width in widths}, reverse=True)
+        return [tuple(j for j, m in enumerate(widths) if _power(m) == top) for top in powers]
     found: list[list[int]] = []
     for j in sorted(range(len(widths)), key=lambda j: -widths[j]):
         widest = widths[found[-1][0]] if found else 0
@@ -277,6 +285,15 @@ def buckets(widths: Sequence[int], spare: float = 0) -> list[tuple[int, ...]]:
         else:
             found.append([j])
     return [tuple(sorted(bucket)) for bucket in found]
+
+
+def _doubling() -> bool:
+    return jax.default_backend() != "cpu"
+
+
+def _power(width: int) -> int:
+    """The next power of two."""
+    return 1 << (width - 1).bit_length()
 
 
 def measure(made: Plan, free: int | float) -> str:
@@ -332,6 +349,8 @@ def _bucketed(made: Plan, d: int, members: tuple[int, ...], *how: Any) -> list[t
     cut = lambda found: [(bucket, _cut(made, d, members, bucket, *how)) for bucket in found]
     if not _paddable(made.recipe):
         return cut([(j,) for j in range(len(made.widths))])
+    if _doubling():
+        return cut(buckets(made.widths, doubling=True))
     try:
         spare = SPARE / (made.data[d].n * len(members) * len(made.seeds))
         return cut(buckets(made.widths, spare))
@@ -351,6 +370,8 @@ def _cut(
     """(flows, seeds, size, how) of units with equally many runs, as few as fit. Raises `InputError`
     when one run does not."""
     widest = max(made.widths[j] for j in bucket)
+    if _doubling() and _paddable(made.recipe):
+        widest = _power(widest)
     trial = Unit(
         0, d, members[:1], bucket, (0,), widest, len(bucket), made.strategy, 1, "runs", 0, {}
     )

@@ -31,7 +31,7 @@ from ..dynamics.run import Run
 from ..dynamics.solver import batches_of
 from ..method import AbstractFlow, AbstractOptimizer
 from ..network.model import cast
-from ..network.two_layer import TwoLayerNet, init_two_layer
+from ..network.two_layer import DRAWN, TwoLayerNet, init_two_layer
 from ..numerics import in_dtype, placed
 from .devices import AXIS
 
@@ -67,9 +67,10 @@ class Batch(eqx.Module):
     time).
 
     inputs: the decomposition of X, or None where a network has fewer neurons than X has rows or
-    columns, or is the user's own. flow, width, seed: those of each run, the first two by position.
-    padded: neurons of every network. batch: the size of an optimizer's mini-batches, by position in
-    batch_sizes; None where all take the whole data set.
+    columns, or is the user's own. flow, width, scale, seed: those of each run, the flow by
+    position. padded: neurons of every network. widths: all that there are, where the program has to
+    know them, else none, so that one program serves any. batch: the size of an optimizer's
+    mini-batches, by position in batch_sizes; None where all take the whole data set.
     """
 
     recipe: Recipe
@@ -80,6 +81,7 @@ class Batch(eqx.Module):
     times: Float[Array, "flow time"]
     flow: Int[Array, " runs"]
     width: Int[Array, " runs"]
+    scale: Float[Array, " runs"]
     seed: Int[Array, " runs"]
     widths: tuple[int, ...] = eqx.field(static=True)
     padded: int = eqx.field(static=True)
@@ -140,8 +142,8 @@ def make(
     padded: int,
     sizes: Sequence[int] | None = None,
 ) -> Batch:
-    """A batch from flows of one kind and runs, rows (flow, width, seed) with flow and width as
-    positions; sizes: of each optimizer's mini-batches."""
+    """A batch from flows of one kind and runs, rows (flow, width, seed) with the flow as its
+    position; sizes: of each optimizer's mini-batches."""
     dtype = recipe.dtype
     recipe = dataclasses.replace(recipe, config=in_dtype(recipe.config, dtype))
     flow, width, seed = (list(column) for column in zip(*runs, strict=True))
@@ -154,7 +156,12 @@ def make(
     stacked = jax.tree.map(
         lambda *leaves: placed(np.stack([np.asarray(leaf) for leaf in leaves]), dtype), *flows
     )
-    rows = [placed(flow, np.int32), placed(width, np.int32), jax.device_put(seeds)]
+    scales = np.asarray([m**-0.5 for m in width], dtype)
+    rows = [
+        *(placed(value, np.int32) for value in (flow, width)),
+        *(jax.device_put(value) for value in (scales, seeds)),
+    ]
+    whole = recipe.model is None and _drawn_by_rows(padded, data.input_size)
     several = tuple(sorted(set(sizes or ())))
     batch = None if sizes is None else placed([several.index(size) for size in sizes], int)
     return Batch(
@@ -167,7 +174,8 @@ def make(
         rows[0],
         rows[1],
         rows[2],
-        widths,
+        rows[3],
+        () if whole else widths,
         padded,
         batch,
         several,
@@ -179,7 +187,7 @@ def needs(batch: Batch) -> Needs:
     `simulate` would refuse."""
 
     def first(batch: Batch) -> Run:
-        return _prepared(batch, batch.flow[0], batch.width[0], batch.seed[0], None)[0]
+        return _prepared(batch, tuple(row[0] for row in _rows(batch)), None)[0]
 
     return needs_of(first, batch, batch.times.shape[1])
 
@@ -188,7 +196,7 @@ def needs(batch: Batch) -> Needs:
 def ensemble_program(batch: Batch, how: How) -> Solved:
     """Draw, pad and solve every run: one compiled program."""
     over = how.over if how.over is not None and how.over.size > 1 else None
-    rows = (batch.flow, batch.width, batch.seed)
+    rows = _rows(batch)
     arrays, static = eqx.partition(batch, eqx.is_array)
 
     def solve_all(arrays: Any, *rows: Array) -> Solved:
@@ -196,7 +204,7 @@ def ensemble_program(batch: Batch, how: How) -> Solved:
 
         def one(row: tuple[Array, ...]) -> Solved:
             spread = over if how.layout == "neurons" else None
-            run, ts = _prepared(here, row[0], row[1], row[2], spread)
+            run, ts = _prepared(here, row, spread)
             end = run.solve(ts)
             return Solved(end.readouts, end.verdict, end.accepted, end.rejected)
 
@@ -210,23 +218,26 @@ def ensemble_program(batch: Batch, how: How) -> Solved:
 
     if over is None or how.layout == "neurons":
         return solve_all(arrays, *rows)
-    specs = (P(), P(AXIS), P(AXIS), P(AXIS))
+    specs = (P(), *(P(AXIS) for _ in rows))
     return jax.shard_map(solve_all, mesh=over, in_specs=specs, out_specs=P(AXIS), check_vma=False)(
         arrays, *rows
     )
 
 
-def _prepared(
-    batch: Batch, flow: Array, width: Array, seed: Array, over: Mesh | None
-) -> tuple[Run, Array]:
+def _rows(batch: Batch) -> tuple[Array, ...]:
+    return batch.flow, batch.width, batch.scale, batch.seed
+
+
+def _prepared(batch: Batch, row: tuple[Array, ...], over: Mesh | None) -> tuple[Run, Array]:
     """One run ready to be solved, and its times."""
-    recipe = batch.recipe
+    recipe, (flow, width, scale, seed) = batch.recipe, row
     cast_real = lambda a: a.astype(recipe.dtype) if jnp.issubdtype(a.dtype, jnp.inexact) else a
     data = Dataset(cast_real(batch.X), cast_real(batch.y), "allow")
     key = jax.random.key(seed)
-    plain = recipe.net(batch.widths[0], data.input_size, key)
+    some = batch.widths[0] if batch.widths else batch.padded
+    plain = recipe.net(some, data.input_size, key)
     run = Run.prepare(
-        plain if recipe.model is not None else _padded(batch, width, key, over),
+        plain if recipe.model is not None else _padded(batch, width, scale, key, over),
         data,
         jax.tree.map(lambda leaf: leaf[flow], batch.flows),
         recipe,
@@ -238,31 +249,53 @@ def _prepared(
     return run if batch.inputs is None else run.within(batch.inputs), batch.times[flow]
 
 
-def _padded(batch: Batch, width: Array, key: Array, over: Mesh | None) -> TwoLayerNet:
+def _padded(batch: Batch, width: Array, scale: Array, key: Array, over: Mesh | None) -> TwoLayerNet:
     """The two-layer net of a run, with zero neurons up to the batch's number."""
     recipe, p = batch.recipe, math.prod(batch.X.shape[1:])
+    if batch.widths:
 
-    def padded(m: int, key: Array) -> tuple[Array, Array]:
-        net = recipe.net(m, p, key)
-        return jnp.pad(net.hidden, ((0, batch.padded - m), (0, 0))), jnp.pad(
-            net.output, (0, batch.padded - m)
-        )
+        def padded(m: int, key: Array) -> tuple[Array, Array]:
+            net = recipe.net(m, p, key)
+            return jnp.pad(net.hidden, ((0, batch.padded - m), (0, 0))), jnp.pad(
+                net.output, (0, batch.padded - m)
+            )
 
-    # Each width draws exactly the network that it has alone, so the shapes differ: one branch for
-    # each, all padded to one shape.
-    hidden, output = jax.lax.switch(width, [partial(padded, m) for m in batch.widths], key)
+        # Each width draws exactly the network that it has alone, so the shapes differ: one branch
+        # for each, all padded to one shape.
+        place = jnp.searchsorted(jnp.asarray(sorted(batch.widths)), width)
+        branches = [partial(padded, m) for m in sorted(batch.widths)]
+        hidden, output = jax.lax.switch(place, branches, key)
+    else:
+        hidden, output = _drawn(recipe, batch.padded, p, width, key)
     if over is not None:
         hidden, output = (
             jax.lax.with_sharding_constraint(a, NamedSharding(over, P(AXIS)))
             for a in (hidden, output)
         )
-    scales = jnp.asarray([m**-0.5 for m in batch.widths], recipe.dtype)
-    return TwoLayerNet(hidden, output, recipe.activation, scale=scales[width])
+    return TwoLayerNet(hidden, output, recipe.activation, scale=scale)
+
+
+def _drawn_by_rows(padded: int, p: int) -> bool:
+    """Whether the first m neurons of so many are those that a network of m neurons draws: each
+    number hashes its place, and all come from one key."""
+    config: Any = jax.config  # its attributes are made at run time
+    hashed = config.jax_threefry_partitionable and config.jax_default_prng_impl == "threefry2x32"
+    return padded * p <= DRAWN and hashed
+
+
+def _drawn(recipe: Recipe, padded: int, p: int, width: Array, key: Array) -> tuple[Array, Array]:
+    """The weights of `init_two_layer` at a width that the program does not know, zero beyond it."""
+    net = dataclasses.replace(recipe, antisymmetric=False).net(padded, p, key)
+    hidden, output, r = net.hidden, net.output, jnp.arange(padded)
+    if recipe.antisymmetric:  # the second half repeats the first with the opposite sign
+        first = r < width // 2
+        of = jnp.where(first, r, r - width // 2)
+        hidden, output = hidden[of], jnp.where(first, 1, -1).astype(output.dtype) * output[of]
+    there = r < width
+    return jnp.where(there[:, None], hidden, 0), jnp.where(there, output, 0)
 
 
 def _fill(batch: Batch, missing: int) -> Batch:
     """The batch with its last run repeated, so that every device has equally many."""
-    flow, width, seed = (
-        jnp.pad(row, (0, missing), mode="edge") for row in (batch.flow, batch.width, batch.seed)
-    )
-    return dataclasses.replace(batch, flow=flow, width=width, seed=seed)
+    flow, width, scale, seed = (jnp.pad(row, (0, missing), mode="edge") for row in _rows(batch))
+    return dataclasses.replace(batch, flow=flow, width=width, scale=scale, seed=seed)

@@ -66,7 +66,9 @@ def test_high_dimensional_inputs_take_the_coordinates_of_a_run_alone(solver, sha
     batch = made.batch(unit)
     weights = jax.eval_shape(
         lambda seed: (
-            program._prepared(batch, batch.flow[0], batch.width[0], seed, None)[0].w.hidden
+            program._prepared(batch, (*(row[0] for row in program._rows(batch)[:-1]), seed), None)[
+                0
+            ].w.hidden
         ),
         batch.seed[0],
     )
@@ -143,12 +145,25 @@ def test_several_data_sets_are_an_axis():
 def test_small_nets_share_a_program_whatever_their_widths_and_units(caplog):
     with jax.log_compiles(), caplog.at_level("WARNING"):
         run = nm.ensemble(DATA, FLOWS[1:], [11, 12, 24], 3, TS[:3], readouts=["f"], unit_runs=4)
+        other = [type(FLOWS[1])(0.7), *FLOWS[2:]]
+        nm.ensemble(DATA, other, [10, 12, 23, 24], [7, 8, 9], TS[:3], readouts=["f"], unit_runs=4)
     programs = [
         record
         for record in caplog.messages
         if record.startswith("Finished XLA compilation of jit(ensemble_program)")
     ]
     assert len(programs) == 1 and run.ok
+
+
+@pytest.mark.parametrize("antisymmetric", [False, True])
+def test_a_program_that_does_not_know_a_width_draws_the_network_of_it(antisymmetric):
+    recipe = program.Recipe(antisymmetric=antisymmetric)
+    for width in (10, 16):
+        net = recipe.net(width, 3, jax.random.key(5))
+        drawn = program._drawn(recipe, 16, 3, jnp.asarray(width), jax.random.key(5))
+        for ours, theirs in zip(drawn, (net.hidden, net.output), strict=True):
+            np.testing.assert_array_equal(ours[:width], theirs)
+            assert not ours[width:].any()
 
 
 @given(st.lists(st.integers(1, 10**6), min_size=1, max_size=12, unique=True))
@@ -162,6 +177,9 @@ def test_padding_wastes_less_than_a_quarter(widths):
     for bucket in buckets(widths, spare):  # unless there is little to waste
         padding = [max(widths[i] for i in bucket) - widths[j] for j in bucket]
         assert sum(padding) <= spare or max(padding) < 0.25 * max(widths[j] for j in bucket)
+    powers = buckets(widths, doubling=True)
+    assert sorted(j for bucket in powers for j in bucket) == list(range(len(widths)))
+    assert len(powers) == len({(width - 1).bit_length() for width in widths})
 
 
 def test_seeds_beyond_32_bits_draw_the_same_networks():
