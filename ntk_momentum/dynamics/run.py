@@ -138,6 +138,11 @@ class Run(eqx.Module):
         """The precision of the run: that of its weights."""
         return weights_dtype(self.w)
 
+    @property
+    def pauses(self) -> bool:
+        """Whether it may stop between saved times and go on, see the integrator's."""
+        return self._integrator().pauses
+
     def decompose(self) -> Decomposition | None:
         """The decomposition of the inputs that decides the coordinates; None where there are
         none."""

@@ -28,6 +28,7 @@ from ..progress import OnProgress, check_progress
 from . import program
 from .axes import flow_values as flow_values
 from .axes import plain_name
+from .lanes import run_compacted
 from .planning import Plan as Plan
 from .planning import Unit as Unit
 from .planning import plan as plan
@@ -242,9 +243,12 @@ def run_plan(made: Plan, progress: OnProgress | None = None) -> Ensemble:
 def run_unit(made: Plan, unit: Unit) -> Ensemble:
     """The runs of one unit, with the plan's dimensions restricted to it. Warns of nothing; see its
     `failures`."""
-    outcome = program.run_batch(
-        made.batch(unit), program.How(unit.strategy, unit.lanes, unit.layout, made.over)
-    )
+    batch = made.batch(unit)
+    if unit.strategy == "compacted":
+        outcome = run_compacted(batch, unit.lanes)
+    else:
+        how = program.How(unit.strategy, unit.lanes, unit.layout, made.over)
+        outcome = program.run_batch(batch, how)
     shape = (len(unit.flows), len(unit.widths), len(unit.seeds))
     several = (1,) if made.stacked else ()
 

@@ -62,7 +62,8 @@ class Unit:
     the same in plain values.
 
     padded: neurons of each network, padding included. strategy: "map", one run after another, or
-    "vmap", `lanes` at once in lock-step, the neurons of all packed into one product X W^T. layout:
+    "vmap", `lanes` at once in lock-step, the neurons of all packed into one product X W^T, or
+    "compacted", the same in windows of steps. layout:
     whether the "runs" or the "neurons" of each are spread over devices. size: runs the program
     holds, the last ones repeated where seeds do not fill it. bytes: estimated peak on one device.
     """
@@ -194,8 +195,9 @@ def plan(
 
     Args:
         data, flows, widths, seeds, ts: As in `ensemble`.
-        strategy: "map" or "vmap"; by default what was measured to be faster on this kind of device,
-            "measure" to try both now.
+        strategy: "map", "vmap" or "compacted" (see `lanes`; "vmap" where several devices share the
+            runs); by default what was measured to be faster on this kind of device, "measure" to
+            try the first two now.
         layout: "runs" or "neurons"; by default runs, and neurons where one run does not fit.
         unit_runs: Runs in a unit, at most.
         memory_limit: Bytes that may be used on each device; by default nine tenths of what is free.
@@ -228,7 +230,7 @@ def plan(
         batches = sizes * len(flows)
         flows = tuple(flow for flow in flows for _ in sizes)
     for name, value, known in (
-        ("strategy", strategy, ("map", "vmap", "measure")),
+        ("strategy", strategy, ("map", "vmap", "compacted", "measure")),
         ("layout", layout, ("runs", "neurons")),
     ):
         if value is not None:
@@ -249,6 +251,8 @@ def plan(
         )
     strategy = strategy or STRATEGIES.get(jax.default_backend(), "measure")
     over = devices.mesh() if over is None else over
+    if strategy == "compacted" and over.size > 1:
+        strategy = "vmap"
     free = MARGIN * available() if memory_limit is None else memory_limit
     made = Plan(
         sets,

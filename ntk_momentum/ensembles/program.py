@@ -187,7 +187,7 @@ def needs(batch: Batch) -> Needs:
     `simulate` would refuse."""
 
     def first(batch: Batch) -> Run:
-        return _prepared(batch, tuple(row[0] for row in _rows(batch)), None)[0]
+        return prepared(batch, tuple(row[0] for row in told_apart_by(batch)), None)[0]
 
     return needs_of(first, batch, batch.times.shape[1])
 
@@ -196,7 +196,7 @@ def needs(batch: Batch) -> Needs:
 def ensemble_program(batch: Batch, how: How) -> Solved:
     """Draw, pad and solve every run: one compiled program."""
     over = how.over if how.over is not None and how.over.size > 1 else None
-    rows = _rows(batch)
+    rows = told_apart_by(batch)
     arrays, static = eqx.partition(batch, eqx.is_array)
 
     def solve_all(arrays: Any, *rows: Array) -> Solved:
@@ -204,7 +204,7 @@ def ensemble_program(batch: Batch, how: How) -> Solved:
 
         def one(row: tuple[Array, ...]) -> Solved:
             spread = over if how.layout == "neurons" else None
-            run, ts = _prepared(here, row, spread)
+            run, ts = prepared(here, row, spread)
             end = run.solve(ts)
             return Solved(end.readouts, end.verdict, end.accepted, end.rejected)
 
@@ -224,11 +224,12 @@ def ensemble_program(batch: Batch, how: How) -> Solved:
     )
 
 
-def _rows(batch: Batch) -> tuple[Array, ...]:
+def told_apart_by(batch: Batch) -> tuple[Array, ...]:
+    """What tells the runs apart."""
     return batch.flow, batch.width, batch.scale, batch.seed
 
 
-def _prepared(batch: Batch, row: tuple[Array, ...], over: Mesh | None) -> tuple[Run, Array]:
+def prepared(batch: Batch, row: tuple[Array, ...], over: Mesh | None) -> tuple[Run, Array]:
     """One run ready to be solved, and its times."""
     recipe, (flow, width, scale, seed) = batch.recipe, row
     cast_real = lambda a: a.astype(recipe.dtype) if jnp.issubdtype(a.dtype, jnp.inexact) else a
@@ -297,5 +298,7 @@ def _drawn(recipe: Recipe, padded: int, p: int, width: Array, key: Array) -> tup
 
 def _fill(batch: Batch, missing: int) -> Batch:
     """The batch with its last run repeated, so that every device has equally many."""
-    flow, width, scale, seed = (jnp.pad(row, (0, missing), mode="edge") for row in _rows(batch))
+    flow, width, scale, seed = (
+        jnp.pad(row, (0, missing), mode="edge") for row in told_apart_by(batch)
+    )
     return dataclasses.replace(batch, flow=flow, width=width, scale=scale, seed=seed)

@@ -129,7 +129,7 @@ class Sweep:
     tol: float = Numerics.tol
     precision: Precision = Numerics.precision
     """Of matrix products; on a GPU "default" means TF32 for float32, on a TPU bfloat16."""
-    strategy: Literal["map", "vmap"] | None = None
+    strategy: Literal["map", "vmap", "compacted"] | None = None
     """How runs share a device: one after another or in lock-step (default: what is faster on this
     kind of device, measured once)."""
     layout: Literal["runs", "neurons"] | None = None

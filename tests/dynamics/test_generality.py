@@ -212,7 +212,7 @@ def test_a_two_layer_net_that_the_user_makes_takes_the_fast_path():
     made = plan(SCALAR, flow, 16, 2, [0.0, 1.0], model=make, **options)
     (unit,) = made.units
     batch = made.batch(unit)
-    run, _ = program._prepared(batch, tuple(row[0] for row in program._rows(batch)), None)
+    run, _ = program.prepared(batch, tuple(row[0] for row in program.told_apart_by(batch)), None)
     assert isinstance(run.integrator, nm.LazyExponential)
     assert run.w.hidden.shape == (16, min(SCALAR.n, 9))
     runs = nm.ensemble(SCALAR, flow, 16, 2, [0.0, 1.0], model=make, **options)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import ntk_momentum as nm
 from ntk_momentum.dynamics.solver import RungeKutta
-from ntk_momentum.ensembles import program
+from ntk_momentum.ensembles import lanes, program
 from ntk_momentum.ensembles.planning import buckets, plan
 from ntk_momentum.network.model import outputs
 
@@ -66,9 +66,9 @@ def test_high_dimensional_inputs_take_the_coordinates_of_a_run_alone(solver, sha
     batch = made.batch(unit)
     weights = jax.eval_shape(
         lambda seed: (
-            program._prepared(batch, (*(row[0] for row in program._rows(batch)[:-1]), seed), None)[
-                0
-            ].w.hidden
+            program.prepared(
+                batch, (*(row[0] for row in program.told_apart_by(batch)[:-1]), seed), None
+            )[0].w.hidden
         ),
         batch.seed[0],
     )
@@ -139,6 +139,34 @@ def test_several_data_sets_are_an_axis():
     np.testing.assert_allclose(run.loss[1, 0, 0, 1], alone.loss, rtol=1e-10)
     with pytest.raises(nm.InputError, match="same shapes"):
         nm.ensemble([DATA, nm.sphere(5, 4, key=jax.random.key(5))], FLOWS[:1], [16], 2, TS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("solver", "window", "limit"), [(None, 1, 100), (RungeKutta(), 8, 24)], ids=["lazy", "tsit5"]
+)
+def test_packed_lanes_take_the_steps_of_each_run_alone_and_stop_where_it_does(
+    solver, window, limit, monkeypatch
+):
+    monkeypatch.setattr(lanes, "WINDOW", window)
+    sizes, together = [], lanes._together
+    monkeypatch.setattr(
+        lanes,
+        "_together",
+        lambda batch, rows, *rest: sizes.append(rows[0].size) or together(batch, rows, *rest),
+    )
+    how = {"readouts": ["f"], "solver": solver, "config": nm.Numerics(1e-5, limit)}
+    runs = [
+        nm.ensemble(DATA, FLOWS[2], [16], 5, TS[:4], strategy=strategy, **how)
+        for strategy in ("compacted", "map")
+    ]
+    assert sizes[0] == 5 and sizes[1:] == [1]
+    for name in ("accepted", "rejected"):
+        np.testing.assert_array_equal(getattr(runs[0], name), getattr(runs[1], name))
+    failed = np.asarray(runs[0].verdict) > 0
+    np.testing.assert_array_equal(failed, np.asarray(runs[1].verdict) > 0)
+    assert (solver is None) == (not failed.any())  # one needs more steps than it may take
+    np.testing.assert_allclose(runs[0].f, runs[1].f, rtol=1e-10)
 
 
 @pytest.mark.slow

@@ -95,6 +95,10 @@ class AbstractIntegrator(eqx.Module):
     forms_kernel: ClassVar[bool] = False
     """Whether every step holds H and its eigenvectors, which counts in memory."""
 
+    pauses: ClassVar[bool] = False
+    """Whether `advance`, stopped after `Numerics.max_steps` steps and called again with the verdict
+    put back to 0, goes on as though it had not stopped: see `ensembles.lanes`."""
+
     def blind_to_coordinates(self, method: Any) -> bool:
         """Whether it moves weights along J^T u alone, so that preactivations may stand for them,
         see `coordinates`."""

@@ -72,6 +72,8 @@ class KrylovExponential(AbstractIntegrator):
         (True, True)
     """
 
+    pauses = True
+
     size: int = eqx.field(static=True, default=128)
 
     def __check_init__(self) -> None:

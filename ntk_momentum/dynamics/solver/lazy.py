@@ -65,6 +65,7 @@ class LazyExponential(AbstractIntegrator):
     """
 
     forms_kernel = True
+    pauses = True
 
     order: int = 2
 

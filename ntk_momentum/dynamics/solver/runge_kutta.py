@@ -59,6 +59,8 @@ class RungeKutta(AbstractIntegrator):
         6
     """
 
+    pauses = True
+
     method: diffrax.AbstractSolver = diffrax.Tsit5()
 
     def __check_init__(self) -> None:
@@ -230,14 +232,14 @@ def _advance(
         return (look == 0) | (limited & (look < looks))
 
     end = jax.lax.while_loop(unfinished, on, (jnp.zeros((), jnp.int32), progress))[1]
-    return end._replace(t=t1, verdict=jnp.maximum(progress.verdict, end.verdict))
+    return end._replace(verdict=jnp.maximum(progress.verdict, end.verdict))
 
 
 def _advance_reversibly(solver: RungeKutta, *args: Any) -> Progress:
     """The same, but for the looks ahead."""
-    t1, numerics = args[3], args[5]
+    numerics = args[5]
     adjoint = diffrax.RecursiveCheckpointAdjoint(checkpoints=CHECKPOINTS)
-    return solver._carry_on(adjoint, "checkpointed", numerics.max_steps, *args)._replace(t=t1)
+    return solver._carry_on(adjoint, "checkpointed", numerics.max_steps, *args)
 
 
 def _arrays(tree: Any) -> Any:
