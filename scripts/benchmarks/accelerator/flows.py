@@ -36,7 +36,7 @@ FLOWS: dict[str, tuple[Any, Callable[[float], float] | None]] = {
     "Nesterov": (nm.Nesterov(3.0), lambda t: 3.0 / t if t else np.inf),
 }
 STRATEGIES = ("map", "vmap", "compacted")
-"""How runs share the device. On a CPU, where numbers mean little, the lazy row takes each once."""
+"""How runs share the device. On a CPU, where numbers mean little, most rows take some of them."""
 CONFIG = nm.Numerics(tol=1e-3)
 SHORT = 0.4
 """End of the short runs, over the time scale of the fastest mode."""
@@ -74,7 +74,7 @@ def tsit5(bench: Bench) -> Parts:
     """Tsit5 on the gradient flow: one batched gradient, then whole runs."""
     for width, runs in bench.sizes.tsit5:
         yield f"one gradient, m = {width}, {runs} runs", partial(gradients, bench, width, runs)
-        for strategy in STRATEGIES:
+        for strategy in STRATEGIES if bench.accelerated else STRATEGIES[-1:]:
             label = f"Tsit5, {strategy}, m = {width}, {runs} runs"
             yield label, partial(tsit5_runs, bench, "gradient flow", strategy, width, runs, SHORT)
 
@@ -206,6 +206,28 @@ def batched(bench: Bench, runs: int, strategy: str, alone: dict[str, Any]) -> di
     record = small_record(bench, timing, steps, loss, alone["exact"])
     record |= {"largest_difference_in_steps": apart, "ok": record["ok"] and apart <= 2}
     return record | {"speed_up": alone["seconds"] / timing.seconds}
+
+
+def spread(bench: Bench) -> Parts:
+    """The sharded paths: runs, then neurons, over all devices that are there."""
+    for layout in ("runs", "neurons"):
+        yield f"{layout} over {jax.device_count()} devices", partial(spread_runs, bench, layout)
+
+
+def spread_runs(bench: Bench, layout: str) -> dict[str, Any]:
+    """Small runs against the host; on one device, spread over it alone."""
+    data, how = small_case()
+    runs, options = bench.sizes.small_runs, {"layout": layout, "strategy": "vmap"}
+
+    def call():
+        found = ensemble(data, nm.GradientFlow(), SMALL["width"], runs, **options, **how)
+        return counts(found), found.loss[0, 0, 0, -1]
+
+    timing = called(bench, call)
+    net = network(SMALL["width"], SMALL["p"])
+    exact = host.final_loss(data, net, SMALL["end"], None, steps=400)
+    record = small_record(bench, timing, *timing.value, exact)
+    return {"devices": jax.device_count()} | record
 
 
 def small_record(

@@ -33,6 +33,7 @@ ROWS = [
     Row("loops", loops.loops, 45),
     Row("together", flows.together, 30),
     Row("tsit5", flows.tsit5, 45),
+    Row("spread", flows.spread, 20),
     Row("kernels", networks.kernels, 20),
     Row("operator", networks.operator, 15),
     Row("tests", checks.tests, 45),
