@@ -93,7 +93,7 @@ def print_forecast(sweep: Sweep, out: Path, shared: Shared) -> int:
 
     told = forecast(sweep, out)
     lines = [
-        f"{out}: {told.units} units ({told.kept} there already), {told.runs} runs",
+        f"{out}: units: {told.units} ({told.kept} there already), runs: {told.runs}",
         f"memory: {gib(told.bytes)} for the largest unit, of {told.unit_runs} runs, on a device",
         f"time: about {told.seconds:.3g} s for the units that are missing, from short runs of the "
         "narrowest network, scaled with time and width, and compiling",

@@ -323,11 +323,11 @@ def test_a_dry_run_says_what_a_sweep_takes_and_writes_nothing(house, capsys):
     words = (*SMALL, "--flows", "nesterov:d=2..3", "--times", 3, "--t-end", 1, "--readouts", "loss")
     assert run(*words, "--dry-run", "--out", house[0] / "out") == 0
     said = capsys.readouterr().out
-    assert "2 units (0 there already), 12 runs" in said and "nothing was written" in said
+    assert "units: 1 (0 there already), runs: 12" in said and "nothing was written" in said
     assert list(house[0].iterdir()) == []
     assert run(*words, "--out", house[0] / "out") == 0
     assert run(*words, "--dry-run", "--out", house[0] / "out") == 0
-    assert "2 units (2 there already), 12 runs" in capsys.readouterr().out
+    assert "units: 1 (1 there already), runs: 12" in capsys.readouterr().out
 
 
 def test_a_model_is_one_function_for_every_command(house, capsys):
