@@ -6,14 +6,13 @@ with it: wider is faster until eta lambda_max of the initial kernel meets the li
 beyond which the first steps throw the network away from its initialisation before its kernel
 shrinks. So the best width grows with beta here; on the authors' 600 MNIST images it shrank (5500,
 4500, 3500), which the limit does not explain: a network that is thrown may land where its kernel is
-below the limit, and train on (without momentum the best width lies beyond the limit), while beyond
-2 the first step overshoots, by 1 - eta lambda_max whatever beta is, and momentum carries the
-overshoot on, which costs more the more of the loss lies in the largest mode (600 images have a
-mean, and so has their target). The figure shows where each run lands, and the numbers say where the
-limit explains the best width and where not. In the paper's scaling, m^(-1/2), the kernel does not
-grow: there is no right arm, and wider runs come closer to what their kernel predicts. Changed by
-default: 50 digits, widths 500 to 3000, epoch 100, a step that puts the limit among these widths;
-two seeds for the authors' one run.
+below the limit, and train on (without momentum the best width lies beyond the limit). Beyond 2 the
+first step overshoots, by 1 - eta lambda_max whatever beta is, and momentum may carry the overshoot
+on; that this is what shrinks the best width has not been isolated. The figure shows where each run
+lands, and the numbers say where the limit explains the best width and where not. In the paper's
+scaling, m^(-1/2), the kernel does not grow: there is no right arm, and wider runs come closer to
+what their kernel predicts. Changed by default: 50 digits, widths 500 to 3000, epoch 100, a step
+that puts the limit among these widths; two seeds for the authors' one run.
 """
 
 from dataclasses import dataclass, replace
