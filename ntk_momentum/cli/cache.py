@@ -12,6 +12,7 @@ import hashlib
 import os
 import platform
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,10 @@ def use(jax: Any) -> None:
     if os.access(place, os.W_OK):
         jax.config.update("jax_compilation_cache_dir", str(place))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST)
+        # Where another process is writing a program, this one compiles its own.
+        warnings.filterwarnings(
+            "ignore", "Error (reading|writing) persistent compilation cache entry", UserWarning
+        )
 
 
 def told() -> str:
