@@ -3,7 +3,9 @@ scatters."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import warnings
 from typing import Any, Literal
 
 import equinox as eqx
@@ -163,7 +165,10 @@ def predict_stochastic(
             f"{described(kernel)}; try nm.infinite_ntk(X) or nm.empirical_ntk(model, X)."
         )
     counts = _counts(steps)
-    mean = predict(kernel, residual0, optimizer, counts, test_kernel=test_kernel, test0=test0)
+    with warnings.catch_warnings():
+        # told once, below: the expected loss leaves the numbers first
+        warnings.filterwarnings("ignore", "the loss leaves the numbers", RuntimeWarning)
+        mean = predict(kernel, residual0, optimizer, counts, test_kernel=test_kernel, test0=test0)
     shape, vectors = mean.residual.shape[1:], mean.eigenvectors
     n, size = shape[0], len(vectors)
     outputs, columns = size // n, math.prod(shape[1:]) // (size // n)
@@ -190,13 +195,8 @@ def predict_stochastic(
     tau = noise_strength(B, n, sampling)
     if method == "sampled":
         key = jax.random.key(0) if key is None else key
-        return _from_paths(
-            mean,
-            sample_paths(moved, saved, matrix, start, runs, B, sampling, outputs, key),
-            rows,
-            test0,
-            eigenvalues,
-        )
+        paths = sample_paths(moved, saved, matrix, start, runs, B, sampling, outputs, key)
+        return _finite_or_infinite(_from_paths(mean, paths, rows, test0, eigenvalues), optimizer, B)
     spectral, seen = vectors.T @ start, None if rows is None else rows @ vectors
     arguments = (spectral, tau, outputs, seen)
     if method == "exact":
@@ -213,7 +213,28 @@ def predict_stochastic(
         other = closure_moments(moved, saved, eigenvalues, ones, *arguments, factors)
         energy = lambda m: jnp.sum(m.mean**2, axis=(1, 2)) + jnp.sum(m.variance, axis=1)
         error = jnp.abs(energy(other) / energy(found) - 1)
-    return _from_moments(mean, found, eigenvalues, columns, method, error)
+    made = _from_moments(mean, found, eigenvalues, columns, method, error)
+    return _finite_or_infinite(made, optimizer, B)
+
+
+def _finite_or_infinite(
+    found: StochasticPrediction, optimizer: AbstractOptimizer, batch_size: int
+) -> StochasticPrediction:
+    """Moments beyond the largest number are infinite, whatever the steps made of them since."""
+    seen = concrete(found.loss)
+    if seen is None or np.all(np.isfinite(seen)):
+        return found
+    first = int(found.ts[np.argmax(~np.isfinite(seen))])
+    warnings.warn(
+        f"the expected loss leaves the numbers of {seen.dtype} by step {first}: {optimizer} is "
+        f"unstable on batches of {batch_size}; lower its step, see nm.critical_step.",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+    infinite = lambda x: None if x is None else jnp.where(jnp.isnan(x), jnp.inf, x)
+    names = ("loss", "full_batch", "loss_std", "second_moments", "test_variance", "error")
+    changed: dict[str, Any] = {name: infinite(getattr(found, name)) for name in names}
+    return dataclasses.replace(found, **changed)
 
 
 def _counts(steps: Any) -> np.ndarray:

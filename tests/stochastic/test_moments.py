@@ -170,6 +170,24 @@ def test_closure_is_good_to_a_percent_on_digits(optimizer):
     assert float(jnp.max(closure.error)) < 0.01
 
 
+@pytest.mark.parametrize("method", ["exact", "closure", "sampled"])
+def test_a_diverging_expected_loss_is_infinite_and_says_so_once(method):
+    ask = lambda eta, steps: nm.predict_stochastic(
+        np.eye(4, dtype=np.float32), np.ones(4, np.float32), nm.gradient_descent(eta), steps,
+        batch_size=1, method=method, runs=8,
+    )  # fmt: skip
+    told = "expected loss leaves the numbers of float32 by step 200: .* on batches of 1; .*critical"
+    with pytest.warns(RuntimeWarning, match=told) as caught:
+        found = ask(1e3, [0, 1, 200, 300])  # as the full batch does
+    assert len(caught) == 1
+    with pytest.warns(RuntimeWarning, match=told):
+        noise = ask(1.9, [0, 1, 200, 300])  # as the full batch does not
+    for one in (found, noise):
+        assert np.isfinite(one.loss[:2]).all() and np.isposinf(one.loss[2:]).all()
+        assert not np.isnan(one.second_moments).any() and not np.isnan(one.loss_std).any()
+    assert method == "sampled" or np.isfinite(noise.full_batch).all()
+
+
 @pytest.mark.slow
 def test_single_precision_is_good_to_its_digits():
     kernel, start, _ = problem(4)
