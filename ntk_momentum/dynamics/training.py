@@ -20,7 +20,7 @@ from ..numerics import Numerics
 from ..progress import OnProgress, check_progress
 from .preparation import Choices, check_data
 from .run import Run, count_off, glance, opening, refuse_no_start
-from .solver import Progress, batches_of, check_batch_sizes
+from .solver import Progress, batches_of, check_batch
 from .trajectory import Trajectory
 
 
@@ -81,8 +81,8 @@ def train(
         optimizer: One of `ntk_momentum.method`, or anything with optax's init and update (and
             `value=`, the loss, that of the batch where there are batches).
         steps: Steps taken, a multiple of save_every.
-        batch_size: B, samples in a step, up to n. With B = n and without replacement the steps are
-            those without batch_size, bit for bit.
+        batch_size: B, samples in a step, up to n unless with replacement. With B = n and
+            without replacement the steps are those without batch_size, bit for bit.
         key: Of the batches, jax.random.key(0) for example. Step k's batch is a function of key and
             k alone. The same key may serve the model's initialisation.
         sampling: "without_replacement", a fresh uniform subset for every step;
@@ -137,7 +137,7 @@ def train(
     key = _key_of(key, state)
     batches = None
     if batch_size is not None:
-        sizes = check_batch_sizes((batch_size,), data.n, sampling)
+        sizes = (check_batch(batch_size, data.n, sampling),)
         if key is None:
             raise InputError(
                 "batch_size needs a key to draw the samples with; try key=jax.random.key(0)."

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..data import Dataset
 from ..dynamics.constant_kernel import check_times
-from ..dynamics.solver import check_batch_sizes
+from ..dynamics.solver import check_batch
 from ..errors import (
     InputError,
     brief,
@@ -88,7 +88,7 @@ def batch_axis(sizes: Any, n: int, sampling: Any) -> tuple[int, ...]:
     several = isinstance(sizes, Iterable) and not isinstance(sizes, str)
     items = tuple(sizes) if several else (sizes,)
     whole = lambda item: isinstance(item, str) and item == FULL
-    found = check_batch_sizes([n if whole(item) else item for item in items], n, sampling)
+    found = tuple(check_batch(n if whole(item) else item, n, sampling) for item in items)
     if not found:
         raise InputError("batch_sizes is empty; an ensemble needs at least one.")
     if len(set(found)) < len(found):

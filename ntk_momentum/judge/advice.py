@@ -19,6 +19,7 @@ import numpy as np
 
 from ..dynamics import ritz
 from ..dynamics.constant_kernel import check_semidefinite, is_operator
+from ..dynamics.solver import Sampling
 from ..dynamics.training import train
 from ..errors import (
     InputError,
@@ -38,7 +39,6 @@ from ..method import (
     restarted_nesterov,
 )
 from ..numerics import Numerics
-from ..stochastic.sampling import Sampling
 from ..theory import bounds
 from .batches import BatchedKernel
 from .steps import count_steps

@@ -17,12 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from ..dynamics.solver import Sampling, check_batch
 from ..errors import InputError, concrete
 from ..stochastic import critical_batch, critical_step
 from ..stochastic.limit import closure_limit
 from ..stochastic.linear import changes, late_step, one_step
 from ..stochastic.moments import covariance_step, no_covariance
-from ..stochastic.sampling import Sampling, check_batch, noise_strength
+from ..stochastic.sampling import noise_strength
 
 SCALES = (0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
 """Steps tried, as shares of the closure's limit. Chosen, not measured: without momentum and for

@@ -24,6 +24,7 @@ import lineax
 from jaxtyping import Array, Float, Key
 
 from ..dynamics.prediction import check_times, predict
+from ..dynamics.solver import Sampling, check_batch
 from ..errors import (
     InputError,
     check_key,
@@ -35,7 +36,7 @@ from ..errors import (
     no_type_check,
 )
 from ..method import AbstractFlow, State, check_linear, check_method_kind
-from .sampling import Sampling, check_batch, noise_strength
+from .sampling import noise_strength
 
 
 class Diffusion(eqx.Module):

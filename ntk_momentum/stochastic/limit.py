@@ -23,11 +23,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import optimize
 
+from ..dynamics.solver import Sampling, check_batch
 from ..errors import InputError, check_interval, check_positive, concrete, described, no_type_check
 from ..kernel import spectrum
 from ..method import AbstractOptimizer
 from .linear import StepMatrix, check_method, late_step
-from .sampling import Sampling, check_batch, noise_strength
+from .sampling import noise_strength
 
 
 @dataclasses.dataclass(frozen=True)

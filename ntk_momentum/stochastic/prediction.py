@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Key
 
 from ..dynamics.prediction import Prediction, predict
+from ..dynamics.solver import Sampling, check_batch
 from ..errors import (
     InputError,
     check_choice,
@@ -29,7 +30,7 @@ from ..method import AbstractOptimizer
 from .linear import check_method, linear_steps
 from .moments import SecondMoments, closure_moments, exact_moments
 from .paths import Paths, sample_paths
-from .sampling import Sampling, check_batch, noise_strength
+from .sampling import noise_strength
 
 PAIRS_UP_TO = 1000
 """Samples (times outputs of a full kernel) up to which `method="auto"` keeps all pairs of modes:
@@ -134,7 +135,7 @@ def predict_stochastic(
         steps: Step counts at which to save, increasing; or a number, for 0, 1, ..., steps.
         batch_size: B, samples a step.
         sampling: "without_replacement", a fresh subset each step; "with_replacement"; or
-            "reshuffled", each epoch a permutation cut into batches.
+            "reshuffled", each epoch a permutation cut into n // B batches.
         method: "auto" is "exact" up to 1000 modes and "closure" beyond.
         test_kernel: As in `nm.predict`.
         test0: As in `nm.predict`.

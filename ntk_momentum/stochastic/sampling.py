@@ -13,42 +13,17 @@ since cov(q_i, q_j) = tau (n [i = j] - 1): for the first, var q_i = (n/B)^2 (B/n
 E q_i q_j = (n/B)^2 B(B-1)/(n(n-1)); for the second, of a multinomial count. Several outputs of a
 sample are drawn together: diag(.) then keeps the blocks of a sample.
 
-Reshuffled, each epoch a permutation cut into n/B batches, a batch taken alone is one without
+Reshuffled, each epoch a permutation cut into n // B batches, a batch taken alone is one without
 replacement, but those of an epoch are anticorrelated, cov(q_i of one, q_j of another) = -(n [i =
-j] - 1)/(n - 1), and sum to the full gradient: E[xi_k | past] is not 0, and moments do not close.
+j] - 1)/(n - 1), and sum to the full gradient where B divides n: E[xi_k | past] is not 0, and
+moments do not close.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
-
-from ..dynamics.solver import SAMPLINGS
-from ..errors import InputError, check_choice, check_whole
-
-Sampling = Literal["without_replacement", "with_replacement", "reshuffled"]
-"""`SAMPLINGS` as a type."""
-
-
-def check_batch(batch_size: Any, n: int, sampling: str) -> int:
-    """The batch size as a whole number. Raises InputError unless 1 <= B <= n (any B >= 1 with
-    replacement; a divisor of n reshuffled)."""
-    check_choice("sampling", sampling, SAMPLINGS)
-    size = check_whole("batch_size", batch_size, example=min(n, 32))
-    if size > n and sampling != "with_replacement":
-        raise InputError(
-            f"batch_size must lie between 1 and the {n} samples, got {size}; try {min(n, 32)}."
-        )
-    if sampling == "reshuffled" and n % size:
-        near = max(b for b in range(1, size + 1) if n % b == 0)
-        raise InputError(
-            f"an epoch of {n} samples is not a whole number of batches of {size}; try "
-            f"batch_size={near}."
-        )
-    return size
 
 
 def noise_strength(batch_size: int, n: int, sampling: str) -> float:

@@ -217,6 +217,12 @@ def test_what_compares_one_step_with_the_next_wants_the_whole_data_set(optimizer
         nm.train(NET, DATA, optimizer, 2, batch_size=2, key=KEY)
 
 
+def test_with_replacement_a_batch_may_be_larger_than_the_data_set():
+    few = nm.Dataset(DATA.X[:2], DATA.y[:2])
+    run = nm.train(NET, few, BALL, 1, batch_size=5, key=KEY, sampling="with_replacement")
+    assert np.isfinite(run.loss).all()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

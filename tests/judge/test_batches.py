@@ -46,7 +46,7 @@ def test_small_batches_take_small_steps(advice):
 
 
 def test_the_batch_has_to_fit():
-    with pytest.raises(InputError, match="between 1 and the 12"):
+    with pytest.raises(InputError, match="between 1 and the number of samples, 12"):
         nm.advise(H, -DATA.y, batch_size=13)
 
 

@@ -111,7 +111,7 @@ def test_bad_input_is_told():
     for match, optimizer, kwargs in (
         ("restarts", nm.restarted_nesterov(0.1, 3.0, 5), {}),
         ("do not close", nm.gradient_descent(0.1), {"sampling": "reshuffled"}),
-        ("between 1 and the 4", nm.gradient_descent(0.1), {"batch_size": 9}),
+        ("between 1 and the number of samples, 4", nm.gradient_descent(0.1), {"batch_size": 9}),
     ):
         with pytest.raises(InputError, match=match):
             ask(optimizer, **kwargs)

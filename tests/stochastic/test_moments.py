@@ -206,6 +206,8 @@ def test_an_epoch_draws_every_sample_once():
     np.testing.assert_array_equal(jnp.sum(chosen[:3], axis=0), 3.0)
     np.testing.assert_array_equal(jnp.sum(chosen[3:], axis=0), 3.0)
     np.testing.assert_array_equal(jnp.sum(chosen, axis=-1), 6.0)
+    some = draw_batches(jax.random.key(0), 3, 4, 8, 3, "reshuffled")  # and leaves two out
+    np.testing.assert_allclose(jnp.sum(some[:2] > 0, axis=(0, 2)), 6)
     counts = draw_batches(jax.random.key(0), 2, 4, 6, 4, "with_replacement")
     np.testing.assert_allclose(jnp.sum(counts, axis=-1), 6.0)
 
@@ -215,12 +217,11 @@ def test_bad_input_is_told():
     usual = {"optimizer": nm.heavy_ball(0.2, 0.7), "steps": 3, "batch_size": 2}
     ask = lambda **kwargs: nm.predict_stochastic(kernel, start, **{**usual, **kwargs})
     for match, kwargs in {
-        "between 1 and the 4": {"batch_size": 5},
+        "between 1 and the number of samples, 4": {"batch_size": 5},
         "whole number": {"batch_size": 2.0},
         "Did you mean 'reshuffled'": {"sampling": "reshufled"},
         "Did you mean 'closure'": {"method": "closed"},
         "do not close": {"sampling": "reshuffled", "method": "exact"},
-        "whole number of batches": {"sampling": "reshuffled", "batch_size": 3},
         "not linear": {"optimizer": nm.restarted_nesterov(0.2, 3.0, "speed")},
         "one of ntk_momentum": {"optimizer": nm.HeavyBall(1.0)},
     }.items():

@@ -10,8 +10,7 @@ nor running many at once changes them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import equinox as eqx
 import jax
@@ -20,12 +19,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from ...errors import InputError, brief, check_whole, unknown_name
+from ...errors import InputError, brief, check_choice, check_whole
 from ...loss import Loss, is_known, output_gradient
 from ...method import RestartedNesterovMethod
 from ..objective import WeightProblem
 
-SAMPLINGS = ("without_replacement", "with_replacement", "reshuffled")
+Sampling = Literal["without_replacement", "with_replacement", "reshuffled"]
 """How batches are drawn: a fresh subset for every step, B independent samples, or the next part of
 a permutation that is drawn anew for every epoch of n // B steps; what is left over, n mod B
 samples, is then left out of that epoch."""
@@ -176,18 +175,17 @@ def why_not_in_batches(method: Any, state: Any) -> str | None:
     return None
 
 
-def check_batch_sizes(sizes: Sequence[Any], n: int, sampling: Any) -> tuple[int, ...]:
-    """Batch sizes as whole numbers. Raises `InputError`."""
-    if sampling not in SAMPLINGS:
-        raise unknown_name("sampling", str(sampling), SAMPLINGS)
-    whole = tuple(check_whole("batch_size", size, example=min(32, n)) for size in sizes)
-    for size in whole:
-        if size > n:
-            raise InputError(
-                f"batch_size must lie between 1 and the number of samples, {n}, got {size}; try "
-                f"batch_size={n}."
-            )
-    return whole
+def check_batch(batch_size: Any, n: int, sampling: Any) -> int:
+    """The batch size as a whole number. Raises `InputError` unless 1 <= B <= n (any B >= 1 with
+    replacement)."""
+    check_choice("sampling", sampling, get_args(Sampling))
+    size = check_whole("batch_size", batch_size, example=min(n, 32))
+    if size > n and sampling != "with_replacement":
+        raise InputError(
+            f"batch_size must lie between 1 and the number of samples, {n}, got {size}; try "
+            f"batch_size={n}."
+        )
+    return size
 
 
 def batches_of(
