@@ -148,7 +148,8 @@ def stability_limit(optimizer: AbstractOptimizer) -> float:
         Nesterov with constant beta          (2 + 2 beta)/(1 + 2 beta)
         multi-step, beta2 >= 0               2 (1 + beta1 - beta2)
 
-    Found by bisection of the spectral radius, to 1e-12.
+    Found by bisection of the spectral radius, to 1e-12. The full batch's, and of any kernel; the
+    largest step for a given kernel and batch is `nm.critical_step`.
 
     Args:
         optimizer: A method with a step size eta whose steps are all alike.

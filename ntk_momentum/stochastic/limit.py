@@ -64,7 +64,8 @@ def critical_step(
     with T the recursion of the second moments, momenta held (a gradient correction scales with
     eta). For B = n it is the full batch's, 2 (1 + beta)/lambda_max for the heavy ball (3.1); for
     small B it is the noise's, and then about proportional to (1 - beta) B. A method whose momentum
-    changes, as (4.1), is judged at its limit for k -> infinity.
+    changes, as (4.1), is judged at its limit for k -> infinity. The largest eigenvalue for a given
+    step, of the full batch and without a kernel, is `nm.stability_limit`.
 
     Args:
         optimizer: A linear method of ours with a step size eta; only its momenta matter.
