@@ -711,6 +711,7 @@ CALLS: dict[str, dict[str, tuple[Any, Any]]] = {
         "sampling": ("without_replacement", "name"),
         "method": ("exact", "name"),
         "runs": (4, "whole"),
+        "probe": (None, {"an array": eye, "3": 3}),
     },
     "simulate_stochastic": {
         "kernel": (eye, KINDS["kernel"] | KINDS["negative kernel"]),

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Key
 
+from ..dynamics import ritz
+from ..dynamics.constant_kernel import is_operator
 from ..dynamics.prediction import Prediction, predict
 from ..dynamics.solver import Sampling, check_batch
 from ..errors import (
@@ -25,9 +27,11 @@ from ..errors import (
     described,
     no_type_check,
 )
+from ..kernel import Modes
 from ..memory import check_fits
 from ..method import AbstractOptimizer
-from .linear import check_method, linear_steps
+from .levels import Levels, every_level, few_levels, few_modes
+from .linear import LinearSteps, check_method, linear_steps
 from .moments import SecondMoments, closure_moments, exact_moments
 from .paths import Paths, sample_paths
 from .sampling import noise_strength
@@ -109,6 +113,7 @@ def predict_stochastic(
     test0: ArrayLike | None = None,
     runs: int = 256,
     key: Key[Array, ""] | None = None,
+    probe: Modes | None = None,
 ) -> StochasticPrediction:
     """The expected loss of training on mini-batches under a constant kernel, without a fit.
 
@@ -129,8 +134,9 @@ def predict_stochastic(
     derives all.
 
     Args:
-        kernel: H, (n, n), shared by all outputs, or the full (n, k, n, k) or (nk, nk).
-        residual0: Delta(0) = f(0) - y, (n,) or (n, k).
+        kernel: H, (n, n), shared by all outputs, or the full (n, k, n, k) or (nk, nk); an operator
+            as in `nm.predict`, or `nm.modes`, for the closure by few products.
+        residual0: Delta(0) = f(0) - y, (n,) or (n, k); None with `nm.modes`, which hold it.
         optimizer: Any linear method of ours, from rest.
         steps: Step counts at which to save, increasing; or a number, for 0, 1, ..., steps.
         batch_size: B, samples a step.
@@ -140,7 +146,10 @@ def predict_stochastic(
         test_kernel: As in `nm.predict`.
         test0: As in `nm.predict`.
         runs: Of method "sampled".
-        key: Of method "sampled", as from `jax.random.key`; its default is key 0.
+        key: Of method "sampled", and of an operator's random vectors, as from `jax.random.key`; its
+            default is key 0.
+        probe: With `nm.modes`, the modes of random vectors of the same kernel, which say how many
+            eigenvalues there are beside those that the error takes part in.
 
     Returns:
         Expected losses, their scatter, second moments and test points.
@@ -160,12 +169,24 @@ def predict_stochastic(
     runs = check_whole("runs", runs, example=256)
     if key is not None:
         check_key("key", key)
-    if concrete(kernel) is None:
+    counts, probed = _counts(steps), None
+    if isinstance(kernel, Modes) or is_operator(kernel):
+        if method not in ("auto", "closure") or test_kernel is not None or test0 is not None:
+            raise InputError(
+                'modes and operators give method="closure" without test points, since the others '
+                "need every entry of the kernel; pass the array, or leave out test_kernel."
+            )
+        method = "closure"
+        given = isinstance(kernel, Modes)
+        shape = kernel.shape if given else ritz.start_of(kernel, residual0, None)[2]
+        check_batch(batch_size, shape[0], sampling)
+        kernel, probed = few_modes(kernel, residual0, optimizer, counts, probe, key)
+        residual0 = None
+    elif concrete(kernel) is None or probe is not None:
         raise InputError(
-            "kernel must be an array, since noise needs every entry of it, got "
-            f"{described(kernel)}; try nm.infinite_ntk(X) or nm.empirical_ntk(model, X)."
+            "kernel must be an array, since noise needs every entry of it, an operator or, with a "
+            f"probe, nm.modes, got {described(kernel)}; try nm.infinite_ntk(X), without a probe."
         )
-    counts = _counts(steps)
     with warnings.catch_warnings():
         # told once, below: the expected loss leaves the numbers first
         warnings.filterwarnings("ignore", "the loss leaves the numbers", RuntimeWarning)
@@ -185,37 +206,56 @@ def predict_stochastic(
         )
     _check_size(method, size, columns, len(counts), runs)
     dtype = vectors.dtype
+    # so many rows that few numbers of steps mean a new compilation; the runs stop at the last saved
+    moved = linear_steps(optimizer, 1 << int(counts[-1]).bit_length(), dtype)
+    saved = jnp.asarray(counts, jnp.int32)
+    tau = noise_strength(B, n, sampling)
+    if probed is not None:
+        levels = few_levels(kernel, probed)
+        made = _closure(mean, moved, saved, levels, tau, outputs, None)
+        return _finite_or_infinite(made, optimizer, B)
     matrix = jnp.asarray(kernel, dtype).reshape(size, size)
     matrix = (matrix + matrix.T) / 2
     eigenvalues = jnp.maximum(jnp.sum(vectors * (matrix @ vectors), axis=0), 0.0)
     start = jnp.asarray(residual0, dtype).reshape(size, columns)
     rows = None if test_kernel is None else jnp.asarray(test_kernel, dtype).reshape(-1, size)
-    # so many rows that few numbers of steps mean a new compilation; the runs stop at the last saved
-    moved = linear_steps(optimizer, 1 << int(counts[-1]).bit_length(), dtype)
-    saved = jnp.asarray(counts, jnp.int32)
-    tau = noise_strength(B, n, sampling)
     if method == "sampled":
         key = jax.random.key(0) if key is None else key
         paths = sample_paths(moved, saved, matrix, start, runs, B, sampling, outputs, key)
         return _finite_or_infinite(_from_paths(mean, paths, rows, test0, eigenvalues), optimizer, B)
-    spectral, seen = vectors.T @ start, None if rows is None else rows @ vectors
-    arguments = (spectral, tau, outputs, seen)
-    if method == "exact":
-        found = exact_moments(moved, saved, eigenvalues, vectors, *arguments)
-        error = jnp.zeros(len(counts), dtype)
+    seen = None if rows is None else rows @ vectors
+    if method == "closure":
+        levels = every_level(eigenvalues, vectors, start)
+        made = _closure(mean, moved, saved, levels, tau, outputs, seen)
     else:
-        ones = jnp.ones_like(eigenvalues)
-        found = closure_moments(moved, saved, eigenvalues, ones, *arguments)
-        # sum_i (H^2)_ii d_i, H^2 = U Lambda^2 U^T
-        weights = (vectors**2) @ eigenvalues**2
-        d = jnp.sum(mean.residual.reshape(len(counts), size, -1) ** 2, axis=2)
-        total = jnp.sum(d, axis=1) * jnp.mean(weights)
-        factors = jnp.where(total > 0, d @ weights / jnp.where(total > 0, total, 1.0), 1.0)
-        other = closure_moments(moved, saved, eigenvalues, ones, *arguments, factors)
-        energy = lambda m: jnp.sum(m.mean**2, axis=(1, 2)) + jnp.sum(m.variance, axis=1)
-        error = jnp.abs(energy(other) / energy(found) - 1)
-    made = _from_moments(mean, found, eigenvalues, columns, method, error)
+        found = exact_moments(
+            moved, saved, eigenvalues, vectors, vectors.T @ start, tau, outputs, seen
+        )
+        error = jnp.zeros(len(counts), dtype)
+        made = _from_moments(mean, found, eigenvalues, columns, method, error)
     return _finite_or_infinite(made, optimizer, B)
+
+
+def _closure(
+    mean: Prediction, moved: LinearSteps, saved: Array, levels: Levels, tau: float, outputs: int,
+    rows: Array | None,
+) -> StochasticPrediction:  # fmt: skip
+    """The closure, and what it moves by when its noise is that of the mean error itself."""
+    values, weights = levels.eigenvalues, levels.weights
+    arguments = (moved, saved, values, levels.multiplicity, levels.start, tau, outputs, rows)
+    found = closure_moments(*arguments)
+    d = jnp.sum(mean.residual.reshape(len(saved), len(weights), -1) ** 2, axis=2)
+    total = jnp.sum(d, axis=1) * jnp.mean(weights)
+    factors = jnp.where(total > 0, d @ weights / jnp.where(total > 0, total, 1.0), 1.0)
+    factors = factors + jnp.where(factors < 1, -levels.doubt, levels.doubt)
+    other = closure_moments(*arguments, factors)
+    energy = lambda m: jnp.sum(m.mean**2, axis=(1, 2)) + jnp.sum(m.variance, axis=1)
+    error = jnp.abs(energy(other) / energy(found) - 1)
+    if mean.error is not None:
+        # the loss is of second order in the error of Delta
+        error = error + jnp.square(mean.error) / jnp.where(mean.loss > 0, 2 * mean.loss, 1.0)
+    columns = levels.start.shape[1]
+    return _from_moments(mean, found, values, columns, "closure", error)
 
 
 def _finite_or_infinite(

@@ -10,6 +10,7 @@ import pytest
 
 import ntk_momentum as nm
 from ntk_momentum.errors import InputError
+from ntk_momentum.stochastic.levels import few_levels
 from ntk_momentum.stochastic.sampling import draw_batches, noise_strength
 
 OPTIMIZERS = (
@@ -170,7 +171,46 @@ def test_closure_is_good_to_a_percent_on_digits(optimizer):
     assert float(jnp.max(closure.error)) < 0.01
 
 
-@pytest.mark.parametrize("method", ["exact", "closure", "sampled"])
+def test_few_levels_have_the_sums_of_every_one():
+    data = nm.sphere(60, 10, key=jax.random.key(1))
+    kernel = nm.infinite_ntk(data.X)
+    modes = nm.modes(kernel, -data.y, products=20)
+    probe = nm.modes(kernel, jax.random.normal(jax.random.key(0), (60, 2)), products=6)
+    few = few_levels(modes, probe)
+    lam, m = few.eigenvalues, few.multiplicity
+    np.testing.assert_allclose(jnp.sum(m), 60, rtol=1e-12)
+    squares = np.sum(kernel**2)
+    assert abs(jnp.sum(m * lam**2) / squares - 1) < 3 * few.doubt < 0.15
+    np.testing.assert_allclose(jnp.sum(few.weights), jnp.sum(m * lam**2), rtol=1e-12)
+    with pytest.raises(InputError, match="need a probe"):
+        nm.predict_stochastic(modes, None, nm.heavy_ball(0.01, 0.9), 3, batch_size=2)
+    with pytest.raises(InputError, match="every entry of the kernel"):
+        nm.predict_stochastic(
+            modes, None, nm.heavy_ball(0.01, 0.9), 3, batch_size=2, method="exact", probe=probe
+        )
+
+
+@pytest.mark.slow
+def test_few_products_give_the_closure():
+    """With a tenth of the vectors; and, an operator's, of its own random ones."""
+    n, optimizer = 300, nm.heavy_ball(0.01, 0.9)
+    data = nm.sphere(n, 10, key=jax.random.key(1))
+    kernel = nm.infinite_ntk(data.X)
+    usual = {"optimizer": optimizer, "steps": [0, 10, 100], "batch_size": n // 4}
+    dense = nm.predict_stochastic(kernel, -data.y, method="closure", **usual)
+    assert float(dense.loss[-1] / dense.full_batch[-1]) > 1.05  # there is noise to be right about
+    modes = nm.modes(kernel, -data.y, products=30, tol=1e-3)
+    probe = nm.modes(kernel, jax.random.normal(jax.random.key(0), (n, 2)), products=15)
+    few = nm.predict_stochastic(modes, None, probe=probe, **usual)
+    np.testing.assert_allclose(few.loss, dense.loss, rtol=0.01)
+    assert np.all(np.abs(few.loss / dense.loss - 1) <= 3 * few.error + 1e-12)
+    whole = nm.predict_stochastic(nm.infinite_ntk_operator(data.X), -data.y, **usual)
+    np.testing.assert_allclose(whole.loss, dense.loss, rtol=0.002)
+
+
+@pytest.mark.parametrize(
+    "method", ["exact", *(pytest.param(m, marks=pytest.mark.slow) for m in ("closure", "sampled"))]
+)
 def test_a_diverging_expected_loss_is_infinite_and_says_so_once(method):
     ask = lambda eta, steps: nm.predict_stochastic(
         np.eye(4, dtype=np.float32), np.ones(4, np.float32), nm.gradient_descent(eta), steps,
