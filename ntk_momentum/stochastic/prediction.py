@@ -38,7 +38,7 @@ from .sampling import noise_strength
 
 PAIRS_UP_TO = 1000
 """Samples (times outputs of a full kernel) up to which `method="auto"` keeps all pairs of modes:
-2 n^3 operations a step, a minute for a thousand steps there."""
+3 n^3 operations a step, a minute for a thousand steps there."""
 _METHODS = ("exact", "closure", "sampled")
 
 
