@@ -78,9 +78,9 @@ def test_a_gradient_on_cuda_splits_its_products():
 
 def test_a_kernel_on_cuda_counts_in_bfloat16_whatever_the_dtype():
     for dtype in (jnp.float32, jnp.float64):
-        W, a, inputs = jnp.ones((8, 3), dtype), jnp.ones(8, dtype), jnp.eye(4, 3, dtype=dtype)
+        W, a, inputs = jnp.ones((128, 3), dtype), jnp.ones(128, dtype), jnp.eye(64, 3, dtype=dtype)
         text = for_cuda(lambda X, W, a: slope_gram(jax.nn.relu, X, None, W, a), inputs, W, a)
-        assert "tensor<4x8xbf16>, tensor<8x4xbf16>) -> tensor<4x4xf32>" in text
+        assert "tensor<64x128xbf16>, tensor<128x64xbf16>) -> tensor<64x64xf32>" in text
         assert ("tf32" in text) == (dtype == jnp.float32)
 
 

@@ -158,7 +158,8 @@ def make(
     )
     scales = np.asarray([m**-0.5 for m in width], dtype)
     rows = [
-        *(placed(value, np.int32) for value in (flow, width)),
+        placed(flow, np.int32),
+        placed(np.minimum(width, 2**31 - 1), np.int32),  # a wider one fits nowhere
         *(jax.device_put(value) for value in (scales, seeds)),
     ]
     whole = recipe.model is None and _drawn_by_rows(padded, data.input_size)

@@ -239,7 +239,7 @@ def test_with_replacement_a_batch_may_be_larger_than_the_data_set():
         ({"batch_size": 2, "sampling": "reshufled"}, "Did you mean 'reshuffled'"),
         ({"batch_size": 2, "sampling": None}, "unknown sampling"),
         ({"callback": 3}, "callback must be a function"),
-        ({"progress": True}, "progress must be a function"),
+        ({"progress": 3}, "progress must be"),
         ({"state": {}}, "state must be that of an earlier run"),
     ],
 )

@@ -267,7 +267,7 @@ def test_the_command_line_verifies_a_claim_on_a_file(tmp_path, capsys):
                 "lemma-6",
                 "--data",
                 str(tmp_path / "mine.npz"),
-                "--json",
+                "--to",
                 str(tmp_path / "claims.json"),
             ]
         )
