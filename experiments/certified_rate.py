@@ -132,7 +132,8 @@ def plot(ds):
     last = axes[0][-1]
     for n in ds.n.values:
         last.plot(ds.width, ds.power.sel(n=n), "o-", label=f"{n} digits", markersize=4)
-    last.axhline(D, color=plotting.THEORY, ls=":")
+    last.axhline(D, color=plotting.THEORY, ls=":", label="constant kernel")
+    last.set_ylim(0, 1.1 * D)
     last.set(title="Nesterov", xlabel="width $m$", xscale="log", ylabel="certified power of $1/t$")
     last.set_xticks(ds.width.values, [str(width) for width in ds.width.values])
     last.minorticks_off()
