@@ -109,7 +109,7 @@ def processes():
         outcome[layout] = numbers(
             ensemble(data(), FLOWS, [30], 2, TIMES, readouts=["loss"], over=everyone, layout=layout)
         )
-    made = plan(data(), FLOWS, [16, 30], 2, TIMES, readouts=["loss"])
+    made = plan(data(), FLOWS, [16, 30], 2, TIMES, readouts=["loss"], unit_runs=4)
     outcome["mine"] = {
         unit.index: numbers(run_unit(made, unit)) for unit in devices.share(made.units)
     }
