@@ -187,6 +187,7 @@ def test_a_model_of_tokens_has_a_kernel_and_integer_tables_that_of_their_floats(
         )
 
 
+@pytest.mark.slow
 def test_a_table_of_integers_runs_as_its_floats():
     X, y = np.array([[3, 4, 1], [1, 0, 0], [0, 2, 1]]), np.array([1, -1, 1])
     net, ts = nm.init_two_layer(16, 3, key=KEY), np.linspace(0, 0.1, 3)

@@ -52,6 +52,7 @@ def test_a_public_name_is_explained(name):
         assert "Raises" in found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", nm.__all__)
 def test_the_example_of_a_public_name_runs(name):
     names = {"nm": nm, "jax": jax, "jnp": jnp, "np": np}

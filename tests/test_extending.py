@@ -114,6 +114,7 @@ def test_a_flow_that_is_not_linear_has_to_say_so():
         nm.simulate(NET, DATA, SignFlow(1.0), TIMES, solver=nm.LazyExponential())
 
 
+@pytest.mark.slow
 def test_a_flow_that_is_not_linear_runs_in_the_weights_own_coordinates():
     flow, h = SignFlow(0.1), 0.002
     wide = nm.sphere(3, 40, key=jax.random.key(2))  # where linear flows are solved in their span

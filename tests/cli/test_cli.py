@@ -319,6 +319,7 @@ def test_one_process_of_one_needs_no_runtime(house, capsys, monkeypatch):
 SMALL = ("sweep", "--data", "sphere", "--n", 4, "--p", 3, "--widths", "8..16x2", "--seeds", 3)
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_what_a_sweep_takes_and_writes_nothing(house, capsys):
     words = (*SMALL, "--flows", "nesterov:d=2..3", "--times", 3, "--t-end", 1, "--readouts", "loss")
     assert run(*words, "--dry-run", "--out", house[0] / "out") == 0
@@ -330,6 +331,7 @@ def test_a_dry_run_says_what_a_sweep_takes_and_writes_nothing(house, capsys):
     assert "units: 1 (1 there already), runs: 12" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_model_is_one_function_for_every_command(house, capsys):
     file = house[0] / "mine.py"
     file.write_text(

@@ -104,6 +104,7 @@ _REPEATED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [
@@ -147,6 +148,7 @@ def test_predict_refuses_second_derivatives_by_a_kernel() -> None:
 # -- discrete training: the derivative of the iterates
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "by",
     [
@@ -246,7 +248,7 @@ def test_the_lazy_solver_has_reverse_mode() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("solver", [diffrax.Tsit5(), diffrax.Dopri5()])
+@pytest.mark.parametrize("solver", [diffrax.Tsit5()])
 def test_runge_kutta_has_the_derivatives_of_a_smooth_model(solver: Any) -> None:
     def last(x: Any) -> Any:
         data = nm.Dataset(DATA.X, DATA.y * x)

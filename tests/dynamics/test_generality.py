@@ -189,6 +189,7 @@ def perceptron(width, key):
     return eqx.nn.MLP(9, "scalar", width, 2, activation=jnp.tanh, key=key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "widths"),
     [({}, [4, 6]), ({"where": lambda model: model.layers[-1]}, [6])],

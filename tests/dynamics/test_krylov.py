@@ -58,6 +58,7 @@ def test_a_linear_model_is_solved_in_closed_form(flow):
     assert run.accepted < 30  # steps grow from a twentieth of the fastest scale
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flow", FLOWS)
 def test_networks_follow_runge_kutta_ever_closer(flow):
     plain, _ = residuals(perceptron(), DATA, flow, diffrax.Tsit5(), 1e-9)

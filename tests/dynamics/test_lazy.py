@@ -119,6 +119,7 @@ def test_other_kinks_at_zero_are_welcome(activation):
     np.testing.assert_allclose(runs[0].f, runs[1].f, atol=0.02)
 
 
+@pytest.mark.slow
 def test_the_error_falls_with_the_tolerance():
     net = nm.init_two_layer(256, 6, key=KEY)
     losses = [
@@ -198,6 +199,7 @@ def test_ensembles_take_it_in_float32():
     np.testing.assert_allclose(run.loss[1, 0, 1], alone.loss, rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_heavy_ball_follows_the_exact_solution_from_kink_to_kink():
     net = nm.init_two_layer(128, 6, key=KEY)
     exact = heavy_ball_crossings(net.hidden, net.output, DATA.X, DATA.y, 0.4, 8.0)
@@ -331,6 +333,7 @@ def test_without_sliding_neurons_the_kernel_is_h():
             nm.simulate(change, DATA, flow, [1.0], readouts=["sliding"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_neurons_by_tiles_are_all_neurons_at_once(monkeypatch, order):
     net = nm.init_two_layer(

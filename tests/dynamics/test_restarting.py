@@ -19,6 +19,7 @@ LAMS, START, TS = (
 slow = pytest.mark.slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scheme", "tol"),
     [

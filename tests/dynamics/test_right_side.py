@@ -162,6 +162,7 @@ def test_what_cannot_be_reduced_is_left_alone():
         assert problem.within(w)[0] is problem
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [None, diffrax.Tsit5()], ids=["lazy", "tsit5"])
 def test_simulations_in_the_span_read_off_the_same(solver):
     """A read-out of the user's keeps the weights whole."""

@@ -229,6 +229,7 @@ def test_simulate_runs_in_the_models_precision():
     np.testing.assert_allclose(single.loss, double.loss, rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_a_batch_of_frictions_equals_each_alone():
     net = nm.init_two_layer(32, 5, key=KEY)
     loss = lambda b: nm.simulate(net, DATA, nm.HeavyBall(b), TIMES, readouts=["loss"]).loss

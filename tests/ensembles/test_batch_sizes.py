@@ -18,6 +18,7 @@ def alone(optimizer, size, width, seed, **options):
     return nm.train(net, DATA, optimizer, 6, batch_size=size, key=key, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "sampling"),
     [

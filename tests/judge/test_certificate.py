@@ -137,6 +137,7 @@ def test_what_is_left_over_of_the_error_dynamics_are_the_impulses(data):
     assert abs(float(observed["left"][-1] / observed["counted"][-1]) - 1) < 0.01
 
 
+@pytest.mark.slow
 def test_a_gradient_flow_is_certified_with_the_kernel_on_the_slide(data):
     net, _, lam0, _ = run(data, 256, 1.0, steps=2)
     trajectory = simulate(
@@ -210,6 +211,7 @@ def test_a_deep_network_is_certified_under_the_gradient_flow(data):
     assert not refused.issued and "by these shares" in refused.missing
 
 
+@pytest.mark.slow
 def test_nesterovs_flow_is_certified_by_a_power_of_time(data):
     """With a reference that follows the kernel; a fixed one can pay for no motion, as there is no
     rate."""
@@ -284,6 +286,7 @@ def test_fifty_digits_are_certified_at_a_width_this_machine_can_run():
     )
 
 
+@pytest.mark.slow
 def test_digits_on_a_narrow_network_report_the_width_each_form_needs():
     certificate = certify(run(load_digits(10, key=jax.random.key(0)), 64, 2**0.5)[3], "infinite")
     assert not certificate.issued and all(

@@ -105,6 +105,7 @@ def test_stability_kernel_function_and_features_are_told_apart(changed, verdict,
     assert "nan at" not in str(found) and len(str(found).splitlines()) == 10
 
 
+@pytest.mark.slow
 def test_a_step_that_diverged_is_never_recommended():
     model = eqx.nn.MLP(10, "scalar", 32, 2, key=jax.random.key(1))
     far = nm.Dataset(DATA.X, 1e4 * DATA.y)

@@ -44,6 +44,7 @@ def test_a_test_kernel_is_an_operator_too(block_size):
     np.testing.assert_allclose(operator.mv(jnp.asarray(v)), exact, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_lanczos_finds_the_ends_of_the_spectrum_within_its_own_error():
     net, x = init_two_layer(400, 10, key=KEY), np.random.default_rng(2).standard_normal((60, 10))
     exact = np.linalg.eigvalsh(empirical_ntk(net, x))

@@ -52,6 +52,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_and_plain_simulate(tmp_path):
     assert seen == [] and np.array_equal(again.loss, whole.loss)
 
 
+@pytest.mark.slow
 def test_a_refined_run_resumes_in_files_of_its_own_and_has_simulates_error_bars(tmp_path):
     options = {"readouts": ("loss",), "refine": True}
     assert solve(tmp_path / "a", stop_at=8, **options) == (None, [2, 4, 6, 2, 4, 6, 8])

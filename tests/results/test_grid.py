@@ -206,6 +206,7 @@ def test_what_decides_numbers_is_in_the_settings_and_nothing_else():
         assert dataclasses.replace(plain, **other).settings() == plain.settings()
 
 
+@pytest.mark.slow
 def test_a_sweep_of_options_holds_what_simulate_gives(tmp_path):
     """Loss, trained part, activation and solver reach the runs themselves."""
     sweep = Sweep(

@@ -82,6 +82,7 @@ def test_modules_that_are_not_imported_do_not_matter(edited):
     assert edited("theory/bounds.py", "\nfrom ", "\nNUMBER = 1\nfrom ", "ledger.claims")
 
 
+@pytest.mark.slow
 def test_what_an_import_really_loads_is_followed():
     """No module of the package that these load is missing from what is followed."""
     imports = ", ".join(f"ntk_momentum.{root}" for root in ROOTS.values())
@@ -156,6 +157,7 @@ def plot(dataset):
     assert code(text) != before
 
 
+@pytest.mark.slow
 def test_every_experiment_has_code_for_its_numbers_and_for_its_figure():
     for experiment in registry.experiments().values():
         numbers = experiment.code("run", "SIZES")

@@ -102,6 +102,7 @@ def test_the_host_foretells_what_it_can_know(monkeypatch):
         np.testing.assert_allclose(found, 0.5 * exact[0, 0] ** 2, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_chosen_rows_run_after_the_ceilings_and_print_as_a_table(tmp_path):
     path = tmp_path / "check.json"
     done = started(path, "--rows", "limit")
