@@ -212,6 +212,7 @@ def products(jaxpr):
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [nm.LazyExponential(), nm.RungeKutta()], ids=["lazy", "tsit5"])
 @pytest.mark.parametrize(
     ("name", "own"),

@@ -29,6 +29,7 @@ def test_network_and_kernels_are_those_of_the_library(drawn):
     np.testing.assert_allclose(M["limit_kernel"](data.X), nm.infinite_ntk(data.X), atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gradient descent", "heavy ball", "Nesterov"])
 def test_methods_take_the_steps_of_the_library_on_weights_and_on_the_error(drawn, name):
     data, net, W, a = drawn

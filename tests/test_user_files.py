@@ -240,6 +240,7 @@ def targets(name: str, tmp_path: Path, written, kept) -> list[Path]:
     return written[name]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default:left out:RuntimeWarning")
 @pytest.mark.parametrize(
     "thing", [pytest.param(t, marks=[] if t in QUICK else pytest.mark.slow) for t in THINGS]

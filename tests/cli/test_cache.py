@@ -46,6 +46,7 @@ def test_what_was_used_longest_ago_goes_first(tmp_path):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "kept"), [((), True), (("--no-cache",), False)])
 def test_a_command_keeps_its_programs_unless_told_not_to(tmp_path, words, kept):
     code = (

@@ -197,6 +197,7 @@ def test_bad_data_files_have_code_2(tmp_path, capsys, contents):
     assert not list(tmp_path.rglob("*.nc"))
 
 
+@pytest.mark.slow
 def test_reproduce_leaves_everything_and_a_second_run_skips_it(house, capsys):
     out = house[0] / "results"
     assert run("reproduce", "--size", "smoke", "--only", "decay", "claims", "--out", out) == 0

@@ -257,6 +257,7 @@ def test_kernels_are_the_jacobians_products(name):
     close(np.sort(spectrum.eigenvalues), np.sort(values), atol=1e-9)
 
 
+@pytest.mark.slow
 @families("BatchNorm with state", "tokens")
 def test_training_is_the_loop_by_hand(name):
     make, data = RIGHT[name]

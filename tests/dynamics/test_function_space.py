@@ -101,6 +101,7 @@ WITH_TEST = jnp.concatenate([DATA.X, TEST])
 NTK, NNGP = nm.infinite_ntk(WITH_TEST), nm.infinite_ntk(WITH_TEST, trainable="output")
 
 
+@pytest.mark.slow
 def test_the_law_over_initialisations_goes_from_the_prior_to_kernel_regression():
     law = predict_law(NTK, NNGP, DATA.y, nm.HeavyBall(1.0), [0.0, 1.5, 400.0])
     np.testing.assert_allclose(law.covariance[0], NNGP, atol=1e-12)

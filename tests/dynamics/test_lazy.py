@@ -25,6 +25,7 @@ MORE = [
 TIMES = np.array([0.0, 0.5, 2.0, 8.0])
 
 
+@pytest.mark.slow
 @pytest.mark.gpu
 @pytest.mark.parametrize("flow", [*FLOWS, *MORE], ids=str)
 def test_without_kinks_the_closed_form_is_reached_in_a_handful_of_steps(flow):

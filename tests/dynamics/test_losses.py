@@ -94,6 +94,7 @@ CASES = [
 REFUSAL = r"\(n, k\)|must have one shape|broadcasting|must be a function"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("loss", "by_hand", "targets", "takes", "f", "shape"), CASES)
 def test_a_loss_is_the_sum_over_samples_or_refused(loss, by_hand, targets, takes, f, shape):
     size, y = SIZES[f], targets(shape)

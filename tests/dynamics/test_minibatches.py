@@ -42,6 +42,7 @@ def gradient(W, rows):
     return len(X) / len(rows) * A[:, None] * ((active * residual) @ X[rows]) / np.sqrt(12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", [SAMPLINGS[0], *map(SLOW, SAMPLINGS[1:])])
 def test_training_on_batches_is_a_loop_by_hand_on_the_same_samples(sampling):
     run = nm.train(NET, DATA, BALL, 15, batch_size=3, key=KEY, sampling=sampling, readouts=["f"])
@@ -96,6 +97,7 @@ def test_a_batch_of_all_samples_is_the_whole_data_set_bit_for_bit(sampling):
     np.testing.assert_array_equal(whole.model.hidden, batch.model.hidden)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", [SLOW("without_replacement"), "reshuffled"])
 def test_a_run_that_was_stopped_within_an_epoch_goes_on_with_the_same_bits(sampling):
     options = {"batch_size": 2, "key": KEY, "sampling": sampling, "readouts": ["f", "flips"]}

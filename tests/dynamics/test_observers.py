@@ -36,6 +36,7 @@ def test_observers_of_training_see_every_step():
     np.testing.assert_allclose(run.step[1:, 2], loss[1:], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_failure_is_not_forgotten_by_a_later_segment():
     """The second segment alone would succeed: its steps are counted anew."""
     flow, ts = nm.HeavyBall(0.5), np.array([20.0, 20.001])

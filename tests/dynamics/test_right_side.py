@@ -35,6 +35,7 @@ def gradient(problem, w):
     return problem.gradient(w)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda activation: activation.__name__)
 @pytest.mark.parametrize("p", [3, 40], ids=["narrow", "wide"])
 def test_the_right_side_by_tiles_is_autodiffs(monkeypatch, p, activation):
@@ -105,6 +106,7 @@ DATA = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainable", ["hidden", "output", "all"])
 @pytest.mark.parametrize(
     ("name", "preactivations"), [*((name, False) for name in DATA), ("few", True)]

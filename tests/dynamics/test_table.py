@@ -190,6 +190,7 @@ def test_a_flow_by_a_solver_on_a_problem_is_what_something_else_says(name, solve
     problem(name, SOLVERS[solver])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, (_, order) in FLOWS.items() if order])
 def test_the_discrete_twin_has_the_stated_order(name):
     """Against the closed form at t = k h + offset, from h = 1/16 and 1/32."""

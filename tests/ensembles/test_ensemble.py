@@ -21,6 +21,7 @@ TS = np.linspace(0, 4, 5)
 MANY = nm.ensemble(DATA, FLOWS, [16, 32], 3, TS)
 
 
+@pytest.mark.slow
 @pytest.mark.gpu
 def test_every_run_equals_the_same_run_alone():
     for i, j, k in ((0, 0, 0), (1, 1, 2), (2, 0, 1)):

@@ -42,6 +42,7 @@ def brute_force(optimizer, eigenvalues, size, target, steps):
     return int(np.flatnonzero(losses > target)[-1]) + 1, losses.max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [0.3, 1e-4])
 @pytest.mark.parametrize(
     "optimizer",
@@ -126,6 +127,7 @@ def test_fewer_steps_are_found_where_small_eigenvalues_do_not_matter():
     assert short_run["heavy_ball"].steps < long_run["heavy_ball"].steps
 
 
+@pytest.mark.slow
 def test_a_wide_network_takes_the_predicted_number_of_steps():
     net = nm.init_two_layer(2048, 10, key=jax.random.key(1))
     residual = jax.vmap(net)(DATA.X) - DATA.y

@@ -295,6 +295,7 @@ def test_digits_on_a_narrow_network_report_the_width_each_form_needs():
     assert all(f"{form}: " in certificate.missing for form in certificate.widths)
 
 
+@pytest.mark.slow
 def test_between_saves_the_kernel_stays_within_the_path_it_is_given(data):
     net, b, _, dense = run(data, 64, 2**0.5, steps=129)
     path, H = (np.asarray(dense[name]) for name in ("kernel_path", "kernel"))

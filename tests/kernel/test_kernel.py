@@ -154,6 +154,7 @@ def test_convolutions_of_every_kind_are_products_of_their_patches():
     np.testing.assert_allclose(fast, plain, rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_outputs_are_views_of_the_full_kernel(method):
     model, x1, x2 = MODELS["vector MLP"]()

@@ -47,6 +47,7 @@ MORE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("activation", "integers"),
     [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE)],

@@ -49,6 +49,7 @@ def test_time_to_epsilon_of_one_mode_is_its_closed_form(epsilon):
     assert one.time_to(epsilon, HeavyBall(0.0)) == np.inf
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epsilon", [0.3, 1e-2])
 @pytest.mark.parametrize("flow", [HeavyBall(0.05), HeavyBall(1.0), Nesterov(1.0), Nesterov(3.0)])
 def test_the_loss_stays_below_epsilon_from_then_on(flow, epsilon):

@@ -192,6 +192,7 @@ def test_the_amplitude_decays_as_predicted(case):
     )
 
 
+@pytest.mark.slow
 @each
 def test_flows_keep_single_precision_and_a_zero_eigenvalue_stays(case):
     single = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), case.flow)
@@ -511,6 +512,7 @@ def test_the_best_period_is_the_best_on_a_grid(d, exponent):
         assert abs(best.exponent / 2 - exponent) < 5e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("solver", "tol"),
     [(LazyExponential(), 2e-7), pytest.param(diffrax.Tsit5(), 1e-5, marks=pytest.mark.slow)],

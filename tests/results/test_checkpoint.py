@@ -38,6 +38,7 @@ def solve(path, b=0.5, stop_at=None, model=MODEL, data=DATA, **options):
         return None, seen
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_one_and_plain_simulate(tmp_path):
     assert solve(tmp_path / "a", stop_at=4) == (None, [2, 4])
     resumed, seen = solve(tmp_path / "a")

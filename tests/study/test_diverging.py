@@ -44,6 +44,7 @@ def against_epoch(published, names):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_predictions_that_diverge_leave_the_frame_and_not_the_axis(name):
     module = experiments()[name].load()
