@@ -37,7 +37,6 @@ def test_a_pattern_by_three_terms_errs_less_than_float32(values):
     x, slopes = U[:, None] * X, np.where(PATTERN, values[1], values[0]).astype("float32")
     exact = np.asarray(slopes, np.float64) @ np.asarray(x, np.float64)
     found = products.of_two_values(jnp.asarray(slopes), values, jnp.asarray(x))
-    print(values, far(found, exact), far(jnp.asarray(slopes) @ x, exact))
     assert far(found, exact) < 1.5e-7
 
 

@@ -337,18 +337,19 @@ def _observed(trajectory: Trajectory, reference: Any) -> Motion:
             "Nesterov run."
         )
     H, ts = (np.asarray(x, np.float64) for x in (trajectory["kernel"], trajectory.ts))
-    return _seen(trajectory, _choose(reference, trajectory, H, ts), float(friction[0]))
+    run = _seen(trajectory, _choose(reference, trajectory, H, ts), float(friction[0]))
+    if not run.lam0 > 0:
+        raise InputError(
+            "the reference kernel must be positive definite, its smallest eigenvalue "
+            f"is {run.lam0:.3g}."
+        )
+    return run
 
 
 def _seen(trajectory: Trajectory, H_ref: np.ndarray, friction: float = np.nan) -> Motion:
     read = {name: np.asarray(trajectory[name], np.float64) for name in CERTIFICATE_READOUTS}
     ts, H = np.asarray(trajectory.ts, np.float64), read["kernel"]
     lam0 = float(np.linalg.eigvalsh(H_ref)[0])
-    if not lam0 > 0:
-        raise InputError(
-            "the reference kernel must be positive definite, its smallest eigenvalue "
-            f"is {lam0:.3g}."
-        )
     path = np.diff(read["kernel_path"], axis=0)
     return Motion(
         ts,

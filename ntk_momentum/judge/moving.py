@@ -79,8 +79,9 @@ def _pieces(run: Motion, d: float, kept: int, first: int) -> _Pieces:
     # S over an interval is least at its start, where q > 0, and at its end otherwise.
     shift = q / np.where(q > 0, ts[:-1], ts[1:]) ** 2
     values, vectors = np.linalg.eigh(run.H[at] - shift[:, None, None] * eye)
-    low = values[:, 0]
-    roots = np.einsum("kij,kj,klj->kil", vectors, np.abs(values) ** -0.5, vectors)
+    floor = np.finfo(float).eps * np.abs(values).max()
+    low = np.where(values[:, 0] > floor, values[:, 0], -1.0)  # round-off is not positive
+    roots = np.einsum("kij,kj,klj->kil", vectors, np.maximum(values, floor) ** -0.5, vectors)
     epsilon = np.stack([_norms((kernels - run.H[at]) @ roots) for kernels in (H[:-1], H[1:])])
     reach = np.minimum(
         run.lengths[first:] / np.sqrt(np.abs(low)), _norms(run.path[first:] @ np.abs(roots))

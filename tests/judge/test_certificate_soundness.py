@@ -328,3 +328,15 @@ def test_opposite_impulses_inside_one_step_do_not_cancel_in_nesterovs_form():
     seen = solve(np.nan, start, 0.2, 4, lambda k, D, V: np.eye(1), opposite, 2.0, 5.0)
     assert float(seen["impulses"][-1]) == 0.0
     assert 0.15 < nesterov_ratio(seen, 2.0) <= 1
+
+
+def test_a_sample_that_no_neuron_sees_gives_no_form():
+    dead = np.diag([1.0, 0.0])
+    seen = solve(np.nan, ([1.0, 1.0], [0.0, 0.0]), 0.5, 4, lambda k, D, V: dead, d=2.0, from_t=5.0)
+    found = certificate.certify(seen)
+    assert not found.issued and "t^2 lambda_min(H) > d (d - 2)/4" in found.missing
+    seen = solve(
+        np.nan, ([1.0, 1.0], [0.0, 0.0]), 0.5, 4,
+        lambda k, D, V: dead if k > 12 else np.eye(2), d=2.0, from_t=5.0,
+    )  # fmt: skip
+    assert not certificate.certify(seen).issued
