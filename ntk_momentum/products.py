@@ -2,16 +2,19 @@
 
 Three kinds of products make up a step, and what is known of the factors decides:
 
-| product | on a CPU | float32 on NVIDIA's, "highest" |
-|---|---|---|
-| of real numbers, X W^T | float32 | 3xTF32: two terms of 11 bits a factor |
-| of two values and real numbers, (S o u)^T X | float32 | u o X in three bfloat16 terms |
-| of two patterns, counts B B^T | population count | bfloat16 summed in float32: the integers |
+| product | on a CPU | float32 on NVIDIA's, "highest" | faster than float32's own on an H200 |
+|---|---|---|---|
+| of real numbers, X W^T | float32 | both in three bfloat16 terms, six products | 1.6 times |
+| of two values and real numbers, (S o u)^T X | float32 | u o X in three bfloat16 terms | 3 times |
+| of two patterns, counts B B^T | population count | 8-bit integers: the counts | 11 times |
 
 Split products err by no more than float32 ones do: a bfloat16 has 8 bits, so three hold the 24 of a
-float32, and their products with 0 and 1 are exact; only the sums are rounded. Counts are exact
-below 2^24, in any dtype of the run and whatever the precision asked for. In float64, and with any
-other precision than "highest", products of the first two kinds are JAX's own.
+float32, and their products with 0 and 1 are exact; only the sums are rounded. The terms lie side by
+side along the axis summed over, the smallest first, so that one product in bfloat16 takes them all.
+JAX's own algorithms do worse there: of 784 terms 3xTF32 errs by 2e-6 at the same speed, and
+bfloat16's six by 1e-7 at two thirds of it (float32 5e-7, this 7e-7). Counts are exact in any dtype
+of the run and whatever the precision asked for. In float64, and with any other precision than
+"highest", products of the first two kinds are JAX's own.
 """
 
 from __future__ import annotations
@@ -70,8 +73,24 @@ def product(a: Float[Array, "*b i j"], b: Float[Array, "*b j k"]) -> Float[Array
     """a b of real numbers."""
     if not splits(jnp.result_type(a, b)):
         return a @ b
-    by_terms = functools.partial(jnp.matmul, precision="TF32_TF32_F32_X3")
-    return jax.lax.platform_dependent(a, b, cuda=by_terms, default=jnp.matmul)
+    return jax.lax.platform_dependent(a, b, cuda=by_six_terms, default=jnp.matmul)
+
+
+@jax.custom_jvp
+def by_six_terms(a: Float[Array, "*b i j"], b: Float[Array, "*b j k"]) -> Float[Array, "*b i k"]:
+    """a b by the products of three terms of each that count: the others are below float32's own
+    round-off."""
+    (a1, a2, a3), (b1, b2, b3) = three_terms(a), three_terms(b)
+    left = jnp.concatenate([a3, a2, a1, a2, a1, a1], axis=-1)
+    right = jnp.concatenate([b1, b2, b3, b1, b2, b1], axis=-2)
+    return jnp.matmul(left, right, preferred_element_type=jnp.float32)
+
+
+@by_six_terms.defjvp
+def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (a, b), (da, db) = primals, tangents
+    linear = functools.partial(jnp.matmul, precision="BF16_BF16_F32_X6")  # can be transposed
+    return by_six_terms(a, b), linear(da, b) + linear(a, db)
 
 
 def either(by_terms: Callable, plain: Callable, *args: Array) -> Any:
@@ -81,23 +100,22 @@ def either(by_terms: Callable, plain: Callable, *args: Array) -> Any:
     return jax.lax.platform_dependent(*args, cuda=by_terms, tpu=by_terms, default=plain)
 
 
-def three_terms(x: Float[Array, "n p"]) -> Float[Array, "n 3*p"]:
-    """Three bfloat16 terms, side by side, whose sum is x."""
+def three_terms(x: Array) -> list[Array]:
+    """Three bfloat16 terms whose sum is x, the largest first."""
     terms = []
     for _ in range(TERMS):
         # reduce_precision, since a compiler may take a cast there and back for nothing
         terms.append(jax.lax.reduce_precision(x, 8, 7))
         x = x - terms[-1]
-    return jnp.concatenate([term.astype(jnp.bfloat16) for term in terms], axis=1)
+    return [term.astype(jnp.bfloat16) for term in terms]
 
 
 @jax.custom_jvp
 def selected(pattern: Bool[Array, "m n"], x: Float[Array, "n p"]) -> Float[Array, "m p"]:
     """sum_i pattern_ri x_i, in float32: the pattern is exact in bfloat16, so x alone is split."""
-    wide = jnp.matmul(
-        pattern.astype(jnp.bfloat16), three_terms(x), preferred_element_type=jnp.float32
-    ).reshape(pattern.shape[0], TERMS, x.shape[1])
-    return wide[:, 0] + (wide[:, 1] + wide[:, 2])
+    left = jnp.tile(pattern.astype(jnp.bfloat16), (1, TERMS))
+    right = jnp.concatenate(three_terms(x)[::-1])
+    return jnp.matmul(left, right, preferred_element_type=jnp.float32)
 
 
 @selected.defjvp
@@ -122,16 +140,23 @@ def counts(
 ) -> Int[Array, "n1 n2"]:
     """sum_r left_ir right_jr, whole numbers to the last bit, the way to take off a CPU; right: left
     itself if None."""
+
+    def summed(kind: Any, wide: Any, left: Array, right: Array) -> Array:
+        exact = "highest" if kind == jnp.float32 else "default"
+        found = jnp.matmul(
+            left.astype(kind), right.astype(kind).T, precision=exact, preferred_element_type=wide
+        )
+        return found.astype(jnp.int32)
+
     right = left if right is None else right
+    integers = functools.partial(summed, jnp.int8, jnp.int32)
     if left.shape[1] > WHOLE:
-        kind, wide = jnp.int8, jnp.int32
-    else:
-        kind, wide = (jnp.bfloat16 if recent() else jnp.float32), jnp.float32
-    exact = "highest" if kind == jnp.float32 else "default"
-    found = jnp.matmul(
-        left.astype(kind), right.astype(kind).T, precision=exact, preferred_element_type=wide
-    )
-    return found.astype(jnp.int32)
+        return integers(left, right)
+    kind = jnp.bfloat16 if recent() else jnp.float32
+    floats = functools.partial(summed, kind, jnp.float32)
+    if not recent():
+        return floats(left, right)
+    return jax.lax.platform_dependent(left, right, cuda=integers, default=floats)
 
 
 @jax.custom_batching.custom_vmap

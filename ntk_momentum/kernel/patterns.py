@@ -8,7 +8,7 @@ takes two values, so with b the 0/1 pattern of the larger one, c the common a_r^
     G_ij / c = lo^2 M + lo (hi - lo)(N_i + N_j) + (hi - lo)^2 sum_r b_ri b_rj.
 
 The last sum is a count, so it is exact: of packed bits on a CPU, where that is several times faster
-than the dense product, elsewhere by a product in bfloat16 (`products.counts`). Anything else
+than the dense product, elsewhere by a product of short numbers (`products.counts`). Anything else
 (unequal a_r^2, a preactivation at a kink whose derivative is neither slope) takes the dense
 product, at run time; so does what is small.
 """
