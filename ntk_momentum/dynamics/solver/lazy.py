@@ -25,13 +25,13 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ...errors import InputError, described
-from ...method import FrozenStep, State
+from ...method import State
 from ...numerics import Numerics
 from ...products import product
-from ..matrix_function import Eigenbasis, function_of
 from ..objective import AbstractProblem, norm, roundoff
 from ..passing import without_derivative
 from .base import AbstractIntegrator, Progress, Watcher
+from .frozen_kernel import ENOUGH, frozen_step, largest, remembered, renewed, takes_products
 from .slopes import Crossing, LinearNet, Memory
 from .stepping import Attempt, adaptive_steps
 
@@ -54,6 +54,9 @@ class LazyExponential(AbstractIntegrator):
     Args:
         order: 2 (slopes averaged over the step, two evaluations) or 1 (slopes frozen at its start,
             one evaluation); momentum costs one more.
+        products: Whether a step takes functions of H by products with it, True, or by its
+            eigenvectors, False; None: by products from 256 samples on. Same steps, and several
+            times faster where there are many samples; derivatives take the eigenvectors.
 
     Raises:
         InputError: If the order is neither; and, in a run, where the model, its activation or the
@@ -68,6 +71,7 @@ class LazyExponential(AbstractIntegrator):
     pauses = True
 
     order: int = 2
+    products: bool | None = None
 
     def __check_init__(self) -> None:
         if isinstance(self.order, bool) or self.order not in (1, 2):
@@ -83,7 +87,8 @@ class LazyExponential(AbstractIntegrator):
 
     def evaluations(self, flow: Any) -> int:
         """A step predicts z (order 2), moves w and reads off f; with momentum it moves v too. It
-        costs one kernel and one eigendecomposition besides: compare seconds as well."""
+        costs one kernel and its eigenvectors, or a few dozen products with it, besides: compare
+        seconds as well."""
         return self.order + (flow.init(jnp.zeros(())).v is not None)
 
     def start(
@@ -96,11 +101,10 @@ class LazyExponential(AbstractIntegrator):
         dtype: Any,
     ) -> Progress:
         net = _as_linear(problem, state.w, roundoff(numerics.tol, dtype))
-        memory = Memory.at(net, state.w, state.v)
-        h = (
-            0.05
-            / flow.fastest_rate(jnp.maximum(memory.basis.eigenvalues[-1], jnp.finfo(dtype).tiny))
-        ).astype(dtype)
+        by_products = takes_products(net.y.shape[0]) if self.products is None else self.products
+        memory = Memory.first(net, state.w, state.v, lambda kernel: remembered(kernel, by_products))
+        scale = jnp.maximum(largest(memory.at), jnp.finfo(dtype).tiny)
+        h = (0.05 / flow.fastest_rate(scale)).astype(dtype)
         h = jax.lax.stop_gradient(h)
         zero = jnp.zeros((), jnp.int32)
         t = jnp.zeros((), dtype)
@@ -126,57 +130,63 @@ class LazyExponential(AbstractIntegrator):
         cost = self.evaluations(flow)
 
         def step(t: Array, h: Array, state: State, memory: Memory) -> Attempt:
-            return Attempt(*self._step(net, flow, t, h, state, memory), cost)
+            allowed = ENOUGH * numerics.tol * _size(net, state, memory)
+            return Attempt(*self._step(net, flow, t, h, state, memory, allowed), cost)
 
         return adaptive_steps(
             step, self.order, problem, progress, t1, watcher, numerics, flow._reach
         )
 
     def _step(
-        self, net: LinearNet, flow: Any, t: Array, h: Array, state: State, memory: Memory
+        self,
+        net: LinearNet,
+        flow: Any,
+        t: Array,
+        h: Array,
+        state: State,
+        memory: Memory,
+        allowed: Array,
     ) -> tuple[Array, Memory, Callable]:
         """One step: its error, what is remembered after it, and the state after it as a function of
         whether it is accepted."""
         if state.v is None:
-            return _glide(net, flow, self.order, t, h, state, memory)
+            return _glide(net, flow, self.order, t, h, state, memory, allowed)
         if self.order == 2:
-            return _coast(net, flow, t, h, state, memory)
-        # Order 1: slopes, so J and H = U Lambda U^T, stay those of the start, and with Delta' = J v
-        #     w(t+h) = w + carry_w v - J^T U impulse_w,   v(t+h) = carry_v v - J^T U impulse_v.
-        slopes, vectors = net.slopes(memory.z), memory.basis.vectors
-        frozen = _frozen(
-            flow, memory.basis, t, h, vectors.T @ memory.residual, vectors.T @ memory.velocity
+            return _coast(net, flow, t, h, state, memory, allowed)
+        # Order 1: slopes, so J and H, stay those of the start, and with Delta' = J v
+        #     w(t+h) = w + carry_w v - J^T impulse_w,   v(t+h) = carry_v v - J^T impulse_v.
+        slopes = net.slopes(memory.z)
+        frozen, missed, at = frozen_step(
+            flow, memory.at, t, h, memory.residual, memory.velocity, allowed
         )
-        w = (
-            state.w.hidden
-            + frozen.carry_w * state.v.hidden
-            - net.pull(slopes, vectors @ frozen.impulse_w)
-        )
-        v = frozen.carry_v * state.v.hidden - net.pull(slopes, vectors @ frozen.impulse_v)
-        at = net.basis(net.kernel(net.slopes(product(net.X, w.T))))
-        new = net.remember(w, v, at)
-        error = norm(new.residual - vectors @ frozen.residual) / _size(net, state, memory)
+        w = state.w.hidden + frozen.carry_w * state.v.hidden - net.pull(slopes, frozen.impulse_w)
+        v = frozen.carry_v * state.v.hidden - net.pull(slopes, frozen.impulse_v)
+        new = net.remember(w, v, renewed(at, net.kernel(net.slopes(product(net.X, w.T)))))
+        error = (norm(new.residual - frozen.residual) + missed) / _size(net, state, memory)
         return error, new, partial(_taken, state, w, v)
 
 
 def _glide(
-    net: LinearNet, flow: Any, order: int, t: Array, h: Array, state: State, memory: Memory
+    net: LinearNet,
+    flow: Any,
+    order: int,
+    t: Array,
+    h: Array,
+    state: State,
+    memory: Memory,
+    allowed: Array,
 ) -> tuple[Array, Memory, Callable]:
     """A step of a flow without momentum. Neurons are taken by tiles: one pass for the averaged
     kernel, one for f at the end, and one that writes the accepted weights over the old ones.
     Nothing of size (n, m) is kept but where one tile holds all neurons.
     """
-    whole, at = net.whole(state.w.hidden), memory.basis
-
-    def frozen_step(at: Eigenbasis) -> tuple[Array, Array]:
-        still = jnp.zeros_like(memory.residual)
-        frozen = _frozen(flow, at, t, h, at.vectors.T @ memory.residual, still)
-        return at.vectors @ frozen.impulse_w, at.vectors @ frozen.residual
+    whole, still = net.whole(state.w.hidden), jnp.zeros_like(memory.residual)
 
     # Delta' = -H Delta with H frozen moves every neuron by the force's integral Q over the step,
-    #     w_r(t+h) = w_r - s a_r sum_i sbar_ri Q_i x_i,   Q = int Delta dt = U impulse_w.
-    # First Q by the last step's eigenbasis, which predicts the crossings and with them sbar.
-    force, residual = frozen_step(at)
+    #     w_r(t+h) = w_r - s a_r sum_i sbar_ri Q_i x_i,   Q = int Delta dt.
+    # First Q by the last step's kernel, which predicts the crossings and with them sbar.
+    frozen, missed, at = frozen_step(flow, memory.at, t, h, memory.residual, still, allowed)
+    force = frozen.impulse_w
 
     def slopes(tile: LinearNet, w: Array) -> Array:
         z = memory.z if whole else product(tile.X, w.T)
@@ -191,11 +201,12 @@ def _glide(
     if order == 2:
         # Then Q anew, by the kernel of the averaged slopes themselves,
         #     Hbar_ij = s^2 (x_i . x_j) sum_r a_r^2 sbar_ri sbar_rj,
-        # whose eigenbasis also predicts the next step.
-        at = net.basis(net.total(lambda tile, w: tile.kernel(average(tile, w)), state.w.hidden))
-        push, residual = frozen_step(at)
-    else:
-        push = force
+        # which also predicts the next step.
+        kernel = net.total(lambda tile, w: tile.kernel(average(tile, w)), state.w.hidden)
+        frozen, missed, at = frozen_step(
+            flow, renewed(at, kernel), t, h, memory.residual, still, allowed
+        )
+    push = frozen.impulse_w
 
     # Where tiles are streamed `moved` is computed once to read f off and once more in `finish`, to
     # be written over the old weights: twice the work in the place of a second copy of w.
@@ -204,13 +215,14 @@ def _glide(
     )
     after = net.total(lambda tile, w: tile.outlook(moved(tile, w))[: 3 - order], state.w.hidden)
     z = net.kept(moved(net, state.w.hidden)) if whole else memory.z
-    at = net.basis(after[1]) if order == 1 else at
+    at = renewed(at, after[1]) if order == 1 else at
     new = Memory(z, memory.zv, after[0] - net.y, memory.velocity, at)
 
     def finish(accept: Array) -> State:
         return State(_with_hidden(state.w, net.rewritten(moved, state.w.hidden, accept)), None)
 
-    return norm(new.residual - residual) / _size(net, state, memory), new, finish
+    gap = norm(new.residual - frozen.residual) + missed
+    return gap / _size(net, state, memory), new, finish
 
 
 _NODES = 4
@@ -232,7 +244,13 @@ tests/dynamics/test_lazy.py, test_a_coasting_steps_tolerance_is_a_scale_and_no_b
 
 
 def _coast(
-    net: LinearNet, flow: Any, t: Array, h: Array, state: State, memory: Memory
+    net: LinearNet,
+    flow: Any,
+    t: Array,
+    h: Array,
+    state: State,
+    memory: Memory,
+    allowed: Array,
 ) -> tuple[Array, Memory, Callable]:
     """A step of a flow with momentum: each entry feels the force Delta_i(s) only while it is
     active.
@@ -243,19 +261,16 @@ def _coast(
     after them from the frozen solution at `_NODES` nodes.
     """
     z, zv, near = memory.z, memory.zv, net.slopes(memory.z)
-    at, vectors = memory.basis, memory.basis.vectors
     # Where the step would end with the slopes of its start; `leave` and `back` are then the zeros
     # of the parabola z + sigma h z' + sigma^2 (...) through that end, sigma in [0, 1]. A momentum
     # that is not the velocity gives no z', so the chord is taken.
-    frozen = _frozen(flow, at, t, h, vectors.T @ memory.residual, vectors.T @ memory.velocity)
-    after = z + frozen.carry_w * zv - product(net.X, net.pull(near, vectors @ frozen.impulse_w).T)
+    frozen, _, at = frozen_step(flow, memory.at, t, h, memory.residual, memory.velocity, allowed)
+    after = z + frozen.carry_w * zv - product(net.X, net.pull(near, frozen.impulse_w).T)
     crossing = Crossing.of(z, h * zv if flow.inertial else after - z, after)
     # Beyond the kink the slope is below + above - near. Averaged over the step it gives the kernel
     # and, for Delta' = J v at the start of the frozen solution, J.
     change = (net.above + net.below) - 2 * near
     slopes = near + change * (crossing.back - crossing.leave)
-    at = net.basis(net.kernel(slopes))
-    vectors = at.vectors
     velocity = net.scale * ((slopes * zv) @ net.output)
 
     # A force Delta(s) that acts all step moves w and v at its end by the impulses
@@ -264,12 +279,13 @@ def _coast(
     # (K_w, K_v), carried on without force to h, so what is still to come from there on is
     #     R_w(theta) = I_w - K_w - carry_w K_v,   R_v(theta) = I_v - carry_v K_v,
     # which at theta = 0 is all and at theta = 1 nothing.
-    start = vectors.T @ memory.residual, vectors.T @ velocity
-    rest = jnp.zeros_like(start[0])
     parts = jnp.arange(1, _NODES + 1, dtype=z.dtype) / _NODES
-    passed = jax.vmap(lambda part: _frozen(flow, at, t, h * part, *start))(parts)
+    passed, missed, at = frozen_step(
+        flow, renewed(at, net.kernel(slopes)), t, h * parts, memory.residual, velocity, allowed
+    )
+    free = jnp.zeros(1, z.dtype)
     carried = jax.vmap(
-        lambda part: flow.frozen_step(at.eigenvalues, t + h * part, h * (1 - part), rest, rest)
+        lambda part: flow.frozen_step(free, t + h * part, h * (1 - part), free, free)
     )(parts[:-1])
     frozen = jax.tree.map(lambda leaf: leaf[-1], passed)
     kick_w, kick_v = passed.impulse_w[:-1], passed.impulse_v[:-1]
@@ -282,31 +298,19 @@ def _coast(
     )  # (2, nodes, n)
     # The polynomials of degree `_NODES` through these values, one for each sample.
     coefficients = np.linalg.inv(np.vander(np.arange(_NODES + 1) / _NODES, increasing=True))
-    remaining = jnp.einsum("ck,wkj,ij->wic", jnp.asarray(coefficients, z.dtype), values, vectors)
+    remaining = jnp.einsum("ck,wki->wic", jnp.asarray(coefficients, z.dtype), values)
 
     # Entry (r, i) feels slope near all the time, and the change between leave and back:
     #     F_ri = near_ri I_i + change_ri (R_i(leave_ri) - R_i(back_ri)).
     pushes = [
-        near * (vectors @ total)[:, None] + change * crossing.beyond(path)
+        near * total[:, None] + change * crossing.beyond(path)
         for total, path in zip(whole, remaining, strict=True)
     ]
     w = state.w.hidden + frozen.carry_w * state.v.hidden - net.spread(pushes[0])
     v = frozen.carry_v * state.v.hidden - net.spread(pushes[1])
     new = net.remember(w, v, at)
-    gap = norm(new.residual - vectors @ frozen.residual) / _size(net, state, memory)
-    return gap / _LEAD, new, partial(_taken, state, w, v)
-
-
-def _frozen(
-    flow: Any, at: Eigenbasis, t: Array, h: Array, residual: Array, velocity: Array
-) -> FrozenStep:
-    """`frozen_step`, with the derivative by H of the matrix functions that it is made of."""
-
-    def step(eigenvalues: Array, rest: Any, columns: tuple[Array, Array]) -> FrozenStep:
-        flow, t, h = rest
-        return flow.frozen_step(eigenvalues, t, h, *columns)
-
-    return function_of(step, at, (flow, t, h), (residual, velocity))
+    gap = norm(new.residual - frozen.residual) / _LEAD + missed
+    return gap / _size(net, state, memory), new, partial(_taken, state, w, v)
 
 
 def _size(net: LinearNet, state: State, memory: Memory) -> Array:

@@ -13,7 +13,8 @@ from jaxtyping import Array, Bool, Float
 from ...kernel import sliding
 from ...network import neurons
 from ...products import either, of_two_values, product
-from ..matrix_function import Eigenbasis, eigenbasis
+from ..matrix_function import Eigenbasis
+from .frozen_kernel import Held
 
 TILE = 2**22
 """Preactivations in one tile on a CPU, 16 MiB in float32. Fewer than two tiles are kept from pass
@@ -26,7 +27,7 @@ def _tile() -> int:
 
 class Memory(NamedTuple):
     """What a step hands to the next: preactivations of weights and velocities (n, m), Delta and J v
-    (n,), the last kernel's eigenbasis.
+    (n,), and what steps with the last kernel need of it.
 
     Without momentum zv is (n, 0), and z too where neurons are taken by tiles.
     """
@@ -35,10 +36,11 @@ class Memory(NamedTuple):
     zv: Float[Array, "n m"]
     residual: Float[Array, " n"]
     velocity: Float[Array, " n"]
-    basis: Eigenbasis
+    at: Eigenbasis | Held
 
     @staticmethod
-    def at(net: LinearNet, w: Any, v: Any) -> Memory:
+    def first(net: LinearNet, w: Any, v: Any, hold: Callable) -> Memory:
+        """At the start; hold: a kernel -> what is needed of it."""
         if v is None:
             f, kernel = net.total(LinearNet.outlook, w.hidden)
             return Memory(
@@ -46,10 +48,10 @@ class Memory(NamedTuple):
                 f[:, None][:, :0],
                 f - net.y,
                 jnp.zeros_like(f),
-                net.basis(kernel),
+                hold(kernel),
             )
         z = product(net.X, w.hidden.T)
-        return net.remember(w.hidden, v.hidden, net.basis(net.kernel(net.slopes(z))))
+        return net.remember(w.hidden, v.hidden, hold(net.kernel(net.slopes(z))))
 
 
 class LinearNet(NamedTuple):
@@ -86,12 +88,6 @@ class LinearNet(NamedTuple):
     def kernel(self, slopes: Float[Array, "n m"]) -> Float[Array, "n n"]:
         """H with the given slopes."""
         return self.scale**2 * self.gram * product(slopes * self.output[None, :] ** 2, slopes.T)
-
-    @staticmethod
-    def basis(kernel: Float[Array, "n n"]) -> Eigenbasis:
-        """The eigenbasis, its eigenvalues clipped at zero."""
-        found = eigenbasis((kernel + kernel.T) / 2)
-        return found._replace(eigenvalues=jnp.maximum(found.eigenvalues, 0.0))
 
     def outlook(self, w: Float[Array, "m p"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
         """(f, H) at w."""
@@ -152,7 +148,7 @@ class LinearNet(NamedTuple):
             : w.shape[0]
         ]
 
-    def remember(self, w: Array, v: Array, at: Eigenbasis) -> Memory:
+    def remember(self, w: Array, v: Array, at: Eigenbasis | Held) -> Memory:
         z, zv = product(self.X, w.T), product(self.X, v.T)
         slopes = self.slopes(z)
         f, velocity = (self.scale * ((slopes * part) @ self.output) for part in (z, zv))
