@@ -34,9 +34,9 @@ ROWS = [
     Row("together", flows.together, 30),
     Row("tsit5", flows.tsit5, 45),
     Row("spread", flows.spread, 20),
-    Row("kernels", networks.kernels, 20),
-    Row("operator", networks.operator, 15),
-    Row("tests", checks.tests, 45),
+    Row("kernels", networks.kernels, 30),
+    Row("operator", networks.operator, 30),
+    Row("tests", checks.tests, 75),
     Row("headline", flows.headline, 400),
 ]
 """Together less than eight minutes but for the last, which takes what is left."""
