@@ -14,16 +14,21 @@ def start(shared: Shared, figures: bool = False, brief: bool = False) -> None:
     """Choose the dtype before any array is made: the command line's default is float64. Figures are
     drawn without a display.
 
+    On NVIDIA's devices products are compiled without trying Triton's against the libraries':
+    measured on an H100, a float32 product of new shapes takes 0.4 s to compile instead of 10 s, a
+    lazy run 4.5 s instead of 12 s, and their speed is the same.
+
     brief: on CPUs, compile without XLA's fusion emitters where JAX still has that choice. Compiling
     takes half the time, running 5% more.
     """
     jax = require("jax", "this command")
     jax.config.update("jax_enable_x64", not shared.float32)
-    flags, emitters = os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters"
-    if brief and jax.__version_info__[:2] == (0, 10) and emitters not in flags:
-        os.environ["XLA_FLAGS"] = (
-            f"{flags} {emitters}=false"  # read when the first device is asked for
-        )
+    unwanted = ["--xla_gpu_enable_triton_gemm"]
+    if brief and jax.__version_info__[:2] == (0, 10):
+        unwanted.append("--xla_cpu_use_fusion_emitters")
+    flags = os.environ.get("XLA_FLAGS", "")
+    flags += "".join(f" {flag}=false" for flag in unwanted if flag not in flags)
+    os.environ["XLA_FLAGS"] = flags.strip()  # read when the first device is asked for
     if not shared.no_cache:
         cache.use(jax)
     if figures:

@@ -102,6 +102,39 @@ def test_the_host_foretells_what_it_can_know(monkeypatch):
         np.testing.assert_allclose(found, 0.5 * exact[0, 0] ** 2, rtol=1e-6)
 
 
+def test_kernels_of_a_trace_are_counted_on_the_device_alone(monkeypatch):
+    load(monkeypatch)
+    monkeypatch.syspath_prepend(str(SCRIPT.parent / "benchmarks"))
+    from accelerator import traces
+
+    def told(kind, pid, tid, name):
+        return {"ph": "M", "name": kind, "pid": pid, "tid": tid, "args": {"name": name}}
+
+    events = [
+        told("process_name", 1, 0, "/device:GPU:0"),
+        told("thread_name", 1, 7, "Stream #14(Compute)"),
+        told("process_name", 2, 0, "/host:CPU"),
+        told("thread_name", 2, 7, "python3"),
+        *({"ph": "X", "pid": 1, "tid": 7, "name": "gemm", "ts": t, "dur": 2} for t in (10, 20)),
+        {"ph": "X", "pid": 1, "tid": 7, "name": "eigh", "ts": 14, "dur": 5},
+        {"ph": "X", "pid": 2, "tid": 7, "name": "python", "ts": 0, "dur": 90},
+    ]
+    found = traces.kernels(events)
+    assert found["kernels"] == 3 and found["longest"][0]["name"] == "eigh"
+    np.testing.assert_allclose([found["busy_seconds"], found["span_seconds"]], [9e-6, 12e-6])
+
+
+def test_the_page_on_the_device_shows_what_was_written(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent / "benchmarks"))
+    from accelerator.table import table
+
+    page = (SCRIPT.parents[1] / "docs" / "accelerator.md").read_text(encoding="utf-8")
+    files = sorted((SCRIPT.parent / "benchmarks" / "results").glob("*.json"))
+    measured = {line for path in files for line in table(path).splitlines()}
+    shown = {line for line in page.splitlines() if line.startswith("| ") and " | " in line}
+    assert shown and shown <= measured
+
+
 @pytest.mark.slow
 def test_chosen_rows_run_after_the_ceilings_and_print_as_a_table(tmp_path):
     path = tmp_path / "check.json"

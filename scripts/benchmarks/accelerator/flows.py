@@ -28,6 +28,7 @@ from .measure import (
     rated,
     timed,
 )
+from .traces import traced
 
 FLOWS: dict[str, tuple[Any, Callable[[float], float] | None]] = {
     # name: (flow, friction for the host)
@@ -60,6 +61,10 @@ def lazy(bench: Bench) -> Parts:
                 continue
             label = f"{name}, {strategy}, m = {bench.sizes.lazy_width}, {bench.sizes.seeds} seeds"
             yield label, partial(lazy_runs, bench, name, strategy)
+            if j == 0:
+                width, seeds = bench.sizes.lazy_width, bench.sizes.seeds
+                call = one_call(bench, name, strategy, width, seeds, SHORT, None)
+                yield f"where the time goes, {label}", partial(traced, bench, call)
 
 
 def lazy_runs(bench: Bench, name: str, strategy: str) -> dict[str, Any]:
@@ -97,15 +102,10 @@ def runs_of(
 ) -> tuple[dict[str, Any], int, Any]:
     """(what was found, steps of all runs, timing), for as many runs as fit."""
     n, p = bench.sizes.n, bench.sizes.p
-    data = problem(n, p)[0]
     end = ends(name, p, n, reach)
-    how: dict[str, Any] = {"ts": np.array([0.0, end]), "readouts": ["loss"], "config": CONFIG}
-    how |= {"strategy": strategy, "solver": solver}
-
-    def attempt(runs):
-        call = lambda: ensemble(data, FLOWS[name][0], width, runs, unit_runs=runs, **how).__dict__
-        return called(bench, call)
-
+    attempt = lambda runs: called(
+        bench, one_call(bench, name, strategy, width, runs, reach, solver)
+    )
     runs, timing = halved(runs, attempt)
     outcome = timing.value
     each = np.asarray(outcome["accepted"] + outcome["rejected"])
@@ -117,6 +117,17 @@ def runs_of(
     record["failed"] = int(np.count_nonzero(outcome["verdict"]))
     record["ok"] = record.get("ok", True) and record["failed"] == 0 and bool(np.isfinite(found))
     return record, record["steps"], timing
+
+
+def one_call(
+    bench: Bench, name: str, strategy: str, width: int, runs: int, reach: float, solver: Any
+) -> Callable[[], dict[str, Any]]:
+    """Many runs of a flow at once."""
+    n, p = bench.sizes.n, bench.sizes.p
+    how: dict[str, Any] = {"ts": np.array([0.0, ends(name, p, n, reach)]), "readouts": ["loss"]}
+    how |= {"strategy": strategy, "solver": solver, "config": CONFIG, "unit_runs": runs}
+    data = problem(n, p)[0]
+    return lambda: ensemble(data, FLOWS[name][0], width, runs, **how).__dict__
 
 
 @functools.cache

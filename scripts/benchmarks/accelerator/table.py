@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 
-def table(path: Path) -> str:
-    """One line for each part: seconds, rate, fraction of the ceiling, error."""
+def table(path: Path, rows: list[str] | None = None) -> str:
+    """One line for each part, of the rows asked for: seconds, rate, fraction of the ceiling,
+    error."""
     record = json.loads(path.read_text(encoding="utf-8"))
     about = record["provenance"]
     versions = f"JAX {about['versions']['jax']}, {about['created'][:10]}, size {record['size']}"
     lines = [f"{about['device']}, {versions}", ""]
     lines += ["| | seconds, warm | rate | of the ceiling | error |", "|---|---|---|---|---|"]
     for name, row in record["rows"].items():
+        if rows is not None and name not in rows:
+            continue
         said = row.get("error") or row.get("stopped") or row.get("skipped") or ""
         lines.append(f"| **{name}** {cell(said)} | | | | |")
         lines += [line(part) for part in row.get("parts", ())]
@@ -28,6 +31,12 @@ def line(part: dict[str, Any]) -> str:
     )
     if said is not None:
         return f"| {part['case']} | {cell(said)} | | | |"
+    if "longest" in part:
+        busy = f"{part['kernels']} kernels, busy {number(part['busy_seconds'])} s"
+        most = ", ".join(f"{one['name']} {number(one['seconds'])}" for one in part["longest"][:3])
+        return (
+            f"| {part['case']} | {number(part['span_seconds'])} | {cell(f'{busy}: {most}')} | | |"
+        )
     cold = " (cold)" if part.get("cold") else ""
     share = f"{part['fraction']:.2g} of {part['ceiling']}" if "fraction" in part else ""
     error = number(part.get("relative_error")) + ("" if part.get("ok", True) else " **too large**")
