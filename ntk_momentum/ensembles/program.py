@@ -184,9 +184,28 @@ def make(
 
 
 def needs(batch: Batch) -> Needs:
-    """Found by tracing the start of one run; nothing is computed. Raises `InputError` for what
-    `simulate` would refuse."""
+    """Found by tracing the start of one run, once for all batches alike in everything but their
+    numbers; nothing is computed. Raises `InputError` for what `simulate` would refuse."""
+    arrays, rest = eqx.partition(batch, eqx.is_array)
+    config: Any = jax.config
+    shapes = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(arrays)]
+    leaves, structure = jax.tree.flatten(rest)
+    key = (jax.tree.structure(arrays), structure, *shapes, *leaves, config.jax_enable_x64)
+    try:
+        if key in _KNOWN:
+            return _KNOWN[key]
+    except TypeError:  # what cannot be hashed is traced anew
+        return _traced(batch)
+    if len(_KNOWN) >= _MOST:
+        _KNOWN.clear()
+    return _KNOWN.setdefault(key, _traced(batch))
 
+
+_KNOWN: dict[Any, Needs] = {}
+_MOST = 256
+
+
+def _traced(batch: Batch) -> Needs:
     def first(batch: Batch) -> Run:
         return prepared(batch, tuple(row[0] for row in told_apart_by(batch)), None)[0]
 

@@ -150,3 +150,17 @@ def test_neurons_are_spread_when_only_that_fits():
 def test_free_memory_is_some_of_this_machine():
     assert 2**20 < memory.available() < 2**50
     assert [memory.gib(size) for size in (512, 2**21, 3 * 2**40)] == ["512 B", "2 MiB", "3 TiB"]
+
+
+def test_plans_alike_in_all_but_their_numbers_trace_one_start(monkeypatch):
+    starts, found = [], program._traced
+    monkeypatch.setattr(program, "_traced", lambda batch: starts.append(batch) or found(batch))
+    program._KNOWN.clear()
+    sizes = [
+        plan(DATA, nm.HeavyBall(b), m, seeds, TS * b).units[0].size
+        for b, m, seeds in [(0.5, 16, 2), (0.7, 16, 3)]
+    ]
+    assert sizes == [2, 3] and len(starts) == 1
+    plan(DATA, nm.Nesterov(3.0), 16, 2, TS)
+    plan(DATA, nm.Nesterov(3.0), 16, 2, TS, readouts=["loss", "kernel_drift"])
+    assert len(starts) == 3
