@@ -2,12 +2,14 @@
 
 Programs are compiled with few optimizations, on CPUs by JAX 0.10 also without XLA's fusion emitters
 (later versions do not know the flag): each runs once, and compiling is most of the suite's time
-(the emitters alone were half of it). They are let go at the end of each file: a compiled program
-keeps about ten mappings of memory for itself, and a process may hold 65,530 of them
-(`vm.max_map_count`). A folder keeps them for the other files, for the second worker and for the
-processes that tests start, until the run ends.
+(the emitters alone were half of it), nor split into parts that are compiled beside each other, each
+with its own overhead: two workers fill the cores (a tenth of the time). They are let go at the end
+of each file: a compiled program keeps about ten mappings of memory for itself, and a process may
+hold 65,530 of them (`vm.max_map_count`). A folder keeps them for the other files, for the second
+worker and for the processes that tests start, until the run ends.
 """
 
+import gc
 import os
 import shutil
 import tempfile
@@ -32,11 +34,19 @@ if jax.__version_info__[:2] == (
 ):  # read when a backend starts, here and in the processes that tests start
     os.environ["XLA_FLAGS"] = (
         f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+        " --xla_cpu_parallel_codegen_split_count=1"
     )
 os.environ["NTK_MOMENTUM_CACHE"] = "off"  # no test writes into the cache of who runs it
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)
+
+
+def pytest_collection_finish(session):
+    """What is there now stays: looking through it for garbage again and again took a twentieth."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 def pytest_sessionfinish(session):

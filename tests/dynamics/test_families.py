@@ -281,20 +281,26 @@ def test_flows_are_the_limit_of_small_steps(name, tmp_path):
     add = lambda w, v, h: jax.tree.map(lambda a, b: a + h * b, w, v)
 
     @functools.partial(jax.jit, static_argnums=0)
-    def rates(b, w, v):  # of the flow with friction b; None: the gradient flow
-        g = jax.tree.map(jnp.negative, slope(w))
-        return (g, v) if b is None else (v, add(g, v, -b))
+    def runge_kutta(b, h, start):  # the flow with friction b; None: the gradient flow
+        def rates(w, v):
+            g = jax.tree.map(jnp.negative, slope(w))
+            return (g, v) if b is None else (v, add(g, v, -b))
+
+        def step(_, at):
+            w, v = at
+            slopes = [rates(w, v)]
+            for part in (h / 2, h / 2, h):
+                slopes.append(rates(add(w, slopes[-1][0], part), add(v, slopes[-1][1], part)))
+            for (dw, dv), share in zip(slopes, (1, 2, 2, 1), strict=True):
+                w = add(w, dw, share * h / 6)
+                v = v if b is None else add(v, dv, share * h / 6)
+            return w, v
+
+        return jax.lax.fori_loop(0, 400, step, start)
 
     tight = nm.Numerics(tol=1e-9)
     for flow, b in ((nm.GradientFlow(), None), (nm.HeavyBall(0.5), 0.5)):
-        at, v, h = w, jax.tree.map(jnp.zeros_like, w), 0.0005
-        for _ in range(400):  # classical Runge-Kutta
-            slopes = [rates(b, at, v)]
-            for part in (h / 2, h / 2, h):
-                slopes.append(rates(b, add(at, slopes[-1][0], part), add(v, slopes[-1][1], part)))
-            for (dw, dv), share in zip(slopes, (1, 2, 2, 1), strict=True):
-                at = add(at, dw, share * h / 6)
-                v = v if b is None else add(v, dv, share * h / 6)
+        at, v = runge_kutta(b, 0.0005, (w, jax.tree.map(jnp.zeros_like, w)))
         run = nm.simulate(
             model, data, flow, [0.0, 0.2], readouts=["f", "velocity", "kernel"], config=tight
         )
