@@ -5,6 +5,7 @@
 # Needs Python >= 3.11 with venv and pip; PYTHON=... chooses the interpreter. `uv` is used where there is one.
 
 python="$root/.venv/bin/python"
+export PYTHONDONTWRITEBYTECODE= # packages come without byte code; each process would compile them again
 
 version_of() { # prints major.minor.micro if the interpreter is recent enough
     "$1" -c 'import sys; sys.version_info >= (3, 11) or sys.exit(1); print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null

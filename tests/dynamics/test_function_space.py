@@ -13,9 +13,15 @@ from ntk_momentum.loss import huber, logistic, softmax_cross_entropy, squared
 
 DATA = nm.sphere(8, 5, key=jax.random.key(1))
 TEST = nm.sphere(3, 5, key=jax.random.key(2)).X
-K, K_TEST = nm.infinite_ntk(DATA.X), nm.infinite_ntk(TEST, DATA.X)
 TIMES = np.array([0.0, 0.7, 2.0, 9.0])
 FINE = nm.Numerics(tol=1e-8)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def kernels():
+    """Not while tests are collected: every worker would compute them."""
+    global K, K_TEST
+    K, K_TEST = nm.infinite_ntk(DATA.X), nm.infinite_ntk(TEST, DATA.X)
 
 
 @pytest.mark.slow

@@ -50,38 +50,43 @@ def two_layer(activation=jax.nn.relu, **options):
 
 CASES = {
     "ReLU, antisymmetric, hidden layer, Huber": (
-        two_layer(antisymmetric=True),
+        lambda: two_layer(antisymmetric=True),
         SCALAR,
         nm.huber(0.3),
         {},
     ),
     "leaky ReLU, both layers, squared": (
-        two_layer(jax.nn.leaky_relu),
+        lambda: two_layer(jax.nn.leaky_relu),
         SCALAR,
         nm.squared,
         {"trainable": "all"},
     ),
-    "GELU, mean field, user's loss": (two_layer(jax.nn.gelu, scale=1 / 6), SCALAR, log_cosh, {}),
+    "GELU, mean field, user's loss": (
+        lambda: two_layer(jax.nn.gelu, scale=1 / 6),
+        SCALAR,
+        log_cosh,
+        {},
+    ),
     "softplus, standard scale, output layer, logistic": (
-        two_layer(jax.nn.softplus, scale=1.0),
+        lambda: two_layer(jax.nn.softplus, scale=1.0),
         SCALAR,
         nm.logistic,
         {"trainable": "output"},
     ),
     "maxout, pieces only, squared": (
-        Maxout(jax.random.normal(KEY, (5, 3, 9)), jnp.array([1.0, -1, 1, -1, 1])),
+        lambda: Maxout(jax.random.normal(KEY, (5, 3, 9)), jnp.array([1.0, -1, 1, -1, 1])),
         SCALAR,
         nm.squared,
         {"where": lambda m: m.pieces},
     ),
     "convolution, logistic": (
-        Image(eqx.nn.Conv2d(1, 3, 2, key=KEY), eqx.nn.Linear(12, "scalar", key=KEY)),
+        lambda: Image(eqx.nn.Conv2d(1, 3, 2, key=KEY), eqx.nn.Linear(12, "scalar", key=KEY)),
         SCALAR,
         nm.logistic,
         {"where": lambda m: m.convolution},
     ),
     "perceptron of depth 3, two outputs, softmax": (
-        eqx.nn.MLP(9, 2, 5, 3, jnp.tanh, key=KEY),
+        lambda: eqx.nn.MLP(9, 2, 5, 3, jnp.tanh, key=KEY),
         PAIRS,
         nm.softmax_cross_entropy,
         {},
@@ -89,7 +94,7 @@ CASES = {
 }
 QUICK = ("maxout, pieces only, squared",)
 cases = pytest.mark.parametrize(
-    "model, data, loss, part",
+    "make, data, loss, part",
     [
         pytest.param(*case, id=name, marks=[] if name in QUICK else pytest.mark.slow)
         for name, case in CASES.items()
@@ -99,8 +104,9 @@ cases = pytest.mark.parametrize(
 
 @cases
 def test_the_output_moves_by_kernel_times_output_gradient_in_simulate_and_train(
-    model, data, loss, part
+    make, data, loss, part
 ):
+    model = make()
     spec = trainable_spec(model, part.get("trainable"), part.get("where"))
     w, frozen = eqx.partition(model, spec)
     f = lambda w: jax.vmap(eqx.combine(w, frozen))(data.X)
@@ -133,7 +139,8 @@ def test_the_output_moves_by_kernel_times_output_gradient_in_simulate_and_train(
     "name", ["GELU, mean field, user's loss", "perceptron of depth 3, two outputs, softmax"]
 )
 def test_a_linearised_model_follows_function_space_under_momentum(name):
-    model, data, loss, part = CASES[name]
+    make, data, loss, part = CASES[name]
+    model = make()
     kernel = nm.empirical_ntk(model, data.X, output="full", **part)
     f0, ts, linear = jax.vmap(model)(data.X), [0.5, 1.5], linearize(model, **part)
     flow, tight = nm.HeavyBall(0.7), nm.Numerics(tol=1e-8)
@@ -153,7 +160,8 @@ def test_a_linearised_model_follows_function_space_under_momentum(name):
 
 
 def test_several_outputs_are_predicted_by_the_full_kernel():
-    model, data, _, part = CASES["perceptron of depth 3, two outputs, softmax"]
+    make, data, _, part = CASES["perceptron of depth 3, two outputs, softmax"]
+    model = make()
     optimizer, kernel = (
         nm.nesterov(0.05, 3.0),
         nm.empirical_ntk(model, data.X, output="full", **part),

@@ -18,21 +18,25 @@ from ntk_momentum.network.model import outputs
 DATA = nm.sphere(6, 4, key=jax.random.key(1))
 FLOWS = [nm.GradientFlow(), nm.HeavyBall(0.3), nm.HeavyBall(1.5)]
 TS = np.linspace(0, 4, 5)
-MANY = nm.ensemble(DATA, FLOWS, [16, 32], 3, TS)
+
+
+@pytest.fixture(scope="module")
+def many():
+    return nm.ensemble(DATA, FLOWS, [16, 32], 3, TS)
 
 
 @pytest.mark.slow
 @pytest.mark.gpu
-def test_every_run_equals_the_same_run_alone():
+def test_every_run_equals_the_same_run_alone(many):
     for i, j, k in ((0, 0, 0), (1, 1, 2), (2, 0, 1)):
         net = nm.init_two_layer([16, 32][j], 4, key=jax.random.key(k))
         alone = nm.simulate(net, DATA, FLOWS[i], TS)
         assert (int(alone.accepted), int(alone.rejected)) == (
-            int(MANY.accepted[i, j, k]),
-            int(MANY.rejected[i, j, k]),
+            int(many.accepted[i, j, k]),
+            int(many.rejected[i, j, k]),
         )
         for name in alone.readouts:
-            np.testing.assert_allclose(MANY[name][i, j, k], alone[name], rtol=1e-10, atol=1e-12)
+            np.testing.assert_allclose(many[name][i, j, k], alone[name], rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.slow
@@ -106,10 +110,10 @@ def test_padding_changes_neither_the_draw_nor_the_steps_nor_the_numbers():
             np.testing.assert_allclose(run[name][0, j, 1], alone[name], rtol=1e-10, atol=1e-12)
 
 
-def test_lock_step_changes_no_run():
+def test_lock_step_changes_no_run(many):
     run = nm.ensemble(DATA, FLOWS[1], [16], 3, TS, strategy="vmap", readouts=["loss"])
-    np.testing.assert_array_equal(run.accepted[0], MANY.accepted[1, :1])
-    np.testing.assert_allclose(run.loss[0], MANY.loss[1, :1], rtol=1e-10)
+    np.testing.assert_array_equal(run.accepted[0], many.accepted[1, :1])
+    np.testing.assert_allclose(run.loss[0], many.loss[1, :1], rtol=1e-10)
 
 
 def test_in_lock_step_the_neurons_of_all_runs_are_packed_into_one_product():
@@ -122,7 +126,7 @@ def test_in_lock_step_the_neurons_of_all_runs_are_packed_into_one_product():
     assert product.params["dimension_numbers"][1] == ((), ())  # no batch dimension
 
 
-def test_several_data_sets_are_an_axis():
+def test_several_data_sets_are_an_axis(many):
     other = nm.sphere(6, 4, key=jax.random.key(5))
     run = nm.ensemble([DATA, other], FLOWS[:1], [16], 2, TS, readouts=["loss", "f"])
     assert dict(run.to_xarray().sizes) == {
@@ -133,7 +137,7 @@ def test_several_data_sets_are_an_axis():
         "step": 5,
         "sample": 6,
     }
-    np.testing.assert_allclose(run.loss[0, 0], MANY.loss[0, :1, :2], rtol=1e-12)
+    np.testing.assert_allclose(run.loss[0, 0], many.loss[0, :1, :2], rtol=1e-12)
     alone = nm.simulate(
         nm.init_two_layer(16, 4, key=jax.random.key(1)), other, FLOWS[0], TS, readouts=["loss"]
     )
@@ -233,20 +237,20 @@ def test_a_unit_says_in_plain_values_what_it_is():
     json.dumps(made.settings)
 
 
-def test_ensembles_are_labelled():
-    table = MANY.to_xarray()
+def test_ensembles_are_labelled(many):
+    table = many.to_xarray()
     assert dict(table.sizes) == {"flow": 3, "width": 2, "seed": 3, "step": 5, "sample": 6}
     run = table.sel(flow="heavy_ball b=0.3", width=32, seed=2)
-    np.testing.assert_allclose(run.loss, MANY.loss[1, 1, 2])
+    np.testing.assert_allclose(run.loss, many.loss[1, 1, 2])
     np.testing.assert_allclose(run.time, TS)
-    assert MANY.ok and MANY.failures() == []
+    assert many.ok and many.failures() == []
 
 
 @pytest.mark.slow
-def test_each_flow_may_have_times_of_its_own():
+def test_each_flow_may_have_times_of_its_own(many):
     rows = np.stack([TS, 2 * TS, 3 * TS])
     run = nm.ensemble(DATA, FLOWS, 16, [1], rows, readouts=["loss"])
-    np.testing.assert_allclose(run.loss[0, 0, 0], MANY.loss[0, 0, 1], rtol=1e-10)
+    np.testing.assert_allclose(run.loss[0, 0, 0], many.loss[0, 0, 1], rtol=1e-10)
     alone = nm.simulate(
         nm.init_two_layer(16, 4, key=jax.random.key(1)), DATA, FLOWS[2], 3 * TS, readouts=["loss"]
     )
