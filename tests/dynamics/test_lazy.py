@@ -367,7 +367,7 @@ def solve(m):
     data = nm.sphere(100, 64, key=jax.random.key(1))
     net = nm.init_two_layer(m, 64, key=jax.random.key(0))
     loose = nm.Numerics(tol=1e-2)
-    run = nm.simulate(net, data, nm.GradientFlow(), [0.5], readouts=["loss"], config=loose)
+    run = nm.simulate(net, data, nm.GradientFlow(), [0.1], readouts=["loss"], config=loose)
     assert run.ok
     # resource.ru_maxrss would begin with the peak of the parent process
     status = pathlib.Path("/proc/self/status").read_text()
