@@ -36,6 +36,9 @@ if jax.__version_info__[:2] == (
         f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
         " --xla_cpu_parallel_codegen_split_count=1"
     )
+# Workers inherit it before they load numpy: its threads wait for small matrices by spinning, which
+# made two thirds of the processor time of hundreds of certificates.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ["NTK_MOMENTUM_CACHE"] = "off"  # no test writes into the cache of who runs it
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
