@@ -16,7 +16,7 @@ import pytest
 from ntk_momentum.results import store
 
 ROOT = Path(__file__).resolve().parents[2]
-KILLS = 20
+KILLS = 10
 
 PREPARE = """
 import os, sys
@@ -143,7 +143,7 @@ def timed(nursery: Nursery, what: str, folder: Path) -> float:
 
 
 @pytest.mark.slow
-def test_a_sweep_survives_being_killed_twenty_times(nursery, tmp_path):
+def test_a_sweep_survives_being_killed_ten_times(nursery, tmp_path):
     seconds = timed(nursery, "sweep", tmp_path)
     whole = units(tmp_path / "whole")
     seen: dict[Path, dict[str, int]] = {}
@@ -168,7 +168,7 @@ def test_a_sweep_survives_being_killed_twenty_times(nursery, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_checkpointed_solve_survives_being_killed_twenty_times(nursery, tmp_path):
+def test_a_checkpointed_solve_survives_being_killed_ten_times(nursery, tmp_path):
     seconds = timed(nursery, "solve", tmp_path)
     whole = np.load(tmp_path / "whole.npy")
     kills, places = killed_until_done(

@@ -16,12 +16,12 @@ QUICK = ("lambda_min",)
 
 
 @functools.cache
-def run(name, size="smoke"):
+def run(name, size="smoke", **changes):
     module = EXPERIMENTS[name].load()
-    calls = []
+    config, calls = dataclasses.replace(module.SIZES[size], **changes), []
     return (
         module,
-        module.run(module.SIZES[size], lambda done, total: calls.append(done / total)),
+        module.run(config, lambda done, total: calls.append(done / total)),
         calls,
     )
 
@@ -101,14 +101,14 @@ def test_the_discrete_methods_have_the_orders_of_their_maps():
 
 @pytest.mark.slow
 def test_wider_networks_come_closer_to_the_closed_form(optimized):
-    _, ds, _ = run("three_flows", "default")
+    _, ds, _ = run("three_flows", "default", n=20, times=21)
     gap = np.abs(np.log(ds.loss / ds.predicted)).max("step").median("seed")
     assert (np.diff(gap.transpose("width", "flow").values, axis=0) < 0).all()
 
 
 @pytest.mark.slow
 def test_a_frozen_wide_network_obeys_theorem_1(optimized):
-    _, ds, _ = run("three_flows", "default")
+    _, ds, _ = run("three_flows", "default", n=20, times=21)
     one = ds.isel(flow=0, width=-1)
     share = one.time.copy(data=bounds.theorem_1(one.time.values, ds.attrs["lambda_0"], 1.0))
     assert (one.loss <= share * one.loss.isel(step=0)).all()
