@@ -30,6 +30,7 @@ from ..errors import (
     no_type_check,
 )
 from ..memory import check_inputs, check_kernel
+from ..network.checks import check_weights
 from ..network.model import asked, trainable_spec
 from .factors import Factor, jacobian
 from .plan import KernelPlan, Method, Output, by_shape, plan_kernel
@@ -151,18 +152,34 @@ def plan_ntk(
 
 
 class Problem(NamedTuple):
-    """A kernel to be computed: the model taken apart, checked inputs, and what is asked for."""
+    """A kernel to be computed: the model taken apart once, since each time costs as much as a small
+    kernel, checked inputs, and what is asked for."""
 
-    trained: PyTree
-    frozen: PyTree
+    leaves: tuple[Any, ...]
+    tree: Any
+    marks: tuple[bool, ...]
     x1: Any
     x2: Any
     output: Output
     scalar: bool
     k: int
 
+    @property
+    def trained(self) -> PyTree:
+        return self._part(True)
+
+    @property
+    def frozen(self) -> PyTree:
+        return self._part(False)
+
     def f(self, trained: PyTree, x: Array) -> Array:
         return _outputs(trained, self.frozen, x)
+
+    def _part(self, trained: bool) -> PyTree:
+        pairs = zip(self.leaves, self.marks, strict=True)
+        return jax.tree.unflatten(
+            self.tree, [leaf if mark is trained else None for leaf, mark in pairs]
+        )
 
 
 def _outputs(trained: PyTree, frozen: PyTree, x: Array) -> Array:
@@ -192,10 +209,12 @@ def prepare(
             f"x1 and x2 must hold inputs of one shape, got {x1.shape[1:]} and {x2.shape[1:]}; give "
             "one input per row."
         )
-    trained, frozen = eqx.partition(model, trainable_spec(model, trainable, where))
+    leaves, tree = jax.tree.flatten(model)
+    marks = _marks(model, leaves, tree, trainable, where)
+    check_weights([leaf for leaf, mark in zip(leaves, marks, strict=True) if mark])
     try:
         one = jax.ShapeDtypeStruct(x1.shape[1:], x1.dtype)
-        value = by_shape(_value, trained, frozen, one)
+        value = by_shape(_value, leaves, tree, one)
     except InputError:
         raise
     except Exception as error:  # the user's code: anything may be raised
@@ -209,7 +228,50 @@ def prepare(
         raise InputError(
             f"the model must return one real array, got {value}; wrap it in a function that does."
         )
-    return Problem(trained, frozen, x1, x2, cast(Output, output), value.shape == (), value.size)
+    return Problem(
+        *(tuple(leaves), tree, marks, x1, x2),
+        *(cast(Output, output), value.shape == (), value.size),
+    )
+
+
+class _Alike:
+    """A model that equals all of its structure and types."""
+
+    def __init__(self, model: Any, leaves: list[Any], tree: Any) -> None:
+        self.model = model
+        self.key = tree, tuple((type(leaf), getattr(leaf, "dtype", None)) for leaf in leaves)
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Alike) and self.key == other.key
+
+
+def _marks(
+    model: Any, leaves: list[Any], tree: Any, trainable: PyTree, where: Callable | None
+) -> tuple[bool, ...]:
+    """Which leaves are trained; of parts with a name found again for models of one kind."""
+    alike = _Alike(model, leaves, tree)
+    if where is None and (trainable is None or isinstance(trainable, str)):
+        try:
+            return _named(alike, trainable)
+        except TypeError as error:
+            if "unhashable" not in str(error):
+                raise
+        finally:
+            alike.model = None  # what is remembered keeps no weights
+    return _spread_over(model, trainable_spec(model, trainable, where))
+
+
+@functools.lru_cache(maxsize=256)
+def _named(alike: _Alike, trainable: str | None) -> tuple[bool, ...]:
+    return _spread_over(alike.model, trainable_spec(alike.model, trainable))
+
+
+def _spread_over(model: Any, spec: PyTree) -> tuple[bool, ...]:
+    whole = jax.tree.map(lambda mark, part: jax.tree.map(lambda _: mark, part), spec, model)
+    return tuple(map(bool, jax.tree.leaves(whole)))
 
 
 def _inputs(name: str, x: Any) -> Any:
@@ -226,36 +288,24 @@ def _inputs(name: str, x: Any) -> Any:
     return x
 
 
-def _value(trained: PyTree, frozen: PyTree, x: jax.ShapeDtypeStruct) -> Any:
+def _value(leaves: list[Any], tree: Any, x: jax.ShapeDtypeStruct) -> Any:
     """What the model returns for one input, by shape."""
-    return eqx.filter_eval_shape(lambda t, f, x: eqx.combine(t, f)(x), trained, frozen, x)
+    model = jax.tree.unflatten(tree, leaves)
+    return eqx.filter_eval_shape(lambda model, x: model(x), model, x)
 
 
 def _plan(problem: Problem, method: str, block_size: int | None) -> KernelPlan:
-    return by_shape(
-        _planned,
-        problem.trained,
-        problem.frozen,
-        problem.x1,
-        problem.x2,
-        method,
-        block_size,
-        problem.output,
+    return by_shape(_planned, problem, method, block_size)
+
+
+def _planned(problem: Problem, method: str, block_size: int | None) -> KernelPlan:
+    arrays, rest = eqx.partition(
+        problem.frozen, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct)
     )
-
-
-def _planned(
-    trained: PyTree,
-    frozen: PyTree,
-    x1: Any,
-    x2: Any,
-    method: str,
-    block_size: int | None,
-    output: Output,
-) -> KernelPlan:
-    arrays, rest = eqx.partition(frozen, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
     f = lambda trained, arrays, x: _outputs(trained, eqx.combine(arrays, rest), x)
-    return plan_kernel(f, trained, arrays, x1, x2, method, block_size, output)
+    return plan_kernel(
+        *(f, problem.trained, arrays, problem.x1, problem.x2), method, block_size, problem.output
+    )
 
 
 Kernels = tuple[dict[str, Array], Array]
@@ -265,8 +315,10 @@ Kernels = tuple[dict[str, Array], Array]
 def _by_neurons(model: Any, problem: Problem) -> Callable[[bool], Kernels] | None:
     """The kernel (2.8) as a function of `per_layer`, of a model that is a sum over neurons; else
     None."""
+    if not asked(model).sums_neurons or problem.x1.ndim < 2:
+        return None
     trained = problem.trained
-    if not asked(model).sums_neurons or trained.scale is not None or problem.x1.ndim < 2:
+    if trained.scale is not None:
         return None
     hidden, output = trained.hidden is not None, trained.output is not None
     layers = [(".hidden", True, False)] * hidden + [(".output", False, True)] * output

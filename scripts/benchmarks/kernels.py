@@ -61,6 +61,7 @@ def rows(size: str) -> Iterator[dict]:
     yield layered(*LAYERED[size])
     for outputs in (1, STRUCTURED[size][1]):
         yield convolutional(STRUCTURED[size][0], outputs)
+    yield convolutional(STRUCTURED[size][0], 1, by_hand=True)
     for outputs in (1, BLOCK[size][1]):
         yield attentive(BLOCK[size][0], outputs)
     yield infinite(*INFINITE[size])
@@ -268,16 +269,45 @@ class Convolutional(eqx.Module):
         return self.layers[-1](x.ravel())
 
 
-def convolutional(n: int, k: int) -> dict:
-    """A convolutional net against the contraction of its Jacobians."""
+@jax.jit
+def convolved_by_hand(net, X):
+    """The kernel of `Convolutional` with one output layer by layer, as one writes it for that net
+    alone: the Jacobian of a convolution is a product with the patches of its input."""
+    first, _, _, second, _, _, last = net.layers
+
+    def convolve(x, weight):
+        return jax.lax.conv_general_dilated(x, weight, (1, 1), "SAME")
+
+    def pool(h):
+        return h.reshape(*h.shape[:2], h.shape[2] // 2, 2, -1, 2).mean((3, 5))
+
+    def unpool(delta):
+        return jnp.repeat(jnp.repeat(delta, 2, 2), 2, 3) / 4
+
+    def share(delta, x):
+        padded, (h, w) = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1))), x.shape[2:]
+        moved = [padded[:, :, i : i + h, j : j + w] for i in range(3) for j in range(3)]
+        J = jnp.einsum("nohw,nsihw->nosi", delta, jnp.stack(moved, 1)).reshape(len(x), -1)
+        bias = delta.sum((2, 3))
+        return J @ J.T + bias @ bias.T
+
+    one = convolve(X, first.weight) + first.bias[None]
+    h = pool(jax.nn.relu(one))
+    two = convolve(h, second.weight) + second.bias[None]
+    top = pool(jax.nn.relu(two)).reshape(len(X), -1)
+    delta = unpool(jnp.broadcast_to(last.weight.reshape(1, 32, 4, 4), (len(X), 32, 4, 4)))
+    delta = delta * (two > 0)
+    back = convolve(delta, jnp.swapaxes(jnp.flip(second.weight, (2, 3)), 0, 1))
+    return top @ top.T + 1 + share(delta, h) + share(unpool(back) * (one > 0), X)
+
+
+def convolutional(n: int, k: int, by_hand: bool = False) -> dict:
+    """A convolutional net against the contraction of its Jacobians, or `convolved_by_hand`."""
     X = jax.random.normal(jax.random.key(0), (n, 1, 16, 16), jnp.float32)
     model = Convolutional(k)
-    return row(
-        f"convolutions against contracted Jacobians, n = {n}, {k} outputs",
-        model,
-        X,
-        contraction_of(model, k),
-    )
+    against = "layers by hand" if by_hand else "contracted Jacobians"
+    rival = convolved_by_hand if by_hand else contraction_of(model, k)
+    return row(f"convolutions against {against}, n = {n}, {k} outputs", model, X, rival, 21)
 
 
 class Block(eqx.Module):
