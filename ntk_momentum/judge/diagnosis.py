@@ -20,14 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from ..dynamics.objective import WeightProblem, norm
+from ..dynamics.objective import WeightProblem
 from ..dynamics.preparation import weight_problem, weights_dtype
 from ..dynamics.run import why_no_start
 from ..dynamics.training import check_optimizer, train
 from ..dynamics.trajectory import Trajectory
 from ..errors import InputError, check_whole, no_type_check
 from ..kernel.tangent import jvp
-from ..loss import Loss, output_gradient, squared
+from ..loss import Loss, squared
 from ..method import (
     AbstractOptimizer,
     HeavyBallMethod,
@@ -41,6 +41,7 @@ from ..network.model import AbstractModel, trainable_spec
 from ..numerics import Numerics, check_config
 from ..products import in_force
 from ..progress import OnProgress, check_progress
+from . import drift
 
 ENDS = ["low", "top"]
 """The arguments by which a function that makes an optimizer is told from an optimizer's own, such
@@ -52,9 +53,11 @@ DIVERGED = 10.0
 """A run has diverged when its loss is no number, or ends at so many times its start. One that only
 bounces on the way has not: above the limit of stability a network's loss rises until its kernel has
 fallen below it."""
-EXACT = 64
-"""Outputs up to which the features' distance is taken exactly; for more, from so many random signs,
-whose error is below sqrt(2/64) = 18 % of its square, hence 9 %."""
+FORMED = 2048
+"""Samples times outputs up to which the kernel is formed; beyond, 32 MB and seconds of an
+eigendecomposition, it is known by its products."""
+PRODUCTS = 100
+"""Of each kernel, for its ends."""
 TRIALS = 6
 """Smaller steps tried after one that diverged, each a quarter of the one before."""
 
@@ -321,6 +324,7 @@ def diagnose(
     steps: int = 100,
     *,
     saves: int = 20,
+    products: int | None = None,
     loss: Loss = squared,
     trainable: PyTree = None,
     where: Callable | None = None,
@@ -334,9 +338,10 @@ def diagnose(
     Four questions with a number each (Chizat, Oyallon and Bach 2019 for lazy training; it is the
     constancy of H that Theorems 1-3 rest on): does the optimizer bear lambda_max, now and as the
     kernel moves; does the kernel move; does f follow the prediction; does H turn. After a run that
-    diverged, smaller steps are tried until one does not. The full kernel, (nk, nk) for n samples
-    and k outputs, is formed twice: take a few hundred samples. Steps are exact: there is nothing to
-    refine.
+    diverged, smaller steps are tried until one does not. Of n samples and k outputs with n k > 2048
+    no kernel is formed: its ends come from Lanczos steps, which see the largest from below and the
+    smallest from above, and distances from 64 random signs, to 9 %. Steps are exact: there is
+    nothing to refine.
 
     Args:
         model: Any Equinox model of one input.
@@ -346,6 +351,7 @@ def diagnose(
             descent with eta = 1/lambda_max if None.
         steps: Full-batch steps.
         saves: About how many of them are kept.
+        products: So many with the kernel at either end in its place; None decides by n k.
         loss: A function of predictions and targets.
         trainable: What is trained, as in `nm.empirical_ntk`.
         where: As in `nm.empirical_ntk`.
@@ -356,7 +362,8 @@ def diagnose(
         Losses, gaps, drifts and the findings; printed as a table.
 
     Raises:
-        InputError: If steps or saves is no positive whole number, or another argument does not fit.
+        InputError: If steps, saves or products is no positive whole number, or another argument
+            does not fit.
 
     Examples:
         >>> data = nm.sphere(4, 3, key=jax.random.key(0))
@@ -366,6 +373,8 @@ def diagnose(
     """
     steps = check_whole("steps", steps, example=100)
     saves = check_whole("saves", saves, example=20)
+    if products is not None:
+        products = check_whole("products", products, example=PRODUCTS)
     check_config(config)
     told = check_progress(progress, "diagnose")
     made = inspect.isfunction(optimizer) and [*inspect.signature(optimizer).parameters] == ENDS
@@ -373,10 +382,12 @@ def diagnose(
         check_optimizer(optimizer)
     problem, w = weight_problem(model, data, loss, trainable, where)
     with in_force(config.precision, weights_dtype(w)):
-        f0, kernel = _outset(problem, w)
-        if not bool(jnp.all(jnp.isfinite(kernel))):
+        if products is None and problem.residual_size(w) > FORMED:
+            products = PRODUCTS
+        f0, kernel = drift.outset(problem, w, products is None)
+        if not bool(jnp.all(jnp.isfinite(f0 if kernel is None else kernel))):
             raise InputError(why_no_start(problem, w))
-        low, top = _ends(_local(kernel, f0, problem)[0])
+        low, top = _ends(problem, w, f0, kernel, products)
     if optimizer is None:
         optimizer = gradient_descent(1 / top)
     elif made:
@@ -408,17 +419,17 @@ def diagnose(
         gap = np.linalg.norm(rows(run.f) - rows(predicted.f), axis=1) / motion
     end = eqx.filter(run.model, problem.trained)
     with in_force(config.precision, weights_dtype(w)):
-        f1, later = _outset(problem, end)
-        moved = eqx.filter_jit(_drifts)(problem, w, end, kernel, later)
-        drift, turn, features, weights = (float(one) for one in moved)
-        whole = bool(jnp.all(jnp.isfinite(later))) and bool(jnp.all(jnp.isfinite(f1)))
-        last = _ends(_local(later, f1, problem)[0])[1] if whole else math.nan
-    found = Diagnosis(
+        f1, later = drift.outset(problem, end, products is None)
+        found = drift.drifts(problem, w, end, kernel, later)
+        moved, turn, features, weights = (float(one) for one in found)
+        whole = math.isfinite(moved) and bool(jnp.all(jnp.isfinite(f1)))
+        last = _ends(problem, end, f1, later, products)[1] if whole else math.nan
+    diagnosis = Diagnosis(
         np.asarray(run.ts),
         np.asarray(run.loss),
         np.asarray(predicted.loss),
         gap,
-        drift,
+        moved,
         turn,
         features,
         weights,
@@ -427,24 +438,24 @@ def diagnose(
         low,
         run.reason,
     )
-    if not found.diverged or not isinstance(optimizer, AbstractOptimizer):
-        return found
+    if not diagnosis.diverged or not isinstance(optimizer, AbstractOptimizer):
+        return diagnosis
     for k in range(1, TRIALS + 1):
         eta = getattr(optimizer, "eta", math.nan) / 4**k
         smaller = eqx.tree_at(lambda method: method.eta, optimizer, eta)
         tried = train(model, data, smaller, steps, **chosen, **options).loss
         if np.all(np.isfinite(tried)) and tried[-1] < tried[0]:
-            return dataclasses.replace(found, remedy=float(eta))
-    return found
+            return dataclasses.replace(diagnosis, remedy=float(eta))
+    return diagnosis
 
 
-def _ends(kernel: Array) -> tuple[float, float]:
-    """(smallest eigenvalue above round-off, largest)."""
-    values = np.linalg.eigvalsh(np.asarray(kernel))
-    seen = values > values.size * np.finfo(values.dtype).eps * values[-1]
-    if not seen.any():
-        raise InputError("the kernel is zero to round-off; nothing can be learnt with it.")
-    return float(values[seen][0]), float(values[-1])
+def _ends(
+    problem: WeightProblem, w: PyTree, f: Array, kernel: Array | None, products: int | None
+) -> tuple[float, float]:
+    """(smallest eigenvalue above round-off, largest) of the kernel times the loss's curvature."""
+    if kernel is None:
+        return drift.ends_by_products(problem, w, products or PRODUCTS)
+    return drift.ends(drift.local(kernel, f, problem)[0])
 
 
 def _bearable(optimizer: Any) -> float | None:
@@ -457,55 +468,3 @@ def _bearable(optimizer: Any) -> float | None:
         return stability_limit(optimizer)
     except InputError:  # it changes from step to step
         return None
-
-
-@eqx.filter_jit
-def _outset(problem: WeightProblem, w: PyTree) -> tuple[Array, Array]:
-    return problem.f(w), problem.kernel(w)
-
-
-def _local(kernel: Array, f0: Array, problem: WeightProblem) -> tuple[Array, Array]:
-    """(kernel, error) of the quadratic model of L at f(0): C^{1/2} H C^{1/2} and C^{-1/2} grad_f L,
-    with C the Hessian of L in f."""
-    gradient = output_gradient(problem.loss, f0, problem.y).reshape(-1)
-    if problem.loss is squared:
-        return kernel, gradient
-    C = jax.hessian(lambda f: problem.loss(f.reshape(f0.shape), problem.y))(f0.reshape(-1))
-    values, vectors = jnp.linalg.eigh(C)
-    seen = values > values.size * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
-    if not bool(jnp.any(seen)):
-        raise InputError(
-            "the loss has no positive curvature at f(0), so no step size can be "
-            "recommended from its spectrum."
-        )
-    root = jnp.sqrt(jnp.where(seen, values, 1.0))
-    half = vectors * jnp.where(seen, root, 0.0)[None, :]
-    H = half.T @ kernel @ half  # in C's eigenbasis
-    kept = np.flatnonzero(np.asarray(seen))
-    return ((H + H.T) / 2)[np.ix_(kept, kept)], (vectors.T @ gradient / root)[kept]
-
-
-def _drifts(
-    problem: WeightProblem, start: PyTree, end: PyTree, kernel: Array, later: Array
-) -> tuple[Array, Array, Array, Array]:
-    """(|H - H_0|/|H_0|, the sine of the angle between H and H_0, |J - J_0|/|J_0|, |w - w_0|/|w_0|).
-    The features' distance is a sum over unit vectors e of |(J - J_0)^T e|^2, or the mean over
-    random signs."""
-    moved = jax.tree.map(jnp.subtract, end, start)
-    f0, before = jax.vjp(problem.f, start)
-    _, after = jax.vjp(problem.f, end)
-
-    def row(unit: Array) -> Array:
-        one, other = before(unit)[0], after(unit)[0]
-        return norm(jax.tree.map(jnp.subtract, other, one)) ** 2
-
-    if f0.size <= EXACT:
-        probes, share = jnp.eye(f0.size, dtype=f0.dtype), 1.0
-    else:
-        probes, share = jax.random.rademacher(jax.random.key(0), (EXACT, f0.size), f0.dtype), EXACT
-    squares = jax.lax.map(row, probes.reshape(-1, *f0.shape))
-    features = jnp.sqrt(jnp.sum(squares) / share / jnp.trace(kernel))
-    sizes = norm(kernel), norm(later)
-    cosine = jnp.sum(kernel / sizes[0] * (later / sizes[1]))
-    turn = jnp.sqrt(jnp.maximum(1 - cosine**2, 0.0))
-    return norm(later - kernel) / sizes[0], turn, features, norm(moved) / norm(start)

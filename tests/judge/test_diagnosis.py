@@ -14,7 +14,9 @@ import ntk_momentum as nm
 from ntk_momentum import cli
 from ntk_momentum.cli.diagnose import perceptron
 from ntk_momentum.dynamics.preparation import weight_problem
-from ntk_momentum.judge.diagnosis import Diagnosis, _drifts, _local, diagnose, linearize
+from ntk_momentum.judge.diagnosis import Diagnosis, diagnose, linearize
+from ntk_momentum.judge.drift import drifts as drifts_of
+from ntk_momentum.judge.drift import local
 from ntk_momentum.loss import logistic
 from ntk_momentum.network.loading import load_model
 
@@ -144,7 +146,10 @@ def test_drifts_are_frobenius_distances():
     end = jax.tree.map(lambda leaf: 1.1 * leaf, w)
     kernel = problem.kernel(w)
     later = problem.kernel(end)
-    norms, turn, features, weights = _drifts(problem, w, end, kernel, later)
+    norms, turn, features, weights = drifts_of(problem, w, end, kernel, later)
+    np.testing.assert_allclose(
+        drifts_of(problem, w, end, None, None), (norms, turn, features, weights), rtol=1e-6
+    )
     drifts = norms, features, weights
     H0, H1 = np.asarray(kernel), np.asarray(later)
     cosine = np.sum(H0 * H1) / np.linalg.norm(H0) / np.linalg.norm(H1)
@@ -160,9 +165,19 @@ def test_drifts_are_frobenius_distances():
     )
     np.testing.assert_allclose(drifts[2], 0.1, rtol=1e-8)
     # the quadratic model of the logistic loss at f = 0: curvature 1/4 everywhere
-    H, error = _local(kernel, 0 * DATA.y, problem)
+    curved = local(kernel, problem.f(w), problem)[0]
+    np.testing.assert_allclose(ends_by_products(problem, w, 9), ends(curved), rtol=1e-8)
+    H, error = local(kernel, 0 * DATA.y, problem)
     np.testing.assert_allclose(np.linalg.eigvalsh(H), np.linalg.eigvalsh(kernel) / 4, rtol=1e-8)
     np.testing.assert_allclose(np.linalg.norm(error), np.linalg.norm(DATA.y / 2) * 2, rtol=1e-8)
+
+
+@pytest.mark.slow
+def test_products_in_the_kernels_place_diagnose_alike():
+    net = nm.init_two_layer(16, 10, key=jax.random.key(1))
+    one, other = (diagnose(net, DATA, steps=4, saves=2, products=p) for p in (None, 6))
+    for name in ("gap", "kernel_drift", "turn", "feature_drift", "top", "low", "limit"):
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-6)
 
 
 def test_wrong_input_is_refused():
