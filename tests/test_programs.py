@@ -24,6 +24,10 @@ FIRST = {
         lambda: nm.simulate(NET, DATA, FLOW, TS, readouts=["loss"]),
         ["_probed", "solve"],
     ),
+    "train": (
+        lambda: nm.train(NET, DATA, nm.heavy_ball(0.1, 0.5), 3, readouts=["loss"]),
+        ["_probed", "opening", "count_off", "dynamic_slice", "add"],
+    ),
     "ensemble": (  # of two widths: a program serves both
         lambda: nm.ensemble(DATA, FLOW, [10, 16], 2, TS, readouts=["loss"]),
         ["_probed", "ensemble_program"],

@@ -34,7 +34,7 @@ from ..method import (
     State,
     check_linear,
 )
-from ..numerics import Numerics, Precision, check_config, in_dtype
+from ..numerics import Numerics, Precision, check_config, in_dtype, placed
 from ..products import in_force
 from ..progress import OnProgress
 from . import peaks
@@ -115,7 +115,7 @@ class Run(eqx.Module):
         problem, w = weight_problem(model, data, chosen.loss, trainable, where)
         dtype = weights_dtype(w)
         if isinstance(method, eqx.Module):
-            method = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), method)
+            method = jax.tree.map(lambda leaf: placed(leaf, dtype), method)
         reference, default = chosen.reference, None
         if reference is None:
             default = default_reference(plain, data, trainable, where)

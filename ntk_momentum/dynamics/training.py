@@ -16,7 +16,7 @@ from ..data import Dataset
 from ..errors import InputError, check_key, check_whole, concrete, described, no_type_check
 from ..loss import Loss, squared
 from ..method import AbstractFlow
-from ..numerics import Numerics
+from ..numerics import Numerics, placed
 from ..progress import OnProgress, check_progress
 from .preparation import Choices, check_data
 from .run import Run, count_off, glance, opening, refuse_no_start
@@ -160,7 +160,7 @@ def train(
     if callback is None and progress is None:
         # Rows for read-outs: the next power of two, so that few numbers of saves mean a new
         # compilation. The loop runs to `saves`, an array; rows beyond are cut off.
-        counts = jnp.asarray(saves, jnp.int32), jnp.asarray(save_every, jnp.int32)
+        counts = placed(saves, np.int32), placed(save_every, np.int32)
         end, rows = count_off(run, now, row, *counts, 1 << (saves - 1).bit_length())
         rows = jax.tree.map(lambda rows: rows[: saves + 1], rows)
     else:
