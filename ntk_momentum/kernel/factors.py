@@ -7,7 +7,8 @@ with delta_r = s a_r sigma'(w_r . x) and h = x. Such products are found in the m
 through jit; a weight used in any other way, or for which the factors would cost more, keeps its
 dense Jacobian. A convolution is such a product too, with the patches of its input as h_t, and its
 Jacobian sum_t delta_t h_t^T one matrix product for each sample, where reverse mode makes a
-convolution with as many groups as there are samples and outputs.
+convolution with as many groups as there are samples and outputs. So is a product inside a scan, t
+running over its steps too, where reverse mode adds up a Jacobian at every step.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Factor(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class Product:
     """A trained weight in a dot_general: which operand it is, the other's contracted axes, the
-    product's shape, and (t, o, i)."""
+    product's shape, and (t, o, i), t within a step of the scans around it, of which there are
+    `steps`; summed: whether its Jacobian is formed, as where factors would cost more."""
 
     is_lhs: bool
     contracts: tuple[int, ...]
@@ -43,26 +45,39 @@ class Product:
     free: int
     contracted: int
     repeats: int
+    steps: tuple[int, ...] = ()
+    summed: bool = False
+
+    @property
+    def times(self) -> int:
+        """t over all steps."""
+        return self.repeats * math.prod(self.steps)
 
     def delta(self, cotangent: Array) -> Array:
         """The cotangent of the product, (k, ...), as (k, t, o)."""
         k = cotangent.shape[0]
         if self.is_lhs:
-            return jnp.swapaxes(cotangent.reshape(k, self.free, self.repeats), 1, 2)
-        return cotangent.reshape(k, self.repeats, self.free)
+            cotangent = jnp.swapaxes(cotangent.reshape(k, -1, self.free, self.repeats), 2, 3)
+        return cotangent.reshape(k, self.times, self.free)
 
     def input(self, other: Array) -> Array:
         """The other operand as (t, i)."""
-        rest = tuple(axis for axis in range(other.ndim) if axis not in self.contracts)
-        return jnp.transpose(other, rest + self.contracts).reshape(self.repeats, self.contracted)
+        ahead = len(self.steps)
+        contracts = tuple(axis + ahead for axis in self.contracts)
+        rest = tuple(axis for axis in range(other.ndim) if axis not in contracts)
+        return jnp.transpose(other, rest + contracts).reshape(self.times, self.contracted)
 
     def factor(self, cotangent: Array, other: Array) -> Factor:
         """A sample's factor."""
-        return Factor(self.delta(cotangent), self.input(other))
+        delta, h = self.delta(cotangent), self.input(other)
+        if not self.summed:
+            return Factor(delta, h)
+        return Factor(jnp.einsum("ato,ti->aoi", delta, h).reshape(len(delta), 1, -1), None)
 
     def numbers(self, k: int) -> int:
         """What a sample of k outputs keeps."""
-        return self.repeats * (k * self.free + self.contracted)
+        formed = k * self.free * self.contracted if self.summed else 0
+        return formed + self.times * (k * self.free + self.contracted)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,9 +152,9 @@ def _inner(eqn: Any) -> Any | None:
     return None if name is None else eqn.params[name]
 
 
-def _product(eqn: Any, operand: int) -> Product | None:
-    """The factored form of a dot_general in its given operand, or None when it has batch
-    dimensions."""
+def _product(eqn: Any, operand: int, steps: tuple[int, ...]) -> Product | None:
+    """The factored form of a dot_general in its given operand, within scans of so many steps, or
+    None when it has batch dimensions."""
     contracts, batches = eqn.params["dimension_numbers"]
     if batches[0]:
         return None
@@ -147,7 +162,8 @@ def _product(eqn: Any, operand: int) -> Product | None:
     theirs = tuple(int(axis) for axis in contracts[1 - operand])
     contracted = int(np.prod([other.shape[axis] for axis in theirs], dtype=int))
     free, repeats = weight.size // max(contracted, 1), other.size // max(contracted, 1)
-    return Product(operand == 0, theirs, eqn.outvars[0].aval.shape, free, contracted, repeats)
+    shape = (*steps, *eqn.outvars[0].aval.shape)
+    return Product(operand == 0, theirs, shape, free, contracted, repeats, steps)
 
 
 def products(jaxpr: Jaxpr, leaves: int) -> dict[int, Product | Convolution]:
@@ -155,25 +171,24 @@ def products(jaxpr: Jaxpr, leaves: int) -> dict[int, Product | Convolution]:
     nothing else: that product."""
     uses: dict[int, list[Product | Convolution | None]] = {index: [] for index in range(leaves)}
 
-    def walk(jaxpr: Jaxpr, tags: dict) -> None:
+    def walk(jaxpr: Jaxpr, tags: dict, steps: tuple[int, ...]) -> None:
         for eqn in jaxpr.eqns:
             inner = _inner(eqn)
             tagged = [tags.get(var) if not isinstance(var, Literal) else None for var in eqn.invars]
             if inner is not None:
-                walk(
-                    inner.jaxpr,
-                    {
-                        var: tag
-                        for var, tag in zip(inner.jaxpr.invars, tagged, strict=True)
-                        if tag is not None
-                    },
-                )
+                walk(inner.jaxpr, _tags(inner, tagged), steps)
                 continue
+            constants = 0
+            if eqn.primitive.name == "scan":
+                constants, body = eqn.params["num_consts"], eqn.params["jaxpr"]
+                walk(body.jaxpr, _tags(body, tagged[:constants]), (*steps, eqn.params["length"]))
             for operand, tag in enumerate(tagged):
-                if tag is not None:
+                if tag is not None and operand >= constants:
                     if eqn.primitive.name == "dot_general":
-                        uses[tag].append(_product(eqn, operand))
-                    elif eqn.primitive.name == "conv_general_dilated" and operand == 1:
+                        uses[tag].append(_product(eqn, operand, steps))
+                    elif (
+                        eqn.primitive.name == "conv_general_dilated" and operand == 1 and not steps
+                    ):
                         uses[tag].append(_convolution(eqn))
                     else:
                         uses[tag].append(None)
@@ -181,10 +196,43 @@ def products(jaxpr: Jaxpr, leaves: int) -> dict[int, Product | Convolution]:
             if not isinstance(var, Literal) and var in tags:
                 uses[tags[var]].append(None)
 
-    walk(jaxpr, {var: index for index, var in enumerate(jaxpr.invars[:leaves])})
+    walk(jaxpr, {var: index for index, var in enumerate(jaxpr.invars[:leaves])}, ())
     return {
         index: found[0] for index, found in uses.items() if len(found) == 1 and found[0] is not None
     }
+
+
+def _tags(inner: Any, tagged: list[int | None]) -> dict:
+    """The marks of a program's inputs, the first ones of which have these."""
+    return {v: t for v, t in zip(inner.jaxpr.invars, tagged, strict=False) if t is not None}
+
+
+def _scanned(
+    eqn: Any,
+    values: list,
+    tags: dict,
+    chosen: dict[int, Product | Convolution],
+    probes: dict[int, Array],
+    inputs: dict,
+) -> list:
+    """A scan, evaluated as `_evaluate` does its body: probes and inputs have the steps first."""
+    p = eqn.params
+    body, constants, carried = p["jaxpr"], p["num_consts"], p["num_consts"] + p["num_carry"]
+    own = {tag: probes[tag] for tag in tags.values() if tag in chosen}
+
+    def step(carry: list, now: tuple[dict, list]) -> tuple[list, tuple[list, dict]]:
+        here, x = now
+        seen: dict = {}
+        args = [*values[:constants], *carry, *x]
+        out = _evaluate(body.jaxpr, body.consts, args, tags, chosen, here, seen)
+        return out[: p["num_carry"]], (out[p["num_carry"] :], seen)
+
+    xs = own, values[carried:]
+    end, (rows, seen) = jax.lax.scan(
+        step, values[constants:carried], xs, p["length"], p["reverse"], p["unroll"]
+    )
+    inputs.update(seen)
+    return [*end, *rows]
 
 
 def _evaluate(
@@ -206,15 +254,14 @@ def _evaluate(
         values = [read(var) for var in eqn.invars]
         tagged = [tags.get(var) if not isinstance(var, Literal) else None for var in eqn.invars]
         inner = _inner(eqn)
-        if inner is not None and any(tag in chosen for tag in tagged):
-            inner_tags = {
-                var: tag
-                for var, tag in zip(inner.jaxpr.invars, tagged, strict=True)
-                if tag is not None
-            }
+        looked_into = any(tag in chosen for tag in tagged)
+        if inner is not None and looked_into:
             results = _evaluate(
-                inner.jaxpr, inner.consts, values, inner_tags, chosen, probes, inputs
+                inner.jaxpr, inner.consts, values, _tags(inner, tagged), chosen, probes, inputs
             )
+        elif eqn.primitive.name == "scan" and looked_into:
+            marks = _tags(eqn.params["jaxpr"], tagged[: eqn.params["num_consts"]])
+            results = _scanned(eqn, values, marks, chosen, probes, inputs)
         else:
             bound = eqn.primitive.get_bind_params(eqn.params)
             functions, params = (

@@ -10,7 +10,8 @@ output="full" and 1 otherwise, and one backward pass taken as 2F:
     ntk-vp        n2 F (1 + 2k) + 2 n1 n2 k F                b k P + b^2 k A
 
 where a weight in one product adds t^2 (k^e o + i) flops and k t o + t i bytes, any other leaf k^e
-size and k size, a convolution's besides what its patches take, with A the numbers that one forward
+size and k size, a convolution's besides what its patches take (a weight's in a scan, what its
+steps do), with A the numbers that one forward
 pass writes. n = n1 + n2 counts the Jacobians taken, recomputed once per block of rows; a symmetric
 kernel saves (half of) the blocks above its diagonal. "auto" takes the fewest flops: all three are
 matrix products.
@@ -163,11 +164,17 @@ def plan_kernel(
     s = _Sizes(n1, n2, x2 is None, k, power, value.dtype.itemsize, forward, written(closed), sizes)
     found = factors.products(closed.jaxpr, len(leaves))
     contraction = k if output != "full" else k * k
+
+    def dear(p: factors.Product, size: int) -> bool:
+        """Whether factors cost more than the Jacobian."""
+        return p.times**2 * (contraction * p.free + p.contracted) >= contraction * size
+
     chosen = {
-        index: p
+        index: dataclasses.replace(p, summed=dear(p, leaves[index].size))
+        if isinstance(p, factors.Product)
+        else p
         for index, p in found.items()
-        if isinstance(p, factors.Convolution)
-        or p.repeats**2 * (contraction * p.free + p.contracted) < contraction * leaves[index].size
+        if isinstance(p, factors.Convolution) or p.steps or not dear(p, leaves[index].size)
     }
     plans = [_jacobian(s, block_size, {}), _ntk_vp(s, block_size)]
     plans.insert(
@@ -177,7 +184,8 @@ def plan_kernel(
         else dataclasses.replace(plans[0], method="structured"),
     )
     # with one output reverse mode takes as long for a convolution as its patches do
-    prefer = "structured" if chosen and k > 1 else "jacobian"
+    convolved = all(isinstance(p, factors.Convolution) for p in chosen.values())
+    prefer = "jacobian" if convolved and (k == 1 or not chosen) else "structured"
     best = min(plans, key=lambda p: (p.flops, p.method != prefer))
     taken = best if method == "auto" else next(p for p in plans if p.method == method)
     return dataclasses.replace(taken, others=tuple(p for p in plans if p.method != taken.method))
@@ -191,9 +199,9 @@ def _jacobian(
     for index, size in enumerate(s.leaves):
         p = chosen.get(index)
         per_sample += s.k * size if p is None else p.numbers(s.k)
-        if isinstance(p, factors.Product):
-            pair_flops += p.repeats**2 * (contraction * p.free + p.contracted)
-            pair_numbers = max(pair_numbers, p.repeats**2 * (s.k**s.power + 1))
+        if isinstance(p, factors.Product) and not p.summed:
+            pair_flops += p.times**2 * (contraction * p.free + p.contracted)
+            pair_numbers = max(pair_numbers, p.times**2 * (s.k**s.power + 1))
         else:
             pair_flops += contraction * size
     result = s.entries * s.itemsize

@@ -61,6 +61,7 @@ def rows(size: str) -> Iterator[dict]:
     yield layered(*LAYERED[size])
     for outputs in (1, STRUCTURED[size][1]):
         yield convolutional(STRUCTURED[size][0], outputs)
+        yield recurrent(STRUCTURED[size][0], outputs)
     yield convolutional(STRUCTURED[size][0], 1, by_hand=True)
     for outputs in (1, BLOCK[size][1]):
         yield attentive(BLOCK[size][0], outputs)
@@ -342,6 +343,57 @@ def attentive(n: int, k: int) -> dict:
         X,
         contraction_of(model, k),
     )
+
+
+class Recurrent(eqx.Module):
+    """A plain recurrent net of 64 tanh neurons on 28 tokens of 28 numbers."""
+
+    inner: jax.Array
+    outer: jax.Array
+    bias: jax.Array
+    head: eqx.nn.Linear
+
+    def __init__(self, k: int):
+        inner, outer, head = jax.random.split(jax.random.key(1), 3)
+        self.inner = jax.random.normal(inner, (64, 64), jnp.float32) / 8
+        self.outer = jax.random.normal(outer, (64, 28), jnp.float32) / 28**0.5
+        self.bias = jnp.zeros(64, jnp.float32)
+        self.head = eqx.nn.Linear(64, k, key=head, dtype=jnp.float32)
+
+    def __call__(self, x):
+        step = lambda h, x: (jnp.tanh(self.inner @ h + self.outer @ x + self.bias), None)
+        return self.head(jax.lax.scan(step, jnp.zeros(64, jnp.float32), x)[0])
+
+
+@jax.jit
+def recurrent_by_hand(net, X):
+    """The kernel of `Recurrent` by one scan forward and one back, as one writes it for that net."""
+
+    def forward(h, x):
+        after = jnp.tanh(h @ net.inner.T + x @ net.outer.T + net.bias[None])
+        return after, (h, after)
+
+    def backward(delta, after):
+        delta = delta * (1 - after**2)[:, None]
+        return delta @ net.inner, delta
+
+    zero = jnp.zeros((len(X), 64), jnp.float32)
+    top, (before, after) = jax.lax.scan(forward, zero, jnp.swapaxes(X, 0, 1))
+    start = jnp.broadcast_to(net.head.weight, (len(X), *net.head.weight.shape))
+    deltas = jax.lax.scan(backward, start, after, reverse=True)[1]
+    flat = [
+        jnp.einsum("tnkh,tnj->nkhj", deltas, before).reshape(len(X), -1),
+        jnp.einsum("tnkh,ntj->nkhj", deltas, X).reshape(len(X), -1),
+        deltas.sum(0).reshape(len(X), -1),
+    ]
+    return sum(J @ J.T for J in flat) / net.head.weight.shape[0] + top @ top.T + 1
+
+
+def recurrent(n: int, k: int) -> dict:
+    """A recurrent net against `recurrent_by_hand`."""
+    X = jax.random.normal(jax.random.key(0), (n, 28, 28), jnp.float32)
+    case = f"recurrent net against scans by hand, n = {n}, {k} outputs"
+    return row(case, Recurrent(k), X, recurrent_by_hand, 15)
 
 
 @jax.jit

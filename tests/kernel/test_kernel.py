@@ -63,12 +63,19 @@ class Tied(eqx.Module):
 
 
 class Recurrent(eqx.Module):
+    """A cell that reads from the end, and a weight used twice at every step in a scan of its
+    own."""
+
     cell: eqx.nn.GRUCell
+    v: jax.Array
 
     def __call__(self, x):
-        return jax.lax.scan(
-            lambda h, token: (self.cell(token, h), None), jnp.zeros(self.cell.hidden_size), x
-        )[0]
+        again = lambda h, _: (jnp.tanh(h @ self.v), None)
+
+        def step(h, token):
+            return jax.lax.scan(again, self.cell(token, h), length=2)[0], None
+
+        return jax.lax.scan(step, jnp.zeros(self.cell.hidden_size), x, reverse=True)[0]
 
 
 class Tokens(eqx.Module):
@@ -110,9 +117,14 @@ MODELS = {
         inputs(3, 6, seed=2),
     ),
     "recurrent": lambda: (
-        Recurrent(eqx.nn.GRUCell(3, 4, key=KEY)),
+        Recurrent(eqx.nn.GRUCell(3, 4, key=KEY), jnp.asarray(inputs(4, 4))),
         inputs(5, 6, 3),
         inputs(3, 6, 3, seed=2),
+    ),
+    "recurrent, in factors": lambda: (
+        Recurrent(eqx.nn.GRUCell(3, 4, key=KEY), jnp.asarray(inputs(4, 4))),
+        inputs(5, 1, 3),
+        inputs(3, 1, 3, seed=2),
     ),
     "tokens": lambda: (
         Tokens(eqx.nn.Embedding(7, 3, key=KEY), eqx.nn.Linear(12, 2, key=KEY)),
@@ -152,6 +164,15 @@ def test_convolutions_of_every_kind_are_products_of_their_patches():
     assert len(plan_ntk(model, x, method="structured").products) == 2
     fast, plain = (empirical_ntk(model, x, method=m) for m in ("structured", "jacobian"))
     np.testing.assert_allclose(fast, plain, rtol=1e-12)
+
+
+def test_products_in_scans_are_found_and_formed_where_that_is_cheaper():
+    for name, summed in (("recurrent", True), ("recurrent, in factors", False)):
+        model, x, _ = MODELS[name]()
+        found = dict(plan_ntk(model, x, output="full", method="structured").products)
+        cell, steps = found[0], x.shape[1]
+        assert cell.steps == (steps,) and cell.summed == summed
+        assert found[len(jax.tree.leaves(model)) - 1].steps == (steps, 2)
 
 
 @pytest.mark.slow
