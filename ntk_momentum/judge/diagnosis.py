@@ -455,7 +455,7 @@ def _ends(
     """(smallest eigenvalue above round-off, largest) of the kernel times the loss's curvature."""
     if kernel is None:
         return drift.ends_by_products(problem, w, products or PRODUCTS)
-    return drift.ends(drift.local(kernel, f, problem)[0])
+    return drift.outermost(drift.local(kernel, f, problem)[0])
 
 
 def _bearable(optimizer: Any) -> float | None:

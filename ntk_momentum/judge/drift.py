@@ -27,7 +27,7 @@ def outset(problem: WeightProblem, w: PyTree, formed: bool) -> tuple[Array, Arra
     return problem.f(w), problem.kernel(w) if formed else None
 
 
-def ends(kernel: Array) -> tuple[float, float]:
+def outermost(kernel: Array) -> tuple[float, float]:
     """(smallest eigenvalue above round-off, largest)."""
     return _visible(np.linalg.eigvalsh(np.asarray(kernel)))
 
@@ -72,7 +72,7 @@ def ritz_values(problem: WeightProblem, w: PyTree, products: int) -> Array:
 
 
 def ends_by_products(problem: WeightProblem, w: PyTree, products: int) -> tuple[float, float]:
-    """`ends` from so many products: the largest from below, the smallest from above."""
+    """`outermost` from so many products: the largest from below, the smallest from above."""
     return _visible(np.asarray(ritz_values(problem, w, products)))
 
 

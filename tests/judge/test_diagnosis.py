@@ -166,7 +166,7 @@ def test_drifts_are_frobenius_distances():
     np.testing.assert_allclose(drifts[2], 0.1, rtol=1e-8)
     # the quadratic model of the logistic loss at f = 0: curvature 1/4 everywhere
     curved = local(kernel, problem.f(w), problem)[0]
-    np.testing.assert_allclose(ends_by_products(problem, w, 9), ends(curved), rtol=1e-8)
+    np.testing.assert_allclose(ends_by_products(problem, w, 9), outermost(curved), rtol=1e-8)
     H, error = local(kernel, 0 * DATA.y, problem)
     np.testing.assert_allclose(np.linalg.eigvalsh(H), np.linalg.eigvalsh(kernel) / 4, rtol=1e-8)
     np.testing.assert_allclose(np.linalg.norm(error), np.linalg.norm(DATA.y / 2) * 2, rtol=1e-8)
