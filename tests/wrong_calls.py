@@ -651,7 +651,7 @@ CALLS: dict[str, dict[str, tuple[Any, Any]]] = {
         ),
         "steps": (2, "whole"),
         "saves": (1, "whole"),
-        "products": (None, "whole"),
+        "products": (None, KINDS["whole"] | {"None": "all"}),
         "loss": (nm.squared, "loss"),
         **_model,
         "config": (nm.Numerics(), "config"),

@@ -286,7 +286,8 @@ class _Explicit(diffrax.AbstractAdaptiveSolver):
 
     def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> PyTree:
         """The first slope, which the last one of a step is where the method says so."""
-        return terms.vf(t0, y0, args) if self.method.tableau.fsal else None
+        tableau: Any = self.method.tableau
+        return terms.vf(t0, y0, args) if tableau.fsal else None
 
     def step(
         self,
@@ -298,7 +299,8 @@ class _Explicit(diffrax.AbstractAdaptiveSolver):
         solver_state: Any,
         made_jump: Any,
     ) -> tuple[Any, Any, Any, Any, Any]:
-        tableau, h = self.method.tableau, terms.contr(t0, t1)
+        tableau: Any = self.method.tableau
+        h = terms.contr(t0, t1)
         first = terms.vf(t0, y0, args) if solver_state is None else solver_state
 
         def summed(weights: Any, slopes: PyTree) -> PyTree:
