@@ -71,7 +71,8 @@ def empirical_ntk(
         output: Of a model with outputs: the mean over them of the diagonal blocks ("trace-mean"),
             their sum ("trace-sum"), the blocks ("diagonal") or everything ("full").
         per_layer: A dictionary from the path of each trained leaf to its kernel instead; they sum
-            to the whole.
+            to the whole. That of the last linear layer's weight, averaged over outputs, is h h^T of
+            what enters it: the empirical NNGP, from the same pass.
 
     Returns:
         (n1, n2) for a scalar model and for traces; (n1, n2, k) for "diagonal"; (n1, k, n2, k) for
