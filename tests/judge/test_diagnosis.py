@@ -16,7 +16,7 @@ from ntk_momentum.cli.diagnose import perceptron
 from ntk_momentum.dynamics.preparation import weight_problem
 from ntk_momentum.judge.diagnosis import Diagnosis, diagnose, linearize
 from ntk_momentum.judge.drift import drifts as drifts_of
-from ntk_momentum.judge.drift import local
+from ntk_momentum.judge.drift import ends_by_products, local, outermost
 from ntk_momentum.loss import logistic
 from ntk_momentum.network.loading import load_model
 
