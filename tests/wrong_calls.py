@@ -725,6 +725,9 @@ CALLS: dict[str, dict[str, tuple[Any, Any]]] = {
         "key": (key, "key"),
         "sampling": ("without_replacement", "name"),
         "solver": (None, {"text": "euler", "Runge-Kutta": diffrax.Tsit5(), "3": 3}),
+        "loss": (nm.squared, "loss"),
+        "trainable": (None, {"of no model": "hidden"}),
+        "where": (None, {"of no model": len}),
     },
     "run_experiment": {
         "name": ("three_flows", "name"),

@@ -1,4 +1,6 @@
-"""Every optimizer of optax takes two steps through `train` as in a loop of ten lines."""
+"""Every optimizer of optax takes two steps through `train` as in a loop of ten lines: most of them
+on mini-batches, some, those that compare one step with the next among them, on the whole data
+set."""
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +10,13 @@ import optax.contrib
 import pytest
 
 import ntk_momentum as nm
+from ntk_momentum.dynamics.solver import Batches
 
+KEY = jax.random.key(5)
 DATA = nm.sphere(4, 4, key=jax.random.key(1))
 NET = nm.init_two_layer(6, 4, key=jax.random.key(0), activation=jnp.tanh)
 QUICK = ("lbfgs", "sam, opaque", "polyak_sgd")
+WHOLE = (*QUICK, "lbfgs, backtracking", "adam")
 
 OPTIMIZERS = {
     name: getattr(optax, name)(1e-2)
@@ -53,15 +58,16 @@ NEEDS = {
 }
 
 
-def by_hand(optimizer, steps, needs):
-    """f after every step, with all that the optimizer's own documentation hands over."""
+def by_hand(optimizer, batches, needs):
+    """f after a step on each batch, with all that the optimizer's own documentation hands over."""
     put = lambda W: nm.TwoLayerNet(W, NET.output, jnp.tanh)
-    loss = lambda W: jnp.sum((jax.vmap(put(W))(DATA.X) - DATA.y) ** 2) / 2
     W, state, seen = NET.hidden, optimizer.init(NET.hidden), [NET.hidden]
-    for _ in range(steps):
+    for rows in batches:
+        X, y, scale = DATA.X[rows], DATA.y[rows], 4 / len(rows)
+        loss = lambda W, X=X, y=y, c=scale: c * jnp.sum((jax.vmap(put(W))(X) - y) ** 2) / 2
         value, grad = jax.value_and_grad(loss)(W)
         told = {"value": value, "grad": grad, "value_fn": loss}
-        told["grad_fn"] = lambda W, _: jax.grad(loss)(W)
+        told["grad_fn"] = lambda W, _, loss=loss: jax.grad(loss)(W)
         change, state = optimizer.update(grad, state, W, **{name: told[name] for name in needs})
         W = optax.apply_updates(W, change)
         seen.append(W)
@@ -72,13 +78,17 @@ def by_hand(optimizer, steps, needs):
     "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in OPTIMIZERS]
 )
 def test_two_steps_are_the_loop_by_hand(name):
-    optimizer = OPTIMIZERS[name]
+    optimizer, options, rows = OPTIMIZERS[name], {}, [np.arange(4)] * 2
     if isinstance(optimizer, optax.MultiSteps):
         optimizer = optimizer.gradient_transformation()
-    run = nm.train(NET, DATA, optimizer, 2, readouts=["f"])
+    if name not in WHOLE:
+        drawn = Batches(KEY, jnp.int32(0), (3,), "reshuffled")
+        rows = [drawn.table(3, 4, jnp.int32(k))[0][0] for k in range(2)]  # an epoch has one
+        options = {"batch_size": 3, "key": KEY, "sampling": "reshuffled"}
+    run = nm.train(NET, DATA, optimizer, 2, readouts=["f"], **options)
     assert run.ok
     np.testing.assert_allclose(
-        run.f, by_hand(optimizer, 2, NEEDS.get(name, ())), rtol=1e-9, atol=1e-11
+        run.f, by_hand(optimizer, rows, NEEDS.get(name, ())), rtol=1e-9, atol=1e-11
     )
 
 

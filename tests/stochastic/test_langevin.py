@@ -1,6 +1,7 @@
 """Flows with noise against the ODE of their second moments, and that against the methods."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
@@ -54,17 +55,6 @@ def test_methods_on_batches_tend_to_the_flow_with_noise(inertia):
     assert np.all(orders > 0.85), orders
 
 
-@pytest.mark.slow
-def test_a_flow_without_noise_is_its_prediction():
-    ts = [0.0, 0.5, 1.0]
-    found = nm.simulate_stochastic(
-        H, START, nm.HeavyBall(FRICTION), ts, h=0.1, batch_size=3, runs=1, key=jax.random.key(0),
-        dt=0.0005,
-    )  # fmt: skip
-    plain = nm.predict(H, START, nm.HeavyBall(FRICTION), ts)
-    np.testing.assert_allclose(found.residual[:, 0], plain.residual, atol=2e-3)
-
-
 def test_bad_input_is_told():
     ask = lambda flow, **kwargs: nm.simulate_stochastic(
         H, START, flow, [1.0],
@@ -76,6 +66,52 @@ def test_bad_input_is_told():
         ask(nm.HeavyBall(1.0), sampling="reshuffled")
     with pytest.raises(InputError, match="h must be finite"):
         ask(nm.HeavyBall(1.0), h=-1.0)
+
+
+@pytest.mark.slow
+def test_weights_of_a_linear_model_move_as_its_errors_do():
+    """Path by path: f = (W . X^T) a is linear in W, with a constant kernel."""
+    data = nm.sphere(3, 2, key=jax.random.key(2))
+    net = nm.init_two_layer(4, 2, key=jax.random.key(3), activation=lambda z: z)
+    found, same = (
+        nm.simulate_stochastic(
+            *start, nm.HeavyBall(FRICTION), [0.0, 1.0], h=0.2, batch_size=1, runs=3,
+            key=jax.random.key(0),
+        )
+        for start in ((net, data), (nm.empirical_ntk(net, data.X), jax.vmap(net)(data.X) - data.y))
+    )  # fmt: skip
+    np.testing.assert_allclose(found.residual, same.residual, atol=1e-12)
+    np.testing.assert_allclose(found.loss, same.loss, atol=1e-12)
+    assert np.ptp(found.loss[1]) > 0.01  # there is noise to be the same
+
+
+@pytest.mark.slow
+def test_networks_trained_on_batches_have_the_loss_of_their_weights_with_noise():
+    """A nonlinear network: the mean over every draw of batches of one, against 1,500 paths; the
+    order in h is measured where expectations are known, above."""
+    data = nm.sphere(2, 2, key=jax.random.key(4))
+    net = nm.init_two_layer(3, 2, key=jax.random.key(5), activation=jnp.tanh)
+    put = lambda W: nm.TwoLayerNet(W, net.output, jnp.tanh)
+    each = lambda W: jnp.square(jax.vmap(put(W))(data.X) - data.y) / 2
+    method, offset = nm.HeavyBall(FRICTION).discretize(0.25)
+    W, end = net.hidden[None], 8 * 0.25 + offset
+    memory = jax.vmap(method.init)(W)
+    for _ in range(8):  # 2 branches a step
+        slopes = jax.vmap(lambda W: 2 * jax.jacrev(each)(W))(W).reshape(-1, *net.hidden.shape)
+        W, memory = (jnp.repeat(x, 2, axis=0) for x in (W, memory))
+        change, memory = jax.vmap(method.update)(slopes, memory)
+        W = W + change
+    expected = float(jnp.mean(jax.vmap(lambda W: each(W).sum())(W)))
+    quiet, noisy = (
+        nm.simulate_stochastic(
+            net, data, nm.HeavyBall(FRICTION), [end], h=0.25, batch_size=B, runs=runs,
+            key=jax.random.key(6), dt=0.0625,
+        ).loss[0]
+        for B, runs in ((2, 1), (1, 1500))
+    )  # fmt: skip
+    error = float(noisy.std()) / len(noisy) ** 0.5
+    assert noisy.mean() - quiet.mean() > 6 * error  # there is noise to be right about
+    assert abs(noisy.mean() - expected) < 5 * error
 
 
 @pytest.mark.slow
