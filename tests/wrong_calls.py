@@ -641,6 +641,7 @@ CALLS: dict[str, dict[str, tuple[Any, Any]]] = {
         "margin": (0.1, "not negative"),
         "objective": ("steps", "name"),
         "max_steps": (100, "whole"),
+        "probe": (None, {"an array": eye, "3": 3}),
     },
     "diagnose": {
         "model": (net, "model"),
@@ -654,6 +655,13 @@ CALLS: dict[str, dict[str, tuple[Any, Any]]] = {
         "products": (None, KINDS["whole"] | {"None": "all"}),
         "loss": (nm.squared, "loss"),
         **_model,
+        "batch_size": (
+            2,
+            {k: v for k, v in KINDS["whole"].items() if k != "None"}
+            | {"more than there are": 10**6},
+        ),
+        "key": (key, {k: v for k, v in KINDS["key"].items() if k != "None"}),
+        "sampling": ("without_replacement", "name"),
         "config": (nm.Numerics(), "config"),
     },
     "linearize": {

@@ -41,7 +41,7 @@ class Diagnose:
     depth: int = 2
     """Hidden layers of that MLP."""
     optimizer: Literal["gradient_descent", "heavy_ball", "nesterov", "adam"] = "gradient_descent"
-    """What trains it, full batch. Momentum recommended for a constant kernel lies near its
+    """What trains it. Momentum recommended for a constant kernel lies near its
     stability limit, which few networks bear."""
     eta: float | None = None
     """Default: 1/lambda_max of the kernel for gradient_descent and nesterov, the best
@@ -54,6 +54,11 @@ class Diagnose:
     """Squared, logistic (targets +1 and -1), softmax (rows of class
     probabilities), huber or huber:DELTA."""
     steps: int = 100
+    batch_size: int | None = None
+    """Samples in a step (default: all). The prediction takes the same ones."""
+    sampling: Literal["without_replacement", "with_replacement", "reshuffled"] = (
+        "without_replacement"
+    )
 
     def __call__(self, shared: Shared) -> int:
         data_word(self.data)
@@ -97,7 +102,10 @@ def print_diagnosis(asked: Diagnose, shared: Shared) -> int:
     # the ends of the spectrum are diagnose's own, so that the kernel is decomposed once
     chosen = lambda low, top: build(asked, low, top)
     with Bar(1) as bar:
-        told = diagnose(model, data, chosen, asked.steps, loss=loss, progress=bar.piece("training"))
+        told = diagnose(
+            model, data, chosen, asked.steps, loss=loss, progress=bar.piece("training"),
+            batch_size=asked.batch_size, key=key, sampling=asked.sampling,
+        )  # fmt: skip
     record = {
         **as_json(told),
         "verdict": told.verdict,

@@ -28,6 +28,7 @@ from ..errors import (
     check_positive,
     check_real,
     check_whole,
+    described,
     unknown_name,
 )
 from ..kernel import Modes, Spectrum, spectrum
@@ -39,6 +40,7 @@ from ..method import (
     restarted_nesterov,
 )
 from ..numerics import Numerics
+from ..stochastic.levels import few_modes
 from ..theory import bounds
 from .batches import BatchedKernel
 from .steps import count_steps
@@ -196,6 +198,7 @@ def advise(
     max_steps: int = 10**6,
     batch_size: int | None = None,
     sampling: Sampling = "without_replacement",
+    probe: Any = None,
 ) -> Advice:
     """What a kernel's spectrum recommends: the best parameters of every method, and the steps they
     take.
@@ -225,6 +228,8 @@ def advise(
         batch_size: B, samples a step; None for all of them.
         sampling: How they are drawn, as in `nm.predict_stochastic`; reshuffled ones, whose noise is
             smaller, are judged as if each were drawn afresh.
+        probe: With `nm.modes` and a batch_size, the modes of random vectors, as in
+            `nm.predict_stochastic`; limits are then the closure's, as from an operator.
 
     Returns:
         Recommendations by method, printed as a table.
@@ -242,6 +247,14 @@ def advise(
     check_positive("margin", margin, strict=False, example=0.1)
     check_choice("objective", objective, ("steps", "rate"))
     max_steps = check_whole("max_steps", max_steps, example=10**6)
+    if batch_size is not None and (isinstance(kernel, Modes) or is_operator(kernel)):
+        kernel, probe = few_modes(kernel, residual0, probe, tol=0.1 * target**0.5)
+        residual0 = None
+    elif probe is not None:
+        raise InputError(
+            "probe must be None unless kernel is nm.modes, with a batch_size, got "
+            f"{described(probe)}; leave it out."
+        )
     eigenvalues, size = modes_of(kernel, residual0, target)
     seen = eigenvalues > len(eigenvalues) * np.finfo(eigenvalues.dtype).eps * eigenvalues[-1]
     if not seen.any():
@@ -259,7 +272,9 @@ def advise(
         )
     low, high = float(eigenvalues[seen][0]), float(eigenvalues[-1]) * (1 + margin)
     found = {}
-    batches = None if batch_size is None else BatchedKernel.of(kernel, batch_size, sampling)
+    batches = (
+        None if batch_size is None else (BatchedKernel.of(kernel, batch_size, sampling, probe))
+    )
     for name in METHODS:
         candidates = list(_candidates(name, low, high, objective))
         if batches is not None:

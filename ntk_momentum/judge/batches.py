@@ -19,8 +19,10 @@ from jaxtyping import Array
 
 from ..dynamics.solver import Sampling, check_batch
 from ..errors import InputError, concrete
+from ..kernel import Modes
 from ..stochastic import critical_batch, critical_step
-from ..stochastic.limit import closure_limit
+from ..stochastic.levels import few_levels
+from ..stochastic.limit import closure_limits
 from ..stochastic.linear import changes, late_step, one_step
 from ..stochastic.moments import covariance_step, no_covariance
 from ..stochastic.sampling import noise_strength
@@ -43,26 +45,36 @@ ten."""
 
 @dataclasses.dataclass(frozen=True)
 class BatchedKernel:
-    """A kernel of n samples, seen in batches of `size`."""
+    """A kernel of n samples, seen in batches of `size`. kernel: an array, or `nm.modes` of random
+    vectors. levels: where eigenvalues stand for several, (values, how many, the error's size)."""
 
     size: int
     n: int
     outputs: int
     sampling: Sampling
     kernel: Any
+    levels: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
     @staticmethod
-    def of(kernel: Any, batch_size: Any, sampling: Sampling) -> BatchedKernel:
-        """Checked. Raises InputError where the size does not fit."""
-        if concrete(kernel) is None:
+    def of(kernel: Any, batch_size: Any, sampling: Sampling, probe: Any = None) -> BatchedKernel:
+        """Checked. probe: where the kernel is `nm.modes`, those of random vectors. Raises
+        InputError where the size does not fit."""
+        if isinstance(kernel, Modes):
+            n = kernel.shape[0]
+            found = few_levels(kernel, probe)
+            start = np.linalg.norm(np.asarray(found.start), axis=1)
+            levels = (np.asarray(found.eigenvalues), np.asarray(found.multiplicity), start)
+            outputs, kernel = len(kernel.vectors) // n, probe
+        elif concrete(kernel) is None:
             raise InputError(
-                f"noise needs every entry of the kernel, got {type(kernel).__name__}; pass the "
-                "array itself, or leave out batch_size."
+                f"noise needs the kernel's eigenvectors, got {type(kernel).__name__}; pass the "
+                "array itself, an operator or nm.modes, or leave out batch_size."
             )
-        shape = np.shape(kernel)
-        n = shape[0]
-        outputs = 1 if len(shape) == 2 else shape[1]
-        return BatchedKernel(check_batch(batch_size, n, sampling), n, outputs, sampling, kernel)
+        else:
+            shape, levels = np.shape(kernel), None
+            n, outputs = shape[0], 1 if len(shape) == 2 else shape[1]
+        size = check_batch(batch_size, n, sampling)
+        return BatchedKernel(size, n, outputs, sampling, kernel, levels)
 
     @property
     def tau(self) -> float:
@@ -75,11 +87,14 @@ class BatchedKernel:
     ) -> tuple[Any, float, float]:  # fmt: skip
         """(optimizer, steps, peak) of the candidate with the fewest steps until the expected loss
         stays below the target; the first where none arrives."""
-        seen = modes[modes > 0] * (1 + margin)
+        times = np.ones_like(modes)
+        if self.levels is not None:
+            modes, times, size = self.levels
         every: list[tuple[Any, tuple]] = []
         for candidate in candidates[::EVERY]:
             P, g, more_P, more_g, d = _matrices(candidate)
-            limit = closure_limit((P + more_P, g + more_g), seen, self.tau, self.outputs)
+            late, values = (P + more_P, g + more_g), modes * (1 + margin)
+            limit = closure_limits(late, values, times, self.n, self.outputs).estimate(self.tau)
             # where momentum tends to 1 no step may be stable for ever, and many long enough
             most = 1.0 if changes(candidate) else limit
             scales = {min(1.0, share * most) for share in SCALES} | ({1.0} if most >= 1 else set())
@@ -91,7 +106,9 @@ class BatchedKernel:
         dtype = jnp.result_type(modes.dtype, float)
         columns = zip(*(arrays for _, arrays in every), strict=True)
         stacked = [jnp.asarray(np.stack(column), dtype) for column in columns]
-        numbers = [jnp.asarray(x, dtype) for x in (modes, size, target, self.tau, self.outputs)]
+        numbers = [
+            jnp.asarray(x, dtype) for x in (modes, times, size, target, self.tau, self.outputs)
+        ]
         cap = 1000
         while True:
             cap = min(cap, max_steps)
@@ -104,11 +121,11 @@ class BatchedKernel:
         return every[best][0], float(steps[best]), float(peaks[best])
 
     def limits(self, optimizer: Any) -> tuple[float, int | None]:
-        """(critical step, critical batch); the batch is None beyond `EXACT_UP_TO` and where
-        batches are reshuffled, and the step then the closure's."""
+        """(critical step, critical batch), of the closure from few products; an array's batch is
+        None beyond `EXACT_UP_TO`."""
         afresh: Sampling = "without_replacement" if self.sampling == "reshuffled" else self.sampling
         found = critical_step(optimizer, self.kernel, batch_size=self.size, sampling=afresh)
-        if self.n * self.outputs > EXACT_UP_TO:
+        if self.levels is None and self.n * self.outputs > EXACT_UP_TO:
             return found.eta, None
         return found.eta, critical_batch(optimizer, self.kernel, sampling=afresh)
 
@@ -136,7 +153,8 @@ def _padded(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
 @jax.jit
 def until(
     P: Array, g: Array, more_P: Array, more_g: Array, d: Array,
-    eigenvalues: Array, size: Array, target: Array, tau: Array, outputs: Array, max_steps: Array,
+    eigenvalues: Array, multiplicity: Array, size: Array, target: Array, tau: Array, outputs: Array,
+    max_steps: Array,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     """(steps until the expected loss stays below the target, whether it does, the largest over the
     first) of each method, by the closure. It stays below when it does so for `HOLD` times the
@@ -154,10 +172,11 @@ def until(
             beta = (k / (k + d)).astype(P.dtype)
             now, push = P + beta * more_P, g + beta * more_g
             own = mean[0] ** 2 + squares * cov[0][0]
-            noise = tau * (jnp.sum(own) / outputs - own)
+            total = jnp.sum(mean[0] ** 2) + jnp.sum(multiplicity * squares * cov[0][0])
+            noise = tau * (total / outputs - own)
             cov = covariance_step(now, push, eigenvalues, eigenvalues, cov, noise)
             mean = now @ mean + push[:, None] * (eigenvalues * mean[0])[None]
-            loss = jnp.sum(mean[0] ** 2) + jnp.sum(squares * cov[0][0])
+            loss = jnp.sum(mean[0] ** 2) + jnp.sum(multiplicity * squares * cov[0][0])
             last = jnp.where(loss <= target * first, last, k + 1)  # also where it is NaN
             return k + 1, last, jnp.maximum(peak, loss), mean, cov
 

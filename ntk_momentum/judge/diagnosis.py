@@ -23,6 +23,7 @@ from jaxtyping import Array, PyTree
 from ..dynamics.objective import WeightProblem
 from ..dynamics.preparation import weight_problem, weights_dtype
 from ..dynamics.run import why_no_start
+from ..dynamics.solver import Sampling
 from ..dynamics.training import check_optimizer, train
 from ..dynamics.trajectory import Trajectory
 from ..errors import InputError, check_whole, no_type_check
@@ -41,6 +42,7 @@ from ..network.model import AbstractModel, trainable_spec
 from ..numerics import Numerics, check_config
 from ..products import in_force
 from ..progress import OnProgress, check_progress
+from ..stochastic import critical_step
 from . import drift
 
 ENDS = ["low", "top"]
@@ -161,7 +163,8 @@ class Diagnosis:
     def stability(self) -> Finding:
         """Whether the optimizer bears the kernel's largest eigenvalue, at the start and as the
         kernel moves."""
-        share = [math.nan if self.limit is None else top / self.limit for top in self.top]
+        bears = math.nan if self.limit is None else max(self.limit, 1e-300)  # 0: no step is stable
+        share = [top / bears for top in self.top]
         start, end = share
         meaning = (
             "no limit is known for this optimizer"
@@ -328,6 +331,9 @@ def diagnose(
     loss: Loss = squared,
     trainable: PyTree = None,
     where: Callable | None = None,
+    batch_size: int | None = None,
+    key: Any = None,
+    sampling: Sampling = "without_replacement",
     progress: OnProgress | bool | None = None,
     config: Numerics = Numerics(),
 ) -> Diagnosis:
@@ -349,12 +355,17 @@ def diagnose(
         optimizer: Ours or optax's, or a function of `low` and `top`, named so, the smallest and the
             largest eigenvalue of H(0) times the loss's curvature, that returns one; gradient
             descent with eta = 1/lambda_max if None.
-        steps: Full-batch steps.
+        steps: Steps, of the full batch unless there is a batch_size.
         saves: About how many of them are kept.
         products: So many with the kernel at either end in its place; None decides by n k.
         loss: A function of predictions and targets.
         trainable: What is trained, as in `nm.empirical_ntk`.
         where: As in `nm.empirical_ntk`.
+        batch_size: B, samples a step, as in `nm.train`. The linearised model then takes the same
+            batches, so that the gap is the kernel's motion and not noise; and the largest
+            eigenvalue that the step bears is that of `nm.critical_step`, where it is known.
+        key: Of the batches, as in `nm.train`.
+        sampling: As in `nm.train`.
         progress: As in `train`, over the run and then over its linearisation.
         config: Precision and tolerance.
 
@@ -402,6 +413,8 @@ def diagnose(
         "readouts": ["f", "loss"],
         "config": config,
     }
+    if batch_size is not None:
+        options |= {"batch_size": batch_size, "key": key, "sampling": sampling}
     chosen: dict[str, Any] = {"trainable": trainable, "where": where}
 
     def trained(model: Any, before: int, **part: Any) -> Trajectory:
@@ -434,7 +447,16 @@ def diagnose(
         features,
         weights,
         (top, last),
-        _bearable(optimizer),
+        _bearable(optimizer)
+        if batch_size is None
+        else _bearable_on_batches(
+            optimizer,
+            None if kernel is None else drift.local(kernel, f0, problem)[0],
+            top,
+            len(problem.X),
+            batch_size,
+            sampling,
+        ),
         low,
         run.reason,
     )
@@ -468,3 +490,25 @@ def _bearable(optimizer: Any) -> float | None:
         return stability_limit(optimizer)
     except InputError:  # it changes from step to step
         return None
+
+
+def _bearable_on_batches(
+    optimizer: Any, kernel: Array | None, top: float, n: int, batch_size: int, sampling: Sampling
+) -> float | None:
+    """The same where batches make noise, of the kernel scaled as a whole; None too where limits are
+    not known, and for reshuffled batches, of which they are those of batches drawn afresh at
+    most."""
+    linear = isinstance(optimizer, AbstractOptimizer) and optimizer.linear
+    if kernel is None or not linear or sampling == "reshuffled" or len(kernel) % n:
+        return None
+    blocks = kernel.reshape(n, len(kernel) // n, n, len(kernel) // n)
+    try:
+        limit = critical_step(
+            optimizer,
+            kernel if len(kernel) == n else blocks,
+            batch_size=batch_size,
+            sampling=sampling,
+        )
+    except InputError:  # it restarts
+        return None
+    return top * limit.eta / float(getattr(optimizer, "eta", math.nan))

@@ -17,14 +17,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Key
 
 from ..dynamics import ritz
 from ..dynamics.constant_kernel import is_operator
 from ..errors import InputError
 from ..kernel import Modes
-from ..method import AbstractOptimizer
 
 SETTLED = 0.1
 """A Ritz vector is an eigenvector where what a product leaves of it is this share of the distance
@@ -52,24 +50,15 @@ def every_level(eigenvalues: Array, vectors: Array, start: Array) -> Levels:
 
 
 def few_modes(
-    kernel: Any,
-    residual0: Any,
-    optimizer: AbstractOptimizer,
-    counts: np.ndarray,
-    probe: Any,
-    key: Key[Array, ""] | None,
+    kernel: Any, residual0: Any, probe: Any = None, key: Key[Array, ""] | None = None, **how: Any
 ) -> tuple[Modes, Modes]:
-    """(modes of the error, modes of random vectors), from an operator or as given."""
+    """(modes of the error, modes of random vectors), from an operator or as given. how: until when
+    products with an operator are taken, as in `nm.modes`."""
     if is_operator(kernel):
-        found = ritz.modes(kernel, residual0, flow=optimizer, ts=counts)
+        found = ritz.modes(kernel, residual0, **how)
         if probe is None:
             shape = found.shape if found.shape == kernel.in_structure().shape else found.shape[:1]
-            # an operator on one output takes several columns, one on all of them a single one
-            shape = (*shape, PROBES) if len(shape) == 1 else shape
-            start = jax.random.normal(
-                jax.random.key(0) if key is None else key, shape, found.values.dtype
-            )
-            probe = ritz.modes(kernel, start, products=PROBE_PRODUCTS)
+            probe = random_modes(kernel, shape, key)
     else:
         found = kernel
         if residual0 is not None:
@@ -83,6 +72,15 @@ def few_modes(
             f"{PROBE_PRODUCTS})."
         )
     return found, probe
+
+
+def random_modes(operator: Any, shape: tuple[int, ...], key: Key[Array, ""] | None = None) -> Modes:
+    """Of random vectors, from few products with an operator on arrays of this shape."""
+    # an operator on one output takes several columns, one on all of them a single one
+    shape = (*shape, PROBES) if len(shape) == 1 else shape
+    dtype = operator.in_structure().dtype
+    start = jax.random.normal(jax.random.key(0) if key is None else key, shape, dtype)
+    return ritz.modes(operator, start, products=PROBE_PRODUCTS)
 
 
 def _settled(found: Modes) -> Array:

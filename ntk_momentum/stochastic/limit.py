@@ -23,10 +23,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import optimize
 
+from ..dynamics.constant_kernel import is_operator
 from ..dynamics.solver import Sampling, check_batch
 from ..errors import InputError, check_interval, check_positive, concrete, described, no_type_check
-from ..kernel import spectrum
+from ..kernel import Modes, spectrum
 from ..method import AbstractOptimizer
+from .levels import few_levels, random_modes
 from .linear import StepMatrix, check_method, late_step
 from .sampling import noise_strength
 
@@ -36,17 +38,20 @@ class CriticalStep:
     """Step sizes from which on E |Delta|^2 grows, at the method's own momenta.
 
     eta: of the exact recursion, 0 where no step is stable; estimate: of the closure; full_batch:
-    without noise. error: estimate/eta - 1.
+    without noise. exact: whether eta is; from few products it is the estimate. error: estimate/eta
+    - 1.
     """
 
     eta: float
     estimate: float
     full_batch: float
+    exact: bool = True
 
     @property
     def error(self) -> float:
-        """How much too large the estimate is, as a share; nan where no step is stable."""
-        return self.estimate / self.eta - 1 if self.eta > 0 else math.nan
+        """How much too large the estimate is, as a share; nan where no step is stable, or eta is
+        the estimate itself."""
+        return self.estimate / self.eta - 1 if self.exact and self.eta > 0 else math.nan
 
 
 @no_type_check
@@ -69,13 +74,15 @@ def critical_step(
 
     Args:
         optimizer: A linear method of ours with a step size eta; only its momenta matter.
-        kernel: (n, n), or (n, k, n, k) for several outputs.
+        kernel: (n, n), or (n, k, n, k) for several outputs; an operator, or `nm.modes` of a few
+            random vectors, for the closure's limit by few products.
         batch_size: B, samples a step.
         sampling: As in `nm.predict_stochastic`; reshuffled batches have no such limit in closed
             form.
 
     Returns:
-        The exact limit, to 1e-6, the closure's and the full batch's.
+        The exact limit, to 1e-6 (from few products the closure's), the closure's and the full
+        batch's.
 
     Raises:
         InputError: If an argument does not fit, or the method restarts.
@@ -90,7 +97,8 @@ def critical_step(
     limits, B = _prepare(optimizer, kernel, batch_size, sampling)
     eta = float(getattr(optimizer, "eta", math.nan))  # which has been checked
     tau = noise_strength(B, limits.n, sampling)
-    return CriticalStep(eta * limits.exact(tau), eta * limits.estimate(tau), eta * limits.edge)
+    found = (eta * limits.exact(tau), eta * limits.estimate(tau), eta * limits.edge)
+    return CriticalStep(*found, exact=limits.vectors is not None)
 
 
 @no_type_check
@@ -110,7 +118,7 @@ def critical_batch(
 
     Args:
         optimizer: A linear method of ours with a step size eta; only its momenta matter.
-        kernel: (n, n), or (n, k, n, k) for several outputs.
+        kernel: As in `nm.critical_step`; from few products the batch is the closure's.
         share: In (0, 1).
         sampling: As in `nm.critical_step`. With replacement B = n has noise too, and batches larger
             than n are tried.
@@ -157,17 +165,22 @@ def _first(good: Callable[[int], bool], guess: int, most: int) -> int:
 
 class _Limits(NamedTuple):
     """What a method and a kernel of n samples leave to look for: as P does not depend on eta and g
-    is proportional to it, c times the kernel is c times eta, and the limits are numbers c. edge:
-    that of the full batch."""
+    is proportional to it, c times the kernel is c times eta, and the limits are numbers c.
+    multiplicity: of each eigenvalue. edge: the limit of the full batch. vectors: None where they
+    are not known."""
 
     step: StepMatrix
     eigenvalues: np.ndarray
-    vectors: np.ndarray
+    multiplicity: np.ndarray
     n: int
+    outputs: int
     edge: float
+    vectors: np.ndarray | None = None
 
     def exact(self, tau: float) -> float:
-        """Where the exact recursion's radius passes 1."""
+        """Where the exact recursion's radius passes 1; the closure's without eigenvectors."""
+        if self.vectors is None:
+            return self.estimate(tau)
         return _root(lambda c: _radius(self, c, tau), self.edge, tau)
 
     def estimate(self, tau: float) -> float:
@@ -175,16 +188,22 @@ class _Limits(NamedTuple):
 
         def share(c: float) -> float:
             gain = tau * _impulses(self.step, c * self.eigenvalues, c * self.eigenvalues)
-            return float(np.sum(gain / (self.vectors.shape[0] // self.n + gain)))
+            return float(np.sum(self.multiplicity * gain / (self.outputs + gain)))
 
         return _root(share, self.edge, tau)
 
 
-def closure_limit(step: StepMatrix, eigenvalues: np.ndarray, tau: float, outputs: int = 1) -> float:
-    """The closure's critical step over that of `step`: sum tau s/(1 + tau s) = 1. eigenvalues:
-    positive and ascending, (n,)."""
-    none = np.empty((outputs, 0))
-    return _Limits(step, eigenvalues, none, 1, _edge(step, eigenvalues[-1])).estimate(tau)
+def closure_limits(
+    step: StepMatrix, eigenvalues: Any, multiplicity: Any, n: int, outputs: int = 1
+) -> _Limits:
+    """The limits over the eta of `step`, without eigenvectors. Eigenvalues in any order, of which
+    those that the kernel does not see are left out: they stay as they are, and no noise enters
+    them."""
+    lam = np.maximum(np.asarray(eigenvalues, float), 0.0)
+    order = np.argsort(lam)
+    lam, times = lam[order], np.asarray(multiplicity, float)[order]
+    seen = lam > 0
+    return _Limits(step, lam[seen], times[seen], n, outputs, _edge(step, lam[-1]))
 
 
 def _prepare(optimizer: Any, kernel: Any, batch_size: Any, sampling: str) -> tuple[_Limits, int]:
@@ -200,9 +219,16 @@ def _prepare(optimizer: Any, kernel: Any, batch_size: Any, sampling: str) -> tup
             "the moments of reshuffled batches do not close; take sampling="
             '"without_replacement", which they approach for small steps.'
         )
+    if is_operator(kernel):
+        kernel = random_modes(kernel, kernel.in_structure().shape)
+    if isinstance(kernel, Modes):
+        levels, n = few_levels(kernel, kernel), kernel.shape[0]
+        outputs = len(kernel.vectors) // n
+        parts = (levels.eigenvalues, levels.multiplicity, n, outputs)
+        return closure_limits(late_step(optimizer), *parts), check_batch(batch_size, n, sampling)
     if concrete(kernel) is None:
         raise InputError(
-            "kernel must be an array, since noise needs every entry of it, got "
+            "kernel must be an array, an operator or nm.modes of random vectors, got "
             f"{described(kernel)}; try nm.infinite_ntk(X) or nm.empirical_ntk(model, X)."
         )
     found = spectrum(kernel)
@@ -219,7 +245,8 @@ def _prepare(optimizer: Any, kernel: Any, batch_size: Any, sampling: str) -> tup
         )
     step, lam = late_step(optimizer), eigenvalues[seen]
     vectors = np.asarray(found.eigenvectors, float)[:, seen]
-    return _Limits(step, lam, vectors, n, _edge(step, lam[-1])), B
+    outputs = len(vectors) // n
+    return _Limits(step, lam, np.ones_like(lam), n, outputs, _edge(step, lam[-1]), vectors), B
 
 
 def _edge(steps: StepMatrix, largest: float) -> float:
@@ -255,12 +282,13 @@ def _impulses(steps: StepMatrix, lam: np.ndarray, mu: np.ndarray) -> np.ndarray:
 
 def _radius(limits: _Limits, c: float, tau: float) -> float:
     """The spectral radius of K by power iteration; it is not formed."""
+    assert limits.vectors is not None
     lam, U = c * limits.eigenvalues, limits.vectors
     q, r = np.triu_indices(len(lam))
     gains = np.empty((len(lam), len(lam)))
     gains[q, r] = gains[r, q] = _impulses(limits.step, lam[q], lam[r])
     gains = tau * gains / (1 + tau * gains)
-    n, outputs = limits.n, len(U) // limits.n
+    n, outputs = limits.n, limits.outputs
     rows = U.reshape(n, outputs, -1)
     D = np.broadcast_to(np.eye(outputs), (n, outputs, outputs))
     size, last = 0.0, -1.0

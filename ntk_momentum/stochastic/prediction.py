@@ -180,7 +180,7 @@ def predict_stochastic(
         given = isinstance(kernel, Modes)
         shape = kernel.shape if given else ritz.start_of(kernel, residual0, None)[2]
         check_batch(batch_size, shape[0], sampling)
-        kernel, probed = few_modes(kernel, residual0, optimizer, counts, probe, key)
+        kernel, probed = few_modes(kernel, residual0, probe, key, flow=optimizer, ts=counts)
         residual0 = None
     elif concrete(kernel) is None or probe is not None:
         raise InputError(

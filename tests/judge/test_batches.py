@@ -39,6 +39,18 @@ def test_advice_on_batches_is_that_of_the_expected_loss(advice):
     assert "critical batch" in str(advice) and "batches of 3" in str(advice)
 
 
+@pytest.mark.slow
+def test_an_operator_is_advised_by_few_products(advice):
+    """With as many products as samples it is the array's closure; limits are the closure's."""
+    found = nm.advise(nm.infinite_ntk_operator(DATA.X), -DATA.y, target=0.02, batch_size=3)
+    for name in ("gradient_descent", "heavy_ball"):
+        few, whole = found[name], advice[name]
+        np.testing.assert_allclose(few.steps, whole.steps, rtol=0.05, atol=1)
+        limit = nm.critical_step(whole.optimizer, H, batch_size=3).estimate
+        np.testing.assert_allclose(few.eta_limit / few.eta, limit / whole.eta, rtol=0.05)
+        assert abs(few.critical_batch - whole.critical_batch) <= 1
+
+
 def test_small_batches_take_small_steps(advice):
     full = nm.advise(H, -DATA.y, target=0.02)
     for name, r in advice.methods.items():

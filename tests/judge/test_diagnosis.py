@@ -215,3 +215,18 @@ def test_the_command_says_how_lazy(capsys):
     )
     said = capsys.readouterr().out
     assert "does the kernel move?" in said and "ntk-momentum advise" in said
+
+
+@pytest.mark.slow
+def test_on_batches_the_prediction_takes_the_same_ones_and_the_step_is_held_against_their_limit():
+    """A linear model leaves its prediction by round-off, whatever the batches."""
+    data = nm.sphere(8, 4, key=jax.random.key(0))
+    net = nm.init_two_layer(6, 4, key=jax.random.key(1), activation=lambda z: z)
+    kernel = nm.empirical_ntk(net, data.X)
+    limit = nm.critical_step(nm.heavy_ball(1.0, 0.5), kernel, batch_size=2).eta
+    found = nm.diagnose(
+        net, data, nm.heavy_ball(0.2 * limit, 0.5), 30, batch_size=2, key=jax.random.key(2)
+    )
+    assert found.verdict == "lazy" and np.max(found.gap) < 1e-9
+    assert found.stability.answer == "stable"
+    np.testing.assert_allclose(found.stability.value, 0.2, rtol=1e-6)
