@@ -34,6 +34,7 @@ from .levels import Levels, every_level, few_levels, few_modes
 from .linear import LinearSteps, check_method, linear_steps
 from .moments import SecondMoments, closure_moments, exact_moments
 from .paths import Paths, sample_paths
+from .reshuffled import Course, feasible, reshuffled_moments
 from .sampling import noise_strength
 
 PAIRS_UP_TO = 1000
@@ -128,10 +129,11 @@ def predict_stochastic(
     if all were spread evenly over the samples, O(N) a step; its `error` is what the loss moves by
     when the noise is scaled, saved step by saved step, by n sum_i (H^2)_ii d_i / (tr H^2 sum_i
     d_i), the noise that the mean error d = (E Delta)^2 drives over the closure's. sampled: `runs`
-    runs in function space. For reshuffled batches moments do not close, and auto samples them;
-    exact and closure are refused. Sources: Bordelon and Pehlevan (2021), Velikanov, Kuznedelev and
-    Yarotsky (2022) for the closure, Paquette and Paquette (2021) for momentum; docs/mini-batches.md
-    derives all.
+    runs in function space. For reshuffled batches moments do not close: exact keeps them apart by
+    the set of samples seen, which takes few samples (n = 10 or so) and no test points, auto samples
+    them elsewhere, and closure is refused. Sources: Bordelon and Pehlevan (2021), Velikanov,
+    Kuznedelev and Yarotsky (2022) for the closure, Paquette and Paquette (2021) for momentum;
+    docs/mini-batches.md derives all.
 
     Args:
         kernel: H, (n, n), shared by all outputs, or the full (n, k, n, k) or (nk, nk); an operator
@@ -195,19 +197,22 @@ def predict_stochastic(
     n, size = shape[0], len(vectors)
     outputs, columns = size // n, math.prod(shape[1:]) // (size // n)
     B = check_batch(batch_size, n, sampling)
-    if method == "auto" and sampling == "reshuffled" and n > B:
-        method = "sampled"
-    elif method == "auto":
-        method = "exact" if size <= PAIRS_UP_TO else "closure"
-    if sampling == "reshuffled" and n > B and method != "sampled":
-        raise InputError(
-            'the moments of reshuffled batches do not close; take method="sampled", or '
-            'sampling="without_replacement", which they approach for small steps.'
-        )
-    _check_size(method, size, columns, len(counts), runs)
+    shuffled = sampling == "reshuffled" and n > B
     dtype = vectors.dtype
     # so many rows that few numbers of steps mean a new compilation; the runs stop at the last saved
     moved = linear_steps(optimizer, 1 << int(counts[-1]).bit_length(), dtype)
+    countable = shuffled and test_kernel is None and feasible(n, B, moved.size * size)
+    if method == "auto":
+        exact = countable if shuffled else size <= PAIRS_UP_TO
+        method = "exact" if exact else "sampled" if shuffled else "closure"
+    if shuffled and method != "sampled" and not (countable and method == "exact"):
+        raise InputError(
+            "the moments of reshuffled batches do not close, and are exact for few samples without "
+            f"test points only, got n = {n}, batch_size = {B} and method={method!r}; take "
+            'method="sampled", or sampling="without_replacement", which they approach for small '
+            "steps."
+        )
+    _check_size(method, size, columns, len(counts), runs)
     saved = jnp.asarray(counts, jnp.int32)
     tau = noise_strength(B, n, sampling)
     if probed is not None:
@@ -219,6 +224,11 @@ def predict_stochastic(
     eigenvalues = jnp.maximum(jnp.sum(vectors * (matrix @ vectors), axis=0), 0.0)
     start = jnp.asarray(residual0, dtype).reshape(size, columns)
     rows = None if test_kernel is None else jnp.asarray(test_kernel, dtype).reshape(-1, size)
+    if shuffled and method == "exact":
+        course = reshuffled_moments(
+            moved, counts, np.asarray(matrix), np.asarray(start), B, outputs
+        )
+        return _finite_or_infinite(_from_course(mean, course, eigenvalues), optimizer, B)
     if method == "sampled":
         key = jax.random.key(0) if key is None else key
         paths = sample_paths(moved, saved, matrix, start, runs, B, sampling, outputs, key)
@@ -334,6 +344,29 @@ def _from_moments(
         test_variance,
         method,
         error,
+    )
+
+
+def _from_course(mean: Prediction, course: Course, eigenvalues: Array) -> StochasticPrediction:
+    dtype, columns = eigenvalues.dtype, course.mean.shape[2]
+    U = np.asarray(mean.eigenvectors)
+    square = np.sum(course.mean**2, axis=(1, 2))
+    spread = course.second - course.mean @ course.mean.transpose(0, 2, 1)
+    aligned = np.einsum("tic,tij,tjc->t", course.mean, spread, course.mean)
+    scatter = np.sqrt(np.sum(spread**2, axis=(1, 2)) / 2 + np.maximum(aligned, 0.0))
+    number = lambda x: jnp.asarray(x, dtype)
+    return StochasticPrediction(
+        mean.ts,
+        number(np.trace(course.second, axis1=1, axis2=2) / 2),
+        number(square / 2),
+        number(scatter) if columns == 1 else None,
+        number(course.mean).reshape(mean.residual.shape),
+        number(np.einsum("iq,tij,jq->tq", U, course.second, U)),
+        eigenvalues,
+        None,
+        None,
+        "exact",
+        jnp.zeros(len(square), dtype),
     )
 
 
