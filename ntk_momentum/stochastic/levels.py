@@ -33,20 +33,22 @@ PROBES, PROBE_PRODUCTS = 8, 24
 
 class Levels(NamedTuple):
     """multiplicity: of each eigenvalue, 0 where it carries the error and others its variance.
-    start: the error along each. weights: (H^2)_ii. doubt: the standard error of tr H^2, as a share
+    start: the error along each. weights: (H^2)_ii. shares: of the variance along each, in each
+    number of the error. doubt: the standard error of tr H^2, as a share
     of it."""
 
     eigenvalues: Float[Array, " K"]
     multiplicity: Float[Array, " K"]
     start: Float[Array, "K columns"]
     weights: Float[Array, " N"]
+    shares: Float[Array, "N K"]
     doubt: float | Array
 
 
 def every_level(eigenvalues: Array, vectors: Array, start: Array) -> Levels:
     """Of known eigenvectors, one each. start: in the samples' own order."""
-    weights = (vectors**2) @ eigenvalues**2
-    return Levels(eigenvalues, jnp.ones_like(eigenvalues), vectors.T @ start, weights, 0.0)
+    shares, ones = vectors**2, jnp.ones_like(eigenvalues)
+    return Levels(eigenvalues, ones, vectors.T @ start, shares @ eigenvalues**2, shares, 0.0)
 
 
 def few_modes(
@@ -109,6 +111,8 @@ def few_levels(found: Modes, probe: Modes) -> Levels:
     doubt = jnp.sqrt(2 * jnp.sum(rest * values**4) / random.shape[1]) / jnp.sum(weights)
     still = jnp.zeros((len(values), found.start.shape[1]), theta.dtype)
     join = lambda a, b: jnp.concatenate([a, b])
-    return Levels(
-        join(theta, values), join(own, apart + rest), join(found.start, still), weights, doubt
-    )
+    # what stands for many eigenvectors is taken to be spread evenly
+    even = (apart[None] * W**2 + rest[None] / len(V)) / jnp.maximum(apart + rest, 1e-30)[None]
+    shares = jnp.concatenate([V**2, even], axis=1)
+    multiplicity, start = join(own, apart + rest), join(found.start, still)
+    return Levels(join(theta, values), multiplicity, start, weights, shares, doubt)

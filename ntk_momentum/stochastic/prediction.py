@@ -128,7 +128,8 @@ def predict_stochastic(
     exact: all pairs of modes, O(N^3) a step. closure: the variance along each eigenvector only, as
     if all were spread evenly over the samples, O(N) a step; its `error` is what the loss moves by
     when the noise is scaled, saved step by saved step, by n sum_i (H^2)_ii d_i / (tr H^2 sum_i
-    d_i), the noise that the mean error d = (E Delta)^2 drives over the closure's. sampled: `runs`
+    d_i), the noise that d = diag(E Delta Delta^T), of the mean error and of the closure's own
+    variance, drives over the closure's. sampled: `runs`
     runs in function space. For reshuffled batches moments do not close: exact keeps them apart by
     the set of samples seen, which takes few samples (n = 10 or so) and no test points, auto samples
     them elsewhere, and closure is refused. Sources: Bordelon and Pehlevan (2021), Velikanov,
@@ -250,11 +251,12 @@ def _closure(
     mean: Prediction, moved: LinearSteps, saved: Array, levels: Levels, tau: float, outputs: int,
     rows: Array | None,
 ) -> StochasticPrediction:  # fmt: skip
-    """The closure, and what it moves by when its noise is that of the mean error itself."""
+    """The closure, and what it moves by when its noise is that of the samples' own errors."""
     values, weights = levels.eigenvalues, levels.weights
     arguments = (moved, saved, values, levels.multiplicity, levels.start, tau, outputs, rows)
     found = closure_moments(*arguments)
     d = jnp.sum(mean.residual.reshape(len(saved), len(weights), -1) ** 2, axis=2)
+    d = d + found.variance @ levels.shares.T
     total = jnp.sum(d, axis=1) * jnp.mean(weights)
     factors = jnp.where(total > 0, d @ weights / jnp.where(total > 0, total, 1.0), 1.0)
     factors = factors + jnp.where(factors < 1, -levels.doubt, levels.doubt)
