@@ -165,6 +165,37 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
+# ## On mini-batches
+# Drawing B samples a step adds noise to the gradient. The kernel foretells the expected loss, the
+# largest stable step and the batch from which on a larger one does not help; the page on
+# mini-batches has the formulas. Late a network of finite width lags behind: its kernel moves.
+
+# %%
+for batch in (2, 8, 32):
+    found = nm.advise(H, -data.y, target=1e-2, batch_size=batch)["heavy_ball"]
+    print(
+        f"B = {batch}: η = {found.eta:.3g}, β = {found.beta:.2f},",
+        f"{found.steps:.0f} steps, {found.examples:.0f} examples",
+    )
+print("the step grows no further from B =", nm.critical_batch(best.optimizer, H))
+
+# %%
+slow = nm.advise(H, -data.y, target=1e-2, batch_size=8)["heavy_ball"].optimizer
+expected = nm.predict_stochastic(H, -data.y, slow, 200, batch_size=8)
+spread = expected.loss_std
+plt.semilogy(expected.ts, expected.loss, color=THEORY, label="expected, foretold")
+plt.fill_between(expected.ts, expected.loss, expected.loss + spread, color=THEORY, alpha=0.2)
+for seed in range(3):
+    run = nm.train(
+        network, data, slow, 200, batch_size=8, key=jax.random.key(seed), readouts=["loss"]
+    )
+    plt.semilogy(run.ts, run.loss, color=COLORS["heavy_ball"], linewidth=0.8)
+plt.xlabel("step")
+plt.ylabel("loss, three draws of batches")
+plt.legend()
+plt.show()
+
+# %% [markdown]
 # ## The paper's statements on these inputs
 # Claims about data sets and networks run on yours. From the shell, with `np.savez("mine.npz", X=X,
 # y=y)`:
