@@ -57,7 +57,9 @@ def with_options(arguments: Sequence[str]) -> type:
         )
         for option, found in options.items()
     ]
-    words = {word.partition("=")[0].lstrip("-").replace("-", "_") for word in rest}
+    # an experiment may be called like an option of its own: batch_sizes
+    given = (word.partition("=")[0] for word in rest if word.startswith("-"))
+    words = {word.lstrip("-").replace("-", "_") for word in given}
     example = f"Example: ntk-momentum run {name} --size smoke"
     doc = f"{known[name].title}.\n\nDefaults are those of --size default.\n\n{example}"
     space = {"__doc__": doc, "given": tuple(option for option in options if option in words)}
