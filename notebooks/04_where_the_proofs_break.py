@@ -18,6 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import ntk_momentum as nm
+from ntk_momentum.study.notation import shown
 from ntk_momentum.study.plotting import (
     COLORS,
     CYCLE,
@@ -181,5 +182,5 @@ plt.show()
 for claim in nm.verify(["eq-3.4", "lemma-6", "remark-hdot-zero"]):
     print(
         f"{claim.id}: printed {claim.printed.ok}, corrected "
-        f"{claim.corrected and claim.corrected.ok} for: {claim.under}\n    {claim.note}\n"
+        f"{claim.corrected and claim.corrected.ok} for: {claim.under}\n    {shown(claim.note)}\n"
     )

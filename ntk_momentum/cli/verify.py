@@ -113,6 +113,7 @@ def run_claims(
 def verdicts_text(records: list[dict[str, Any]], evidence: bool) -> str:
     """The table of verdicts, with the evidence for each if asked."""
     from ..ledger import ledger
+    from ..study.notation import shown
 
     width = max(len(record["id"]) for record in records)
     head = f"{'printed':10}{'corrected':12}{'sharp':10}  {'class':11}  holds for"
@@ -128,7 +129,7 @@ def verdicts_text(records: list[dict[str, Any]], evidence: bool) -> str:
     for record in records if evidence else ():
         run = inspect.unwrap(known[record["id"]].run)
         where = f"{run.__module__}.{run.__qualname__}, line {inspect.getsourcelines(run)[1]}"
-        told = f"{evidence_text(record)}  why: {record['note']}\n  code: {where}"
+        told = f"{evidence_text(record)}  why: {shown(record['note'])}\n  code: {where}"
         lines.append(told)
     return "\n".join(lines)
 
@@ -152,6 +153,8 @@ def in_a_word(form: dict[str, Any] | None) -> str:
 
 def evidence_text(record: dict[str, Any]) -> str:
     """What was stated, on which instance, and what was measured, as indented text."""
+    from ..study.notation import shown
+
     lines = ["", f"{record['id']} ({record['class']}; holds for: {record['hypothesis']})"]
     if record["theorem"]:
         lines.append(f"  in docs/theorems.md: {record['theorem']}")
@@ -160,8 +163,8 @@ def evidence_text(record: dict[str, Any]) -> str:
     for form in ("printed", "corrected", "sharp"):
         if record[form] is not None:
             lines += [
-                f"  {form} ({in_a_word(record[form])}): {record[form]['statement']}",
-                f"    on {record[form]['instance']}"
+                f"  {form} ({in_a_word(record[form])}): {shown(record[form]['statement'])}",
+                f"    on {shown(record[form]['instance'])}"
                 + (" (a derivation)" if record[form]["basis"] == "derivation" else ""),
             ]
             lines += [
@@ -169,7 +172,7 @@ def evidence_text(record: dict[str, Any]) -> str:
                 for name, value in record[form]["measured"].items()
             ]
             lines += [
-                f"    {name}: {record[form][name]}"
+                f"    {name}: {shown(str(record[form][name]))}"
                 for name in ("tolerance", "reason")
                 if record[form].get(name) is not None
             ]

@@ -43,7 +43,8 @@ def write_figures(folder: Path, claims: Iterable[Claim]) -> None:
 
 
 def svg(drawing: Drawing) -> str:
-    """The figure as SVG, the same bytes for the same numbers."""
+    """The figure as SVG, the same bytes for the same numbers; where its panels begin and end, in
+    points, stands in it, for the report, which stacks them on narrow screens."""
     matplotlib = require("matplotlib", "drawing figures")
     figure_module = require("matplotlib.figure", "drawing figures")
     plain = {"axes.formatter.use_mathtext": False, "figure.constrained_layout.use": False}
@@ -51,21 +52,27 @@ def svg(drawing: Drawing) -> str:
     with matplotlib.rc_context(STYLE | changed):
         margins = [_margin(panel) for panel in drawing.panels]
         width, height = sum(margins) + (2.9 + 0.25) * len(margins), 2.6
-        figure, at = figure_module.Figure(figsize=(width, height)), 0.0
+        figure, at, places = figure_module.Figure(figsize=(width, height)), 0.0, [0.0]
         for panel, margin in zip(drawing.panels, margins, strict=True):
             axes = figure.add_axes(
                 ((at + margin) / width, 0.5 / height, 2.9 / width, (height - 0.65) / height)
             )
             _panel(axes, panel)
             at += margin + 2.9 + 0.25
+            places.append(72 * at)
         stream = io.StringIO()
         figure.savefig(
             stream, format="svg", metadata={"Date": None, "Creator": None}, transparent=True
         )
     text = stream.getvalue()
-    head = text.index(">", text.index("<svg")) + 1
+    head = text.index(">", text.index("<svg"))
+    title, about = (
+        html.escape(one, quote=False) for one in (shown(drawing.caption), drawing.caption)
+    )
+    at_points = " ".join(f"{place:g}" for place in places)
     return (
-        f"{text[:head]}\n <title>{html.escape(drawing.caption, quote=False)}</title>{text[head:]}"
+        f'{text[:head]} data-panels="{at_points}">\n <title>{title}</title>\n <desc>{about}</desc>'
+        f"{text[head + 1 :]}"
     )
 
 

@@ -1,14 +1,23 @@
-"""The one notation of statements, notes, labels and captions, and how it is shown.
+"""How statements, labels and numbers' names are shown: formulas are written once.
 
-Formulas are written once, in plain text as in docstrings: lambda_0, H_inf, m^(-1/2), sqrt(x),
-||v||, <=, L^ for the pseudo-loss. From that `typeset` makes HTML for the report and `shown` Unicode
-for the labels of figures, which stay text there.
+Statements, notes and captions have theirs in TeX between dollars, as the documentation's pages do,
+and one parser reads it for all (latex2mathml): `mathml` for what stands alone, `typeset` as HTML
+that breaks into lines and asks for no font, `shown` as Unicode, for terminals and for the text of
+figures. What names a number, the key of a record
+or the label of an axis, is plain text as in docstrings: lambda_0, H_inf, m^(-1/2), sqrt(x), ||v||,
+<=, L^ for the pseudo-loss; both render that too.
 """
 
 from __future__ import annotations
 
+import functools
 import html
 import re
+from collections.abc import Callable
+from typing import Any
+from xml.etree import ElementTree
+
+from ..errors import require
 
 GREEK = {
     "alpha": "α",
@@ -42,8 +51,8 @@ _SIGNS = {
 _INNER = r"\{[^{}]*\}|\((?:[^()]|\([^()]*\))*\)"
 _RAISED = dict(
     zip(
-        "0123456789+-=()abcdefghijklmnoprstuvwxyz",
-        "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ",
+        "0123456789+-−=()abcdefghijklmnoprstuvwxyz⊤′",
+        "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁼⁽⁾ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻᵀ′",
         strict=True,
     )
 )
@@ -51,17 +60,40 @@ _LOWERED = dict(
     zip("0123456789+-=()aehijklmnoprstuvx", "₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ", strict=True)
 )
 
+MARKED = re.compile(r"(`[^`]*`|\$[^$]*\$)")
+
+
+@functools.cache
+def mathml(tex: str, display: str = "inline") -> str:
+    """A formula in MathML, which browsers draw without help; "block" for one that stands alone."""
+    converter = require("latex2mathml.converter", "formulas")
+    return str(converter.convert(tex, display=display))
+
 
 def typeset(text: str) -> str:
-    """HTML of plain text whose formulas are written as in docstrings: lambda_0, H_inf, m^(-1/2),
-    sqrt(x), ||v||, <=. What stands in backquotes is code."""
-    if text.count("`") > 1:
-        parts = text.split("`")
-        code = [f"<code>{html.escape(part)}</code>" for part in parts[1::2]]
-        return "".join(a + b for a, b in zip(map(typeset, parts[::2]), [*code, ""], strict=False))
+    """HTML of a text: TeX between dollars, `code` between backquotes, and what is written as in
+    docstrings, lambda_0, H_inf, m^(-1/2), sqrt(x), ||v||, <=."""
+    return "".join(map(_marked, MARKED.split(text)))
+
+
+def _marked(part: str) -> str:
+    """HTML of a piece of text that is all code, all TeX or neither."""
+    if part[:1] == "$" and len(part) > 1:
+        line = html.escape(in_line(part[1:-1]), quote=False)
+        return _scripted(
+            line, lambda inner, raised: f"<su{'bp'[raised]}>{inner}</su{'bp'[raised]}>"
+        )
+    if part[:1] == "`" and len(part) > 1:
+        return f"<code>{html.escape(part[1:-1])}</code>"
+    return _plain(part)
+
+
+def _plain(text: str) -> str:
+    """HTML of text whose formulas are written as in docstrings."""
     text = html.escape(text)
     for sign, shown in _SIGNS.items():
         text = text.replace(sign, shown)
+    text = re.sub(r"√\((\w+)\)", r"√\1", text)
     text = re.sub(r"(?<![A-Za-z])sqrt (?=[\w|])", "√", text)
     text = re.sub(r"(?<![A-Za-z])sqrt\b", "√", text)
     text = re.sub(
@@ -91,13 +123,79 @@ def _bare(text: str) -> str:
 
 def shown(text: str) -> str:
     """The same as Unicode: H∞, λ₀, t⁻², L̂. A script that Unicode lacks stays behind _ or ^."""
+    return "".join(
+        _scripted(in_line(part[1:-1]), _at)
+        if part[:1] == "$" and len(part) > 1
+        else html.unescape(re.sub(r"<(su[bp])>(.*?)</\1>", _script, _plain(part)))
+        for part in MARKED.split(text)
+    )
 
-    def script(match: re.Match[str]) -> str:
-        signs = _RAISED if match[1] == "sup" else _LOWERED
-        inner = html.unescape(match[2])
-        if all(sign in signs or sign == "∞" for sign in inner):
-            return "".join(signs.get(sign, sign) for sign in inner)
-        mark = "^" if match[1] == "sup" else "_"
-        return f"{mark}{inner}" if len(inner) == 1 else f"{mark}({inner})"
 
-    return html.unescape(re.sub(r"<(su[bp])>(.*?)</\1>", script, typeset(text)))
+def _scripted(line: str, script: Callable[[str, bool], str]) -> str:
+    """A formula on one line, its scripts made from the innermost outwards."""
+    inner = re.compile("([\ue000\ue001])([^\ue000-\ue002]*)\ue002")
+    while inner.search(line):
+        line = inner.sub(lambda match: script(match[2], match[1] == "\ue001"), line)
+    return line
+
+
+def _as_html(inner: str, raised: bool) -> str:
+    return f"<sup>{inner}</sup>" if raised else f"<sub>{inner}</sub>"
+
+
+def _script(match: re.Match[str]) -> str:
+    return _at(html.unescape(match[2]), match[1] == "sup")
+
+
+def _at(inner: str, raised: bool) -> str:
+    """An exponent or an index in signs of its own, where Unicode has them."""
+    inner = inner.replace(" ", "")
+    signs = _RAISED if raised else _LOWERED
+    if all(sign in signs or sign in "∞♯" for sign in inner):
+        return "".join(signs.get(sign, sign) for sign in inner)
+    mark = "^" if raised else "_"
+    return f"{mark}{inner}" if len(inner) == 1 else f"{mark}({inner})"
+
+
+_OVER = {"^": "\u0302", "\u02d9": "\u0307", "\u00a8": "\u0308"}
+"""What stands above a letter, as a combining sign: hat, dot, two dots."""
+_SPACED = frozenset("=<>≤≥≪≠≈∼→+−-±⇒")
+
+
+@functools.cache
+def in_line(tex: str) -> str:
+    """A formula on one line: what stands below begins with U+E000, what stands above with U+E001,
+    and both end with U+E002."""
+    return _spaced(_in_line(ElementTree.fromstring(mathml(tex))))
+
+
+def _in_line(node: Any) -> str:
+    name = node.tag.rpartition("}")[2]
+    parts = [_in_line(child) for child in node]
+    if name in ("msub", "msup", "msubsup", "munder", "mover", "munderover"):
+        if name == "mover" and (sign := _OVER.get(parts[1])):
+            return parts[0] + sign
+        if name in ("msup", "mover"):
+            parts = [parts[0], "", parts[1]]
+        scripts = zip("\ue000\ue001", parts[1:], strict=False)
+        base, after = parts[0].rstrip(), " " if re.fullmatch("[a-z]{2,} ", parts[0]) else ""
+        return base + "".join(f"{sign}{one}\ue002" for sign, one in scripts if one) + after
+    if name == "mfrac":
+        return "/".join(
+            one if re.fullmatch("[\\w\ue000-\ue002]+", one) else f"({one})" for one in parts
+        )
+    if name == "msqrt":
+        inside = "".join(parts)
+        return f"√{inside}" if len(inside) == 1 else f"√({inside})"
+    said = "".join(parts) or (node.text or "").replace("\u00a0", " ")
+    if name == "mspace" or (name == "mo" and said in _SPACED):
+        return f" {said} "
+    return f"{said} " if name in ("mi", "mo") and len(said) > 1 else said
+
+
+def _spaced(line: str) -> str:
+    """Signs of a sign, names of functions and commas with the space that print gives them."""
+    line = re.sub(r" +", " ", line).strip()
+    line = re.sub("(^|[=≤≥<>~→(\\[{,\ue000\ue001]) ?([−+±]) ", r"\1 \2", line)
+    line = re.sub("([(\\[{\ue000\ue001]) ", r"\1", re.sub(r",(?=\S)", ", ", line))
+    return re.sub(r"([a-z]{2}) (?=[(‖|√)])", r"\1", line).strip()

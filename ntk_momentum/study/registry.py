@@ -1,6 +1,6 @@
 """The experiments: files of the folder `experiments/`, each of which states a claim and runs it.
 
-Such a file has a docstring (first line: the title; the rest: the claim), a frozen dataclass
+Such a file has a docstring (first paragraph: the title; the rest: the claim), a frozen dataclass
 `Config` of plain values, `SIZES = {"smoke": Config(...), "default": ..., "full": ...}`,
 `run(config, progress) -> xarray.Dataset`, which calls `progress(done, total)`, and `plot(dataset)
 -> matplotlib Figure`. Optional: `CAPTION` (what to see in the figure), `headline(dataset) ->
@@ -139,7 +139,7 @@ def _read(path: Path) -> Experiment:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError) as error:
         raise InputError(f"experiment {path} is not valid Python ({error}).") from error
-    title, _, claim = (ast.get_docstring(tree) or path.stem).partition("\n")
+    title, _, claim = (ast.get_docstring(tree) or path.stem).partition("\n\n")
     order = next(
         (
             node.value
@@ -150,7 +150,7 @@ def _read(path: Path) -> Experiment:
     )
     return Experiment(
         path.stem,
-        title.strip(),
+        " ".join(title.split()),
         claim.strip(),
         int(ast.literal_eval(order)) if order else EXTRA - 1,
         path,

@@ -14,7 +14,7 @@ from .. import files
 from ..errors import require
 from ..ledger.ledger import by_class, derivations, entries
 from ..results.provenance import provenance
-from .notation import GREEK, typeset
+from .notation import GREEK, mathml, typeset
 from .outcome import Outcome
 
 FORMS = ("printed", "corrected", "sharp")
@@ -72,10 +72,10 @@ def write_report(
         },
         claims=claims,
         derivation={
-            c["id"]: [formula(line) for line in derivations().get(c["id"], ())]
+            c["id"]: [mathml(line, "block") for line in derivations().get(c["id"], ())]
             for c in claims or []
         },
-        pictures={id: inline(out / c["figure"], id) for id, c in drawn.items()},
+        pictures={id: panels(out / c["figure"], id) for id, c in drawn.items()},
         captions={id: caption(out / c["figure"]) for id, c in drawn.items()},
         more={
             id: entry.experiment
@@ -137,21 +137,27 @@ def gist(form: dict[str, Any]) -> str:
 def met_expectation(quantity: str, value: Any) -> bool | None:
     """Whether a value is what its quantity says it should be; None where nothing is said.
 
-    An interval, as in "-0.50 ± 0.02", must hold what is "expected"; numbers must all be ">=" a
-    bound; and a "run" must be within a fifth of its "prediction".
+    An interval, as in "-0.50 ± 0.02", must hold what is "expected", or meet a range of it; numbers
+    must all be ">=" a bound, or the last of them "once wide"; an order must be within a quarter of
+    its "theory", and a "run" within a fifth of its "prediction".
     """
     if "does not explain" in str(value):
         return False
     numbers = [float(one) for one in re.findall(r"(?<![\w.])[+-]?\d+\.\d+", str(value))]
     if bounded := re.search(r">= (\d+(?:\.\d+)?)", quantity):
-        return min(numbers) >= float(bounded[1]) if numbers else None
+        told = numbers[-1:] if "once wide" in quantity else numbers
+        return min(told) >= float(bounded[1]) if told else None
+    if (theory := re.search(r"theory: (\d)", quantity)) and numbers:
+        return abs(numbers[0] / float(theory[1]) - 1) <= 0.25
     if "run / prediction" in quantity and len(numbers) > 1:
         return abs(numbers[0] - numbers[1]) <= 0.2 * abs(numbers[1])
-    wanted = re.search(r"expected ([+-]?\d+(?:\.\d+)?)", quantity)
+    decimal = r"([+-]?\d+(?:\.\d+)?)"
+    wanted = re.search(rf"expected {decimal}(?: to {decimal})?", quantity)
     found = re.fullmatch(r"([+-]?[\d.]+) ± ([\d.]+)", str(value))
     if wanted is None or found is None:
         return None
-    return abs(float(found[1]) - float(wanted[1])) <= float(found[2])
+    middle, half = float(found[1]), float(found[2])
+    return middle + half >= float(wanted[1]) and middle - half <= float(wanted[2] or wanted[1])
 
 
 def tally(claims: Sequence[dict[str, Any]]) -> list[tuple[str, int, int, int]]:
@@ -184,9 +190,34 @@ def inline(path: Path, prefix: str) -> str:
     )
 
 
+def panels(path: Path, prefix: str) -> list[str]:
+    """The panels of a claim's figure, each as an SVG of its own: side by side, or one below the
+    other on a narrow screen."""
+    svg = re.sub(r"<(title|desc)>.*?</\1>", "", inline(path, prefix), flags=re.DOTALL)
+    head, *parts = re.split(r'(?=<g id="[^"]*-axes_\d+">)', svg)
+    last, tail = re.fullmatch(r"(.*</g>)(\s*</g>\s*<defs>.*)", parts[-1], flags=re.DOTALL).groups()  # type: ignore[union-attr]
+    found = re.search(r'data-panels="([^"]*)"', head)
+    places = [float(place) for place in found[1].split()] if found else []
+    height = re.search(r'viewBox="\S+ \S+ \S+ (\S+)"', head)
+    assert height and len(places) == len(parts) + 1
+    made = []
+    for k, part in enumerate([*parts[:-1], last]):
+        wide = places[k + 1] - places[k]
+        start = re.sub(r'viewBox="[^"]*"', f'viewBox="{places[k]:g} 0 {wide:g} {height[1]}"', head)
+        panel = re.sub(r"--width: [^p]*pt", f"--width: {wide:g}pt", start) + part + tail
+        made.append(
+            re.sub(
+                rf'(?<=["#]){re.escape(prefix)}-|(?<=\(#){re.escape(prefix)}-',
+                f"{prefix}-{k}-",
+                panel,
+            )
+        )
+    return made
+
+
 def caption(path: Path) -> str:
-    """The title of an SVG file, which is in the notation."""
-    found = re.search(r"<title>(.*?)</title>", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    """The description in an SVG file, its formulas in TeX."""
+    found = re.search(r"<desc>(.*?)</desc>", path.read_text(encoding="utf-8"), flags=re.DOTALL)
     return html.unescape(found[1]) if found else ""
 
 
@@ -202,11 +233,6 @@ def grey(level: int) -> str:
         if level < 0xF0
         else "var(--paper)"
     )
-
-
-def formula(tex: str) -> str:
-    """A displayed formula in MathML, which browsers draw without help."""
-    return require("latex2mathml.converter", "the report's formulas").convert(tex, display="block")
 
 
 def stacked_caption(text: str) -> str:

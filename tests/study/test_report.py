@@ -177,7 +177,7 @@ def test_every_claim_has_a_derivation_that_turns_into_mathml():
     assert tuple(ledger.derivations()) == ledger.PAPER_ORDER
     for lines in ledger.derivations().values():
         for line in lines:
-            shown = report.formula(line)
+            shown = notation.mathml(line, "block")
             assert shown.startswith("<math") and "\\" not in shown, line
 
 
@@ -322,11 +322,37 @@ def test_no_markup_is_left_in_what_the_report_says():
     assert [text for text in labels if LEFT.search(notation.shown(text))] == [] and labels
     left = {}
     for text in said:
-        shown = html.unescape(re.sub(r"<[^>]+>", "", report.typeset(text)))
+        page = report.typeset(text)
+        assert not re.search(r"\\|\$", page + notation.shown(text)), text  # no TeX, in either
+        shown = html.unescape(re.sub(r"<[^>]+>", "", page))
         words = [w for w in shown.split() if LEFT.search(w) and w.strip("`.,;:()") not in NAMES]
         if words:
             left[" ".join(words)] = text[:80]
     assert left == {}
+
+
+def test_statements_are_tex_and_one_source_makes_html_and_unicode():
+    tex = r"$L \le \frac{2}{\lambda_0} e^{-\alpha t}\,\hat L_\infty(0)$ for $J^\top H^{-1}$"
+    assert notation.shown(tex) == "L ≤ 2/λ₀e^(−αt) L̂∞(0) for JᵀH⁻¹"
+    assert notation.shown(r"$\dot V \le -\sqrt{2}\sup_t\|H\|$, H_inf") == "V̇ ≤ −√2supₜ ‖H‖, H∞"
+    assert report.typeset("$a < b^{x_0}$, `$b$`") == (
+        "a &lt; b<sup>x<sub>0</sub></sup>, <code>$b$</code>"
+    )
+    claims = ledger.verify(["eq-3.4"])
+    assert all("$" in form.statement for form in (claims[0].printed, claims[0].sharp) if form)
+
+
+def test_a_claims_figure_of_several_panels_comes_apart(out, tmp_path):
+    panel = drawing.panel("t", "L(t)", drawing.line([0, 1], [1, 0.5], "L"), log="y")
+    path = tmp_path / "two.svg"
+    about = drawing.drawing(r"Left: $\hat L$.", panel, panel)
+    path.write_text(claim_figures.svg(about), encoding="utf-8")
+    left, right = report.panels(path, "two")
+    assert "<title>Left: L\u0302.</title>" in path.read_text(encoding="utf-8")
+    assert report.caption(path) == r"Left: $\hat L$." and "<desc>" not in left
+    pages = Page(f"<div>{left}{right}</div>")
+    assert len(pages.ids) == len(set(pages.ids)) and pages.open == []
+    assert 'viewBox="0 0 ' in left and 'viewBox="0 0 ' not in right
 
 
 def test_the_pseudo_loss_is_a_letter_with_a_hat_and_no_power():
@@ -341,4 +367,8 @@ def test_a_number_that_misses_what_is_expected_says_so():
     assert met("slope (expected -0.5)", "-0.52 ± 0.03") is True
     assert met("run / prediction", "-1.56 / -2.28 / -0.77") is False
     assert met("min of lambda_min (theorems: >= 0.5)", "0.61 at m = 8, 0.49 at m = 16") is False
+    assert met("slope (expected -0.75 to -0.5)", "-0.84 ± 0.16") is True
+    assert met("slope (expected -0.75 to -0.5)", "-0.30 ± 0.16") is False
+    assert met("min (theorems: >= 0.5 once wide)", "0.29 at m = 8, 0.98 at m = 16") is True
+    assert met("order (theory: 2), the map", "2.02") and not met("order (theory: 2)", "1.02")
     assert met("slope (expected -0.5)", "-0.52") is None and met("slope", "1.0 ± 0.1") is None

@@ -26,9 +26,9 @@ def _vanishing(d: float, t: float) -> float:
     "eq-b.1",
     section="B",
     kind="definition",
-    note="""With alpha = 2d/3 this is the function of Su, Boyd, Candes (Theorem 8). It is not
-    monotone, and the proof does not need it to be: V' is bounded by a multiple of
-    t^{alpha-3}|Delta|^2.""",
+    note=r"""With $\alpha = 2d/3$ this is the function of Su, Boyd, Candes (Theorem 8). It is not
+    monotone, and the proof does not need it to be: $\dot V$ is bounded by a multiple of
+    $t^{\alpha -3}|\Delta|^2$.""",
 )
 def eq_b_1(setting: Setting) -> Forms:
     rng, error = setting.rng(10), 0.0
@@ -64,10 +64,8 @@ def eq_b_1(setting: Setting) -> Forms:
     }
     return (
         identity(
-            (
-                "V = t^a L^ + (2d-a)^2 t^{a-2}/8 |Delta + 2t/(2d-a) Delta'|^2, as "
-                "evaluated by the program"
-            ),
+            r"$V = t^a \hat L + (2d-a)^2 t^{a-2}/8 |\Delta + 2t/(2d-a) \dot\Delta|^2$, as "
+            "evaluated by the program",
             "random Delta, Delta', H in R^{4x4}; d = 3, 6, 9, a = 2d/3",
             error,
             1e-9,
@@ -98,7 +96,7 @@ def eq_b_2(setting: Setting) -> Forms:
     )
     return (
         identity(
-            "L^(t) = Delta.H(t) Delta / 2",
+            r"$\hat L(t) = \Delta\cdot H(t) \Delta/ 2$",
             f"{setting.on_points}, heavy ball at m = {setting.wide}",
             error,
             1e-12,
@@ -117,7 +115,7 @@ def eq_b_3(setting: Setting) -> Forms:
     )
     return (
         identity(
-            "L(t) = Delta.Delta / 2",
+            r"$L(t) = \Delta\cdot \Delta/ 2$",
             f"{setting.on_points}, heavy ball at m = {setting.wide}",
             error,
             1e-12,
@@ -130,8 +128,9 @@ def eq_b_3(setting: Setting) -> Forms:
     section="B",
     kind="identity",
     fault="notation",
-    note="""(n x p)(n x 1) does not multiply: (df/dw_r)^T is meant. Multiplied by t^d it is d/dt
-    (t^d w_r') = -t^d (df/dw_r)^T (f - y).""",
+    note=r"""$(n \times p)(n \times 1)$ does not multiply: $(\partial f/\partial w_r)^\top$ is
+    meant. Multiplied by $t^d$ it is $\frac{d}{dt}(t^d \dot w_r) = -t^d (\partial f/\partial
+    w_r)^\top (f - y)$.""",
 )
 def eq_b_4(setting: Setting) -> Forms:
     n, p, d = 2, 3, 9
@@ -139,14 +138,15 @@ def eq_b_4(setting: Setting) -> Forms:
     acceleration = -d / t * v - force
     return (
         typed(
-            "w_r'' + (d/t) w_r' + (df/dw_r)(f - y) = 0: the inner sizes of (n x p)(n x 1) agree",
+            r"$\ddot w_r + (d/t) \dot w_r + (\partial f/\partial w_r)(f - y) = 0$: the inner "
+            r"sizes of $(n \times p)(n \times 1)$ agree",
             "n = 2, p = 3",
             (p,),
             (n,),
         ),
         derived(
-            "w_r'' + (d/t) w_r' + (df/dw_r)^T (f - y) = 0, that is (t^d w_r')' = -t^d "
-            "(df/dw_r)^T (f - y)",
+            r"$\ddot w_r + (d/t) \dot w_r + (\partial f/\partial w_r)^\top (f - y) = 0$, that is "
+            r"$\frac{d}{dt}(t^d \dot w_r) = -t^d (\partial f/\partial w_r)^\top (f - y)$",
             "d = 9, polynomials in t, w_r' and the force",
             {
                 "integrating factor": (t**d * v).along({"t": t**0, "v": acceleration})
@@ -163,12 +163,14 @@ def eq_b_4(setting: Setting) -> Forms:
     fault="false",
     under="constant kernel",
     theorem="Proposition 13",
-    note="""As printed the hypothesis is lambda_min(H) <= lambda0/2, which H = 0 satisfies: L stays
-    L(0) while L^(0) = 0. With >=, the printed constant bounds L^; L needs a further 2/lambda0 (the
-    ratio L/L^(0) scales as 1/lambda, the printed bound as lambda^0). C(alpha, r) and C(alpha, d)
-    are one constant. With a moving kernel lambda_min alone cannot suffice: the friction d/t dies
-    away, and H in {1, 3/2}, soft on the way out, pumps a factor sqrt(3/2) per half cycle at any d.
-    Constant H: L <= (2/lambda0) C (sqrt(lambda0/2) t)^{-a} L^(0), C = sup s^a Lambda_d^2.""",
+    note=r"""As printed the hypothesis is $\lambda_{\min}(H) \le \lambda_0/2$, which $H = 0$
+    satisfies: $L$ stays $L(0)$ while $\hat L(0) = 0$. With $\ge$, the printed constant bounds
+    $\hat L$; $L$ needs a further $2/\lambda_0$ (the ratio $L/\hat L(0)$ scales as $1/\lambda$,
+    the printed bound as $\lambda^0$). $C(\alpha, r)$ and $C(\alpha, d)$ are one constant. With a
+    moving kernel $\lambda_{\min}$ alone cannot suffice: the friction $d/t$ dies away, and $H$ in
+    $\{1, 3/2\}$, soft on the way out, pumps a factor $\sqrt{3/2}$ per half cycle at any $d$.
+    Constant $H$: $L \le (2/\lambda_0) C (\sqrt{\lambda_0/2} t)^{-a} \hat L(0), C = \sup s^a
+    \Lambda_d^2$.""",
 )
 def lemma_8(setting: Setting) -> Forms:
     still = 0.5  # L(t) with H = 0, for ever; L^(0) = 0
@@ -212,10 +214,8 @@ def lemma_8(setting: Setting) -> Forms:
     lam0s = np.array([0.5, 0.05, 0.005])
     return (
         every(
-            (
-                "lambda_min(H(s)) <= lambda0/2 implies L(t) <= 4 C/(lambda0 t^a "
-                "(lambda0/2)^{(a-2)/2}) L^(0)"
-            ),
+            r"$\lambda_{\min}(H(s)) \le \lambda_0/2$ implies $L(t) \le 4 C/(\lambda_0 t^a "
+            r"(\lambda_0/2)^{(a-2)/2}) \hat L(0)$",
             (
                 "n = 1: H = 0; H = lambda0/2 with lambda0 = 0.5, 0.05, 0.005 (d = 9, a = "
                 "6); H in {1, 1.5} switching (d = 3, 9)"
@@ -231,18 +231,14 @@ def lemma_8(setting: Setting) -> Forms:
             switched_exponent_and_prediction=rates,
         ),
         bound(
-            (
-                "constant H >= lambda0/2: L(t) <= (2/lambda0) C (sqrt(lambda0/2) t)^{-a} "
-                "L^(0), C = sup s^a Lambda_d(s)^2, a <= d"
-            ),
+            r"constant $H \ge \lambda_0/2$: $L(t) \le (2/\lambda_0) C (\sqrt{\lambda_0/2} "
+            r"t)^{-a} \hat L(0), C = \sup s^a \Lambda_d(s)^2$, $a \le d$",
             "four modes from lambda0/2 = 1/4; (d, a) = (3,2), (6,4), (9,6), (3,3)",
             worst,
         ),
         every(
-            (
-                "a = d is best, with C = K_d; and the switched loss grows at log h/(pi/2 "
-                "(1 + h^{-1/2})), h = 3/2"
-            ),
+            r"$a = d$ is best, with $C = K_d$; and the switched loss grows at $\log h/(\pi/2 "
+            "(1 + h^{-1/2})), h = 3/2$",
             "one mode; H in {1, 1.5} from t = 200",
             {
                 **{f"K_d at d = {d_}": abs(v - 1) < 0.01 for d_, v in attained.items()},
@@ -254,9 +250,9 @@ def lemma_8(setting: Setting) -> Forms:
             asymptotic_exponent=predicted,
         ),
         drawing(
-            "Left: H in {1, 3/2} switching from t = 200, d = 9: the amplitude grows in "
-            "spite of the friction. Right: the "
-            "constant that the printed bound needs grows like 1/lambda0.",
+            r"Left: $H$ in $\{1, 3/2\}$ switching from $t = 200, d = 9$: the amplitude grows in "
+            "spite of the friction. Right: the constant that the printed bound needs grows like "
+            r"$1/\lambda_0$.",
             panel("t", "|Delta| at its turning points", line(times, sizes, "d = 9"), log="y"),
             against(
                 "lambda0",
@@ -274,9 +270,9 @@ def lemma_8(setting: Setting) -> Forms:
     fault="constant",
     under="constant kernel",
     theorem="Theorem 12",
-    note="""Lemma 9 asks d > 6, Theorem 3 d >= 6. B(alpha, d) free of lambda0 is impossible: sup_t
-    t^{2d/3} L/L(0) is proportional to lambda^{-d/3}. Corrected: (sqrt(lambda_min) t)^{-2d/3}, or
-    the sharp exponent d.""",
+    note=r"""Lemma 9 asks $d > 6$, Theorem 3 $d \ge 6$. $B(\alpha, d)$ free of $\lambda_0$ is
+    impossible: $\sup_t t^{2d/3} L/L(0)$ is proportional to $\lambda^{-d/3}$. Corrected:
+    $(\sqrt{\lambda_{\min}} t)^{-2d/3}$, or the sharp exponent $d$.""",
 )
 def lemma_9(setting: Setting) -> Forms:
     d = 9.0
@@ -288,7 +284,7 @@ def lemma_9(setting: Setting) -> Forms:
     met = solved_reach(d, 2 * d / 3, 1.0) / B
     return (
         every(
-            "L(t) <= B(alpha, d) t^{-2d/3} L(0) with one B for all kernels",
+            r"$L(t) \le B(\alpha, d) t^{-2d/3} L(0)$ with one $B$ for all kernels",
             "n = 1, d = 9, H = 1/2, 1/20, 1/200, solved step by step: the B each needs",
             {"bounded as lambda -> 0": growth(needed) < 1e-3},
             needed_by_lambda=needed,
@@ -296,8 +292,8 @@ def lemma_9(setting: Setting) -> Forms:
             predicted=d / 3,
         ),
         every(
-            "L(t) <= B_d (sqrt(lambda_min) t)^{-2d/3} L(0), constant H, B_d = sup s^{2d/3} "
-            "Lambda_d(s)^2 by Bessel's function, attained",
+            r"$L(t) \le B_d (\sqrt{\lambda_{\min}} t)^{-2d/3} L(0)$, constant $H, B_d = \sup "
+            r"s^{2d/3} \Lambda_d(s)^2$ by Bessel's function, attained",
             f"H_inf of {setting.on_points}, d = 9; one mode, both solved step by step",
             {"bound": ratio <= 1 + 1e-6, "attained": abs(met - 1) < 1e-4},
             1e-4,
@@ -305,7 +301,7 @@ def lemma_9(setting: Setting) -> Forms:
             supremum_of_one_mode_over_B=met,
         ),
         drawing(
-            "The constant B that each kernel needs: no single one serves.",
+            "The constant $B$ that each kernel needs: no single one serves.",
             against(
                 "lambda", "B needed", {"d = 9": ([0.5, 0.05, 0.005], list(needed.values()), -d / 3)}
             ),

@@ -64,8 +64,9 @@ def _numpy_gradient(
     "eq-2.1",
     section="2",
     kind="definition",
-    note="""Gradient descent with dL/dw_r = m^{-1/2} a_r sum_i Delta_i x_i 1{w_r.x_i >= 0}. The
-    program's optimizer is compared with this recursion, written out.""",
+    note=r"""Gradient descent with $\partial L/\partial w_r = m^{-1/2} a_r \sum_i \Delta_i x_i
+    \mathbb 1\{w_r\cdot x_i \ge 0\}$. The program's optimizer is compared with this recursion,
+    written out.""",
 )
 def eq_2_1(setting: Setting) -> Forms:
     net, eta = setting.network(64, 0), 0.1
@@ -82,7 +83,7 @@ def eq_2_1(setting: Setting) -> Forms:
         error = max(error, float(np.abs(hidden - mine).max()))
     return (
         identity(
-            "w_r(k+1) = w_r(k) - eta dL/dw_r",
+            r"$w_r(k+1) = w_r(k) - \eta\partial L/\partial w_r$",
             f"{setting.on_points}, m = 64, eta = 0.1, ten steps",
             error,
             1e-12,
@@ -95,10 +96,11 @@ def eq_2_1(setting: Setting) -> Forms:
     section="2",
     kind="definition",
     under="network",
-    note="""Gradient descent is Euler's method on (2.2) with t = k eta: global error of order 1.
-    Where a neuron meets a kink with a_r Delta_i > 0 pushing it back from both sides, (2.2) has no
-    classical solution; the limit of gradient descent is Filippov's solution, which slides: velocity
-    = theta (right side, active) + (1 - theta)(right side, inactive), 0 < theta < 1.""",
+    note=r"""Gradient descent is Euler's method on (2.2) with $t = k \eta$: global error of order
+    1. Where a neuron meets a kink with $a_r \Delta_i > 0$ pushing it back from both sides, (2.2)
+    has no classical solution; the limit of gradient descent is Filippov's solution, which
+    slides: velocity $= \theta$ (right side, active) $+ (1 - \theta)$ (right side, inactive), $0
+    < \theta < 1$.""",
 )
 def eq_2_2(setting: Setting) -> Forms:
     net = setting.network(128, 0)
@@ -120,7 +122,7 @@ def eq_2_2(setting: Setting) -> Forms:
     outer = {"active side": float(-(_GRAM @ _DELTA)[0]), "inactive side": float(-_C * _DELTA[1])}
     return (
         within(
-            "gradient descent tends to (2.2) with t = k eta, at order 1",
+            r"gradient descent tends to (2.2) with $t = k \eta$, at order 1",
             f"{setting.on_points}, m = 128, t = 4",
             order,
             0.8,
@@ -130,10 +132,8 @@ def eq_2_2(setting: Setting) -> Forms:
             gaps=gaps,
         ),
         every(
-            (
-                "in the sense of Filippov: where a neuron slides, the limit is Delta_2 = "
-                "-exp(-(1 - c^2) t)"
-            ),
+            r"in the sense of Filippov: where a neuron slides, the limit is $\Delta_2 = "
+            r"-\exp(-(1 - c^2) t)$",
             SLIDE,
             {
                 "error at eta = 0.0025 below 0.01": slide_errors[1] < 0.01,
@@ -147,9 +147,8 @@ def eq_2_2(setting: Setting) -> Forms:
             velocity_of_w_x1=outer,
         ),
         drawing(
-            "Gradient descent halved in eta: the difference of Delta(4) falls like "
-            "eta; and the sliding neuron against "
-            "Filippov's solution.",
+            r"Gradient descent halved in $\eta$: the difference of $\Delta(4)$ falls like $\eta$; "
+            "and the sliding neuron against Filippov's solution.",
             against(
                 "eta",
                 "|Delta(4) at eta - at eta/2|",
@@ -167,10 +166,11 @@ def eq_2_2(setting: Setting) -> Forms:
     section="2",
     kind="identity",
     fault="notation",
-    note="""With f in R^n the derivative df/dw_r is n x p, and -(f - y) df/dw_r multiplies an
-    n-vector (n x 1) into it: the inner sizes are 1 and n (Delta = f - y is a column in (2.4) and
-    (2.5)). A transpose is missing: dw_r/dt = -(df/dw_r)^T (f - y) = -sum_i (f_i - y_i)
-    df_i/dw_r.""",
+    note=r"""With $f$ in $\mathbb R^n$ the derivative $\partial f/\partial w_r$ is $n \times p$,
+    and $-(f - y) \partial f/\partial w_r$ multiplies an n-vector $(n \times 1)$ into it: the
+    inner sizes are 1 and $n$ ($\Delta = f - y$ is a column in (2.4) and (2.5)). A transpose is
+    missing: $dw_r/dt = -(\partial f/\partial w_r)^\top (f - y) = -\sum_i (f_i - y_i) \partial
+    f_i/\partial w_r$.""",
 )
 def eq_2_3(setting: Setting) -> Forms:
     net, points = setting.network(64, 0), setting.points
@@ -183,12 +183,18 @@ def eq_2_3(setting: Setting) -> Forms:
     instance = f"{setting.on_points}, m = 64"
     return (
         typed(
-            "dw_r/dt = -(f - y) df/dw_r: the inner sizes of (n x 1)(n x p) agree",
+            r"$dw_r/dt = -(f - y) \partial f/\partial w_r$: the inner sizes of $(n \times 1)(n "
+            r"\times p)$ agree",
             instance,
             (1,),
             (points.n,),
         ),
-        identity("dL/dw_r = (df/dw_r)^T (f - y)", instance, error, 1e-12),
+        identity(
+            r"$\partial L/\partial w_r = (\partial f/\partial w_r)^\top (f - y)$",
+            instance,
+            error,
+            1e-12,
+        ),
     )
 
 
@@ -206,11 +212,12 @@ def _rate_along_gradient(net: TwoLayerNet, points: Dataset) -> Array:
     kind="identity",
     fault="hypothesis",
     under="network, off the sliding set",
-    note="""Printed without a quantifier. The chain rule needs w(t) off the kinks, and sliding on
-    one lasts a positive time, so "for almost every t" alone is no repair: for a.e. t off the
-    sliding set. On a sliding neuron f_1 stays 0, so df_1/dt = 0, whereas -sum_r
-    (df/dw_r)(df/dw_r)^T (f - y) with 1{w.x_1 >= 0} = 1 gives -(Delta_1 + c Delta_2) = -0.4. Off the
-    sliding set, and on it with df_1/dw = theta x_1, the equation holds.""",
+    note=r"""Printed without a quantifier. The chain rule needs $w(t)$ off the kinks, and sliding
+    on one lasts a positive time, so "for almost every $t$" alone is no repair: for almost every
+    $t$ off the sliding set. On a sliding neuron $f_1$ stays 0, so $df_1/dt = 0$, whereas
+    $-\sum_r (\partial f/\partial w_r)(\partial f/\partial w_r)^\top (f - y)$ with $\mathbb
+    1\{w\cdot x_1 \ge 0\} = 1$ gives $-(\Delta_1 + c \Delta_2) = -0.4$. Off the sliding set, and
+    on it with $\partial f_1/\partial w = \theta x_1$, the equation holds.""",
 )
 def eq_2_4(setting: Setting) -> Forms:
     net, points = setting.network(256, 0), setting.points
@@ -222,12 +229,16 @@ def eq_2_4(setting: Setting) -> Forms:
     ts = np.linspace(0, 2, 41)
     slid = np.array([_slide_by_descent(0.005, t) for t in ts])
     return (
-        identity("df/dt = -sum_r (df/dw_r)(df/dw_r)^T (f - y) at every time", SLIDE, slide, 1e-10),
         identity(
-            (
-                "the same for almost every t off the sliding set, and on it with "
-                "Filippov's fraction theta = 0.6 for 1{w.x_1 >= 0}"
-            ),
+            r"$df/dt = -\sum_r (\partial f/\partial w_r)(\partial f/\partial w_r)^\top (f - y)$ at "
+            "every time",
+            SLIDE,
+            slide,
+            1e-10,
+        ),
+        identity(
+            "the same for almost every $t$ off the sliding set, and on it with Filippov's "
+            r"fraction $\theta = 0.6$ for $\mathbb 1\{w\cdot x_1 \ge 0\}$",
             f"{setting.on_points}, m = 256; and {SLIDE}",
             max(error, repaired),
             1e-12,
@@ -235,9 +246,8 @@ def eq_2_4(setting: Setting) -> Forms:
             sliding=repaired,
         ),
         drawing(
-            "The sliding neuron under gradient descent, eta = 0.005: Delta_1 stays 1, "
-            "where (2.4) with the indicator 1 gives "
-            "the rate -0.4.",
+            r"The sliding neuron under gradient descent, $\eta = 0.005$: $\Delta_1$ stays 1, "
+            "where (2.4) with the indicator 1 gives the rate -0.4.",
             panel(
                 "t",
                 "Delta",
@@ -275,12 +285,13 @@ def _sliding_pairs(
     kind="identity",
     fault="hypothesis",
     under="network, off the sliding set",
-    note="""Printed without a quantifier; true for almost every t off the sliding set. While a
-    neuron slides, for a positive time, neither convention for 1{w.x = 0} gives the true rate: the
-    fraction theta must stand in J, H = J J^T. On networks some neurons do slide, so Delta(t) -
-    Delta(0) + int H Delta, with the indicator in H, does not vanish with the step of gradient
-    descent; with the indicator averaged over a short window, which tends to theta, it does. About
-    m^{1/2} pairs meet their kink, and a fixed share of them is pushed back from both sides.""",
+    note=r"""Printed without a quantifier; true for almost every $t$ off the sliding set. While a
+    neuron slides, for a positive time, neither convention for $\mathbb 1\{w\cdot x = 0\}$ gives
+    the true rate: the fraction $\theta$ must stand in $J, H = J J^\top$. On networks some
+    neurons do slide, so $\Delta(t) - \Delta(0) + \int H \Delta$, with the indicator in $H$, does
+    not vanish with the step of gradient descent; with the indicator averaged over a short
+    window, which tends to $\theta$, it does. About $m^{1/2}$ pairs meet their kink, and a fixed
+    share of them is pushed back from both sides.""",
 )
 def eq_2_5(setting: Setting) -> Forms:
     conventions = {
@@ -326,7 +337,8 @@ def eq_2_5(setting: Setting) -> Forms:
     steepness, half = slope(widths, np.maximum(slid, 0.5))
     return (
         every(
-            "Delta' = -H(t) Delta at every time, with 1{w.x >= 0} in H",
+            r"$\dot\Delta = -H(t) \Delta$ at every time, with $\mathbb 1\{w\cdot x \ge 0\}$ in "
+            "$H$",
             where,
             {
                 "on the sliding neuron": min(conventions.values()) < 1e-10,
@@ -349,7 +361,7 @@ def eq_2_5(setting: Setting) -> Forms:
             network_error_by_eta=repaired,
         ),
         every(
-            "pairs that slide number about m^{1/2}",
+            "pairs that slide number about $m^{1/2}$",
             f"{setting.on_points}, gradient descent to t = 4, eta = 0.01, widths "
             f"{widths[0]}..{widths[-1]}, "
             f"{setting.sizes.seeds} seeds each; a pair slides if its indicator changes "
@@ -362,9 +374,9 @@ def eq_2_5(setting: Setting) -> Forms:
             pairs_by_width={str(m): slid[widths == m] for m in setting.sizes.widths},
         ),
         drawing(
-            "What the integrated (2.5) misses along gradient descent on a network: "
-            "with the indicator it stays, with its "
-            "average it vanishes with eta. Right: pairs that slide, against the width.",
+            "What the integrated (2.5) misses along gradient descent on a network: with the "
+            r"indicator it stays, with its average it vanishes with $\eta$. Right: pairs that "
+            "slide, against the width.",
             panel(
                 "eta",
                 "what is missing / |Delta(0)|",

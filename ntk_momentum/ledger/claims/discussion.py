@@ -39,10 +39,11 @@ def momentum_path(
     section="2",
     kind="identity",
     under="network",
-    note="""No later section extends the analysis; it does extend. Both layers: H_inf has entries
-    [sin theta + 2 (pi - theta) cos theta]/(2 pi) for unit inputs, trace n, hence lambda0 <= 1. The
-    momentum dynamics gains 2 m^{-1/2} sum_r a_r' (w_r'.x_i) 1{w_r.x_i > 0}; a sum of m terms of
-    size m^{-3/2} whose signs a_r cancel to leading order: O(1/m).""",
+    note=r"""No later section extends the analysis; it does extend. Both layers: $H^\infty$ has
+    entries $[\sin\theta + 2 (\pi - \theta) \cos\theta]/(2 \pi)$ for unit inputs, trace $n$,
+    hence $\lambda_0 \le 1$. The momentum dynamics gains $2 m^{-1/2} \sum_r a_r' (\dot w_r\cdot
+    x_i) \mathbb 1\{w_r\cdot x_i > 0\}$; a sum of $m$ terms of size $m^{-3/2}$ whose signs $a_r$
+    cancel to leading order: $O(1/m)$.""",
 )
 def footnote_1(setting: Setting) -> Forms:
     X, y = np.asarray(setting.points.X).reshape(setting.points.n, -1), np.asarray(setting.points.y)
@@ -88,10 +89,8 @@ def footnote_1(setting: Setting) -> Forms:
             1e-3,
         ),
         every(
-            (
-                "both layers: H_inf = [sin theta + 2 (pi - theta) cos theta]/(2 pi), trace "
-                "n, so lambda0 <= 1"
-            ),
+            r"both layers: $H^\infty = [\sin\theta + 2 (\pi - \theta) \cos\theta]/(2 \pi)$, "
+            r"trace $n$, so $\lambda_0 \le 1$",
             f"{setting.on_points}; empirical kernel at m = 20000",
             {
                 "closed form": np.abs(formula - limit).max() < 1e-7,
@@ -103,7 +102,7 @@ def footnote_1(setting: Setting) -> Forms:
             empirical_error=np.abs(wide - limit).max(),
         ),
         every(
-            "the extra term falls like 1/m",
+            "the extra term falls like $1/m$",
             f"{setting.on_points}, heavy ball on both layers, to t = 6/b: slope in m",
             {"slope near -1": agrees((steepness, half), -1.0)},
             0.15,
@@ -124,11 +123,12 @@ def footnote_1(setting: Setting) -> Forms:
     kind="rate",
     fault="false",
     under="network",
-    note="""Maxout units are maxima of linear functions, hence convex; the clipped identity max(-1,
-    min(1, z)) is piecewise linear and not convex: at 1 it is 1, above the mean 1/2 of its values at
-    0 and 2. Nor is piecewise linearity needed: for smooth sigma the term left out is m^{-1/2} sum_r
-    a_r sigma''(w_r.x)(w_r'.x)^2, a sum of m terms of size m^{-3/2} whose signs a_r cancel to
-    leading order: O(1/m), smaller than the impulses O(m^{-1/2}) of ReLU.""",
+    note=r"""Maxout units are maxima of linear functions, hence convex; the clipped identity
+    $\max(-1, \min(1, z))$ is piecewise linear and not convex: at 1 it is 1, above the mean $1/2$
+    of its values at 0 and 2. Nor is piecewise linearity needed: for smooth $\sigma$ the term
+    left out is $m^{-1/2} \sum_r a_r \sigma''(w_r\cdot x)(\dot w_r\cdot x)^2$, a sum of $m$ terms
+    of size $m^{-3/2}$ whose signs $a_r$ cancel to leading order: $O(1/m)$, smaller than the
+    impulses $O(m^{-1/2})$ of ReLU.""",
 )
 def remark_piecewise_linear(setting: Setting) -> Forms:
     clip = lambda z: np.clip(z, -1, 1)
@@ -168,7 +168,7 @@ def remark_piecewise_linear(setting: Setting) -> Forms:
             convexity_gap=gap,
         ),
         every(
-            "piecewise linearity is not needed: for tanh the term left out falls like 1/m",
+            "piecewise linearity is not needed: for tanh the term left out falls like $1/m$",
             f"{setting.on_points}, tanh, antisymmetric start, heavy ball to t = 6/b: slope in m",
             {"slope near -1": agrees((steepness, half), -1.0)},
             0.15,
@@ -198,11 +198,12 @@ def remark_piecewise_linear(setting: Setting) -> Forms:
     kind="rate",
     fault="false",
     under="constant kernel",
-    note="""For a loss l(f) the frozen-kernel dynamics is that of the function g(u) = l(H^{1/2} u).
-    If l is mu-strongly convex, g is mu lambda_min-strongly convex: gradient flow has exponent 2 mu
-    lambda_min, and V of (A.6) certifies sqrt(mu lambda_min) for the heavy ball at b = 2 sqrt(mu
-    lambda_min). The logistic loss is not strongly convex: L' = -lambda sigma(-f)^2 gives L ~
-    1/(lambda t), not linear.""",
+    note=r"""For a loss $l(f)$ the frozen-kernel dynamics is that of the function $g(u) =
+    l(H^{1/2} u)$. If $l$ is $\mu$-strongly convex, $g$ is $\mu\lambda_{\min}$-strongly convex:
+    gradient flow has exponent $2 \mu\lambda_{\min}$, and $V$ of (A.6) certifies
+    $\sqrt{\mu\lambda_{\min}}$ for the heavy ball at $b = 2 \sqrt{\mu\lambda_{\min}}$. The
+    logistic loss is not strongly convex: $\dot L = -\lambda\sigma(-f)^2$ gives $L \sim
+    1/(\lambda t)$, not linear.""",
 )
 def remark_other_losses(setting: Setting) -> Forms:
     H = 0.5
@@ -261,23 +262,23 @@ def remark_other_losses(setting: Setting) -> Forms:
             losses=losses,
         ),
         every(
-            (
-                "to mu-strongly convex losses: exponent 2 mu lambda_min, and sqrt(mu "
-                "lambda_min) for heavy ball at b = 2 sqrt(mu lambda_min)"
-            ),
+            r"to $\mu$-strongly convex losses: exponent $2 \mu\lambda_{\min}$, and "
+            r"$\sqrt{\mu\lambda_{\min}}$ for heavy ball at $b = 2 \sqrt{\mu\lambda_{\min}}$",
             f"H_inf of {setting.on_points}, l(f) = sum (f-y)^2/2 + (f-y)^4/4",
             {"gradient flow": max(first) <= 1 + 1e-6, "heavy ball": max(second) <= 1 + 1e-6},
             1e-6,
             largest_ratios=[max(first), max(second)],
         ),
         within(
-            "logistic loss: L ~ 1/(lambda t)", "the same", float(losses[-1] * H * 4e4), 0.95, 1.05
+            r"logistic loss: $L \sim 1/(\lambda t)$",
+            "the same",
+            float(losses[-1] * H * 4e4),
+            0.95,
+            1.05,
         ),
         drawing(
-            (
-                "Left: the logistic loss falls like 1/(lambda t). Right: a strongly convex "
-                "loss over its two bounds."
-            ),
+            r"Left: the logistic loss falls like $1/(\lambda t)$. Right: a strongly convex "
+            "loss over its two bounds.",
             against("t", "L(t)", {"logistic": ([1e4, 2e4, 4e4], losses, -1.0)}),
             panel(
                 "t / end",

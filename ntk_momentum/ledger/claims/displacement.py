@@ -31,13 +31,15 @@ def _cauchy_schwarz() -> bool:
     fault="constant",
     under="network, impulses apart",
     theorem="Propositions 8 and 10",
-    note="""Line by line: sum |Delta_i| <= sqrt n |Delta| is right; |Delta| = sqrt L drops a factor
-    sqrt 2; int e^{3 alpha s/2 - 2 alpha t} ds <= (2/(3 alpha)) e^{-alpha t/2} and the constant 4/9
-    are right; the last integral, of e^{-alpha s/2}, is 2/alpha, where the print multiplies by
-    alpha/2. Better: w_r'' + b w_r' = -dL/dw_r from rest gives int |w_r'| <= int |dL/dw_r|/b, and
-    |dL/dw_r| <= sqrt(2 n L/m): (sqrt 2/alpha^3) sqrt(n L^_inf(0)/m). Sharp, constant kernel >=
-    lambda0 and b = sqrt(2 lambda0): w(t) - w(0) = J^T H^{-1}(Delta(t) - D0), the first turning
-    point of the slowest mode has phi = -e^{-pi}, so (1 + e^{-pi}) sqrt(n)|D0|/(sqrt(m) lambda0),
+    note=r"""Line by line: $\sum|\Delta_i| \le \sqrt{n} |\Delta|$ is right; $|\Delta| = \sqrt{L}$
+    drops a factor $\sqrt{2}$; $\int e^{3 \alpha s/2 - 2 \alpha t}\,ds \le (2/(3 \alpha))
+    e^{-\alpha t/2}$ and the constant $4/9$ are right; the last integral, of $e^{-\alpha s/2}$,
+    is $2/\alpha$, where the print multiplies by $\alpha/2$. Better: $\ddot w_r + b \dot w_r =
+    -\partial L/\partial w_r$ from rest gives $\int|\dot w_r| \le \int|\partial L/\partial
+    w_r|/b$, and $|\partial L/\partial w_r| \le \sqrt{2 n L/m}$: $(\sqrt{2}/\alpha^3) \sqrt{n
+    \hat L_\infty(0)/m}$. Sharp, constant kernel $\ge \lambda_0$ and $b = \sqrt{2 \lambda_0}$:
+    $w(t) - w(0) = J^\top H^{-1}(\Delta(t) - \Delta(0))$, the first turning point of the slowest
+    mode has $\phi = -e^{-\pi}$, so $(1 + e^{-\pi}) \sqrt{n}|\Delta(0)|/(\sqrt{m} \lambda_0)$,
     met by one sample.""",
 )
 def displacement_chain_a(setting: Setting) -> Forms:
@@ -73,14 +75,14 @@ def displacement_chain_a(setting: Setting) -> Forms:
     twice = float(far.max() / bounds.displacement_constant(1, 20, lam0, 1.0))
     return (
         derived(
-            "the middle lines: |w_r'| <= sqrt(4 n L^(0)/(9 m alpha^4)) e^{-alpha t/2}, |w_r(t) - "
-            "w_r(0)| <= sqrt(n L^(0)/(9 m alpha^2))",
+            r"the middle lines: $|\dot w_r| \le \sqrt{4 n \hat L(0)/(9 m \alpha^4)} e^{-\alpha "
+            r"t/2}, |w_r(t) - w_r(0)| \le \sqrt{n \hat L(0)/(9 m \alpha^2)}$",
             "squares of both sides, and derivatives of the antiderivatives",
             steps,
         ),
         derived(
-            "|w_r(t) - w_r(0)| <= (sqrt 2/alpha^3) sqrt(n L^_inf(0)/m) under the hypotheses of "
-            "Theorem 2's repair",
+            r"$|w_r(t) - w_r(0)| \le (\sqrt{2}/\alpha^3) \sqrt{n \hat L_\infty(0)/m}$ under the "
+            "hypotheses of Theorem 2's repair",
             "the same",
             {
                 "int e^{-alpha s/2} ds = 2/alpha": whole.along(decaying) == E,
@@ -89,8 +91,9 @@ def displacement_chain_a(setting: Setting) -> Forms:
             },
         ),
         every(
-            "constant kernel: (1 + e^{-pi}) sqrt(n)|D0|/(sqrt(m) lambda0) at b = sqrt(2 lambda0), "
-            "and 2 sqrt(n)|D0|/(sqrt(m) lambda0) as b -> 0, both attained",
+            r"constant kernel: $(1 + e^{-\pi}) \sqrt{n}|\Delta(0)|/(\sqrt{m} \lambda_0)$ at $b = "
+            r"\sqrt{2 \lambda_0}$, and $2 \sqrt{n}|\Delta(0)|/(\sqrt{m} \lambda_0)$ as $b \to 0$, "
+            "both attained",
             "one sample, m = 20, H = lambda0 = 1/2, solved in the weights; b = 1 and b = 0.00028",
             {
                 "within the first": ratio <= 1 + 1e-6,
@@ -102,7 +105,7 @@ def displacement_chain_a(setting: Setting) -> Forms:
             ratios=[ratio, twice],
         ),
         drawing(
-            "One sample, H = lambda0: how far every neuron moves, and the sharp bounds.",
+            r"One sample, $H = \lambda_0$: how far every neuron moves, and the sharp bounds.",
             panel(
                 "t",
                 "sqrt(m) lambda0 |w_r(t) - w_r(0)| / |D0|",
@@ -122,12 +125,13 @@ def displacement_chain_a(setting: Setting) -> Forms:
     fault="false",
     under="constant kernel",
     theorem="Proposition 10",
-    note="""Line by line: |Delta| = sqrt L drops a factor sqrt 2; int_0^t s^{d-a/2} ds = 2
-    t^{d+1-a/2}/(2d+2-a), not 2/(2d-a-2); the integral of t^{1-a/2} from eps has the term
-    eps^{2-a/2}, a > 4, which diverges as eps -> 0, so no R' follows; and R'(t) falls like t^{-a},
-    while the weights stay where they have gone. For a frozen kernel w(t) - w(0) = J^T
-    H^{-1}(Delta(t) - D0) bounds the displacement by 2 sqrt(n)|D0|/(sqrt(m) lambda_min) for every d
-    > 0, and the 2 is approached as d -> 0.""",
+    note=r"""Line by line: $|\Delta| = \sqrt{L}$ drops a factor $\sqrt{2}$; $\int_0^t
+    s^{d-a/2}\,ds = 2 t^{d+1-a/2}/(2d+2-a)$, not $2/(2d-a-2)$; the integral of $t^{1-a/2}$ from
+    $\epsilon$ has the term $\epsilon^{2-a/2}$, $a > 4$, which diverges as $\epsilon\to 0$, so no
+    $R'$ follows; and $R'(t)$ falls like $t^{-a}$, while the weights stay where they have gone.
+    For a frozen kernel $w(t) - w(0) = J^\top H^{-1}(\Delta(t) - \Delta(0))$ bounds the
+    displacement by $2 \sqrt{n}|\Delta(0)|/(\sqrt{m} \lambda_{\min})$ for every $d > 0$, and the
+    2 is approached as $d \to 0$.""",
 )
 def displacement_chain_b(setting: Setting) -> Forms:
     d, a = Fraction(9), Fraction(5)
@@ -146,8 +150,8 @@ def displacement_chain_b(setting: Setting) -> Forms:
     twice = float(far.max() / bounds.displacement_constant(1, 20, lam0, 1.0))
     return (
         derived(
-            "the middle lines: |Delta| = sqrt L; the factor 2/(2d-a-2); a finite R' as eps -> 0; "
-            "R'(t) -> 0",
+            r"the middle lines: $|\Delta| = \sqrt{L}$; the factor $2/(2d-a-2)$; a finite $R'$ as "
+            r"$\epsilon\to 0$; $R'(t) \to 0$",
             "d = 9, a = 5: derivatives of the antiderivatives, powers of eps",
             {
                 "|Delta| = sqrt L": D**2 == HALF * D**2,
@@ -157,8 +161,9 @@ def displacement_chain_b(setting: Setting) -> Forms:
             },
         ),
         every(
-            "2/(2d+2-a); frozen kernel: w(t) - w(0) = J^T H^{-1}(Delta(t) - D0), so |w_r(t) - "
-            "w_r(0)| <= 2 sqrt(n)|D0|/(sqrt(m) lambda_min), and it does not return to 0",
+            r"$2/(2d+2-a)$; frozen kernel: $w(t) - w(0) = J^\top H^{-1}(\Delta(t) - \Delta(0))$, "
+            r"so $|w_r(t) - w_r(0)| \le 2 \sqrt{n}|\Delta(0)|/(\sqrt{m} \lambda_{\min})$, and it "
+            "does not return to 0",
             "the same; linear model, n = 3, m = 20, three flows",
             {
                 "factor, exactly": right.derivative("s") == inside,
@@ -172,13 +177,13 @@ def displacement_chain_b(setting: Setting) -> Forms:
             late_displacement_over_its_largest=stays,
         ),
         attained(
-            "the constant 2 cannot be improved over all d > 0",
+            "the constant 2 cannot be improved over all $d > 0$",
             "one sample, d = 0.01, solved in the weights",
             twice,
             0.02,
         ),
         drawing(
-            "One sample under Nesterov's flow with d = 0.01: the displacement nears its bound.",
+            "One sample under Nesterov's flow with $d = 0.01$: the displacement nears its bound.",
             panel(
                 "t",
                 "|w_r(t) - w_r(0)|",

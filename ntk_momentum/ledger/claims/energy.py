@@ -22,7 +22,8 @@ from .setting import Setting
     kind="identity",
     fault="notation",
     under="constant kernel",
-    note="dL/dDelta = Delta, whereas (A.4) has H Delta = dL^/dDelta: the hat is missing.",
+    note=r"""$\partial L/\partial\Delta = \Delta$, whereas (A.4) has $H \Delta = \partial\hat
+    L/\partial\Delta$: the hat is missing.""",
 )
 def eq_a_5(setting: Setting) -> Forms:
     ts = np.linspace(0, 20, 400)
@@ -37,12 +38,17 @@ def eq_a_5(setting: Setting) -> Forms:
     )
     return (
         identity(
-            "Delta'' + sqrt(2 lambda0) Delta' + dL/dDelta = 0",
+            r"$\ddot\Delta + \sqrt{2 \lambda_0} \dot\Delta + \partial L/\partial\Delta = 0$",
             "n = 1, H = lambda0 = 1/2, the closed form of (A.4)",
             printed,
             1e-6,
         ),
-        identity("Delta'' + sqrt(2 lambda0) Delta' + dL^/dDelta = 0", "the same", corrected, 1e-6),
+        identity(
+            r"$\ddot\Delta + \sqrt{2 \lambda_0} \dot\Delta + \partial\hat L/\partial\Delta = 0$",
+            "the same",
+            corrected,
+            1e-6,
+        ),
         drawing(
             "What is left of (A.5) on the closed form of (A.4).",
             panel(
@@ -62,10 +68,11 @@ def eq_a_5(setting: Setting) -> Forms:
     fault="false",
     under="network",
     theorem="Lemma 2",
-    note="""Between crossings H is constant and V' <= -alpha V if H >= alpha^2. Across a crossing H
-    jumps: V is multiplied by at most rho = max(1, lambda_max(H_-^{-1} H_+)), and the impulse J adds
-    at most |J|/sqrt 2 to sqrt V. So V is not decreasing along the training dynamics, but sqrt V_+
-    <= sqrt(rho) sqrt V_- + |J|/sqrt 2 is.""",
+    note=r"""Between crossings $H$ is constant and $\dot V \le -\alpha V$ if $H \ge \alpha^2$.
+    Across a crossing $H$ jumps: $V$ is multiplied by at most $\rho = \max(1,
+    \lambda_{\max}(H_-^{-1} H_+))$, and the impulse $J$ adds at most $|J|/\sqrt{2}$ to
+    $\sqrt{V}$. So $V$ is not decreasing along the training dynamics, but $\sqrt{V_+} \le
+    \sqrt{\rho} \sqrt{V_-} + |J|/\sqrt{2}$ is.""",
 )
 def eq_a_6(setting: Setting) -> Forms:
     runs = [run for group in setting.crossings.values() for run in group]
@@ -87,7 +94,7 @@ def eq_a_6(setting: Setting) -> Forms:
     rise = run.energy_after / run.energy_before - 1
     return (
         every(
-            "V always decreases along the training dynamics",
+            "$V$ always decreases along the training dynamics",
             setting.on_crossings,
             {"V rises at no crossing": rises == 0},
             rises=rises,
@@ -95,10 +102,8 @@ def eq_a_6(setting: Setting) -> Forms:
             crossings=sum(run.moment.size for run in runs),
         ),
         every(
-            (
-                "V' <= -alpha V between crossings where H >= alpha^2; sqrt V_+ <= sqrt(rho "
-                "V_-) + |J|/sqrt 2 across"
-            ),
+            r"$\dot V \le -\alpha V$ between crossings where $H \ge \alpha^2$; $\sqrt{V_+} "
+            r"\le \sqrt{\rho V_-} + |J|/\sqrt{2}$ across",
             setting.on_crossings,
             {"between": decays <= 1 + 1e-7, "across": jumps <= 1 + 1e-9},
             1e-7,
@@ -106,9 +111,8 @@ def eq_a_6(setting: Setting) -> Forms:
             largest_ratio_across=jumps,
         ),
         drawing(
-            "Left: V along a narrow network against exp(-alpha t) V(0). Right: the "
-            "relative change of V at each crossing; the "
-            "proof says there is none, and no rise.",
+            r"Left: $V$ along a narrow network against $\exp(-\alpha t) V(0)$. Right: the "
+            "relative change of $V$ at each crossing; the proof says there is none, and no rise.",
             panel(
                 "t",
                 "V",
@@ -136,10 +140,11 @@ def eq_a_6(setting: Setting) -> Forms:
     kind="identity",
     under="constant kernel",
     theorem="Lemma 2",
-    note="""The chain rule, with the term of H' kept, is right where H is differentiable. For
-    constant H, completing squares: V' + alpha V = -(alpha/2) Delta.(H - alpha^2) Delta - (alpha/2)
-    |Delta'|^2. Better: V# = Delta.(H - mu) Delta/2 + |sqrt(mu) Delta + Delta'|^2/2 has V#' = -2
-    sqrt(mu) V# exactly at b = 2 sqrt(mu).""",
+    note=r"""The chain rule, with the term of $\dot H$ kept, is right where $H$ is
+    differentiable. For constant $H$, completing squares: $\dot V + \alpha V = -(\alpha/2)
+    \Delta\cdot(H - \alpha^2) \Delta - (\alpha/2) |\dot\Delta|^2$. Better: $V^\sharp =
+    \Delta\cdot(H - \mu) \Delta/2 + |\sqrt{\mu} \Delta + \dot\Delta|^2/2$ has $\dot V^\sharp =
+    -2\sqrt\mu\,V^\sharp$ exactly at $b = 2 \sqrt{\mu}$.""",
 )
 def eq_a_7(setting: Setting) -> Forms:
     # Every monomial of the identities joins at most two samples, so n = 2 decides all n.
@@ -182,18 +187,19 @@ def eq_a_7(setting: Setting) -> Forms:
     )
     return (
         derived(
-            "V' = Delta'.H Delta + Delta.H' Delta/2 + <alpha Delta' + Delta'', alpha "
-            "Delta + Delta'>",
+            r"$\dot V = \dot\Delta\cdot H \Delta + \Delta\cdot \dot H \Delta/2 + "
+            r"\langle\alpha\dot\Delta + \ddot\Delta, \alpha\Delta + \dot\Delta\rangle$",
             instance,
             {"chain rule": energy.along({**field, **moving}) == chain},
         ),
         derived(
-            "constant H: V' + alpha V = -(alpha/2) Delta.(H - alpha^2) Delta - (alpha/2)|Delta'|^2",
+            r"constant $H$: $\dot V + \alpha V = -(\alpha/2) \Delta\cdot(H - \alpha^2) \Delta - "
+            r"(\alpha/2)|\dot\Delta|^2$",
             instance,
             {"squares": energy.along(field) == squares, "the program's": program < 1e-9},
         ),
         derived(
-            "constant H, b = 2 sqrt(mu): V#' = -2 sqrt(mu) V#",
+            r"constant $H, b = 2 \sqrt{\mu}$: $\dot V^\sharp = -2\sqrt\mu\,V^\sharp$",
             instance,
             {
                 "exactly": sharp.along(field) == -2 * s * sharp,
@@ -202,10 +208,8 @@ def eq_a_7(setting: Setting) -> Forms:
             },
         ),
         drawing(
-            (
-                "Constant H, b = 2 sqrt(mu), three modes: V falls at least like "
-                "exp(-sqrt(mu) t), V# exactly like exp(-2 sqrt(mu) t)."
-            ),
+            r"Constant $H, b = 2 \sqrt{\mu}$, three modes: $V$ falls at least like "
+            r"$\exp(-\sqrt{\mu} t)$, $V^\sharp$ exactly like $\exp(-2 \sqrt{\mu} t)$.",
             panel(
                 "sqrt(mu) t",
                 "energy",
@@ -226,10 +230,11 @@ def eq_a_7(setting: Setting) -> Forms:
     fault="false",
     under="network",
     theorem="Proposition 11",
-    note="""The total energy of w'' + b w' + grad L = 0 is E = L + |w'|^2/2, with E' = -b |w'|^2. V
-    is another function: it has another unit, and their quotient varies along a run. L, w and w' are
-    continuous where a neuron crosses its kink, so E falls through crossings too, where V may rise
-    (A.6); but E alone gives no rate, since |w'| vanishes at every turning point.""",
+    note=r"""The total energy of $\ddot w + b\dot w + \nabla L = 0$ is $E = L + |\dot w|^2/2$,
+    with $\dot E = -b|\dot w|^2$. $V$ is another function: it has another unit, and their
+    quotient varies along a run. $L, w$ and $\dot w$ are continuous where a neuron crosses its
+    kink, so $E$ falls through crossings too, where $V$ may rise (A.6); but $E$ alone gives no
+    rate, since $|\dot w|$ vanishes at every turning point.""",
 )
 def remark_total_energy(setting: Setting) -> Forms:
     runs = [run for group in setting.crossings.values() for run in group]
@@ -246,7 +251,7 @@ def remark_total_energy(setting: Setting) -> Forms:
     run = setting.crossings[setting.wide][0]
     return (
         within(
-            "V represents the total energy L + |w'|^2/2: their quotient is constant",
+            r"$V$ represents the total energy $L + |\dot w|^2/2$: their quotient is constant",
             setting.on_crossings,
             spread,
             1.0,
@@ -254,7 +259,7 @@ def remark_total_energy(setting: Setting) -> Forms:
             quotient_varies_at_least_by=spread,
         ),
         every(
-            "E = L + |w'|^2/2 has E' = -b |w'|^2, through crossings too",
+            r"$E = L + |\dot w|^2/2$ has $\dot E = -b|\dot w|^2$, through crossings too",
             setting.on_crossings,
             {"E never rises": rise < 1e-12, "E(0) - E(t) = b int |w'|^2": balance < 1e-3},
             1e-3,
@@ -262,7 +267,7 @@ def remark_total_energy(setting: Setting) -> Forms:
             balance=balance,
         ),
         drawing(
-            "V of (A.6) and the total energy along a network, each over its start.",
+            "$V$ of (A.6) and the total energy along a network, each over its start.",
             panel(
                 "t",
                 "energy / start",
@@ -281,9 +286,10 @@ def remark_total_energy(setting: Setting) -> Forms:
     fault="constant",
     under="constant kernel",
     theorem="Theorem 1",
-    note="""V(0) = L^(0) + (alpha^2/2)|Delta(0)|^2 (not alpha^2/4), and lambda_min(H(0)) >= alpha^2
-    (not alpha) gives V(0) <= 2 L^(0): a factor 2 is lost in (A.8). With H = alpha^2 the ratio
-    L^(t)/(e^{-alpha t} L^(0)) is (1 + s)^2 e^{-s}, s = alpha t, 4/e at s = 1.""",
+    note=r"""$V(0) = \hat L(0) + (\alpha^2/2)|\Delta(0)|^2$ (not $\alpha^2/4$), and
+    $\lambda_{\min}(H(0)) \ge \alpha^2$ (not $\alpha$) gives $V(0) \le 2 \hat L(0)$: a factor 2
+    is lost in (A.8). With $H = \alpha^2$ the ratio $\hat L(t)/(e^{-\alpha t} \hat L(0))$ is $(1
+    + s)^2 e^{-s}, s = \alpha t, 4/e$ at $s = 1$.""",
 )
 def eq_a_8(setting: Setting) -> Forms:
     alpha = 0.5
@@ -298,7 +304,8 @@ def eq_a_8(setting: Setting) -> Forms:
     s = alpha * ts[:160]
     return (
         every(
-            "V(0) = L^(0) + (alpha^2/4)|Delta(0)|^2 and L^(t) <= e^{-alpha t} L^(0)",
+            r"$V(0) = \hat L(0) + (\alpha^2/4)|\Delta(0)|^2$ and $\hat L(t) \le e^{-\alpha t} "
+            r"\hat L(0)$",
             "n = 1, H = alpha^2 = 1/4, b = 1, Delta(0) = 1",
             {"V(0)": abs(energy - stated) < 1e-12, "bound": printed[:, 0].max() <= 1 + 1e-9},
             V0=energy,
@@ -307,12 +314,13 @@ def eq_a_8(setting: Setting) -> Forms:
             at=ts[printed[:, 0].argmax()],
         ),
         bound(
-            "V(0) = L^(0) + alpha^2 L(0) <= 2 L^(0) and L^(t) <= 2 e^{-alpha t} L^(0)",
+            r"$V(0) = \hat L(0) + \alpha^2 L(0) \le 2 \hat L(0)$ and $\hat L(t) \le 2 e^{-\alpha "
+            r"t} \hat L(0)$",
             "modes lambda >= alpha^2, constant",
             float(corrected.max()),
         ),
         every(
-            "the best constant is 4/e",
+            "the best constant is $4/e$",
             "the same",
             {"largest ratio is 4/e": abs(printed.max() - 4 / np.e) < 1e-6},
             1e-6,
@@ -320,10 +328,8 @@ def eq_a_8(setting: Setting) -> Forms:
             expected=4 / np.e,
         ),
         drawing(
-            (
-                "H = alpha^2: the pseudo-loss over exp(-alpha t) L^(0) is (1 + s)^2 "
-                "exp(-s), 4/e at s = 1."
-            ),
+            r"$H = \alpha^2$: the pseudo-loss over $\exp(-\alpha t) \hat L(0)$ is $(1 + s)^2 "
+            r"\exp(-s), 4/e$ at $s = 1$.",
             panel(
                 "s = alpha t",
                 "L^(t) / (exp(-alpha t) L^(0))",

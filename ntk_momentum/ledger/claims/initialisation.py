@@ -98,14 +98,16 @@ def _clouds(setting: Setting) -> dict[str, tuple[float, np.ndarray]]:
     kind="probability",
     under="network",
     experiment="concentration",
-    note="""Each entry is a mean of m independent numbers in an interval of length |x_i.x_j| <= 1.
-    Hoeffding and a union over n^2 entries give ||H(0) - H_inf||_F <= n sqrt(log(2n^2/delta)/(2m)),
-    hence m >= (8 n^2/lambda0^2) log(2 n^2/delta) for lambda0/4, and lambda_min >= 3 lambda0/4 with
-    it. For lambda_min alone: H(0) is a mean of independent positive matrices D_r X X^T D_r of norm
-    <= ||X||^2, and matrix Chernoff at 1 - 1/4 gives n exp(-m lambda0/(32 ||X||^2)) <= delta. How
-    wide it must be in fact: sqrt(m) (H(0) - H_inf) tends to a Gaussian matrix G with the covariance
-    of one neuron, so the failure probability is delta at m = 16 q^2/lambda0^2, q the 1 - delta
-    quantile of ||G||, and for lambda_min that of -v.G v, v the lowest eigenvector of H_inf.""",
+    note=r"""Each entry is a mean of $m$ independent numbers in an interval of length $|x_i\cdot
+    x_j| \le 1$. Hoeffding and a union over $n^2$ entries give $\|H(0) - H^\infty\|_F \le n
+    \sqrt{\log(2n^2/\delta)/(2m)}$, hence $m \ge (8 n^2/\lambda_0^2) \log(2 n^2/\delta)$ for
+    $\lambda_0/4$, and $\lambda_{\min} \ge 3 \lambda_0/4$ with it. For $\lambda_{\min}$ alone:
+    $H(0)$ is a mean of independent positive matrices $D_r X X^\top D_r$ of norm $\le \|X\|^2$,
+    and matrix Chernoff at $1 - 1/4$ gives $n \exp(-m \lambda_0/(32 \|X\|^2)) \le \delta$. How
+    wide it must be in fact: $\sqrt{m} (H(0) - H^\infty)$ tends to a Gaussian matrix $G$ with the
+    covariance of one neuron, so the failure probability is $\delta$ at $m = 16 q^2/\lambda_0^2,
+    q$ the $1 - \delta$ quantile of $\|G\|$, and for $\lambda_{\min}$ that of $-v\cdot Gv$, $v$
+    the lowest eigenvector of $H^\infty$.""",
 )
 def lemma_4(setting: Setting) -> Forms:
     n, trials, rng = setting.points.n, 5 * setting.sizes.trials, setting.rng(11)
@@ -145,9 +147,9 @@ def lemma_4(setting: Setting) -> Forms:
     lam0s = [pair_eigenvalues(theta)[0] for theta in ANGLES]
     return (
         rarely(
-            "m = (8 n^2/lambda0^2) log(2 n^2/delta), which is Omega((n^2/lambda0^2) "
-            "log(n^2/delta)): ||H(0) - H_inf||_2 <= lambda0/4 and lambda_min(H(0)) >= 3 lambda0/4 "
-            "with probability 1 - delta",
+            r"$m = (8 n^2/\lambda_0^2) \log(2 n^2/\delta)$, which is $\Omega((n^2/\lambda_0^2) "
+            r"\log(n^2/\delta))$: $\|H(0) - H^\infty\|_2 \le \lambda_0/4$ and "
+            r"$\lambda_{\min}(H(0)) \ge 3 \lambda_0/4$ with probability $1 - \delta$",
             f"{FAMILY}; {setting.on_points}",
             failed,
             counts,
@@ -155,8 +157,9 @@ def lemma_4(setting: Setting) -> Forms:
         ),
         None,
         every(
-            "the failure probability is delta at m = 16 q^2/lambda0^2, q the 1 - delta quantile "
-            "of ||G||, and of -v.G v for lambda_min alone, G Gaussian with one neuron's covariance",
+            r"the failure probability is $\delta$ at $m = 16 q^2/\lambda_0^2, q$ the $1 - \delta$ "
+            r"quantile of $\|G\|$, and of $-v\cdot Gv$ for $\lambda_{\min}$ alone, $G$ Gaussian "
+            "with one neuron's covariance",
             f"{FAMILY}; {setting.on_points}; {trials} draws at half and at twice that width, 95% "
             "intervals above and below delta",
             sharp,
@@ -220,13 +223,14 @@ def _drift(setting: Setting, radius: float, width: int, trials: int) -> np.ndarr
     fault="hypothesis",
     under="network",
     experiment="lazy_training",
-    note="""A pair (r, i) can change sign only if |w_r(0).x_i| <= R, which has probability at most
-    2R/sqrt(2 pi). So E sum_ij |H_ij - H_ij(0)| <= 4 n^2 R/sqrt(2 pi), and Markov's inequality with
-    probability delta gives lambda0/4 at R = c delta lambda0/n^2, c = sqrt(2 pi)/16. The second
-    half, lambda_min(H(t)) > lambda0/2, needs the width of Lemma 4, which is not among the
-    hypotheses: one neuron is inactive on two inputs with probability near 1/2, and H is then 0. R
-    is conservative: its delta is Markov's, while the number of pairs within reach concentrates, so
-    at a large width the true radius does not fall with delta, nor like n^{-2}.""",
+    note=r"""A pair $(r, i)$ can change sign only if $|w_r(0)\cdot x_i| \le R$, which has
+    probability at most $2R/\sqrt{2 \pi}$. So $E \sum_{ij} |H_{ij} - H_{ij}(0)| \le 4 n^2
+    R/\sqrt{2 \pi}$, and Markov's inequality with probability $\delta$ gives $\lambda_0/4$ at $R
+    = c \delta\lambda_0/n^2, c = \sqrt{2 \pi}/16$. The second half, $\lambda_{\min}(H(t)) >
+    \lambda_0/2$, needs the width of Lemma 4, which is not among the hypotheses: one neuron is
+    inactive on two inputs with probability near $1/2$, and $H$ is then 0. $R$ is conservative:
+    its $\delta$ is Markov's, while the number of pairs within reach concentrates, so at a large
+    width the true radius does not fall with $\delta$, nor like $n^{-2}$.""",
 )
 def lemma_5(setting: Setting) -> Forms:
     n, lam0 = setting.points.n, setting.points_lam0
@@ -249,8 +253,8 @@ def lemma_5(setting: Setting) -> Forms:
     }
     return (
         rarely(
-            "|w_r - w_r(0)| <= R = c delta lambda0/n^2 implies ||H - H(0)||_2 < lambda0/4 and "
-            "lambda_min(H) > lambda0/2 with probability 1 - delta",
+            r"$|w_r - w_r(0)| \le R = c \delta\lambda_0/n^2$ implies $\|H - H(0)\|_2 < "
+            r"\lambda_0/4$ and $\lambda_{\min}(H) > \lambda_0/2$ with probability $1 - \delta$",
             f"{setting.on_points}, m = 1 and m = {width}, every neuron moved against it, c = "
             "sqrt(2 pi)/16",
             {
@@ -263,7 +267,7 @@ def lemma_5(setting: Setting) -> Forms:
             heavy_ball_at_the_largest_width=real,
         ),
         every(
-            "the same at the width of Lemma 4, c = sqrt(2 pi)/16",
+            r"the same at the width of Lemma 4, $c = \sqrt{2 \pi}/16$",
             f"{setting.on_points}, m = {width}, {few} draws, every pair within reach changed",
             {
                 "drift": np.mean(moved >= lam0 / 4) <= DELTA,
@@ -274,8 +278,8 @@ def lemma_5(setting: Setting) -> Forms:
             c=np.sqrt(2 * np.pi) / 16,
         ),
         every(
-            "the radius that keeps ||H - H(0)||_2 < lambda0/4 is larger than R by the factor "
-            "bracketed here",
+            r"the radius that keeps $\|H - H(0)\|_2 < \lambda_0/4$ is larger than $R$ by the "
+            "factor bracketed here",
             f"{setting.on_points}, m = {min(width, 20_000)}, 8 draws each: kept by every motion; "
             "broken by switching off what is near",
             {
@@ -287,8 +291,8 @@ def lemma_5(setting: Setting) -> Forms:
             broken_from_this_multiple=broken,
         ),
         drawing(
-            "Neurons moved against H by a multiple of R: what no motion exceeds, and what one "
-            "does.",
+            "Neurons moved against $H$ by a multiple of $R$: what no motion exceeds, and what "
+            "one does.",
             panel(
                 "radius / R",
                 "||H - H(0)|| / lambda0",
@@ -309,11 +313,12 @@ def lemma_5(setting: Setting) -> Forms:
     kind="probability",
     under="network",
     theorem="Lemma 9",
-    note="""The widths use |Delta(0)|^2 = O(n/delta) with probability 1 - delta (Du et al.): E
-    f_i(0)^2 = |x_i|^2/2, so E|Delta(0)|^2 = n/2 + |y|^2, and Markov. The power of delta is
-    Markov's: f(0) tends to a Gaussian vector with covariance Sigma_ij = E[relu(w.x_i) relu(w.x_j)],
-    trace n/2, so |Delta(0)| <= |y| + sqrt(n/2) + sqrt(2 ||Sigma|| log(1/delta)) with probability 1
-    - delta: delta enters the widths by its logarithm.""",
+    note=r"""The widths use $|\Delta(0)|^2 = O(n/\delta)$ with probability $1 - \delta$ (Du et
+    al.): $E f_i(0)^2 = |x_i|^2/2$, so $E|\Delta(0)|^2 = n/2 + |y|^2$, and Markov. The power of
+    $\delta$ is Markov's: $f(0)$ tends to a Gaussian vector with covariance $\Sigma_{ij} =
+    \mathbb E[\sigma(w\cdot x_i)\,\sigma(w\cdot x_j)]$, trace $n/2$, so $|\Delta(0)| \le |y| +
+    \sqrt{n/2} + \sqrt{2 \|\Sigma\| \log(1/\delta)}$ with probability $1 - \delta$: $\delta$
+    enters the widths by its logarithm.""",
 )
 def initial_error(setting: Setting) -> Forms:
     rng, X, y = setting.rng(19), _inputs(setting), np.asarray(setting.points.y)
@@ -336,7 +341,8 @@ def initial_error(setting: Setting) -> Forms:
     error = float(squares.std() / np.sqrt(trials))
     return (
         rarely(
-            "|Delta(0)|^2 = O(n/delta) with probability 1 - delta: at most (n/2 + |y|^2)/delta",
+            r"$|\Delta(0)|^2 = O(n/\delta)$ with probability $1 - \delta$: at most $(n/2 + "
+            r"|y|^2)/\delta$",
             f"{setting.on_points}, m = {width}",
             {f"delta = {d:g}": int(np.sum(squares > mean / d)) for d in deltas},
             trials,
@@ -344,8 +350,8 @@ def initial_error(setting: Setting) -> Forms:
         ),
         None,
         every(
-            "E|Delta(0)|^2 = n/2 + |y|^2 exactly, and |Delta(0)| <= |y| + sqrt(n/2) + sqrt(2 "
-            "||Sigma|| log(1/delta))",
+            r"$E|\Delta(0)|^2 = n/2 + |y|^2$ exactly, and $|\Delta(0)| \le |y| + \sqrt{n/2} + "
+            r"\sqrt{2 \|\Sigma\| \log(1/\delta)}$",
             f"{setting.on_points}, m = {width}, {trials} draws, delta = 0.1, 0.01",
             {
                 "mean": abs(squares.mean() - mean) < 4 * error,
@@ -362,7 +368,7 @@ def initial_error(setting: Setting) -> Forms:
             bounds={f"{d:g}": [float(size[d] ** 2), mean / d] for d in deltas},
         ),
         drawing(
-            "|Delta(0)|^2 at the start: its quantiles, Markov's bound, and the Gaussian one.",
+            r"$|\Delta(0)|^2$ at the start: its quantiles, Markov's bound, and the Gaussian one.",
             panel(
                 "delta",
                 "|Delta(0)|^2",

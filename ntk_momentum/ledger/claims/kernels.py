@@ -20,8 +20,9 @@ from .setting import Setting, infinite_kernel, predictions
     "eq-2.6",
     section="2",
     kind="definition",
-    note="""H = sum_r (df/dw_r)(df/dw_r)^T = J J^T with J the n x mp Jacobian, so it is positive
-    semi-definite. Two routes: reverse-mode Jacobian against the structured kernel.""",
+    note=r"""$H = \sum_r (\partial f/\partial w_r)(\partial f/\partial w_r)^\top = J J^\top$ with
+    $J$ the $n \times mp$ Jacobian, so it is positive semi-definite. Two routes: reverse-mode
+    Jacobian against the structured kernel.""",
 )
 def eq_2_6(setting: Setting) -> Forms:
     net, points = setting.network(64, 0), setting.points
@@ -30,7 +31,7 @@ def eq_2_6(setting: Setting) -> Forms:
     error = float(jnp.abs(J @ J.T - H).max())
     return (
         identity(
-            "H = sum_r (df/dw_r)(df/dw_r)^T",
+            r"$H = \sum_r (\partial f/\partial w_r)(\partial f/\partial w_r)^\top$",
             f"{setting.on_points}, m = 64",
             error,
             1e-12,
@@ -45,9 +46,10 @@ def eq_2_6(setting: Setting) -> Forms:
     kind="identity",
     fault="notation",
     under="constant kernel",
-    note="""dL^/dDelta = H Delta with H held fixed, and L^ is lambda_min(H)-strongly convex in
-    Delta. The text's "matrix ODE (2.2)" must read (2.5): the unknown of (2.2) is W, of shape (m,
-    p), on which an n x n matrix H does not act, and W does not tend to 0.""",
+    note=r"""$\partial\hat L/\partial\Delta = H \Delta$ with $H$ held fixed, and $\hat L$ is
+    $\lambda_{\min}(H)$-strongly convex in $\Delta$. The text's "matrix ODE (2.2)" must read
+    (2.5): the unknown of (2.2) is $W$, of shape $(m, p)$, on which an $n \times n$ matrix $H$
+    does not act, and $W$ does not tend to 0.""",
 )
 def pseudo_loss(setting: Setting) -> Forms:
     n, (values, c) = setting.data.n, setting.eigen
@@ -58,16 +60,15 @@ def pseudo_loss(setting: Setting) -> Forms:
     final = float(run.loss[-1] / run.loss[0])
     return (
         typed(
-            "the matrix ODE (2.2) with a constant H: the unknown of (2.2) has as many rows as H",
+            "the matrix ODE (2.2) with a constant $H$: the unknown of (2.2) has as many rows as "
+            "$H$",
             f"{setting.on_kernel}; W with m = 2n",
             (2 * n, setting.X.shape[1]),
             (n, setting.X.shape[1]),
         ),
         every(
-            (
-                "(2.5) with constant H > 0 is the gradient flow of L^ = Delta.H Delta / 2 "
-                "and tends to 0 at linear rate"
-            ),
+            r"(2.5) with constant $H > 0$ is the gradient flow of $\hat L = \Delta\cdot H "
+            r"\Delta/ 2$ and tends to 0 at linear rate",
             setting.on_kernel,
             {
                 "gradient is H Delta": error < 1e-12,
@@ -79,7 +80,7 @@ def pseudo_loss(setting: Setting) -> Forms:
             loss_ratio=final,
         ),
         drawing(
-            "(2.5) with constant H tends to 0 at linear rate.",
+            "(2.5) with constant $H$ tends to 0 at linear rate.",
             panel(
                 "lambda_min t",
                 "L(t)/L(0)",
@@ -95,10 +96,11 @@ def pseudo_loss(setting: Setting) -> Forms:
     "fact-2.1",
     section="2",
     kind="bound",
-    note="""(H_inf)_ij = E[Z_i.Z_j 1{w.Z_i >= 0, w.Z_j >= 0}]. If the functions w -> Z_i 1{w.Z_i >=
-    0} were dependent, the dependence could be tested near the hyperplane of one i alone, where only
-    its indicator jumps; so no two parallel inputs suffices. Z_i is the x_i of the other sections;
-    here H_inf is compared with Monte Carlo.""",
+    note=r"""$(H^\infty)_{ij} = E[Z_i\cdot Z_j \mathbb 1\{w\cdot Z_i \ge 0, w\cdot Z_j \ge 0\}]$.
+    If the functions $w \to Z_i \mathbb 1\{w\cdot Z_i \ge 0\}$ were dependent, the dependence
+    could be tested near the hyperplane of one $i$ alone, where only its indicator jumps; so no
+    two parallel inputs suffices. $Z_i$ is the $x_i$ of the other sections; here $H^\infty$ is
+    compared with Monte Carlo.""",
 )
 def fact_2_1(setting: Setting) -> Forms:
     rng, K, X = (
@@ -120,7 +122,7 @@ def fact_2_1(setting: Setting) -> Forms:
         )
     return (
         every(
-            "no two parallel inputs: lambda0 > 0",
+            r"no two parallel inputs: $\lambda_0 > 0$",
             ", ".join(smallest),
             {name: value > 1e-9 for name, value in smallest.items()},
             lambda0=smallest,
@@ -133,7 +135,7 @@ def fact_2_1(setting: Setting) -> Forms:
             5 * 0.5 / np.sqrt(draws),
         ),
         drawing(
-            "Smallest eigenvalue of H_inf on sets without parallel inputs.",
+            r"Smallest eigenvalue of $H^\infty$ on sets without parallel inputs.",
             by_name("lambda0", smallest, log="x"),
         ),
     )
@@ -143,11 +145,12 @@ def fact_2_1(setting: Setting) -> Forms:
     "fact-2.2",
     section="2",
     kind="bound",
-    note="""x.x' (1/2 - arccos(x.x')/(2 pi)) = t/4 + t arcsin(t)/(2 pi) at t = x.x': the even part t
-    arcsin t is strictly positive definite on axes, the odd part is linear. Sharp, unit inputs:
-    lambda0 > 0 iff no two inputs coincide and the axes of the antipodal pairs are linearly
-    independent. So {+-e_i} has lambda0 = 1/2, a regular hexagon 0. The arccos form needs |x_i| = 1,
-    which the fact forgets to say; for other norms the angle must stand in its place.""",
+    note=r"""$x\cdot x' (1/2 - \arccos(x\cdot x')/(2 \pi)) = t/4 + t\arcsin(t)/(2 \pi)$ at $t =
+    x\cdot x'$: the even part $t\arcsin t$ is strictly positive definite on axes, the odd part is
+    linear. Sharp, unit inputs: $\lambda_0 > 0$ iff no two inputs coincide and the axes of the
+    antipodal pairs are linearly independent. So $\{\pm e_i\}$ has $\lambda_0 = 1/2$, a regular
+    hexagon 0. The arccos form needs $|x_i| = 1$, which the fact forgets to say; for other norms
+    the angle must stand in its place.""",
 )
 def fact_2_2(setting: Setting) -> Forms:
     X = setting.X
@@ -176,7 +179,7 @@ def fact_2_2(setting: Setting) -> Forms:
     predicted = {name: _positive(Z) for name, Z in sets.items()}
     return (
         every(
-            "H_inf has the arccos form, and lambda0 > 0 when no two inputs are parallel",
+            r"$H^\infty$ has the arccos form, and $\lambda_0 > 0$ when no two inputs are parallel",
             setting.on_kernel,
             {"closed form": error < 1e-7, "lambda0 > 0": setting.eigen[0][0] > 0},
             1e-7,
@@ -184,10 +187,8 @@ def fact_2_2(setting: Setting) -> Forms:
         ),
         None,
         every(
-            (
-                "unit inputs: lambda0 > 0 iff no two coincide and the axes of the "
-                "antipodal pairs are independent"
-            ),
+            r"unit inputs: $\lambda_0 > 0$ iff no two coincide and the axes of the antipodal "
+            "pairs are independent",
             "named sets and random ones",
             {name: (found[name] > 1e-9) == predicted[name] for name in sets},
             1e-9,
@@ -195,10 +196,8 @@ def fact_2_2(setting: Setting) -> Forms:
             predicted=predicted,
         ),
         drawing(
-            (
-                "Smallest eigenvalue of H_inf on sets with coinciding and antipodal "
-                "inputs; 0 exactly where two coincide or the axes depend."
-            ),
+            r"Smallest eigenvalue of $H^\infty$ on sets with coinciding and antipodal inputs; "
+            "0 exactly where two coincide or the axes depend.",
             by_name("lambda0", found),
         ),
     )
@@ -217,8 +216,9 @@ def _positive(Z: np.ndarray) -> bool:
     "eq-2.8",
     section="2",
     kind="identity",
-    note="""df_i/dw_r = m^{-1/2} a_r x_i 1{w_r.x_i >= 0}, and a_r^2 = 1 removes the output weights.
-    With other output weights each term of the sum carries a_r^2.""",
+    note=r"""$\partial f_i/\partial w_r = m^{-1/2} a_r x_i \mathbb 1\{w_r\cdot x_i \ge 0\}$, and
+    $a_r^2 = 1$ removes the output weights. With other output weights each term of the sum
+    carries $a_r^2$.""",
 )
 def eq_2_8(setting: Setting) -> Forms:
     net, points = setting.network(64, 3, antisymmetric=False), setting.points
@@ -238,14 +238,15 @@ def eq_2_8(setting: Setting) -> Forms:
     trained = [leaf.shape for leaf in jax.tree.leaves(split(net)[0])]
     return (
         identity(
-            "H_ij = x_i.x_j / m sum_r 1(w_r.x_i >= 0, w_r.x_j >= 0), a_r = +-1",
+            r"$H_{ij} = x_i\cdot x_j / m \sum_r \mathbb 1\{w_r\cdot x_i \ge 0, w_r\cdot x_j \ge "
+            r"0\}, a_r = \pm 1$",
             f"{setting.on_points}, m = 64",
             float(np.abs(printed(net, np.ones(64)) - by_autodiff(net)).max()),
             1e-12,
             trained=trained,
         ),
         identity(
-            "for any output weights, with a_r^2 inside the sum",
+            "for any output weights, with $a_r^2$ inside the sum",
             f"{setting.on_points}, m = 64, a_r from -2 to 2",
             float(
                 np.abs(printed(scaled, np.asarray(scaled.output) ** 2) - by_autodiff(scaled)).max()

@@ -37,7 +37,8 @@ def _evidence(setting: Setting) -> tuple[Check, Check, Check, Drawing]:
     closed = max(run.identity_error(True) for run in [*runs, hand])
     closure = max(run.closure for run in [*runs, hand])
     printed = identity(
-        "Delta'' + sqrt(2 lambda0) Delta' + H(t) Delta = 0, integrated over [0, t]",
+        r"$\ddot\Delta + \sqrt{2 \lambda_0} \dot\Delta + H(t) \Delta = 0$, integrated over $[0, "
+        "t]$",
         ONE_CROSSING,
         hand.identity_error(False),
         1e-9,
@@ -46,8 +47,8 @@ def _evidence(setting: Setting) -> tuple[Check, Check, Check, Drawing]:
         networks=without,
     )
     corrected = identity(
-        "Delta'' + b Delta' + H Delta = sum_j m^{-1/2} a_r |w_r'.x_i| e_i delta(t - t_j), over the "
-        "crossings (r, i)",
+        r"$\ddot\Delta + b \dot\Delta + H \Delta = \sum_j m^{-1/2} a_r |\dot w_r\cdot x_i| e_i "
+        r"\delta(t - t_j)$, over the crossings $(r, i)$",
         setting.on_crossings,
         max(closed, closure),
         1e-9,
@@ -65,7 +66,7 @@ def _evidence(setting: Setting) -> tuple[Check, Check, Check, Drawing]:
     }
     slopes = {name: (slope(widths, values), expected) for name, (values, expected) in found.items()}
     sharp = every(
-        "each impulse is O(1/m), their sum O(m^{-1/2})",
+        "each impulse is $O(1/m)$, their sum $O(m^{-1/2})$",
         setting.on_crossings,
         {k: agrees(fit, e) for k, (fit, e) in slopes.items()},
         APART,
@@ -112,12 +113,13 @@ def _shared(setting: Setting, statement: str) -> Forms:
     fault="proof gap",
     under="network",
     theorem="(1)",
-    note="""At a crossing w_r.x_i = 0 the gradient df_i/dw_r jumps, so Delta_i' jumps by a_r
-    m^{-1/2} |w_r'.x_i|: crossings have probability one, they are not a null set of times that may
-    be dropped. By hand: w'' + w' + w + 1 = 0 from w = 1 at rest reaches w = 0 with w' < 0; before,
-    Delta' = w'; after, f = 0 and Delta' = 0. Pairs that cross number about n sqrt(m), each impulse
-    is O(1/m), mostly of one sign per sample (against Delta_i': they act as a drag), so the sum is
-    O(m^{-1/2}) without further cancellation.""",
+    note=r"""At a crossing $w_r\cdot x_i = 0$ the gradient $\partial f_i/\partial w_r$ jumps, so
+    $\dot\Delta_i$ jumps by $a_r m^{-1/2} |\dot w_r\cdot x_i|$: crossings have probability one,
+    they are not a null set of times that may be dropped. By hand: $\ddot w + \dot w + w + 1 = 0$
+    from $w = 1$ at rest reaches $w = 0$ with $\dot w < 0$; before, $\dot\Delta = \dot w$; after,
+    $f = 0$ and $\dot\Delta = 0$. Pairs that cross number about $n \sqrt{m}$, each impulse is
+    $O(1/m)$, mostly of one sign per sample (against $\dot\Delta_i$: they act as a drag), so the
+    sum is $O(m^{-1/2})$ without further cancellation.""",
 )
 def eq_3_5(setting: Setting) -> Forms:
     return setting.once("impulses", lambda: _evidence(setting))
@@ -130,9 +132,10 @@ def eq_3_5(setting: Setting) -> Forms:
     fault="proof gap",
     under="network",
     shares="eq-3.5",
-    note="""f'' = sum_r df/dw_r w_r'' + sum_rl (d2f/dw_r dw_l) w_r' w_l': the second sum is zero at
-    almost every t but a sum of Dirac masses at the crossings, and it is integrated over time. With
-    w_r'' = -b w_r' - dL/dw_r the left side of (3.5), judged by the same run.""",
+    note=r"""$\ddot f = \sum_r (\partial f/\partial w_r)\,\ddot w_r + \sum_{rl} (\partial^2
+    f/\partial w_r\partial w_l) \dot w_r \dot w_l$: the second sum is zero at almost every $t$
+    but a sum of Dirac masses at the crossings, and it is integrated over time. With $\ddot w_r =
+    -b\dot w_r - \partial L/\partial w_r$ the left side of (3.5), judged by the same run.""",
 )
 def eq_a_1(setting: Setting) -> Forms:
     return _shared(setting, "f'' = sum_r (df/dw_r) w_r'', integrated over [0, t]")
@@ -144,10 +147,10 @@ def eq_a_1(setting: Setting) -> Forms:
     kind="identity",
     fault="proof gap",
     under="network",
-    note="""The Hessian in w_r in R^p is p x p; x_i^T x_i is a number. It should read m^{-1/2} a_r
-    x_i x_i^T delta(w_r.x_i). Integrated along w + s v through the kink it gives m^{-1/2} a_r x_i
-    sign(v.x_i), the jump of the gradient. And delta(w_r.x_i) is not zero "almost surely" along a
-    path that crosses.""",
+    note=r"""The Hessian in $w_r$ in $\mathbb R^p$ is $p \times p$; $x_i^\top x_i$ is a number.
+    It should read $m^{-1/2} a_r x_i x_i^\top \delta(w_r\cdot x_i)$. Integrated along $w + s v$
+    through the kink it gives $m^{-1/2} a_r x_i \mathrm{sign}(v\cdot x_i)$, the jump of the
+    gradient. And $\delta(w_r\cdot x_i)$ is not zero "almost surely" along a path that crosses.""",
 )
 def eq_a_2(setting: Setting) -> Forms:
     rng, m, p = setting.rng(5), 4, 3
@@ -161,17 +164,22 @@ def eq_a_2(setting: Setting) -> Forms:
     along = [gradient(w + k * v) @ v for k in s]
     return (
         typed(
-            "d2f_i/dw_r^2 = m^{-1/2} a_r x_i^T x_i delta(w_r.x_i)", "p = 3", (p, p), np.shape(x @ x)
+            r"$\partial^2 f_i/\partial w_r^2 = m^{-1/2} a_r x_i^\top x_i \delta(w_r\cdot x_i)$",
+            "p = 3",
+            (p, p),
+            np.shape(x @ x),
         ),
         identity(
-            "d2f_i/dw_r^2 = m^{-1/2} a_r x_i x_i^T delta(w_r.x_i), zero for l != r",
+            r"$\partial^2 f_i/\partial w_r^2 = m^{-1/2} a_r x_i x_i^\top \delta(w_r\cdot x_i)$, "
+            r"zero for $l \ne r$",
             "random x, v in R^3, integrated across the kink",
             float(np.abs(jump - mass).max()),
             1e-12,
             cross_derivative=float(np.abs(other).max()),
         ),
         drawing(
-            "The gradient along a line through the kink: its jump is the mass of the Dirac delta.",
+            "The gradient along a line through the kink: its jump is the mass of the Dirac "
+            r"$\delta$.",
             panel(
                 "s",
                 "df/dw(w + s v) . v",
@@ -189,8 +197,8 @@ def eq_a_2(setting: Setting) -> Forms:
     fault="proof gap",
     under="network",
     shares="eq-3.5",
-    note="""(A.1) with (3.3): the prediction dynamics carries the same impulses as the error
-    dynamics, f' being Delta'.""",
+    note=r"""(A.1) with (3.3): the prediction dynamics carries the same impulses as the error
+    dynamics, $\dot f$ being $\dot\Delta$.""",
 )
 def eq_a_3(setting: Setting) -> Forms:
     return _shared(setting, "f'' + sqrt(2 lambda0) f' + H(t)(f - y) = 0, integrated over [0, t]")
@@ -203,8 +211,8 @@ def eq_a_3(setting: Setting) -> Forms:
     fault="proof gap",
     under="network",
     shares="eq-3.5",
-    note="""(A.3) with y constant, and (3.5) once more. The width at which the missing impulses stop
-    mattering is set by their sum, O(m^{-1/2}).""",
+    note="""(A.3) with $y$ constant, and (3.5) once more. The width at which the missing
+    impulses stop mattering is set by their sum, $O(m^{-1/2})$.""",
 )
 def eq_a_4(setting: Setting) -> Forms:
     return _shared(
@@ -233,11 +241,12 @@ def _jump_of_close_inputs(n: int, rng: np.random.Generator) -> float:
     fault="proof gap",
     under="network",
     theorem="Proposition 7",
-    note="""H is piecewise constant: H' = 0 at almost every t, but H(t) - H(0) is the sum of its
-    jumps, not the integral of H' = 0, and V gains Delta.(H_+ - H_-) Delta/2 at each, which the
-    proof drops with H'. A crossing of (r, i) changes row and column i by x_i.x_j 1{r active on
-    j}/m, so each jump is at most (1 + sqrt(4n - 3))/(2m), reached as the inputs come together, and
-    about n sqrt(m) of them occur.""",
+    note=r"""$H$ is piecewise constant: $\dot H = 0$ at almost every $t$, but $H(t) - H(0)$ is
+    the sum of its jumps, not the integral of $\dot H = 0$, and $V$ gains $\Delta\cdot(H_+ - H_-)
+    \Delta/2$ at each, which the proof drops with $\dot H$. A crossing of $(r, i)$ changes row
+    and column $i$ by $x_i\cdot x_j \mathbb 1\{r \text{ active on } j\}/m$, so each jump is at
+    most $(1 + \sqrt{4n - 3})/(2m)$, reached as the inputs come together, and about $n \sqrt{m}$
+    of them occur.""",
 )
 def remark_hdot_zero(setting: Setting) -> Forms:
     runs = [run for group in setting.crossings.values() for run in group]
@@ -252,20 +261,16 @@ def remark_hdot_zero(setting: Setting) -> Forms:
     nearly = {str(k): _jump_of_close_inputs(k, setting.rng(20)) for k in (2, 6, 40)}
     return (
         identity(
-            (
-                "H' = 0 almost surely, so that Delta.H' Delta/2 may be dropped from (A.7): "
-                "integrated over [0, t], over V(0)"
-            ),
+            r"$\dot H = 0$ almost surely, so that $\Delta\cdot \dot H \Delta/2$ may be "
+            "dropped from (A.7): integrated over $[0, t]$, over $V(0)$",
             setting.on_crossings,
             dropped,
             1e-9,
             smallest_drift=drift,
         ),
         every(
-            (
-                "H is piecewise constant with jumps of norm at most (1 + sqrt(4n - 3))/(2m), "
-                "whose sum bounds ||H(t) - H(0)||"
-            ),
+            r"$H$ is piecewise constant with jumps of norm at most $(1 + \sqrt{4n - "
+            r"3})/(2m)$, whose sum bounds $\|H(t) - H(0)\|$",
             setting.on_crossings,
             {
                 "size of jumps": ratio <= 1 + 1e-9,
@@ -279,17 +284,15 @@ def remark_hdot_zero(setting: Setting) -> Forms:
             half_width=half,
         ),
         attained(
-            "(1 + sqrt(4n - 3))/(2m) cannot be improved",
+            r"$(1 + \sqrt{4n - 3})/(2m)$ cannot be improved",
             "n = 2, 6, 40 inputs within 1e-6 of each other, one neuron that crosses one kink",
             min(nearly.values()),
             1e-4,
             jump_over_bound=nearly,
         ),
         drawing(
-            (
-                "Left: the distance from H(0), which the integral of H' = 0 would keep at "
-                "0. Right: the largest jump of H falls like 1/m."
-            ),
+            r"Left: the distance from $H(0)$, which the integral of $\dot H = 0$ would keep "
+            "at 0. Right: the largest jump of $H$ falls like $1/m$.",
             panel(
                 "t",
                 "||H(t) - H(0)||",

@@ -67,23 +67,27 @@ def turning(b: float, center: float, radius: float) -> tuple[float, float]:
     fault="false",
     under="network, impulses apart",
     theorem="Theorems 3 and 4, Corollary 5, Proposition 6",
-    note="""H(s) >= lambda0/2 with a piecewise-constant H does not imply decay: b = 2 sqrt(mu), H =
-    mu while Delta moves out and 25 mu while it returns. Half a cycle: critical motion out, v/(e
-    sqrt mu); stiff return, arriving with speed sqrt(h) e^{-(pi - atan omega)/omega}, omega =
-    sqrt(h-1), so the amplitude grows by sqrt(h) exp(-(pi - atan omega)/omega - 1), above one for h
-    > 17.85. For constant H = alpha^2 the bound misses a factor 4/e. R': B and C are undefined; from
-    L <= (2/alpha^2) e^{-alpha t} L^(0) and the kernel (1 - e^{-bs})/b <= 1/(2 alpha), |w_r(t) -
-    w_r(0)| <= (sqrt 2/alpha^3) sqrt(n L^_inf(0)/m), whereas the printed last line multiplies by
-    alpha/2 where it must by 2/alpha (displacement-chain-a). Frozen kernel, any flow: w(t) - w(0) =
-    J^T H^{-1}(Delta(t) - D0). Repair, at the paper's own budget: with S = H_inf - alpha^2, u =
-    alpha Delta + Delta', V = Delta.S Delta/2 + |u|^2/2 and E = H(t) - H_inf, V' = -2 alpha V - u.E
-    Delta <= -(2 alpha - ||E S^{-1/2}||) V between impulses. S >= alpha^2, so sup ||E|| <= lambda0/2
-    gives V' <= -alpha V; V(0) = L^_inf(0) from rest and L <= V/alpha^2: L <= (2/lambda0) e^{-alpha
-    t} L^_inf(0), the printed right side. On the hypothesis as it stands, with a ceiling: for mu <=
-    H(t) <= h mu in any motion, H_ref = (1 + h) mu/2 leaves 2 sqrt(mu) - sqrt((h - 1) mu/2),
-    positive iff h < 9, and a reflection that turns with the error attains it for two samples; for
-    one the switching kernel is the worst. At b = sqrt(lambda_min + lambda_max) the same V leaves 2
-    mu/sqrt((1 + h) mu) > 0 for every h: lambda_min(H(s)) >= lambda0/2 then does imply decay.""",
+    note=r"""$H(s) \ge \lambda_0/2$ with a piecewise-constant $H$ does not imply decay: $b = 2
+    \sqrt{\mu}, H = \mu$ while $\Delta$ moves out and $25 \mu$ while it returns. Half a cycle:
+    critical motion out, $v/(e \sqrt{\mu})$; stiff return, arriving with speed $\sqrt{h} e^{-(\pi
+    - \arctan\omega)/\omega}, \omega = \sqrt{h-1}$, so the amplitude grows by $\sqrt{h}
+    \exp(-(\pi - \arctan\omega)/\omega - 1)$, above one for $h > 17.85$. For constant $H =
+    \alpha^2$ the bound misses a factor $4/e$. $R'$: $B$ and $C$ are undefined; from $L \le
+    (2/\alpha^2) e^{-\alpha t} \hat L(0)$ and the kernel $(1 - e^{-bs})/b \le 1/(2 \alpha),
+    |w_r(t) - w_r(0)| \le (\sqrt{2}/\alpha^3) \sqrt{n \hat L_\infty(0)/m}$, whereas the printed
+    last line multiplies by $\alpha/2$ where it must by $2/\alpha$ (displacement-chain-a). Frozen
+    kernel, any flow: $w(t) - w(0) = J^\top H^{-1}(\Delta(t) - \Delta(0))$. Repair, at the
+    paper's own budget: with $S = H^\infty - \alpha^2, u = \alpha\Delta + \dot\Delta, V =
+    \Delta\cdot S \Delta/2 + |u|^2/2$ and $E = H(t) - H^\infty, \dot V = -2 \alpha V - u\cdot E
+    \Delta\le -(2\alpha - \|E S^{-1/2}\|) V$ between impulses. $S \ge \alpha^2$, so $\sup\|E\|
+    \le \lambda_0/2$ gives $\dot V \le -\alpha V$; $V(0) = \hat L_\infty(0)$ from rest and $L \le
+    V/\alpha^2$: $L \le (2/\lambda_0) e^{-\alpha t} \hat L_\infty(0)$, the printed right side. On
+    the hypothesis as it stands, with a ceiling: for $\mu\le H(t) \le h \mu$ in any motion,
+    $H_{\rm ref} = (1 + h) \mu/2$ leaves $2 \sqrt{\mu} - \sqrt{(h - 1) \mu/2}$, positive iff $h <
+    9$, and a reflection that turns with the error attains it for two samples; for one the
+    switching kernel is the worst. At $b = \sqrt{\lambda_{\min} + \lambda_{\max}}$ the same $V$
+    leaves $2 \mu/\sqrt{(1 + h) \mu} > 0$ for every $h$: $\lambda_{\min}(H(s)) \ge \lambda_0/2$
+    then does imply decay.""",
 )
 def lemma_6(setting: Setting) -> Forms:
     times, peaks = switched_peaks(lambda t: 2.0, 1.0, 25.0, 8)  # mu = 1, b = 2
@@ -119,9 +123,9 @@ def lemma_6(setting: Setting) -> Forms:
     hs = np.geomspace(2, 60, 100)
     return (
         every(
-            "lambda_min(H(s)) >= lambda0/2 for s <= t implies L(t) <= (2/lambda0) "
-            "e^{-sqrt(lambda0/2) t} L^(0) "
-            "and |w_r(t) - w_r(0)| <= sqrt(n L^(0)/(9 m alpha^2))",
+            r"$\lambda_{\min}(H(s)) \ge \lambda_0/2$ for $s \le t$ implies $L(t) \le "
+            r"(2/\lambda_0) e^{-\sqrt{\lambda_0/2} t} \hat L(0)$ and $|w_r(t) - w_r(0)| \le "
+            r"\sqrt{n \hat L(0)/(9 m \alpha^2)}$",
             (
                 "n = 1, mu = lambda0/2 = 1, b = 2, H in {1, 25} switching; constant H = "
                 f"lambda0/2; {setting.on_crossings}"
@@ -138,9 +142,9 @@ def lemma_6(setting: Setting) -> Forms:
             networks_within_the_hypothesis=counted,
         ),
         every(
-            "Impulses apart, b = sqrt(2 lambda0): sup ||H(t) - H_inf|| <= lambda0/2 implies L <= "
-            "(2/lambda0) e^{-sqrt(lambda0/2) t} L^_inf(0); |w_r(t) - w_r(0)| <= (sqrt 2/alpha^3) "
-            "sqrt(n L^_inf(0)/m)",
+            r"Impulses apart, $b = \sqrt{2 \lambda_0}$: $\sup\|H(t) - H^\infty\| \le \lambda_0/2$ "
+            r"implies $L \le (2/\lambda_0) e^{-\sqrt{\lambda_0/2} t} \hat L_\infty(0)$; $|w_r(t) "
+            r"- w_r(0)| \le (\sqrt{2}/\alpha^3) \sqrt{n \hat L_\infty(0)/m}$",
             f"kernels in R^(3x3) that feed V; {setting.on_crossings}",
             {"moving": attack <= 1 + 1e-9, "displacement": corrected_moves <= 1},
             1e-9,
@@ -148,11 +152,12 @@ def lemma_6(setting: Setting) -> Forms:
             lambda0_of_points=lam0,
         ),
         every(
-            "mu <= H(t) <= h mu moving at will, b = 2 sqrt(mu): decay iff h < 9 for two samples, "
-            "at exponent 2 sqrt(mu) - sqrt((h-1) mu/2), iff h < 17.85 for one, growing by sqrt(h) "
-            "exp(-(pi - atan omega)/omega - 1) a half cycle; at b = sqrt(lambda_min + lambda_max) "
-            "decay for every h; w(t) - w(0) = J^T H^{-1}(Delta(t) - D0) and "
-            "|w_r(t) - w_r(0)| <= 2 sqrt(n)|D0|/(sqrt(m) lambda0), frozen kernel, three flows",
+            r"$\mu\le H(t) \le h \mu$ moving at will, $b = 2 \sqrt{\mu}$: decay iff $h < 9$ for "
+            r"two samples, at exponent $2 \sqrt{\mu} - \sqrt{(h-1) \mu/2}$, iff $h < 17.85$ for "
+            r"one, growing by $\sqrt{h} \exp(-(\pi - \arctan\omega)/\omega - 1)$ a half cycle; at "
+            r"$b = \sqrt{\lambda_{\min} + \lambda_{\max}}$ decay for every $h$; $w(t) - w(0) = "
+            r"J^\top H^{-1}(\Delta(t) - \Delta(0))$ and $|w_r(t) - w_r(0)| \le 2 "
+            r"\sqrt{n}|\Delta(0)|/(\sqrt{m} \lambda_0)$, frozen kernel, three flows",
             "two samples, a turning reflection, h = 2 ... 17; one sample, h = 25; linear model, "
             "n = 3, m = 20",
             {
@@ -181,10 +186,11 @@ def lemma_6(setting: Setting) -> Forms:
             half_cycle_times=np.diff(times)[:3],
         ),
         drawing(
-            "Left: the switched kernel of one sample, whose amplitude grows although lambda_min "
-            "never falls below mu. Middle: its growth per half cycle against h = H_high/mu; above "
-            "1 from 17.85 on. Right: the exponent of two samples whose kernel turns; negative from "
-            "9 on at b = 2 sqrt(mu), nowhere at b = sqrt(lambda_min + lambda_max).",
+            "Left: the switched kernel of one sample, whose amplitude grows although "
+            r"$\lambda_{\min}$ never falls below $\mu$. Middle: its growth per half cycle against "
+            r"$h = H_{\rm high}/\mu$; above 1 from 17.85 on. Right: the exponent of two samples "
+            r"whose kernel turns; negative from 9 on at $b = 2 \sqrt{\mu}$, nowhere at $b = "
+            r"\sqrt{\lambda_{\min} + \lambda_{\max}}$.",
             panel(
                 "half cycle",
                 "|Delta| at its turning points",
@@ -232,10 +238,11 @@ def lemma_6(setting: Setting) -> Forms:
     fault="notation",
     under="network",
     experiment="lambda_min",
-    note="""A bootstrap: as long as |w_r(t) - w_r(0)| <= R the kernel stays near H(0), so the
-    displacement bound R' holds; if R' < R the time at which R is first reached does not exist. With
-    the repaired decay, which asks for ||H(t) - H_inf|| <= lambda0/2, Lemma 4's quarter and Lemma
-    5's together, the argument closes. n = 1 is the case a machine can reach: R' = 5.7/sqrt(m).""",
+    note=r"""A bootstrap: as long as $|w_r(t) - w_r(0)| \le R$ the kernel stays near $H(0)$, so
+    the displacement bound $R'$ holds; if $R' < R$ the time at which $R$ is first reached does
+    not exist. With the repaired decay, which asks for $\|H(t) - H^\infty\| \le \lambda_0/2$,
+    Lemma 4's quarter and Lemma 5's together, the argument closes. $n = 1$ is the case a machine
+    can reach: $R' = 5.7/\sqrt{m}$.""",
 )
 def lemma_7(setting: Setting) -> Forms:
     m, delta, n, lam0 = (
@@ -283,28 +290,22 @@ def lemma_7(setting: Setting) -> Forms:
         }
     return (
         undefined(
-            (
-                "R' < R implies lambda_min(H(t)) >= lambda0/2, |w_r(t) - w_r(0)| <= R', "
-                "L(t) <= exp(-B t) C L(0)"
-            ),
+            r"$R' < R$ implies $\lambda_{\min}(H(t)) \ge \lambda_0/2, |w_r(t) - w_r(0)| \le "
+            r"R', L(t) \le \exp(-B t) C L(0)$",
             "any",
-            "the paper does not define B(b, lambda0, eps) and C(eps)",
+            r"the paper does not define $B(b, \lambda_0, \epsilon)$ and $C(\epsilon)$",
         ),
         every(
-            (
-                "(sqrt 2/alpha^3) sqrt(n L^(0)/m) < R implies the same, with L <= "
-                "(2/lambda0)(e^{-alpha t/2} sqrt L^_inf(0) + sum |J|/sqrt 2)^2"
-            ),
+            r"$(\sqrt{2}/\alpha^3) \sqrt{n \hat L(0)/m} < R$ implies the same, with $L \le "
+            r"(2/\lambda_0)(e^{-\alpha t/2} \sqrt{\hat L_\infty(0)} + \sum|J|/\sqrt{2})^2$",
             f"n = 1, m = {m}, delta = {delta}, b = 1, two seeds",
             good,
             1e-9,
             runs=facts,
         ),
         drawing(
-            (
-                "The loss of the second network, n = 1, below the bound that Lemma 7 "
-                "certifies, impulses included."
-            ),
+            "The loss of the second network, $n = 1$, below the bound that Lemma 7 "
+            "certifies, impulses included.",
             panel(
                 "t",
                 "L(t)",

@@ -62,10 +62,11 @@ def kernel_path(
     kind="rate",
     fault="hypothesis",
     under="constant kernel",
-    note="""Batches drawn afresh leave E Delta to the full batch's recursion, so that the analysis
-    extends to the mean. The expected loss also has a variance, driven by tau (n diag(A) - A), A = E
-    Delta Delta^T, and converges (linearly, to zero: the kernel interpolates) only below a critical
-    step that shrinks with the batch: a condition that the full batch does not have.""",
+    note=r"""Batches drawn afresh leave $E \Delta$ to the full batch's recursion, so that the
+    analysis extends to the mean. The expected loss also has a variance, driven by
+    $\tau(n\,\mathrm{diag}(A) - A)$, $A = E \Delta\Delta^T$, and converges (linearly, to zero:
+    the kernel interpolates) only below a critical step that shrinks with the batch: a condition
+    that the full batch does not have.""",
 )
 def remark_sgd(setting: Setting) -> Forms:
     H, lam = setting.kernel, setting.eigen[0]
@@ -110,7 +111,7 @@ def remark_sgd(setting: Setting) -> Forms:
         ),
         every(
             "finite networks follow the same batches under the constant kernel up to order "
-            "m^(-1/2)",
+            "$m^{-1/2}$",
             f"{setting.on_points}, heavy ball, B = 2, 40 steps, {4 * setting.sizes.seeds} seeds of "
             "each width: sup |Delta - Delta_lin|/|Delta(0)|",
             {"slope near -1/2": agrees((steepness, half), -0.5)},
@@ -147,10 +148,10 @@ def rescaling_gap(kernel: np.ndarray, start: np.ndarray, eta: float) -> float:
     kind="rate",
     fault="hypothesis",
     under="constant kernel",
-    note="""For small steps s = x (1 + beta)/((1 - beta)(2 (1 + beta) - x)) is near
-    x/(2 (1 - beta)): the heavy ball at eta is gradient descent at eta/(1 - beta), and momentum buys
-    nothing. The critical step grows with B from about (1 - beta) times gradient descent's to 2 (1 +
-    beta)/lambda_max.""",
+    note=r"""For small steps $s = x (1 + \beta)/((1 - \beta)(2 (1 + \beta) - x))$ is near $x/(2
+    (1 - \beta))$: the heavy ball at $\eta$ is gradient descent at $\eta/(1 - \beta)$, and
+    momentum buys nothing. The critical step grows with $B$ from about $(1 - \beta)$ times
+    gradient descent's to $2(1 + \beta)/\lambda_{\max}$.""",
 )
 def remark_sgd_momentum(setting: Setting) -> Forms:
     H, lam = setting.kernel, setting.eigen[0]
@@ -168,8 +169,8 @@ def remark_sgd_momentum(setting: Setting) -> Forms:
     last = limits[-1] * lam[-1] / (2 * (1 + BETA))
     return (
         within(
-            "at batch 1 momentum only rescales the step: the heavy ball at eta is gradient descent "
-            "at eta/(1 - beta), within 10 %",
+            r"at batch 1 momentum only rescales the step: the heavy ball at $\eta$ is gradient "
+            r"descent at $\eta/(1 - \beta)$, within 10 %",
             f"{setting.on_kernel}, beta = {BETA}, half the critical step: largest relative gap of "
             "the expected losses until a thousandth is left",
             gaps[0],
@@ -177,8 +178,8 @@ def remark_sgd_momentum(setting: Setting) -> Forms:
             0.1,
         ),
         every(
-            "the gap vanishes in proportion to eta; the critical step grows with the batch from "
-            "about (1 - beta) that of gradient descent to 2 (1 + beta)/lambda_max",
+            r"the gap vanishes in proportion to $\eta$; the critical step grows with the batch "
+            r"from about $(1 - \beta)$ that of gradient descent to $2(1 + \beta)/\lambda_{\max}$",
             f"{setting.on_kernel}, beta = {BETA}, from a tenth of the critical step down; B from 1 "
             "to n",
             {
@@ -195,8 +196,8 @@ def remark_sgd_momentum(setting: Setting) -> Forms:
             full_batch_ratio=last,
         ),
         within(
-            "the closure's limit, sum tau s/(1 + tau s) = 1, is that of the exact recursion within "
-            "15 %",
+            r"the closure's limit, $\sum\tau s/(1 + \tau s) = 1$, is that of the exact recursion "
+            "within 15 %",
             f"{setting.on_kernel}, beta = {BETA}, B from 1 to n: largest error",
             float(max(abs(found.error) for found in balls)),
             0.0,
@@ -223,11 +224,11 @@ def remark_sgd_momentum(setting: Setting) -> Forms:
     kind="rate",
     fault="false",
     under="constant kernel",
-    note="""In the end the momentum of (4.1) is 1. A slow mode then rings at frequency sqrt(x) and
-    is damped at x/2 only, so that s -> 1/2 for every mode, whatever its eigenvalue, and modes of
-    different frequency do not correlate: K -> (n tau/2)/(1 + tau/2) U^2 (U^2)^T, whose largest
-    eigenvalue is 1 at tau (n - 1) = 2, B = n/3, since U^2 is doubly stochastic. For smaller batches
-    the expected loss grows in the end at every step size.""",
+    note=r"""In the end the momentum of (4.1) is 1. A slow mode then rings at frequency
+    $\sqrt{x}$ and is damped at $x/2$ only, so that $s \to 1/2$ for every mode, whatever its
+    eigenvalue, and modes of different frequency do not correlate: $K \to (n \tau/2)/(1 + \tau/2)
+    U^2 (U^2)^\top$, whose largest eigenvalue is 1 at $\tau(n - 1) = 2, B = n/3$, since $U^2$ is
+    doubly stochastic. For smaller batches the expected loss grows in the end at every step.""",
 )
 def remark_sgd_nesterov(setting: Setting) -> Forms:
     H = setting.kernel
@@ -253,21 +254,21 @@ def remark_sgd_nesterov(setting: Setting) -> Forms:
             1.0,
         ),
         every(
-            "for batches above n/3 the expected loss converges, and a constant momentum has a "
+            "for batches above $n/3$ the expected loss converges, and a constant momentum has a "
             "stable step at every batch",
             f"{setting.on_kernel}, B = {n // 2} with k/(k + 3), B = 1 with beta = {BETA}",
             {"converges": large[-1] < 1e-3 * large[0], "a constant momentum": constant > 0},
             share_left=large[-1] / large[0],
         ),
         every(
-            "the smallest batch at which any step is stable is the first above n/3",
+            "the smallest batch at which any step is stable is the first above $n/3$",
             f"{setting.on_kernel}, k/(k + 3), every B from 1 to n = {n}",
             {"the first above n/3": first == n // 3 + 1},
             smallest=first,
             expected=n // 3 + 1,
         ),
         drawing(
-            "(4.1) on mini-batches: below n/3 noise wins in the end.",
+            "(4.1) on mini-batches: below $n/3$ noise wins in the end.",
             panel(
                 "step k",
                 "E L / L(0)",
@@ -284,11 +285,11 @@ def remark_sgd_nesterov(setting: Setting) -> Forms:
     section="4",
     kind="rate",
     under="constant kernel",
-    note="""For eigenvalues k^-nu and errors with sum over j >= k of c_j^2 ~ k^(-nu zeta), gradient
-    descent's loss falls like t^-zeta. Noise adds sum_j K(k - j) L(j) with K ~ t^(-2 + 1/nu), which
-    falls faster for zeta < 2 - 1/nu and is then absorbed in a constant: a constant momentum
-    rescales time and keeps the exponent (Velikanov, Kuznedelev and Yarotsky 2022), on batches
-    too.""",
+    note=r"""For eigenvalues $k^{-\nu}$ and errors whose sum over $j \ge k$ of $c_j^2 \sim
+    k^{-\nu\zeta}$, gradient descent's loss falls like $t^{-\zeta}$. Noise adds $\sum_j K(k - j)
+    L(j)$ with $K \sim t^{-2 + 1/\nu}$, which falls faster for $\zeta < 2 - 1/\nu$ and is then
+    absorbed in a constant: a constant momentum rescales time and keeps the exponent (Velikanov,
+    Kuznedelev and Yarotsky 2022), on batches too.""",
 )
 def remark_sgd_power_law(setting: Setting) -> Forms:
     nu, zeta, B = 1.5, 0.6, 16
@@ -326,7 +327,7 @@ def remark_sgd_power_law(setting: Setting) -> Forms:
         ),
         None,
         within(
-            "and it is the full batch's, zeta",
+            r"and it is the full batch's, $\zeta$",
             "the same: exponent of gradient descent on batches",
             descent,
             zeta - 0.06,

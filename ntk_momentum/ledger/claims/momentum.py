@@ -29,9 +29,9 @@ HALF = Fraction(1, 2)
     section="3",
     kind="definition",
     fault="hypothesis",
-    note="""On a mode with x = eta lambda: z^2 - (1 + beta - x) z + beta = 0, stable iff 0 < x < 2(1
-    + beta) and beta < 1. At beta = 1 the product of the roots is 1: nothing is lost. So beta lies
-    in [0, 1), not [0, 1].""",
+    note=r"""On a mode with $x = \eta\lambda$: $z^2 - (1 + \beta - x) z + \beta = 0$, stable iff
+    $0 < x < 2(1 + \beta)$ and $\beta < 1$. At $\beta = 1$ the product of the roots is 1: nothing
+    is lost. So $\beta$ lies in $[0, 1)$, not [0, 1].""",
 )
 def eq_3_1(setting: Setting) -> Forms:
     betas, xs = np.linspace(0, 1, 11), np.linspace(0.01, 0.99, 20)
@@ -58,16 +58,14 @@ def eq_3_1(setting: Setting) -> Forms:
     ]
     return (
         every(
-            (
-                "w(t+1) = w(t) - eta dL/dw + beta (w(t) - w(t-1)) with beta in [0, 1] "
-                "(read: it converges for every such beta at small eta)"
-            ),
+            r"$w(t+1) = w(t) - \eta\partial L/\partial w + \beta(w(t) - w(t-1))$ with $\beta$ "
+            r"in $[0, 1]$ (read: it converges for every such $\beta$ at small $\eta$)",
             "one mode, x over its stable range, beta = 0, 0.1, ..., 1",
             {"largest root inside the unit circle": closed < 1 - 1e-9},
             largest_root=closed,
         ),
         every(
-            "the same for beta in [0, 1)",
+            r"the same for $\beta$ in $[0, 1)$",
             "the same; and twenty steps on a random quadratic against the recursion",
             {"largest root inside the unit circle": opened < 1, "recursion": error < 1e-12},
             1e-12,
@@ -75,16 +73,14 @@ def eq_3_1(setting: Setting) -> Forms:
             recursion_error=error,
         ),
         every(
-            "stable iff x < 2(1 + beta)",
+            r"stable iff $x < 2(1 + \beta)$",
             "the same",
             {"inside": opened < 1, "outside": beyond > 1},
             root_beyond=beyond,
         ),
         drawing(
-            (
-                "Largest root of the heavy ball over its stable range of eta lambda: on "
-                "the unit circle at beta = 1."
-            ),
+            r"Largest root of the heavy ball over its stable range of $\eta\lambda$: on the "
+            r"unit circle at $\beta = 1$.",
             panel(
                 "beta",
                 "largest |z|",
@@ -126,9 +122,9 @@ def _order(
     section="3",
     kind="rate",
     experiment="discrete_vs_flow",
-    note="""h = sqrt(eta). beta = 1 - bh, exp(-bh) and (1 - bh/2)/(1 + bh/2) are all of first order
-    from a cold start w_{-1} = w_0. Second order: central differences, beta = (1 - bh/2)/(1 + bh/2),
-    eta = h^2/(1 + bh/2), a cold start being the flow at t = h/2.""",
+    note=r"""$h = \sqrt{\eta}$. $\beta = 1 - bh$, $\exp(-bh)$ and $(1 - bh/2)/(1 + bh/2)$ are all
+    of first order from a cold start $w_{-1} = w_0$. Second order: central differences, $\beta =
+    (1 - bh/2)/(1 + bh/2), \eta = h^2/(1 + bh/2)$, a cold start being the flow at $t = h/2$.""",
 )
 def eq_3_2(setting: Setting) -> Forms:
     hs = 0.1 / 2.0 ** np.arange(5)
@@ -148,7 +144,7 @@ def eq_3_2(setting: Setting) -> Forms:
     plain = _order(lambda h, b: (h**2, 1 - b * h), 0.0, hs)[1]
     return (
         every(
-            "(3.1) tends to (3.2), t = k sqrt(eta)",
+            r"(3.1) tends to (3.2), $t = k \sqrt{\eta}$",
             "one mode, lambda = 1, b = 0.8, t = 4",
             {name: 0.8 < v < 1.2 for name, v in naive.items()},
             0.2,
@@ -156,10 +152,8 @@ def eq_3_2(setting: Setting) -> Forms:
         ),
         None,
         within(
-            (
-                "with eta = h^2/(1 + bh/2), beta = (1 - bh/2)/(1 + bh/2), t = (k + 1/2) h "
-                "the order is 2"
-            ),
+            r"with $\eta = h^2/(1 + bh/2), \beta = (1 - bh/2)/(1 + bh/2), t = (k + 1/2) h$ "
+            "the order is 2",
             "the same",
             order,
             1.8,
@@ -167,10 +161,8 @@ def eq_3_2(setting: Setting) -> Forms:
             errors=errors,
         ),
         drawing(
-            (
-                "Iterates against the flow, one mode: order 1 from t = kh, order 2 from "
-                "the second-order map at t = (k + 1/2)h."
-            ),
+            "Iterates against the flow, one mode: order 1 from $t = kh$, order 2 from the "
+            "second-order map at $t = (k + 1/2)h$.",
             against(
                 "h",
                 "sup |w_k - flow|",
@@ -185,8 +177,9 @@ def eq_3_2(setting: Setting) -> Forms:
     section="3",
     kind="identity",
     fault="notation",
-    note="""J is defined nowhere; if it were the Jacobian df/dw its derivative would vanish almost
-    everywhere and no neuron would move. The force is dL/dw_r = (df/dw_r)^T (f - y).""",
+    note=r"""$J$ is defined nowhere; if it were the Jacobian $\partial f/\partial w$ its
+    derivative would vanish almost everywhere and no neuron would move. The force is $\partial
+    L/\partial w_r = (\partial f/\partial w_r)^\top (f - y)$.""",
 )
 def eq_3_3(setting: Setting) -> Forms:
     net, points = setting.network(64, 1), setting.points
@@ -198,12 +191,12 @@ def eq_3_3(setting: Setting) -> Forms:
     )[0]
     return (
         undefined(
-            "w_r'' + sqrt(2 lambda0) w_r' + dJ/dw_r (f - y) = 0",
+            r"$\ddot w_r + \sqrt{2 \lambda_0} \dot w_r + \partial J/\partial w_r (f - y) = 0$",
             "any",
-            "the paper does not define J",
+            "the paper does not define $J$",
         ),
         identity(
-            "the force is (df/dw_r)^T (f - y) = dL/dw_r",
+            r"the force is $(\partial f/\partial w_r)^\top (f - y) = \partial L/\partial w_r$",
             f"{setting.on_points}, m = 64",
             float(jnp.abs(force - gradient).max()),
             1e-12,
@@ -216,10 +209,10 @@ def eq_3_3(setting: Setting) -> Forms:
     section="3",
     kind="identity",
     fault="constant",
-    note="""With mu = lambda0/2 the paper's friction is b = sqrt(2 lambda0) = 2 sqrt(mu): twice the
-    square root of the strong convexity coefficient. b and sqrt(lambda) are both 1/time, so 2 mu has
-    the wrong unit; the two agree only at lambda0 = 2. Theorem 2's b = sqrt(2 lambda0^2) has the
-    wrong unit too.""",
+    note=r"""With $\mu = \lambda_0/2$ the paper's friction is $b = \sqrt{2 \lambda_0} = 2
+    \sqrt{\mu}$: twice the square root of the strong convexity coefficient. $b$ and
+    $\sqrt{\lambda}$ are both 1/time, so $2 \mu$ has the wrong unit; the two agree only at
+    $\lambda_0 = 2$. Theorem 2's $b = \sqrt{2 \lambda_0^2}$ has the wrong unit too.""",
 )
 def remark_friction_choice(setting: Setting) -> Forms:
     (lam0,) = symbols("lambda0")
@@ -227,20 +220,18 @@ def remark_friction_choice(setting: Setting) -> Forms:
     program = abs(float(bounds.paper_friction(0.3)) ** 2 - 0.6) < 1e-15
     return (
         derived(
-            "b = sqrt(2 lambda0) is twice the strong convexity coefficient lambda0/2",
+            r"$b = \sqrt{2 \lambda_0}$ is twice the strong convexity coefficient $\lambda_0/2$",
             "b^2 as a polynomial in lambda0",
             {"b^2 = (2 lambda0/2)^2": squared == (2 * (lam0 / 2)) ** 2},
         ),
         derived(
-            "b = sqrt(2 lambda0) is twice its square root",
+            r"$b = \sqrt{2 \lambda_0}$ is twice its square root",
             "the same",
             {"b^2 = 4 lambda0/2": squared == 4 * (lam0 / 2), "the program's": program},
         ),
         drawing(
-            (
-                "The paper's friction is twice the square root of the strong convexity "
-                "coefficient mu = lambda0/2, not twice mu."
-            ),
+            "The paper's friction is twice the square root of the strong convexity "
+            r"coefficient $\mu = \lambda_0/2$, not twice $\mu$.",
             panel(
                 "lambda0",
                 "b",
@@ -258,10 +249,11 @@ def remark_friction_choice(setting: Setting) -> Forms:
     kind="rate",
     fault="hypothesis",
     under="constant kernel",
-    note="""The exponent of L is r(b) = b up to b = 2 sqrt(lambda_min) and b - sqrt(b^2 - 4
-    lambda_min) beyond: best at b = 2 sqrt(lambda_min), r = 2 sqrt(lambda_min). The paper's b is the
-    best one for the worst kernel it allows, lambda_min = lambda0/2; if lambda_min = lambda0 it
-    reaches 1/sqrt 2 of the best.""",
+    note=r"""The exponent of $L$ is $r(b) = b$ up to $b = 2 \sqrt{\lambda_{\min}}$ and $b -
+    \sqrt{b^2 - 4 \lambda_{\min}}$ beyond: best at $b = 2 \sqrt{\lambda_{\min}}, r = 2
+    \sqrt{\lambda_{\min}}$. The paper's $b$ is the best one for the worst kernel it allows,
+    $\lambda_{\min} = \lambda_0/2$; if $\lambda_{\min} = \lambda_0$ it reaches $1/\sqrt{2}$ of
+    the best.""",
 )
 def footnote_2(setting: Setting) -> Forms:
     lam0 = 0.5
@@ -281,7 +273,7 @@ def footnote_2(setting: Setting) -> Forms:
     frictions = np.array([float(b) for b in measured])
     return (
         within(
-            "b = sqrt(2 lambda0) is the fastest choice (lambda_min = lambda0)",
+            r"$b = \sqrt{2 \lambda_0}$ is the fastest choice ($\lambda_{\min} = \lambda_0$)",
             "one mode, H = lambda0 = 1/2",
             ratio,
             0.99,
@@ -291,7 +283,7 @@ def footnote_2(setting: Setting) -> Forms:
             paper_b=paper,
         ),
         every(
-            "it is the fastest in the worst case H >= lambda0/2",
+            r"it is the fastest in the worst case $H \ge \lambda_0/2$",
             "the smallest measured exponent over H = lambda0/2, lambda0, 10 lambda0; lambda0 = "
             "1/2, b = 0.8, 0.9, 1, 1.1, 1.25 times it",
             {f"slower at {k} b": v < worst["1"] for k, v in worst.items() if k != "1"},
@@ -299,16 +291,16 @@ def footnote_2(setting: Setting) -> Forms:
             worst_exponents=worst,
         ),
         every(
-            "r(b) = b - sqrt(b^2 - 4 lambda_min) beyond b = 2 sqrt(lambda_min), b before",
+            r"$r(b) = b - \sqrt{b^2 - 4 \lambda_{\min}}$ beyond $b = 2 \sqrt{\lambda_{\min}}, b$ "
+            "before",
             "one mode, measured exponents",
             {b: abs(m / p - 1) < 0.06 for b, (m, p) in measured.items()},
             0.06,
             measured_and_predicted=measured,
         ),
         drawing(
-            "Exponent of L against the friction, H = lambda0 = 1/2: the formula, and "
-            "what is measured. The paper's b is 1, the "
-            "best is 1.41.",
+            r"Exponent of $L$ against the friction, $H = \lambda_0 = 1/2$: the formula, and what "
+            "is measured. The paper's $b$ is 1, the best is 1.41.",
             panel(
                 "b",
                 "exponent of L",
@@ -324,10 +316,11 @@ def footnote_2(setting: Setting) -> Forms:
     section="3",
     kind="rate",
     fault="hypothesis",
-    note="""sqrt(lambda0/2) > lambda0 iff lambda0 < 1/2: equality at n = 1, and the other way round
-    for inputs of norm 2. The comparison depends on units (t = k eta against t = k sqrt eta). Per
-    iteration the guarantees are eta lambda0 and sqrt(eta lambda0/2); at eta ~ 1/lambda_max that is
-    1/kappa against 1/sqrt(2 kappa): this square root is what momentum gains.""",
+    note=r"""$\sqrt{\lambda_0/2} > \lambda_0$ iff $\lambda_0 < 1/2$: equality at $n = 1$, and the
+    other way round for inputs of norm 2. The comparison depends on units ($t = k\eta$ against $t
+    = k\sqrt\eta$). Per iteration the guarantees are $\eta\lambda_0$ and
+    $\sqrt{\eta\lambda_0/2}$; at $\eta\sim 1/\lambda_{\max}$ that is $1/\kappa$ against
+    $1/\sqrt{2 \kappa}$: this square root is what momentum gains.""",
 )
 def remark_rate_comparison(setting: Setting) -> Forms:
     lam0s = {
@@ -348,21 +341,19 @@ def remark_rate_comparison(setting: Setting) -> Forms:
     order, _ = slope([10.0, 100.0, 1000.0], list(gains.values()))
     return (
         every(
-            "sqrt(lambda0/2) > lambda0",
+            r"$\sqrt{\lambda_0/2} > \lambda_0$",
             ", ".join(lam0s),
             {name: np.sqrt(v / 2) > v for name, v in lam0s.items()},
             lambda0=lam0s,
         ),
         derived(
-            "sqrt(lambda0/2) > lambda0 iff lambda0 < 1/2",
+            r"$\sqrt{\lambda_0/2} > \lambda_0$ iff $\lambda_0 < 1/2$",
             "the difference of the squares as a polynomial in lambda0",
             {"lambda0/2 - lambda0^2 = lambda0 (1/2 - lambda0)": s / 2 - s**2 == s * (HALF - s)},
         ),
         within(
-            (
-                "per iteration at eta = 1/lambda_max heavy ball gains a factor of order "
-                "sqrt(kappa) over gradient descent"
-            ),
+            r"per iteration at $\eta = 1/\lambda_{\max}$ heavy ball gains a factor of order "
+            r"$\sqrt{\kappa}$ over gradient descent",
             "kappa = 10, 100, 1000",
             order,
             0.45,
@@ -370,10 +361,8 @@ def remark_rate_comparison(setting: Setting) -> Forms:
             rate_ratio_by_kappa=gains,
         ),
         drawing(
-            (
-                "Left: the two guarantees cross at lambda0 = 1/2. Right: per iteration, "
-                "what the heavy ball gains over gradient descent."
-            ),
+            r"Left: the two guarantees cross at $\lambda_0 = 1/2$. Right: per iteration, what "
+            "the heavy ball gains over gradient descent.",
             panel(
                 "lambda0",
                 "guaranteed exponent",
@@ -394,9 +383,9 @@ def remark_rate_comparison(setting: Setting) -> Forms:
     section="3",
     kind="bound",
     fault="hypothesis",
-    note="""tr H_inf = n/2 gives lambda0 <= 1/2, with equality iff H_inf = 1/2 I, that is iff every
-    pair of inputs is orthogonal or antipodal; n = 1 included. Norms other than one scale it: |x| =
-    2 gives 2.""",
+    note=r"""$\mathrm{tr}\,H^\infty = n/2$ gives $\lambda_0 \le 1/2$, with equality iff $H^\infty
+    = \frac12 I$, that is iff every pair of inputs is orthogonal or antipodal; $n = 1$ included.
+    Norms other than one scale it: $|x| = 2$ gives 2.""",
 )
 def remark_lambda0_half(setting: Setting) -> Forms:
     rng = setting.rng(3)
@@ -415,13 +404,13 @@ def remark_lambda0_half(setting: Setting) -> Forms:
     }
     return (
         every(
-            "lambda0 < 1/2",
+            r"$\lambda_0 < 1/2$",
             "named sets",
             {name: v < 0.5 - 1e-12 for name, v in found.items()},
             lambda0=found,
         ),
         every(
-            "unit inputs: lambda0 <= 1/2",
+            r"unit inputs: $\lambda_0 \le 1/2$",
             "named sets",
             {name: v <= 0.5 + 1e-12 for name, v in found.items()},
             1e-12,
@@ -434,7 +423,7 @@ def remark_lambda0_half(setting: Setting) -> Forms:
             1e-12,
         ),
         drawing(
-            "Smallest eigenvalue of H_inf against 1/2, which some sets reach.",
+            r"Smallest eigenvalue of $H^\infty$ against $1/2$, which some sets reach.",
             by_name("lambda0", found, 0.5),
         ),
     )
@@ -446,10 +435,11 @@ def remark_lambda0_half(setting: Setting) -> Forms:
     kind="rate",
     under="constant kernel",
     experiment="three_flows",
-    note="""L' = sum c_k^2 phi_k phi_k'. If b >= 2 sqrt(lambda_max) every phi_k decreases without
-    changing sign, so L is monotone for every Delta(0); if b < 2 sqrt(lambda_max) the top mode
-    crosses zero and comes back, so L is not monotone for Delta(0) along it. b = sqrt(2 lambda0) < 2
-    sqrt(lambda0) oscillates for every kernel H >= lambda0.""",
+    note=r"""$\dot L = \sum c_k^2 \phi_k \dot\phi_k$. If $b \ge 2 \sqrt{\lambda_{\max}}$ every
+    $\phi_k$ decreases without changing sign, so $L$ is monotone for every $\Delta(0)$; if $b < 2
+    \sqrt{\lambda_{\max}}$ the top mode crosses zero and comes back, so $L$ is not monotone for
+    $\Delta(0)$ along it. $b = \sqrt{2 \lambda_0} < 2 \sqrt{\lambda_0}$ oscillates for every
+    kernel $H \ge \lambda_0$.""",
 )
 def remark_oscillation(setting: Setting) -> Forms:
     values, c = setting.eigen
@@ -488,7 +478,7 @@ def remark_oscillation(setting: Setting) -> Forms:
         ),
         None,
         every(
-            "L is monotone for every Delta(0) iff b >= 2 sqrt(lambda_max)",
+            r"$L$ is monotone for every $\Delta(0)$ iff $b \ge 2 \sqrt{\lambda_{\max}}$",
             setting.on_kernel,
             {"monotone at 1.0001 of it": over <= 1e-14, "not monotone at 0.999": rise > 0},
             1e-3,
@@ -496,7 +486,7 @@ def remark_oscillation(setting: Setting) -> Forms:
             largest_relative_rise_below=rise,
         ),
         drawing(
-            "Loss along the top mode: not monotone below b = 2 sqrt(lambda_max).",
+            r"Loss along the top mode: not monotone below $b = 2 \sqrt{\lambda_{\max}}$.",
             panel(
                 "sqrt(lambda_max) t",
                 "L(t)/L(0)",

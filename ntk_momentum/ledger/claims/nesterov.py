@@ -35,9 +35,10 @@ from .setting import Setting
     section="4",
     kind="definition",
     fault="notation",
-    note="""Indexed from t = 0, as (2.1) and (3.1) are, the first momentum is (0 - 1)/(0 + d - 1) =
-    -1/(d - 1): negative, infinite at d = 1, and R(0) is undefined. It must run over t = 1, 2, ...
-    with R(1) = w(1). R is the x of Su, Boyd, Candes and w their y: the gradient is taken at w.""",
+    note=r"""Indexed from $t = 0$, as (2.1) and (3.1) are, the first momentum is $(0 - 1)/(0 + d
+    - 1) = -1/(d - 1)$: negative, infinite at $d = 1$, and $R(0)$ is undefined. It must run over
+    $t = 1, 2, \dots$ with $R(1) = w(1)$. $R$ is the $x$ of Su, Boyd, Candes and $w$ their $y$:
+    the gradient is taken at $w$.""",
 )
 def eq_4_1(setting: Setting) -> Forms:
     momenta = {f"d = {d:g}": -1 / (d - 1) if d != 1 else -np.inf for d in (1.0, 3.0, 6.0)}
@@ -56,19 +57,19 @@ def eq_4_1(setting: Setting) -> Forms:
     ks = np.arange(0, 31)
     return (
         derived(
-            "indexed from t = 0, as (2.1) and (3.1): the momentum lies in [0, 1)",
+            "indexed from $t = 0$, as (2.1) and (3.1): the momentum lies in $[0, 1)$",
             "d = 1, 3, 6",
             {k: 0 <= v < 1 for k, v in momenta.items()},
             first_momentum=momenta,
         ),
         identity(
-            "indexed from t = 1 with R(1) = w(1)",
+            "indexed from $t = 1$ with $R(1) = w(1)$",
             "twenty steps on a random quadratic in R^4, eta = 0.2, d = 3",
             error,
             1e-12,
         ),
         drawing(
-            "The momentum (t - 1)/(t + d - 1): negative at t = 0.",
+            "The momentum $(t - 1)/(t + d - 1)$: negative at $t = 0$.",
             panel(
                 "t",
                 "momentum",
@@ -93,9 +94,10 @@ def _modified_mode(d: float, h: float, lam: float, ts: np.ndarray) -> np.ndarray
     section="4",
     kind="rate",
     experiment="discrete_vs_flow",
-    note="""t = k sqrt(eta), first order in h = sqrt(eta). Second order: Delta'' + (d/t) Delta' + h
-    H Delta' + (1 + dh/(2t)) H Delta = 0, w_k at t = (k + d/2) h and R_k at t = (k + (d-2)/2) h, k
-    steps taken, with the regular start Delta'(0) = -(h/2) H Delta(0).""",
+    note=r"""$t = k \sqrt{\eta}$, first order in $h = \sqrt{\eta}$. Second order: $\ddot\Delta +
+    (d/t) \dot\Delta + h H \dot\Delta + (1 + dh/(2t)) H \Delta = 0, w_k$ at $t = (k + d/2) h$ and
+    $R_k$ at $t = (k + (d-2)/2) h, k$ steps taken, with the regular start $\dot\Delta(0) = -(h/2)
+    H \Delta(0)$.""",
 )
 def eq_4_2(setting: Setting) -> Forms:
     lam, until = 1.0, 5.0
@@ -130,7 +132,7 @@ def eq_4_2(setting: Setting) -> Forms:
         first[f"d = {d:g}"] = slope(hs, plain)[0]
     return (
         every(
-            "(4.1) tends to (4.2), t = k sqrt(eta)",
+            r"(4.1) tends to (4.2), $t = k \sqrt{\eta}$",
             "one mode, lambda = 1, t = 5, d = 1, 3, 6",
             {k: 0.8 < v < 1.3 for k, v in first.items()},
             0.3,
@@ -145,10 +147,8 @@ def eq_4_2(setting: Setting) -> Forms:
             orders=orders,
         ),
         drawing(
-            (
-                "Iterates of (4.1) with d = 6 against the flow: order 1; and against the "
-                "corrected flow at shifted times: order 2."
-            ),
+            "Iterates of (4.1) with $d = 6$ against the flow: order 1; and against the "
+            "corrected flow at shifted times: order 2.",
             against(
                 "h",
                 "sup |w_k - flow|",
@@ -164,9 +164,9 @@ def eq_4_2(setting: Setting) -> Forms:
     kind="identity",
     fault="notation",
     under="constant kernel",
-    note="""The second equality replaces H Delta by dL/dDelta = Delta, which is another vector
-    unless H is the identity; it should be dL^/dDelta. The first holds between crossings; with
-    impulses as in (3.5).""",
+    note=r"""The second equality replaces $H \Delta$ by $\partial L/\partial\Delta = \Delta$,
+    which is another vector unless $H$ is the identity; it should be $\partial\hat
+    L/\partial\Delta$. The first holds between crossings; with impulses as in (3.5).""",
 )
 def eq_4_3(setting: Setting) -> Forms:
     ts = np.linspace(0.1, 20, 400)
@@ -185,18 +185,18 @@ def eq_4_3(setting: Setting) -> Forms:
     rest = acceleration + DS[-1] / ts * run.velocity[:, 0]
     return (
         derived(
-            "H Delta = dL/dDelta",
+            r"$H \Delta = \partial L/\partial\Delta$",
             "n = 1, polynomials in H and Delta, L = Delta^2/2",
             {"equal": (D * D / 2).derivative("D") == H * D},
         ),
         identity(
-            "Delta'' + (d/t) Delta' + dL^/dDelta = 0, constant H",
+            r"$\ddot\Delta + (d/t) \dot\Delta + \partial\hat L/\partial\Delta = 0$, constant $H$",
             "one mode, H = 1/2, d = 0.5 ... 9, central differences",
             float(max(residuals)),
             1e-6,
         ),
         drawing(
-            "What is left of both readings on the closed form, d = 9, H = 1/2.",
+            "What is left of both readings on the closed form, $d = 9, H = 1/2$.",
             panel(
                 "t",
                 "left side",
@@ -215,11 +215,12 @@ def eq_4_3(setting: Setting) -> Forms:
     under="constant kernel",
     theorem="Theorem 12",
     experiment="three_flows",
-    note="""4 < alpha <= 2d/3 with d >= 6 is empty at d = 6, and d = 3 is excluded. The exact mode
-    is Lambda_d(s) = 0F1(;(d+1)/2; -s^2/4) = Gamma((d+1)/2) (2/s)^{(d-1)/2} J_{(d-1)/2}(s), s =
-    sqrt(lambda) t, so for every d > 0: L <= K_d (sqrt(lambda_min) t)^{-d} L(0) with K_d = sup s^d
-    Lambda_d^2, and limsup t^d L = kappa_d sum c_k^2 lambda_k^{-d/2}/2, kappa_d = 2^d
-    Gamma((d+1)/2)^2/pi.""",
+    note=r"""$4 < \alpha\le 2d/3$ with $d \ge 6$ is empty at $d = 6$, and $d = 3$ is excluded.
+    The exact mode is $\Lambda_d(s) = {}_0F_1(;\tfrac{d+1}2; -\tfrac{s^2}4) =
+    \Gamma(\tfrac{d+1}2) (2/s)^{(d-1)/2} J_{(d-1)/2}(s), s = \sqrt{\lambda} t$, so for every $d >
+    0$: $L \le K_d (\sqrt{\lambda_{\min}} t)^{-d} L(0)$ with $K_d = \sup s^d \Lambda_d^2$, and
+    $\limsup t^d L = \kappa_d \sum c_k^2 \lambda_k^{-d/2}/2, \kappa_d = 2^d
+    \Gamma(\tfrac{d+1}2)^2/\pi$.""",
 )
 def thm_3(setting: Setting) -> Forms:
     values, c = setting.eigen
@@ -244,18 +245,18 @@ def thm_3(setting: Setting) -> Forms:
     }
     return (
         derived(
-            "for d >= 6 there is alpha with 4 < alpha <= 2d/3",
+            r"for $d \ge 6$ there is $\alpha$ with $4 < \alpha\le 2d/3$",
             "d = 6, 7, 9",
             {f"d = {d}": Fraction(2 * d, 3) > 4 for d in (6, 7, 9)},
         ),
         bound(
-            "L(t) <= K_d (sqrt(lambda_min) t)^{-d} L(0), constant H, every d > 0",
+            r"$L(t) \le K_d (\sqrt{\lambda_{\min}} t)^{-d} L(0)$, constant $H$, every $d > 0$",
             setting.on_kernel,
             max(ratios.values()),
             by_d=ratios,
         ),
         every(
-            "limsup t^d L = kappa_d sum c_k^2 lambda_k^{-d/2} / 2, and K_d is attained",
+            r"$\limsup t^d L = \kappa_d \sum c_k^2 \lambda_k^{-d/2} / 2$, and $K_d$ is attained",
             "two modes, lambda = 1 and pi/2, t in [2000, 2600]; one mode",
             {
                 **{f"limsup at d = {d}": 0.98 < v < 1.01 for d, v in tails.items()},
@@ -266,10 +267,8 @@ def thm_3(setting: Setting) -> Forms:
             suprema=suprema,
         ),
         drawing(
-            (
-                "t^d L/L(0) of one mode with lambda = 1, over K_d: bounded by 1, with a "
-                "limit superior of kappa_d/K_d."
-            ),
+            r"$t^d L/L(0)$ of one mode with $\lambda = 1$, over $K_d$: bounded by 1, with a "
+            r"limit superior of $\kappa_d/K_d$.",
             panel(
                 "t",
                 "t^d L over its bound",
@@ -291,10 +290,11 @@ def thm_3(setting: Setting) -> Forms:
     under="constant kernel",
     theorem="Theorem 12",
     experiment="three_flows",
-    note="""With s = sqrt(lambda) t a single mode has L/L^(0) = Lambda_d(s)^2/lambda, so sup_t
-    t^{2d/3} L/L^(0) is proportional to lambda^{-1-d/3}: no A(alpha, d) free of lambda exists. Also
-    Delta.H Delta = 2 L^. Corrected: L <= A_d (sqrt(lambda_min) t)^{-2d/3} L(0), A_d = sup s^{2d/3}
-    Lambda_d^2.""",
+    note=r"""With $s = \sqrt{\lambda} t$ a single mode has $L/\hat L(0) =
+    \Lambda_d(s)^2/\lambda$, so $\sup_t t^{2d/3} L/\hat L(0)$ is proportional to
+    $\lambda^{-1-d/3}$: no $A(\alpha, d)$ free of $\lambda$ exists. Also $\Delta\cdot H \Delta =
+    2 \hat L$. Corrected: $L \le A_d (\sqrt{\lambda_{\min}} t)^{-2d/3} L(0), A_d = \sup s^{2d/3}
+    \Lambda_d^2$.""",
 )
 def eq_4_4(setting: Setting) -> Forms:
     d, needed = 9.0, {}
@@ -309,7 +309,7 @@ def eq_4_4(setting: Setting) -> Forms:
         met[f"{d_:g}"] = solved_reach(d_, 2 * d_ / 3, 1.0) / A
     return (
         every(
-            "L(t) <= A(alpha, d) t^{-2d/3} L^(0) with one A for all kernels",
+            r"$L(t) \le A(\alpha, d) t^{-2d/3} \hat L(0)$ with one $A$ for all kernels",
             "n = 1, d = 9, H = 1/2, 1/20, 1/200, solved step by step: the A each needs",
             {"bounded as lambda -> 0": growth(needed) < 1e-3},
             needed_by_lambda=needed,
@@ -317,8 +317,8 @@ def eq_4_4(setting: Setting) -> Forms:
             predicted=1 + d / 3,
         ),
         every(
-            "L(t) <= A_d (sqrt(lambda_min) t)^{-2d/3} L(0), constant H, A_d = sup s^{2d/3} "
-            "Lambda_d(s)^2 by Bessel's function, attained",
+            r"$L(t) \le A_d (\sqrt{\lambda_{\min}} t)^{-2d/3} L(0)$, constant $H, A_d = \sup "
+            r"s^{2d/3} \Lambda_d(s)^2$ by Bessel's function, attained",
             f"H_inf of {setting.on_points}, d = 1, 3, 6, 9; one mode, both solved step by step",
             {
                 **{f"bound at d = {k}": v <= 1 + 1e-6 for k, v in ratios.items()},
@@ -329,7 +329,7 @@ def eq_4_4(setting: Setting) -> Forms:
             suprema_of_one_mode_over_A=met,
         ),
         drawing(
-            "The constant A that each kernel needs: no single one serves.",
+            "The constant $A$ that each kernel needs: no single one serves.",
             against(
                 "lambda",
                 "A needed",
@@ -370,11 +370,12 @@ def _bouncing_exponent(d: float) -> float:
     under="constant kernel",
     theorem="Theorem 12",
     experiment="three_flows",
-    note="""Three statements about convex functions, true as such: t^{-2d/3} is the guarantee of Su,
-    Boyd, Candes for strongly convex ones; f(x) = |x| has E' = -(d/t) x'^2 with x'^2 = 2E/3 on
-    average over a bounce, so E ~ t^{-2d/3}, slower than t^{-2} for every d < 3; and t^{-d} is
-    reached. But the paper draws them on for L^, a quadratic for a frozen kernel: there the exponent
-    is exactly d for every d > 0, and 1/t^2 fails only for d < 2.""",
+    note=r"""Three statements about convex functions, true as such: $t^{-2d/3}$ is the guarantee
+    of Su, Boyd, Candes for strongly convex ones; $f(x) = |x|$ has $E' = -(d/t) x'^2$ with $x'^2
+    = 2E/3$ on average over a bounce, so $E \sim t^{-2d/3}$, slower than $t^{-2}$ for every $d <
+    3$; and $t^{-d}$ is reached. But the paper draws them on for $\hat L$, a quadratic for a
+    frozen kernel: there the exponent is exactly $d$ for every $d > 0$, and $1/t^2$ fails only
+    for $d < 2$.""",
 )
 def remark_rate_exponents(setting: Setting) -> Forms:
     found = {}
@@ -388,7 +389,8 @@ def remark_rate_exponents(setting: Setting) -> Forms:
     }
     return (
         every(
-            "O(t^{-2d/3}) for d >= 3, up to O(1/t^d); for d < 3 some convex function fails 1/t^2",
+            r"$O(t^{-2d/3})$ for $d \ge 3$, up to $O(1/t^d)$; for $d < 3$ some convex function "
+            "fails $1/t^2$",
             (
                 "one mode, d = 3, 6, 9; f(x) = |x| from x = 1 at rest, d = 1, 2, 2.5, "
                 "exponent of the energy from the 100th to the 500th zero"
@@ -409,7 +411,7 @@ def remark_rate_exponents(setting: Setting) -> Forms:
             predicted_for_absolute_value={d: 2 * float(d) / 3 for d in absolute},
         ),
         every(
-            "on a frozen kernel 1/t^2 fails only for d < 2",
+            "on a frozen kernel $1/t^2$ fails only for $d < 2$",
             "one mode: growth of sup t^2 L from t = 100 to t = 1600",
             {
                 "fails at d = 1.5": middle["1.5"] > 1.5,
@@ -419,14 +421,14 @@ def remark_rate_exponents(setting: Setting) -> Forms:
             growth=middle,
         ),
         every(
-            "the exponent is exactly d, every d > 0",
+            "the exponent is exactly $d$, every $d > 0$",
             "one mode, d = 0.5 ... 9, t from 20 to 2000",
             {d: abs(v - float(d)) < 0.02 for d, v in found.items()},
             0.02,
             exponents=found,
         ),
         drawing(
-            "Exponents of Nesterov's flow: d on a quadratic, 2d/3 on f(x) = |x|.",
+            "Exponents of Nesterov's flow: $d$ on a quadratic, $2d/3$ on $f(x) = |x|$.",
             panel(
                 "d",
                 "exponent",
@@ -446,10 +448,11 @@ def remark_rate_exponents(setting: Setting) -> Forms:
     fault="false",
     under="constant kernel",
     experiment="three_flows",
-    note="""The abstract's word on NAG, a method; section 4 only says that no more is shown. For the
-    flow (4.2) the power law is exact. For the algorithm (4.1) at a fixed step it is false: on a
-    mode with x = eta lambda < 1 the momentum tends to 1 and z^2 - 2(1 - x) z + (1 - x) has |z|^2 =
-    1 - x, hence L_k ~ k^{-d} (1 - x)^k. For 1 < x < 4/3 the root is (x - 1) + sqrt(x(x - 1)).""",
+    note=r"""The abstract's word on NAG, a method; section 4 only says that no more is shown. For
+    the flow (4.2) the power law is exact. For the algorithm (4.1) at a fixed step it is false:
+    on a mode with $x = \eta\lambda < 1$ the momentum tends to 1 and $z^2 - 2(1 - x) z + (1 - x)$
+    has $|z|^2 = 1 - x$, hence $L_k \sim k^{-d} (1 - x)^k$. For $1 < x < 4/3$ the root is $(x -
+    1) + \sqrt{x(x - 1)}$.""",
 )
 def remark_only_sublinear(setting: Setting) -> Forms:
     d, fits = 3.0, {}
@@ -493,7 +496,7 @@ def remark_only_sublinear(setting: Setting) -> Forms:
             fits=fits,
         ),
         every(
-            "the flow is sublinear, exactly t^{-d}",
+            "the flow is sublinear, exactly $t^{-d}$",
             "one mode, d = 0.5 ... 9, t from 1500 to 1600",
             {f"d = {d_}": 0.9 < v < 1.1 for d_, v in late.items()},
             0.1,
@@ -501,10 +504,8 @@ def remark_only_sublinear(setting: Setting) -> Forms:
             supremum_over_K=flow,
         ),
         every(
-            (
-                "the algorithm: L_k ~ k^{-d} (1 - eta lambda)^k; root (x-1) + sqrt(x(x-1)) "
-                "for 1 < x < 4/3"
-            ),
+            r"the algorithm: $L_k \sim k^{-d} (1 - \eta\lambda)^k$; root $(x-1) + "
+            r"\sqrt{x(x-1)}$ for $1 < x < 4/3$",
             "d = 3; x = 1.05, 1.2, 1.33",
             {
                 **{
@@ -519,10 +520,8 @@ def remark_only_sublinear(setting: Setting) -> Forms:
             roots=roots,
         ),
         drawing(
-            (
-                "Algorithm (4.1) at eta lambda = 0.6, d = 3: k^d L_k falls linearly on a "
-                "logarithmic scale, like (1 - eta lambda)^k."
-            ),
+            r"Algorithm (4.1) at $\eta\lambda = 0.6, d = 3$: $k^d L_k$ falls linearly on a "
+            r"logarithmic scale, like $(1 - \eta\lambda)^k$.",
             panel(
                 "k",
                 "log(k^d L_k)",

@@ -77,13 +77,13 @@ def _tails(setting: Setting) -> dict[tuple[float, int], list[Tail]]:
     under="network",
     theorem="Theorem 12",
     experiment="three_flows",
-    note="""Lemma 8 applies a theorem on a fixed convex function to a kernel that moves, and
-    lambda_min alone cannot suffice there (lemma-8). On networks the law holds, with the exponent d
-    of a constant kernel, not 2d/3: the envelope t^d (L + Delta'.H^{-1} Delta'/2) tends to a
-    constant, kappa_d sum c_k^2 lambda_k^{-d/2}/2 for a frozen kernel, from which the network's
-    departs with its kernel, less and less as m grows. For d > 2 the speed of the weights, ~
-    t^{-d/2}, has a finite integral, so crossings become rare, and with them what could pump energy.
-    No neuron slides: its velocity does not jump.""",
+    note=r"""Lemma 8 applies a theorem on a fixed convex function to a kernel that moves, and
+    $\lambda_{\min}$ alone cannot suffice there (lemma-8). On networks the law holds, with the
+    exponent $d$ of a constant kernel, not $2d/3$: the envelope $t^d (L + \dot\Delta\cdot H^{-1}
+    \dot\Delta/2)$ tends to a constant, $\kappa_d \sum c_k^2 \lambda_k^{-d/2}/2$ for a frozen
+    kernel, from which the network's departs with its kernel, less and less as $m$ grows. For $d
+    > 2$ the speed of the weights, $\sim t^{-d/2}$, has a finite integral, so crossings become
+    rare, and with them what could pump energy. No neuron slides: its velocity does not jump.""",
 )
 def thm_3_network(setting: Setting) -> Forms:
     tails = setting.once("tails", lambda: _tails(setting))
@@ -110,13 +110,13 @@ def thm_3_network(setting: Setting) -> Forms:
     )
     return (
         every(
-            "on a wide network L(t) = O(t^{-2d/3})",
+            "on a wide network $L(t) = O(t^{-2d/3})$",
             instance,
             {name: min(values) > 2 * d / 3 for name, (d, values) in exponents.items()},
             exponents=found,
         ),
         every(
-            "the exponent is d, at every width and seed, and the kernel comes to rest",
+            "the exponent is $d$, at every width and seed, and the kernel comes to rest",
             f"{instance}; the last three quarters of each run",
             {
                 **{
@@ -130,8 +130,8 @@ def thm_3_network(setting: Setting) -> Forms:
             largest_relative_change_of_drift=moved,
         ),
         every(
-            "t^d times the envelope of L, mode by mode, tends to the frozen kernel's kappa_d c_k^2 "
-            "lambda_k^{-d/2}/2 as m grows",
+            "$t^d$ times the envelope of $L$, mode by mode, tends to the frozen kernel's "
+            r"$\kappa_d c_k^2 \lambda_k^{-d/2}/2$ as $m$ grows",
             f"{instance}; slope of the distance in m, with its 95% interval",
             {f"it falls, {name}": fall + half < 0 for name, (fall, half) in slopes.items()},
             0.05,
@@ -141,9 +141,9 @@ def thm_3_network(setting: Setting) -> Forms:
             },
         ),
         drawing(
-            "Nesterov's flow on networks. Left: t^d times the envelope of the loss over its limit "
-            "for the frozen kernel, d = 6. Right: the late distance from that limit, against the "
-            "width.",
+            "Nesterov's flow on networks. Left: $t^d$ times the envelope of the loss over its "
+            "limit for the frozen kernel, $d = 6$. Right: the late distance from that limit, "
+            "against the width.",
             panel(
                 "t",
                 "t^d envelope / frozen limit",
@@ -191,11 +191,12 @@ def _certified(run: Crossings) -> tuple[np.ndarray, float]:
     under="network, as certified",
     theorem="Theorem 3",
     experiment="three_flows",
-    note="""'Both optimizers can provably find the global minimum': they do, on wide networks. The
-    paper's proofs do not show it, since lambda_min(H(t)) >= lambda0/2 does not imply decay under
-    either flow (lemma-6, lemma-8) and the impulses are left out. For the heavy ball Lemma 2 with
-    the reference H(0), its impulses included, proves it of a single run whose drift is small
-    enough; for Nesterov's flow Theorem 14 does where the kernel's variation is (`nm.certify`).""",
+    note=r"""'Both optimizers can provably find the global minimum': they do, on wide networks.
+    The paper's proofs do not show it, since $\lambda_{\min}(H(t)) \ge \lambda_0/2$ does not
+    imply decay under either flow (lemma-6, lemma-8) and the impulses are left out. For the heavy
+    ball Lemma 2 with the reference $H(0)$, its impulses included, proves it of a single run
+    whose drift is small enough; for Nesterov's flow Theorem 14 does where the kernel's variation
+    is (`nm.certify`).""",
 )
 def abstract_global_minimum(setting: Setting) -> Forms:
     tails = setting.once("tails", lambda: _tails(setting))
@@ -211,7 +212,7 @@ def abstract_global_minimum(setting: Setting) -> Forms:
     run, (curve, _) = wide[0], _certified(wide[0])
     return (
         every(
-            "the heavy ball and Nesterov's flow find the global minimum L = 0 on wide networks",
+            "the heavy ball and Nesterov's flow find the global minimum $L = 0$ on wide networks",
             f"{setting.on_crossings}, and Nesterov's flow of thm-3-network",
             {
                 "heavy ball: L falls a hundredfold by t = 8/b": ball < 1e-2,
@@ -221,8 +222,9 @@ def abstract_global_minimum(setting: Setting) -> Forms:
             nesterov_left=nesterov,
         ),
         every(
-            "provably for the heavy ball where Lemma 2 certifies the run: sqrt V <= "
-            "e^{-int rho/2} sqrt V(0) + decayed impulses, L <= V/lambda_min(S), rho > 0",
+            r"provably for the heavy ball where Lemma 2 certifies the run: $\sqrt{V} \le "
+            r"e^{-\int\rho/2}\sqrt{V(0)}$ + decayed impulses, $L \le V/\lambda_{\min}(S), \rho > "
+            "0$",
             f"{setting.on_points}; the runs at m = {setting.wide}, reference H(0)",
             {
                 "L below the certificate": max(ratios) <= 1 + 1e-9,

@@ -20,14 +20,15 @@ from .setting import Setting
     kind="rate",
     under="network",
     experiment="lazy_training",
-    note="""The printed chain should begin with H_inf. Each entry of H(0) is a mean of m independent
-    terms: ||H(0) - H_inf|| ~ m^{-1/2}. Each neuron feels a force O(m^{-1/2}): displacement ~
-    m^{-1/2}; so O(m^{1/2}) pairs change sign, each moves H by O(1/m): ||H(t) - H(0)|| =
-    O(m^{-1/2}). Were as many pairs to switch on as off, their signs would average to m^{-3/4}; but
-    only an active neuron feels its own sample, so switching off prevails by a fixed share and -1/2
-    is the limit. With many samples the share is small, and -3/4 is what moderate widths may show.
-    Against the lazy twin, O(m^{1/2}) neurons whose pattern changed part by O(m^{-1/2}) each, so ||W
-    - W_lazy|| ~ m^{-1/4}, while ||W_lazy - W(0)|| = O(1).""",
+    note=r"""The printed chain should begin with $H^\infty$. Each entry of $H(0)$ is a mean of
+    $m$ independent terms: $\|H(0) - H^\infty\| \sim m^{-1/2}$. Each neuron feels a force
+    $O(m^{-1/2})$: displacement $\sim m^{-1/2}$; so $O(m^{1/2})$ pairs change sign, each moves
+    $H$ by $O(1/m)$: $\|H(t) - H(0)\| = O(m^{-1/2})$. Were as many pairs to switch on as off,
+    their signs would average to $m^{-3/4}$; but only an active neuron feels its own sample, so
+    switching off prevails by a fixed share and $-1/2$ is the limit. With many samples the share
+    is small, and $-3/4$ is what moderate widths may show. Against the lazy twin, $O(m^{1/2})$
+    neurons whose pattern changed part by $O(m^{-1/2})$ each, so $\|W - W_{\rm lazy}\| \sim
+    m^{-1/4}$, while $\|W_{\rm lazy} - W(0)\| = O(1)$.""",
 )
 def remark_lazy_training(setting: Setting) -> Forms:
     widths, moved = setting.along_widths(lambda run: run.displaced.max())
@@ -65,7 +66,8 @@ def remark_lazy_training(setting: Setting) -> Forms:
     }
     return (
         every(
-            "W(t) stays near W(0) and H_inf ~ H(0) ~ H(t) while the loss changes largely",
+            r"$W(t)$ stays near $W(0)$ and $H^\infty\sim H(0) \sim H(t)$ while the loss changes "
+            "largely",
             setting.on_crossings,
             {
                 "displacement falls with m": moved[wide].mean() < moved[narrow].mean(),
@@ -76,9 +78,9 @@ def remark_lazy_training(setting: Setting) -> Forms:
             largest_final_loss=left.max(),
         ),
         every(
-            "slopes in m: -1/2 for displacement, ||H(0)-H_inf||, ||H(t)-H(0)|| and Delta against "
-            "its frozen-kernel twin, -1/4 for ||W-W_lazy||, +1/2 for the pairs that cross; every "
-            "95% interval excludes the powers a quarter away",
+            r"slopes in $m$: $-1/2$ for displacement, $\|H(0)-H^\infty\|, \|H(t)-H(0)\|$ and "
+            r"$\Delta$ against its frozen-kernel twin, $-1/4$ for $\|W-W_{\rm lazy}\|, +1/2$ for "
+            "the pairs that cross; every 95% interval excludes the powers a quarter away",
             setting.on_crossings,
             {name: agrees(slopes[name], value) for name, value in expected.items()},
             APART,
@@ -142,13 +144,14 @@ def _width_needed(
     fault="hypothesis",
     under="network",
     experiment="three_flows",
-    note="""The width n^6/delta^3 does not see lambda0, so it cannot keep lambda_min(H) > lambda0/2
-    when lambda0 -> 0. Two inputs at angle theta: lambda0 ~ theta/(2 pi), but with m theta/pi << 1
-    no neuron tells them apart and lambda_min(H(0)) ~ theta^2/4. About m theta/pi neurons tell them
-    apart, so the width at which the failure probability is delta grows like 1/lambda0, no faster
-    and no more slowly: some power of lambda0 is needed, and n^6/(lambda0^4 delta^3) of Du et al. is
-    enough. Given lambda_min(H(t)) >= lambda0/2, L' = -Delta.H Delta <= -lambda0 L gives
-    (2.7).""",
+    note=r"""The width $n^6/\delta^3$ does not see $\lambda_0$, so it cannot keep
+    $\lambda_{\min}(H) > \lambda_0/2$ when $\lambda_0 \to 0$. Two inputs at angle $\theta$:
+    $\lambda_0 \sim \theta/(2 \pi)$, but with $m \theta/\pi \ll 1$ no neuron tells them apart and
+    $\lambda_{\min}(H(0)) \sim \theta^2/4$. About $m \theta/\pi$ neurons tell them apart, so the
+    width at which the failure probability is $\delta$ grows like $1/\lambda_0$, no faster and no
+    more slowly: some power of $\lambda_0$ is needed, and $n^6/(\lambda_0^4 \delta^3)$ of Du et
+    al. is enough. Given $\lambda_{\min}(H(t)) \ge \lambda_0/2, L' = -\Delta\cdot H \Delta\le
+    -\lambda_0 L$ gives (2.7).""",
 )
 def thm_1(setting: Setting) -> Forms:
     rng, delta = setting.rng(2), 0.1
@@ -176,19 +179,17 @@ def thm_1(setting: Setting) -> Forms:
     share = {f"printed, {k}": v / trials for k, v in printed.items()}
     return (
         rarely(
-            (
-                "at m = Omega(n^6/delta^3), lambda_min(H(t)) > lambda0/2 with probability "
-                "1 - delta (here t = 0)"
-            ),
+            r"at $m = \Omega(n^6/\delta^3), \lambda_{\min}(H(t)) > \lambda_0/2$ with "
+            r"probability $1 - \delta$ (here $t = 0$)",
             "n = 2 inputs at angles 0.1, 1e-3, 1e-6, 1e-9; delta = 0.1; constants 1 and 1000",
             printed,
             trials,
             delta,
         ),
         every(
-            "the width at which P(lambda_min(H(0)) <= lambda0/2) = delta grows like lambda0^{-1}: "
-            "a power of lambda0 is needed, and n^6/(delta^3 lambda0^4) is enough (for the whole "
-            "path see width-thm-1)",
+            r"the width at which $P(\lambda_{\min}(H(0)) \le \lambda_0/2) = \delta$ grows like "
+            r"$\lambda_0^{-1}$: a power of $\lambda_0$ is needed, and $n^6/(\delta^3 "
+            r"\lambda_0^4)$ is enough (for the whole path see width-thm-1)",
             f"the same family, angles 0.1 ... 1e-4, {40 * trials} draws, bisection",
             {
                 "power of 1/lambda0 is 1": abs(power - 1) < 0.05,
@@ -201,7 +202,7 @@ def thm_1(setting: Setting) -> Forms:
             over_the_corrected_width=enough,
         ),
         every(
-            "constant H: L(t) <= exp(-2 lambda_min t) L(0), and no larger exponent",
+            r"constant $H$: $L(t) \le \exp(-2 \lambda_{\min} t) L(0)$, and no larger exponent",
             setting.on_kernel,
             {
                 "bound": ratio <= 1 + 1e-9,
@@ -213,9 +214,9 @@ def thm_1(setting: Setting) -> Forms:
             expected=bounds.gradient_flow_rate(values[0]),
         ),
         drawing(
-            "Left: how often lambda_min(H(0)) <= lambda0/2 at the printed width, against delta. "
-            "Middle: the width that is needed grows like 1/lambda0. Right: constant H, the loss "
-            "and its sharp bound.",
+            r"Left: how often $\lambda_{\min}(H(0)) \le \lambda_0/2$ at the printed width, "
+            r"against $\delta$. Middle: the width that is needed grows like $1/\lambda_0$. Right: "
+            "constant $H$, the loss and its sharp bound.",
             by_name("failure frequency", share, delta),
             against(
                 "lambda0",
@@ -239,9 +240,9 @@ def thm_1(setting: Setting) -> Forms:
     kind="bound",
     under="network",
     experiment="three_flows",
-    note="""d/dt L = -Delta.H Delta <= -2 lambda_min(H) L <= -lambda0 L while lambda_min(H(t)) >=
-    lambda0/2. For constant H the exponent is 2 lambda_min, so for H = lambda0/2 (2.7) is
-    attained.""",
+    note=r"""$\dot L = -\Delta\cdot H \Delta\le -2 \lambda_{\min}(H) L \le -\lambda_0 L$ while
+    $\lambda_{\min}(H(t)) \ge \lambda_0/2$. For constant $H$ the exponent is $2 \lambda_{\min}$,
+    so for $H = \lambda_0/2$ (2.7) is attained.""",
 )
 def eq_2_7(setting: Setting) -> Forms:
     run, lam0 = setting.gradient_run, setting.points_lam0
@@ -252,7 +253,7 @@ def eq_2_7(setting: Setting) -> Forms:
     sharp = float(np.max(worst.loss / bounds.theorem_1(ts, lam0, worst.loss[0])))
     return (
         bound(
-            "L(t) <= exp(-lambda0 t) L(0) while lambda_min(H(t)) >= lambda0/2",
+            r"$L(t) \le \exp(-\lambda_0 t) L(0)$ while $\lambda_{\min}(H(t)) \ge \lambda_0/2$",
             f"{setting.on_points}, gradient flow at m = {setting.wide}",
             ratio,
             smallest_lambda_min_over_lam0=lam.min() / lam0,
@@ -261,7 +262,7 @@ def eq_2_7(setting: Setting) -> Forms:
         ),
         None,
         attained(
-            "the exponent lambda0 cannot be improved under this hypothesis",
+            r"the exponent $\lambda_0$ cannot be improved under this hypothesis",
             "one mode with H = lambda0/2",
             sharp,
             1e-9,
@@ -285,11 +286,11 @@ def eq_2_7(setting: Setting) -> Forms:
     kind="rate",
     under="constant kernel",
     experiment="discrete_vs_flow",
-    note="""Constant kernel, x = eta lambda. Gradient descent has the root 1 - x, the heavy ball
-    those of z^2 - (1 + beta - x) z + beta, Nesterov with constant beta those of z^2 - (1 + beta)(1
-    - x) z + beta (1 - x). Best rates over [mu, kappa mu]: (kappa-1)/(kappa+1), (sqrt kappa -
-    1)/(sqrt kappa + 1), and 1 - 2/sqrt(3 kappa + 1). At the second-order map of (3.1), -2 log|z|/h
-    tends to r(b) as h^2.""",
+    note=r"""Constant kernel, $x = \eta\lambda$. Gradient descent has the root $1 - x$, the heavy
+    ball those of $z^2 - (1 + \beta - x) z + \beta$, Nesterov with constant $\beta$ those of $z^2
+    - (1 + \beta)(1 - x) z + \beta(1 - x)$. Best rates over $[\mu, \kappa\mu]$: $(\kappa
+    -1)/(\kappa +1), (\sqrt{\kappa} - 1)/(\sqrt{\kappa} + 1)$, and $1 - 2/\sqrt{3 \kappa + 1}$.
+    At the second-order map of (3.1), $-2 \log|z|/h$ tends to $r(b)$ as $h^2$.""",
 )
 def remark_discrete(setting: Setting) -> Forms:
     values = setting.eigen[0]
@@ -329,7 +330,7 @@ def remark_discrete(setting: Setting) -> Forms:
             b_of_paper=b,
         ),
         within(
-            "at the second-order map the gap closes as h^2",
+            "at the second-order map the gap closes as $h^2$",
             "the same",
             order,
             1.8,
@@ -338,7 +339,8 @@ def remark_discrete(setting: Setting) -> Forms:
             gaps=gaps,
         ),
         every(
-            "best rates (kappa-1)/(kappa+1), (sqrt kappa-1)/(sqrt kappa+1), 1-2/sqrt(3 kappa+1)",
+            r"best rates $(\kappa -1)/(\kappa +1), (\sqrt{\kappa}-1)/(\sqrt{\kappa}+1), "
+            r"1-2/\sqrt{3 \kappa +1}$",
             "spectra with kappa = 100, parameters by search",
             {name: abs(found - formula) < 2e-3 for name, (found, formula) in best.items()},
             2e-3,

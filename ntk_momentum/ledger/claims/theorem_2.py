@@ -19,9 +19,9 @@ from .setting import Setting
     kind="bound",
     under="constant kernel",
     theorem="Theorem 1",
-    note="""For every mode lambda >= alpha^2, |phi| <= (1 + alpha t) e^{-alpha t}: no smoothness
-    constant enters. Nor does it for any other b > 0: r(b) depends on lambda_min alone, so a
-    Lipschitz gradient is not needed there either.""",
+    note=r"""For every mode $\lambda\ge \alpha^2, |\phi| \le (1 + \alpha t) e^{-\alpha t}$: no
+    smoothness constant enters. Nor does it for any other $b > 0$: $r(b)$ depends on
+    $\lambda_{\min}$ alone, so a Lipschitz gradient is not needed there either.""",
 )
 def remark_lipschitz(setting: Setting) -> Forms:
     alpha = 0.5
@@ -41,16 +41,14 @@ def remark_lipschitz(setting: Setting) -> Forms:
     measured_b = [float(b) for b in rates]
     return (
         bound(
-            "b = sqrt(2 lambda0) gives linear convergence without a Lipschitz constant",
+            r"$b = \sqrt{2 \lambda_0}$ gives linear convergence without a Lipschitz constant",
             "modes lambda from alpha^2 to 1e2, 1e4, 1e6 times that, alpha = 1/2",
             max(ratios.values()),
             by_kappa=ratios,
         ),
         every(
-            (
-                "every other b > 0 needs none either: the worst exponent over lambda_min "
-                "<= lambda <= 1e4 lambda_min is r(b) > 0"
-            ),
+            r"every other $b > 0$ needs none either: the worst exponent over $\lambda_{\min} "
+            r"\le \lambda\le 10^4 \lambda_{\min}$ is $r(b) > 0$",
             "lambda_min = 1/4, b = 0.25 ... 3",
             {
                 f"b = {b}": measured > 0 and abs(measured / predicted - 1) < 0.06
@@ -60,10 +58,8 @@ def remark_lipschitz(setting: Setting) -> Forms:
             measured_and_predicted=rates,
         ),
         drawing(
-            (
-                "The worst exponent over eigenvalues up to 1e4 lambda_min, against r(b): "
-                "no smoothness constant enters."
-            ),
+            r"The worst exponent over eigenvalues up to $10^4 \lambda_{\min}$, against "
+            "$r(b)$: no smoothness constant enters.",
             panel(
                 "b",
                 "exponent of L",
@@ -80,9 +76,10 @@ def remark_lipschitz(setting: Setting) -> Forms:
     kind="bound",
     fault="false",
     under="constant kernel",
-    note="""Start at Delta(0) = 0 with Delta'(0) = 1: L^(0) = 0, so every bound by L^(0) says Delta
-    = 0 for ever, while Delta moves. With a velocity, V(0) = L^(0) + |alpha Delta(0) +
-    Delta'(0)|^2/2 must stand on the right: L <= (2/lambda0) e^{-alpha t} V(0).""",
+    note=r"""Start at $\Delta(0) = 0$ with $\dot\Delta(0) = 1$: $\hat L(0) = 0$, so every bound
+    by $\hat L(0)$ says $\Delta = 0$ for ever, while $\Delta$ moves. With a velocity, $V(0) =
+    \hat L(0) + |\alpha\Delta(0) + \dot\Delta(0)|^2/2$ must stand on the right: $L \le
+    (2/\lambda_0) e^{-\alpha t} V(0)$.""",
 )
 def remark_zero_velocity(setting: Setting) -> Forms:
     lam0, ts = 0.5, np.linspace(0, 30, 512)
@@ -106,24 +103,20 @@ def remark_zero_velocity(setting: Setting) -> Forms:
     reached = float(np.max(0.5 * moving**2))
     return (
         bound(
-            (
-                "w'(0) = 0 without loss of generality: L(t) <= (4/lambda0) e^{-alpha t} "
-                "L^(0) from any velocity"
-            ),
+            r"$\dot w(0) = 0$ without loss of generality: $L(t) \le (4/\lambda_0) e^{-\alpha "
+            r"t} \hat L(0)$ from any velocity",
             "n = 1, H = lambda0 = 1/2, Delta(0) = 0, Delta'(0) = 1: L^(0) = 0",
             np.inf if reached > 0 else 0.0,
             largest_loss=reached,
         ),
         bound(
-            "L(t) <= (2/lambda0) e^{-alpha t} V(0) from any velocity",
+            r"$L(t) \le (2/\lambda_0) e^{-\alpha t} V(0)$ from any velocity",
             "modes lambda >= alpha^2, four starts",
             worst,
         ),
         drawing(
-            (
-                "From Delta(0) = 0 with velocity 1: L^(0) = 0, so the printed bound is 0, "
-                "while L moves below the bound by V(0)."
-            ),
+            r"From $\Delta(0) = 0$ with velocity 1: $\hat L(0) = 0$, so the printed bound is "
+            "0, while $L$ moves below the bound by $V(0)$.",
             panel(
                 "t",
                 "L(t)",
@@ -142,15 +135,17 @@ def remark_zero_velocity(setting: Setting) -> Forms:
     under="network, impulses apart",
     theorem="Theorem 3",
     experiment="three_flows",
-    note="""V' = -alpha V - (alpha/2) Delta.(H - alpha^2) Delta - (alpha/2)|Delta'|^2 for constant H
-    >= alpha^2 = lambda0/2, and V(0) = L^(0) + alpha^2 L(0) <= 2 L^(0), L <= (2/lambda0) L^: L <=
-    (4/lambda0) e^{-alpha t} L^(0). Mode by mode, |phi| <= (1 + alpha t) e^{-alpha t}, with equality
-    for H = alpha^2; if H >= lambda0 = 2 alpha^2, phi^2 e^{2 alpha t} <= lambda/(lambda - alpha^2)
-    <= 2. The printed b = sqrt(2 lambda0^2) has exponent sqrt 2 lambda0, below sqrt(lambda0/2) when
-    lambda0 < 1/4. On a network, impulses apart, at the paper's own budget sup ||H(t) - H_inf|| <=
-    lambda0/2: L <= (2/lambda0) e^{-alpha t} L^_inf(0), by the V of Lemma 6's repair; for drift
-    epsilon the exponent is sqrt(2 lambda0) - epsilon sqrt(2/lambda0), and a reflection of norm
-    epsilon that turns with the error attains it.""",
+    note=r"""$\dot V = -\alpha V - (\alpha/2) \Delta\cdot(H - \alpha^2) \Delta -
+    (\alpha/2)|\dot\Delta|^2$ for constant $H \ge \alpha^2 = \lambda_0/2$, and $V(0) = \hat L(0)
+    + \alpha^2 L(0) \le 2 \hat L(0), L \le (2/\lambda_0) \hat L$: $L \le (4/\lambda_0) e^{-\alpha
+    t} \hat L(0)$. Mode by mode, $|\phi| \le (1 + \alpha t) e^{-\alpha t}$, with equality for $H
+    = \alpha^2$; if $H \ge \lambda_0 = 2 \alpha^2, \phi^2 e^{2 \alpha t} \le \lambda/(\lambda -
+    \alpha^2) \le 2$. The printed $b = \sqrt{2 \lambda_0^2}$ has exponent $\sqrt{2} \lambda_0$,
+    below $\sqrt{\lambda_0/2}$ when $\lambda_0 < 1/4$. On a network, impulses apart, at the
+    paper's own budget $\sup\|H(t) - H^\infty\| \le \lambda_0/2$: $L \le (2/\lambda_0) e^{-\alpha
+    t} \hat L_\infty(0)$, by the $V$ of Lemma 6's repair; for drift $\epsilon$ the exponent is
+    $\sqrt{2 \lambda_0} - \epsilon\sqrt{2/\lambda_0}$, and a reflection of norm $\epsilon$ that
+    turns with the error attains it.""",
 )
 def thm_2(setting: Setting) -> Forms:
     lam0 = 0.1
@@ -184,16 +179,18 @@ def thm_2(setting: Setting) -> Forms:
     scale = critical_run.loss[0]
     return (
         bound(
-            "b = sqrt(2 lambda0^2): L(t) <= exp(-sqrt(lambda0/2) t) Delta(0).H(0) Delta(0)",
+            r"$b = \sqrt{2 \lambda_0^2}$: $L(t) \le \exp(-\sqrt{\lambda_0/2} t) \Delta(0)\cdot "
+            r"H(0) \Delta(0)$",
             "one mode, H = lambda0 = 0.1, b = 0.1 sqrt 2, t <= 400",
             printed,
             exponent=bounds.heavy_ball_rate(np.sqrt(2 * lam0**2), lam0),
             claimed=np.sqrt(lam0 / 2),
         ),
         every(
-            "b = sqrt(2 lambda0). Constant kernel, H >= lambda0/2: L(t) <= (4/lambda0) "
-            "exp(-sqrt(lambda0/2) t) L^(0). Network, impulses apart, sup ||H(t) - H_inf|| <= "
-            "lambda0/2: L(t) <= (2/lambda0) exp(-sqrt(lambda0/2) t) L^_inf(0)",
+            r"$b = \sqrt{2 \lambda_0}$. Constant kernel, $H \ge \lambda_0/2$: $L(t) \le "
+            r"(4/\lambda_0) \exp(-\sqrt{\lambda_0/2} t) \hat L(0)$. Network, impulses apart, "
+            r"$\sup\|H(t) - H^\infty\| \le \lambda_0/2$: $L(t) \le (2/\lambda_0) "
+            r"\exp(-\sqrt{\lambda_0/2} t) \hat L_\infty(0)$",
             f"modes lambda >= lambda0/2; kernels in R^(3x3) that feed V; {setting.on_points} at m "
             f"= {setting.wide}, while within lambda0/2",
             {
@@ -208,9 +205,10 @@ def thm_2(setting: Setting) -> Forms:
             network_times_checked=int(held.sum()),
         ),
         every(
-            "Constant kernel: (1 + alpha t)^2 e^{-2 alpha t} L(0) for H >= lambda0/2; 2 e^{-sqrt(2 "
-            "lambda0) t} L(0) for H >= lambda0; both attained. Moving kernel, drift epsilon: "
-            "exponent sqrt(2 lambda0) - epsilon sqrt(2/lambda0), attained",
+            r"Constant kernel: $(1 + \alpha t)^2 e^{-2 \alpha t} L(0)$ for $H \ge \lambda_0/2$; "
+            r"$2 e^{-\sqrt{2 \lambda_0} t} L(0)$ for $H \ge \lambda_0$; both attained. Moving "
+            r"kernel, drift $\epsilon$: exponent $\sqrt{2 \lambda_0} - "
+            r"\epsilon\sqrt{2/\lambda_0}$, attained",
             "modes lambda from lambda0/2, or lambda0, to 1e4 times that; a turning reflection of "
             "two samples, lambda0 = 1/2, epsilon/lambda0 = 0.1 ... 0.5",
             {
@@ -229,9 +227,8 @@ def thm_2(setting: Setting) -> Forms:
             exponents_measured_and_predicted=drifting,
         ),
         drawing(
-            "Left: the printed b = sqrt(2 lambda0^2) decays more slowly than the bound "
-            "claims. Right: b = sqrt(2 lambda0) at H "
-            "= lambda0/2 meets the sharp bound.",
+            r"Left: the printed $b = \sqrt{2 \lambda_0^2}$ decays more slowly than the bound "
+            r"claims. Right: $b = \sqrt{2 \lambda_0}$ at $H = \lambda_0/2$ meets the sharp bound.",
             panel(
                 "t",
                 "L(t)",
@@ -272,10 +269,11 @@ def thm_2(setting: Setting) -> Forms:
     under="constant kernel",
     theorem="Theorem 1",
     experiment="three_flows",
-    note="""Delta.H Delta = 2 L^, so the displayed equality is off by two. At t = 0 the second form
-    demands L(0) <= L^(0), while L(0)/L^(0) reaches 1/lambda_min. By hand, n = 1, H = 1/2, b = 1:
-    phi = e^{-t/2}(cos(t/2) + sin(t/2)), and the first form fails at sin t = 3/5 with ratio (8/5)
-    e^{-0.3218} = 1.16. Best constant: sup (1 + s)^2 e^{-s} = 4/e at s = 1 gives 8/(e lambda0).""",
+    note=r"""$\Delta\cdot H \Delta = 2 \hat L$, so the displayed equality is off by two. At $t =
+    0$ the second form demands $L(0) \le \hat L(0)$, while $L(0)/\hat L(0)$ reaches
+    $1/\lambda_{\min}$. By hand, $n = 1, H = 1/2, b = 1$: $\phi = e^{-t/2}(\cos(t/2) +
+    \sin(t/2))$, and the first form fails at $\sin t = 3/5$ with ratio $(8/5) e^{-0.3218} =
+    1.16$. Best constant: $\sup(1 + s)^2 e^{-s} = 4/e$ at $s = 1$ gives $8/(e \lambda_0)$.""",
 )
 def eq_3_4(setting: Setting) -> Forms:
     lam0, ts = 0.5, np.concatenate([[0.0, np.arcsin(0.6)], np.linspace(0.01, 20, 510)])
@@ -294,7 +292,8 @@ def eq_3_4(setting: Setting) -> Forms:
     t, loss = ts[order][:200], run.loss[order][:200]
     return (
         every(
-            "L(t) <= e^{-sqrt(lambda0/2) t} Delta.H Delta = e^{-sqrt(lambda0/2) t} L^(0)",
+            r"$L(t) \le e^{-\sqrt{\lambda_0/2} t} \Delta\cdot H \Delta = e^{-\sqrt{\lambda_0/2} "
+            r"t} \hat L(0)$",
             ONE,
             {
                 **{
@@ -306,21 +305,20 @@ def eq_3_4(setting: Setting) -> Forms:
             largest_ratio=ratios,
         ),
         bound(
-            "L(t) <= (4/lambda0) e^{-sqrt(lambda0/2) t} L^(0) for constant H >= lambda0/2",
+            r"$L(t) \le (4/\lambda_0) e^{-\sqrt{\lambda_0/2} t} \hat L(0)$ for constant $H \ge "
+            r"\lambda_0/2$",
             "modes lambda >= lambda0/2, lambda0 = 1/2",
             corrected,
         ),
         attained(
-            "the best constant is 8/(e lambda0)",
+            r"the best constant is $8/(e \lambda_0)$",
             "the same; met at H = lambda0/2, t = 1/alpha",
             best,
             1e-3,
         ),
         drawing(
-            (
-                "n = 1, H = lambda0 = 1/2: both readings of the printed bound are crossed, "
-                "the corrected one is not."
-            ),
+            r"$n = 1, H = \lambda_0 = 1/2$: both readings of the printed bound are crossed, "
+            "the corrected one is not.",
             panel(
                 "t",
                 "L(t)",

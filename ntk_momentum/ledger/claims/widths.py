@@ -108,8 +108,8 @@ def _in_fact(setting: Setting) -> tuple[Check, dict[str, float]]:
         for width, runs in setting.crossings.items()
     }
     check = every(
-        "sup_t ||H(t) - H_inf|| falls like C m^{-1/2}, so m = (2 C/lambda0)^2 suffices: a power "
-        "lambda0^{-2}, and far below what the proof asks for",
+        r"$\sup_t \|H(t) - H^\infty\|$ falls like $C m^{-1/2}$, so $m = (2 C/\lambda_0)^2$ "
+        r"suffices: a power $\lambda_0^{-2}$, and far below what the proof asks for",
         setting.on_crossings,
         {
             **{f"slope -1/2 of {name}": agrees(fit, -0.5) for name, fit in slopes.items()},
@@ -131,10 +131,11 @@ def _in_fact(setting: Setting) -> tuple[Check, dict[str, float]]:
     kind="width",
     fault="hypothesis",
     under="network, impulses apart",
-    note="""|w_r(t) - w_r(0)| <= 2 sqrt(n)|Delta(0)|/(sqrt(m) lambda0) < R = c delta lambda0/n^2 and
-    |Delta(0)|^2 = O(n/delta) give m = Omega(n^6/(delta^3 lambda0^4)) (Du et al.): a derivation, in
-    exact powers. n^6/delta^3 without lambda0 is refuted by two inputs that approach each other. In
-    fact ||H(t) - H_inf|| ~ C m^{-1/2}, which asks for lambda0^{-2} only.""",
+    note=r"""$|w_r(t) - w_r(0)| \le 2 \sqrt{n}|\Delta(0)|/(\sqrt{m} \lambda_0) < R = c
+    \delta\lambda_0/n^2$ and $|\Delta(0)|^2 = O(n/\delta)$ give $m = \Omega(n^6/(\delta^3
+    \lambda_0^4))$ (Du et al.): a derivation, in exact powers. $n^6/\delta^3$ without $\lambda_0$
+    is refuted by two inputs that approach each other. In fact $\|H(t) - H^\infty\| \sim C
+    m^{-1/2}$, which asks for $\lambda_0^{-2}$ only.""",
 )
 def width_thm_1(setting: Setting) -> Forms:
     rng, printed = setting.rng(16), {}
@@ -147,14 +148,16 @@ def width_thm_1(setting: Setting) -> Forms:
     in_fact, asked = _in_fact(setting)
     return (
         rarely(
-            "m = Omega(n^6/delta^3) keeps lambda_min(H(t)) > lambda0/2 with probability 1 - delta",
+            r"$m = \Omega(n^6/\delta^3)$ keeps $\lambda_{\min}(H(t)) > \lambda_0/2$ with "
+            r"probability $1 - \delta$",
             "two inputs at angle 1e-3, 1e-6, 1e-9, delta = 0.1, constant 100, t = 0",
             printed,
             setting.sizes.trials,
             DELTA,
         ),
         derived(
-            "m = Omega(n^6/(delta^3 lambda0^4)): frozen-kernel displacement against Lemma 5",
+            r"$m = \Omega(n^6/(\delta^3 \lambda_0^4))$: frozen-kernel displacement against Lemma "
+            "5",
             "powers of n, delta, lambda0, |Delta(0)|^2 = n/delta",
             {
                 "the chain gives it": FROZEN == CORRECTED,
@@ -181,8 +184,8 @@ def _ratio(width: Sum) -> Sum:
 def _ratio_drawing(name: str, width: Sum) -> Drawing:
     lam0s = np.geomspace(1e-4, 0.5, 20)
     return drawing(
-        "R'/R of the frozen-kernel proof as lambda0 -> 0, n and delta fixed: it closes only where "
-        "this stays bounded.",
+        r"$R'/R$ of the frozen-kernel proof as $\lambda_0 \to 0, n$ and $\delta$ fixed: it closes "
+        "only where this stays bounded.",
         panel(
             "lambda0",
             "R'/R, up to a factor",
@@ -199,10 +202,11 @@ def _ratio_drawing(name: str, width: Sum) -> Drawing:
     kind="width",
     fault="constant",
     under="network, impulses apart",
-    note="""The displayed condition sqrt(n L^(0)/(9 m alpha^2)) < c delta lambda0/n^2 with alpha^2 =
-    lambda0/2 gives n^7/(delta^3 lambda0^3); Theorem 2 prints lambda0^{-2.5} b^{-2} =
-    lambda0^{-3.5}, the appendix "equivalently" lambda0^{-4}. The constant-kernel displacement gives
-    n^6/(delta^3 lambda0^4). A derivation, in exact powers.""",
+    note=r"""The displayed condition $\sqrt{n \hat L(0)/(9 m \alpha^2)} < c \delta\lambda_0/n^2$
+    with $\alpha^2 = \lambda_0/2$ gives $n^7/(\delta^3 \lambda_0^3)$; Theorem 2 prints
+    $\lambda_0^{-2.5} b^{-2} = \lambda_0^{-3.5}$, the appendix "equivalently" $\lambda_0^{-4}$.
+    The constant-kernel displacement gives $n^6/(\delta^3 \lambda_0^4)$. A derivation, in exact
+    powers.""",
 )
 def width_thm_2(setting: Setting) -> Forms:
     forms = {
@@ -216,8 +220,8 @@ def width_thm_2(setting: Setting) -> Forms:
     )
     return (
         derived(
-            "m = Omega(n^5/(delta^2 lambda0^{2.5} b^2)), derived as the displayed condition, "
-            "equivalent to n^6/(delta^3 lambda0^4)",
+            r"$m = \Omega(n^5/(\delta^2 \lambda_0^{2.5} b^2))$, derived as the displayed "
+            r"condition, equivalent to $n^6/(\delta^3 \lambda_0^4)$",
             "powers of n, delta, lambda0 at b = sqrt(2 lambda0)",
             {
                 "theorem = appendix": forms["Theorem 2"] == forms["appendix"],
@@ -227,7 +231,7 @@ def width_thm_2(setting: Setting) -> Forms:
             powers={name: _powers(form) for name, form in forms.items()},
         ),
         derived(
-            "m = Omega(n^6/(delta^3 lambda0^4)) for a frozen kernel",
+            r"$m = \Omega(n^6/(\delta^3 \lambda_0^4))$ for a frozen kernel",
             "2 sqrt(n)|Delta(0)|/(sqrt(m) lambda0) = R, |Delta(0)|^2 = n/delta",
             {
                 "frozen kernel = appendix": forms["frozen kernel"] == forms["appendix"],
@@ -247,10 +251,10 @@ def width_thm_2(setting: Setting) -> Forms:
     kind="width",
     fault="constant",
     under="constant kernel",
-    note="""The displayed condition has lambda0^{-1} (lambda0/2)^{-(a-2)/2} on the left of (delta
-    lambda0/n^2)^2, so m ~ lambda0^{-(2 + a/2)}, below lambda0^{-4} for every a > 4 and never
-    lambda0^{-2.5}. The frozen-kernel displacement bound holds for Nesterov as for the other flows:
-    n^6/(delta^3 lambda0^4). A derivation, in exact powers.""",
+    note=r"""The displayed condition has $\lambda_0^{-1} (\lambda_0/2)^{-(a-2)/2}$ on the left of
+    $(\delta\lambda_0/n^2)^2$, so $m \sim \lambda_0^{-(2 + a/2)}$, below $\lambda_0^{-4}$ for
+    every $a > 4$ and never $\lambda_0^{-2.5}$. The frozen-kernel displacement bound holds for
+    Nesterov as for the other flows: $n^6/(\delta^3 \lambda_0^4)$. A derivation in exact powers.""",
 )
 def width_thm_3(setting: Setting) -> Forms:
     cases = {f"a = {a}": _displayed_nesterov(a) for a in (Fraction(9, 2), Fraction(6))}
@@ -258,7 +262,8 @@ def width_thm_3(setting: Setting) -> Forms:
     printed = PRINTED["Theorem 3"]
     return (
         derived(
-            "the displayed condition is equivalent to m = Omega(n^5/(delta^2 lambda0^{2.5}))",
+            r"the displayed condition is equivalent to $m = \Omega(n^5/(\delta^2 "
+            r"\lambda_0^{2.5}))$",
             "powers of n, delta, lambda0, a = 9/2 and 6",
             {
                 **{name: width == printed for name, width in cases.items()},
@@ -268,8 +273,8 @@ def width_thm_3(setting: Setting) -> Forms:
             printed=_powers(printed),
         ),
         derived(
-            "m = Omega(n^6/(delta^3 lambda0^4)) for a frozen kernel; the displayed condition gives "
-            "lambda0^{-(2 + a/2)}",
+            r"$m = \Omega(n^6/(\delta^3 \lambda_0^4))$ for a frozen kernel; the displayed "
+            r"condition gives $\lambda_0^{-(2 + a/2)}$",
             "the same",
             {
                 **{
