@@ -122,7 +122,7 @@ def plot(ds):
             ds.scale,
             middle.drift.T,
             levels=(0.01, 0.03, 0.1, 0.3, 1.0),
-            colors="white",
+            colors=plotting.ON_MAP,
             linewidths=1,
         )
         field.clabel(lines, fmt=lambda level: f"drift {level:g}", fontsize=7)

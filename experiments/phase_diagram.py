@@ -112,7 +112,7 @@ def plot(ds):
         rasterized=True,
         **limits,
     )
-    field.plot(2 * lam**0.5, lam, color="white", linewidth=1.4)
+    field.plot(2 * lam**0.5, lam, color=plotting.ON_MAP, linewidth=1.4)
     middle = ds.median("seed")
     for friction in ds.friction.values:
         color = middle.measured.sel(friction=friction)
@@ -120,7 +120,7 @@ def plot(ds):
             np.full(color.size, friction),
             middle.eigenvalue,
             c=color,
-            edgecolors="white",
+            edgecolors=plotting.ON_MAP,
             linewidths=0.8,
             s=34,
             zorder=3,
@@ -139,7 +139,7 @@ def plot(ds):
         (0.5, high / 1.25),
         (0, -11),
         textcoords="offset points",
-        color="white",
+        color=plotting.ON_MAP,
         fontsize=8,
     )
     field.set(

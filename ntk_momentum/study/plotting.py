@@ -22,6 +22,8 @@ COLORS = {"gradient_flow": "#0072b2", "heavy_ball": "#d55e00", "nesterov": "#009
 CYCLE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 THEORY = "#222222"
 MUTED = "#7a7a7a"
+ON_MAP = "#fffffe"
+"""White upon a map of colours: not a grey, which a dark page would turn round."""
 
 FLOW_NAMES = {"gradient_flow": "gradient flow", "heavy_ball": "heavy ball", "nesterov": "Nesterov"}
 TIME_LABELS = {
@@ -67,6 +69,7 @@ STYLE = {
     "axes.formatter.use_mathtext": True,
     "svg.fonttype": "path",
     "pdf.fonttype": 42,
+    "savefig.format": "svg",
 }
 
 
@@ -84,7 +87,12 @@ def house_style(
                 low, high = axis.get_view_interval()
                 if axis.get_scale() == "log" and axis.isDefault_majloc and high < 300 * low:
                     log_ticks(axis)  # else 2 x 10^1, 3 x 10^1 and so on overlap
-            figure.draw_without_rendering()  # ticks read the style when they are first drawn
+            # Ticks read the style, and panels their places, when they are first drawn: once, and as
+            # for SVG, so that the formulas parsed here are those that are written.
+            dpi = figure.dpi
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
+            figure.dpi = dpi
         return figure
 
     return styled
@@ -336,7 +344,7 @@ def published_epochs(
     for axes, title in zip(row, titles, strict=True):
         axes.set(title=title, xlabel="epoch (step)")
     row[2].sharex(row[1])
-    row[0].set_ylabel(f"mean squared error, {ds.attrs['data']}, m = {ds.attrs['width']}")
+    row[0].set_ylabel(f"mean squared error\n{ds.attrs['data']}, m = {ds.attrs['width']}")
     for axes, scaling in zip(row, ds.scaling.values, strict=False):
         one = ds.sel(scaling=scaling)
         frame(axes, one.mse.sel(curve="run"))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from ntk_momentum.study import plotting
+from ntk_momentum.study import plotting, report
 
 
 def test_power_law_is_exact_on_a_power():
@@ -104,3 +104,12 @@ def test_a_style_for_users_has_the_colours_and_manners_of_the_house(name):
     manners = {key: plotting.STYLE[key] for key in set(plotting.STYLE) - sizes if key in found}
     told = {"axes.spines.top", "axes.grid", "legend.frameon", "mathtext.fontset", "pdf.fonttype"}
     assert {key: found[key] for key in told} == {key: manners[key] for key in told}
+
+
+def test_white_upon_a_map_stays_white_on_a_dark_page(tmp_path):
+    path = tmp_path / "map.svg"
+    path.write_text(
+        f'<svg viewBox="0 0 9 9"><path fill="{plotting.ON_MAP}" stroke="#ffffff"/></svg>'
+    )
+    text = report.inline(path, "map")
+    assert plotting.ON_MAP in text and 'stroke="var(--paper)"' in text
