@@ -64,7 +64,7 @@ def reproduce(size: str, out: Path, only: tuple[str, ...], shared: Shared) -> in
         check_places(experiment, out)
     if ledger:
         check_ledger(claims.path)
-    start(shared, figures=True, brief=size != "full")
+    start(shared, figures=True, brief=size != "full", small=size == "smoke")
     begin = time.perf_counter()
     with Bar(len(asked) + ledger) as bar:
         for experiment in everything:

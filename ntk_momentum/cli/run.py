@@ -78,7 +78,7 @@ def run_one(
 
     files.check_folder(out)
     check_places(experiment, out)
-    start(shared, figures=True, brief=size != "full")
+    start(shared, figures=True, brief=size != "full", small=size == "smoke")
     with Bar(1) as bar:
         outcome = complete(experiment, size, out, bar.piece(name), options)
         bar.finish_piece()

@@ -10,7 +10,7 @@ from . import cache
 from .options import Shared
 
 
-def start(shared: Shared, figures: bool = False, brief: bool = False) -> None:
+def start(shared: Shared, figures: bool = False, brief: bool = False, small: bool = False) -> None:
     """Choose the dtype before any array is made: the command line's default is float64. Figures are
     drawn without a display.
 
@@ -19,10 +19,13 @@ def start(shared: Shared, figures: bool = False, brief: bool = False) -> None:
     lazy run 4.5 s instead of 12 s, and their speed is the same.
 
     brief: on CPUs, compile without XLA's fusion emitters where JAX still has that choice. Compiling
-    takes half the time, running 5% more.
+    takes half the time, running 5% more. small: nothing runs for long, so compile with few
+    optimizations, in half the time again; wide networks would then run for twice as long.
     """
     jax = require("jax", "this command")
     jax.config.update("jax_enable_x64", not shared.float32)
+    if small:
+        jax.config.update("jax_disable_most_optimizations", True)
     unwanted = ["--xla_gpu_enable_triton_gemm"]
     if brief and jax.__version_info__[:2] == (0, 10):
         unwanted.append("--xla_cpu_use_fusion_emitters")

@@ -8,10 +8,11 @@ instance"; None is kept for statements with an undefined symbol.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -111,7 +112,7 @@ def verify(
     wanted = known if claims is None else claim_ids([claims] if isinstance(claims, str) else claims)
     chosen = [entry for id, entry in known.items() if id in wanted]
     results = []
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), _compiling_quickly(size == "smoke"):
         setting = Setting(size, data, seed)
         for done, entry in enumerate(chosen):
             if report is not None:
@@ -144,6 +145,20 @@ def verify(
         if progress is True:
             told(len(chosen), len(chosen))
     return results
+
+
+@contextlib.contextmanager
+def _compiling_quickly(quickly: bool) -> Iterator[None]:
+    """Few optimizations for what is compiled meanwhile: a small claim's programs run once, and
+    compiling is most of its time, which this halves."""
+    import jax
+
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", before or quickly)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
 
 
 def refuted(claims: Iterable[Claim | Mapping[str, Any]]) -> list[str]:
