@@ -114,7 +114,9 @@ def order(one):
 
 def headline(ds):
     return {
-        f"order, {name}, {kind}": f"{order(ds.gap.sel(dynamics=kind, algorithm=name)):.2f}"
+        f"order (theory: {2 if 'second' in name else 1}), {name}, {kind}": (
+            f"{order(ds.gap.sel(dynamics=kind, algorithm=name)):.2f}"
+        )
         for kind in ds.dynamics.values
         for name in ds.algorithm.values
     }
@@ -122,7 +124,7 @@ def headline(ds):
 
 @plotting.house_style
 def plot(ds):
-    figure, row = plotting.panels(1, 2, height=3.6, sharey=True)
+    figure, row = plotting.panels(1, 2, height=3.3, sharey=True)
     for axes, kind, reference in zip(
         row, ds.dynamics.values, ("the closed form", "the solved flow"), strict=True
     ):
@@ -148,6 +150,6 @@ def plot(ds):
             xlabel="time step $h$ of the flow",
         )
         plotting.log_ticks(axes.xaxis)
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22))
+        axes.legend(loc="lower right", fontsize=7)
     row[0].set_ylabel("largest relative gap to the flow")
     return figure

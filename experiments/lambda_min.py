@@ -73,7 +73,7 @@ def run(config, progress):
 def headline(ds):
     lowest = ds.lambda_min.min("step").median("seed") / ds.attrs["lambda_0"]
     return {
-        "min over t of lambda_min(H(t)) / lambda_0 (theorems: >= 0.5)": ", ".join(
+        "min over t of lambda_min(H(t)) / lambda_0 (theorems: >= 0.5 once wide)": ", ".join(
             f"{float(v):.2f} at m = {int(v.width)}" for v in lowest
         )
     }
