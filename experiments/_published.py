@@ -6,7 +6,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -73,24 +73,40 @@ def mean_squared(f: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, "
 def measured(
     net: TwoLayerNet,
     data: Dataset,
-    optimizer: AbstractOptimizer,
+    optimizer: AbstractOptimizer | Late,
     steps: int,
     every: int,
     trainable: str = "all",
 ) -> tuple[np.ndarray, float]:
     """(the MSE at steps 0, every, 2 every, ... of full-batch training of all weights, or of those
     named; `sharpness` of the kernel at the end)."""
-    run = train(
-        net,
-        data,
-        optimizer,
-        steps,
-        save_every=every,
-        loss=mean_squared,
-        trainable=trainable,
-        readouts=("loss",),
-    )
-    return np.asarray(run.loss), sharpness(run.model, data, trainable)
+    stages = [(optimizer, steps)]
+    if isinstance(optimizer, Late):
+        before = min(optimizer.after, steps)
+        stages = [(optimizer.first, before), (optimizer.then, steps - before)]
+    curve = np.empty(0)
+    for method, count in stages:
+        run = train(
+            net,
+            data,
+            method,
+            count,
+            save_every=every,
+            loss=mean_squared,
+            trainable=trainable,
+            readouts=("loss",),
+        )
+        net, curve = run.model, np.append(curve[:-1], run.loss)
+    return curve, sharpness(net, data, trainable)
+
+
+class Late(NamedTuple):
+    """One method for so many steps, then another, from rest: what the first steps do is told apart
+    from what follows."""
+
+    first: AbstractOptimizer
+    after: int
+    then: AbstractOptimizer
 
 
 def predicted(
