@@ -4,7 +4,7 @@ asked."""
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from ..errors import InputError
 from ..network.loading import check_function, load_model
@@ -69,6 +69,7 @@ def print_advice(asked: Advise, shared: Shared) -> int:
     from ..memory import check_fits
     from ..network.model import outputs
     from ..network.two_layer import init_two_layer
+    from ..progress import Bar
     from ..results.grid import Source
 
     data = Source(asked.data, asked.n, asked.p, asked.seed).load()
@@ -118,7 +119,9 @@ def print_advice(asked: Advise, shared: Shared) -> int:
     record = {**as_json(advice), "best": advice.best.method}
     lines = [str(advice)]
     if asked.check:
-        tried = check_advice(advice, net, data, key=key)
+        with Bar(1) as bar:
+            tell = bar.piece("trying the advice")
+            tried = check_advice(advice, net, data, key=key, progress=tell)
         record["check"] = {
             name: {"predicted": predicted, "actual": actual}
             for name, (predicted, actual) in tried.items()
@@ -134,5 +137,29 @@ def print_advice(asked: Advise, shared: Shared) -> int:
                 else f"not within {2 * predicted:.0f}"
             )
             lines.append(f"{name:20}  predicted {predicted:8.0f}  actual {took:>8}")
+        off = [name for name, (told, took) in tried.items() if not abs(took - told) <= 0.2 * told]
+        if off:
+            record["off"] = why = _why_off(asked, net, data, advice.lambda_min)
+            lines.append(f"more than 20 % off, {', '.join(off)}: {why}")
     shared.show(record, "\n".join(lines))
     return 0
+
+
+def _why_off(asked: Advise, net: Any, data: Any, lambda_min: float) -> str:
+    """Why training took another number of steps than was foretold."""
+    import numpy as np
+
+    from ..kernel import empirical_ntk
+
+    if asked.batch_size is None and asked.model is None and asked.width is None:
+        kernel = empirical_ntk(net, data.X.reshape(data.n, -1))
+        own = float(np.linalg.eigvalsh(np.asarray(kernel))[0])
+        if not 0.8 * lambda_min <= own <= 1.25 * lambda_min:
+            return (
+                f"the advice is for infinite width; this network's own kernel has lambda_min = "
+                f"{own:.4g}, not {lambda_min:.4g}. --width {net.width} gives advice of its own."
+            )
+    return (
+        "the kernel moves while it trains; ntk-momentum diagnose says how far, and wider networks "
+        "or smaller targets keep it."
+    )

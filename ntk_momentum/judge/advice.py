@@ -40,6 +40,7 @@ from ..method import (
     restarted_nesterov,
 )
 from ..numerics import Numerics
+from ..progress import OnProgress, check_progress
 from ..stochastic.levels import few_modes
 from ..theory import bounds
 from .batches import BatchedKernel
@@ -443,17 +444,22 @@ def check_advice(
     where: Callable | None = None,
     config: Numerics = Numerics(),
     key: Any = None,
+    progress: OnProgress | bool | None = None,
 ) -> dict[str, tuple[float, float]]:
     """Train a model with each recommendation: (predicted, actual) steps until the loss stays below
     the target, by method; inf: not within twice the predicted, NaN: the loss rose tenfold above its
     predicted peak, or left the finite numbers. key: of the batches, where the advice is for
-    them."""
+    them. progress: called as progress(steps done, all steps) after each method; True for a bar."""
     found = {}
+    told = check_progress(progress, "check_advice")
+    counts = [0 if math.isinf(r.steps) else 2 * int(r.steps) + 10 for r in advice.methods.values()]
     drawn: dict[str, Any] = {}
     if advice.batch_size is not None:
         key = jax.random.key(0) if key is None else key
         drawn = {"batch_size": advice.batch_size, "sampling": advice.sampling, "key": key}
-    for name, r in advice.methods.items():
+    for done, (name, r) in enumerate(advice.methods.items()):
+        if told is not None:
+            told(sum(counts[:done]), sum(counts))
         if math.isinf(r.steps):
             found[name] = (r.steps, math.inf)
             continue
@@ -461,7 +467,7 @@ def check_advice(
             model,
             data,
             r.optimizer,
-            2 * int(r.steps) + 10,
+            counts[done],
             trainable=trainable,
             where=where,
             readouts=["loss"],
@@ -473,4 +479,6 @@ def check_advice(
         steady = np.max(loss) <= 10 * r.peak * loss[0]  # false for NaN
         actual = float(stays) if stays < len(loss) else math.inf
         found[name] = (r.steps, actual if steady else math.nan)
+    if told is not None:
+        told(sum(counts), sum(counts))
     return found
