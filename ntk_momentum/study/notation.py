@@ -46,7 +46,6 @@ _SIGNS = {
     "H infinity": "H_inf",
     "H_infinity": "H_inf",
     "L^": "L\u0302",  # the pseudo-loss, never a power of the loss
-    "R^,": "R\u0302,",
 }
 _INNER = r"\{[^{}]*\}|\((?:[^()]|\([^()]*\))*\)"
 _RAISED = dict(
@@ -96,11 +95,6 @@ def _plain(text: str) -> str:
     text = re.sub(r"√\((\w+)\)", r"√\1", text)
     text = re.sub(r"(?<![A-Za-z])sqrt (?=[\w|])", "√", text)
     text = re.sub(r"(?<![A-Za-z])sqrt\b", "√", text)
-    text = re.sub(
-        r"(?<![A-Za-z])int(_0|(?= ))",
-        lambda match: "∫" + match[1].replace("_0", "<sub>0</sub>"),
-        text,
-    )
     text = re.sub(r"(?<![A-Za-z])(sup|inf|max|min)_(\w)\b", r"\1<sub>\2</sub>", text)
     text = re.sub(
         rf"(?<![A-Za-z])(d?)({'|'.join(GREEK)})(?![a-z])",

@@ -10,12 +10,15 @@ import sys
 import types
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 import ntk_momentum
+import ntk_momentum as nm
 from ntk_momentum import cli, progress
 from ntk_momentum.cli import double
+from ntk_momentum.cli.advise import Advise, _why_off
 from ntk_momentum.ledger import check, ledger
 from ntk_momentum.study import registry
 
@@ -450,3 +453,12 @@ def test_a_sweep_is_watched_drawn_and_written(house, capsys):
     assert run("table", out, "--json") == 0
     row = json.loads(capsys.readouterr().out)["sweeps"][0]
     assert row["loss"]["lowest"] <= row["loss"]["median"] <= row["loss"]["highest"]
+
+
+def test_advice_that_missed_says_whether_the_kernel_is_another_or_moves():
+    data, net = (
+        nm.sphere(5, 3, key=jax.random.key(0)),
+        nm.init_two_layer(8, 3, key=jax.random.key(1)),
+    )
+    assert "own kernel has lambda_min" in _why_off(Advise(), net, data, 10.0)
+    assert "kernel moves" in _why_off(Advise(width=8), net, data, 10.0)
