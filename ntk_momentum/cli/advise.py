@@ -41,8 +41,8 @@ class Advise:
     """steps: fewest steps to the target. rate: fastest decay in the long run, whatever the
     error."""
     batch_size: int | None = None
-    """Samples in a step (default: all): steps of the expected loss, epochs and examples, and the
-    critical batch of each method."""
+    """Default: all. Gives steps of the expected loss, epochs and examples, and the critical batch
+    of each method."""
     sampling: Literal["without_replacement", "with_replacement", "reshuffled"] = (
         "without_replacement"
     )

@@ -55,7 +55,7 @@ class Diagnose:
     probabilities), huber or huber:DELTA."""
     steps: int = 100
     batch_size: int | None = None
-    """Samples in a step (default: all). The prediction takes the same ones."""
+    """Default: all. The prediction takes the same ones."""
     sampling: Literal["without_replacement", "with_replacement", "reshuffled"] = (
         "without_replacement"
     )

@@ -38,6 +38,7 @@ C = TypeVar("C", bound=type)
 NAMES = {Path: "PATH", str: "TEXT", int: "INT", float: "FLOAT"}
 
 SHARED = {
+    "batch_size": "Samples in a step.",
     "batch_sizes": "Samples in a step.",
     "beta": "Momentum.",
     "betas": "Momenta.",
