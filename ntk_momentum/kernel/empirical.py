@@ -11,7 +11,7 @@ one set of inputs is symmetric to the last bit.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast, get_args
 
 import equinox as eqx
@@ -167,20 +167,19 @@ class Problem(NamedTuple):
 
     @property
     def trained(self) -> PyTree:
-        return self._part(True)
+        return _part(self.leaves, self.tree, self.marks, True)
 
     @property
     def frozen(self) -> PyTree:
-        return self._part(False)
+        return _part(self.leaves, self.tree, self.marks, False)
 
     def f(self, trained: PyTree, x: Array) -> Array:
         return _outputs(trained, self.frozen, x)
 
-    def _part(self, trained: bool) -> PyTree:
-        pairs = zip(self.leaves, self.marks, strict=True)
-        return jax.tree.unflatten(
-            self.tree, [leaf if mark is trained else None for leaf, mark in pairs]
-        )
+
+def _part(leaves: Sequence[Any], tree: Any, marks: Sequence[bool], trained: bool) -> PyTree:
+    pairs = zip(leaves, marks, strict=True)
+    return jax.tree.unflatten(tree, [leaf if mark is trained else None for leaf, mark in pairs])
 
 
 def _outputs(trained: PyTree, frozen: PyTree, x: Array) -> Array:
@@ -212,7 +211,8 @@ def prepare(
         )
     leaves, tree = jax.tree.flatten(model)
     marks = _marks(model, leaves, tree, trainable, where)
-    check_weights([leaf for leaf, mark in zip(leaves, marks, strict=True) if mark])
+    named = lambda: _part(leaves, tree, marks, True)
+    check_weights([leaf for leaf, mark in zip(leaves, marks, strict=True) if mark], named)
     try:
         one = jax.ShapeDtypeStruct(x1.shape[1:], x1.dtype)
         value = by_shape(_value, leaves, tree, one)
@@ -236,11 +236,16 @@ def prepare(
 
 
 class _Alike:
-    """A model that equals all of its structure and types."""
+    """A model that equals all of its structure, types and switches: numbers and words, such as
+    whether dropout is in inference mode."""
 
     def __init__(self, model: Any, leaves: list[Any], tree: Any) -> None:
         self.model = model
-        self.key = tree, tuple((type(leaf), getattr(leaf, "dtype", None)) for leaf in leaves)
+        self.key = (
+            tree,
+            tuple((type(leaf), getattr(leaf, "dtype", None)) for leaf in leaves),
+            tuple(leaf for leaf in leaves if isinstance(leaf, bool | int | float | str)),
+        )
 
     def __hash__(self) -> int:
         return hash(self.key)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import types
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -57,13 +58,14 @@ def why_nothing(model: Any) -> str:
     )
 
 
-def check_weights(w: PyTree) -> None:
+def check_weights(w: PyTree, named: Callable[[], PyTree] | None = None) -> None:
     """Raise `InputError` unless trained weights are real numbers of one precision; warn where one
-    array stands in two places."""
+    array stands in two places. named: makes of leaves the tree that they stand in."""
     leaves = jax.tree.leaves(w)
     alike = {str(leaf.dtype) for leaf in leaves} in ({"float32"}, {"float64"})
     if alike and len({id(leaf) for leaf in leaves}) == len(leaves):
         return  # before names are made, which takes as long as a small kernel
+    w = w if named is None else named()
     places: dict[int, list[str]] = {}
     dtypes: dict[str, str] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(w):

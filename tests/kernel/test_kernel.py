@@ -527,3 +527,11 @@ def test_dropout_in_inference_mode_is_welcome():
     np.testing.assert_array_equal(
         empirical_ntk(model, inputs(3, 4)), empirical_ntk(MLP, inputs(3, 4))
     )
+
+
+def test_a_switch_of_a_model_is_no_other_models():
+    drop = eqx.nn.Sequential([eqx.nn.Dropout(0.5), eqx.nn.Linear(3, "scalar", key=KEY)])
+    X = jnp.eye(3)
+    empirical_ntk(eqx.nn.inference_mode(drop), X)
+    with pytest.raises(InputError, match="inference mode"):
+        empirical_ntk(drop, X)
