@@ -37,7 +37,7 @@ if jax.__version_info__[:2] == (
         " --xla_cpu_parallel_codegen_split_count=1"
     )
 # Workers inherit it before they load numpy: its threads wait for small matrices by spinning, which
-# made two thirds of the processor time of hundreds of certificates.
+# made two thirds of the processor time of the tests of certificates' soundness.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ["NTK_MOMENTUM_CACHE"] = "off"  # no test writes into the cache of who runs it
 jax.config.update("jax_enable_x64", True)
