@@ -418,3 +418,17 @@ def test_a_run_that_has_converged_stays_so(name, solver):
         config=nm.Numerics(max_steps=20_000),
     )
     assert run.ok and float(run.loss[-1]) < 1e-18
+
+
+def test_a_solver_with_a_step_of_its_own_takes_it():
+    taken = []
+
+    class Mine(diffrax.Tsit5):
+        def step(self, *args, **how):
+            taken.append(True)
+            return super().step(*args, **how)
+
+    run = nm.simulate_error(
+        np.eye(1), np.ones(1), nm.GradientFlow(), [0.5], solver=nm.RungeKutta(Mine())
+    )
+    assert taken and abs(float(run.residual[0, 0]) - np.exp(-0.5)) < 1e-4

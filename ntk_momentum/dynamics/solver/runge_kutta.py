@@ -197,7 +197,8 @@ class RungeKutta(AbstractIntegrator):
             rtol=0.0, atol=1.0, norm=jnp.abs, pcoeff=0.2, icoeff=0.6, dtmin=dtmin, force_dtmin=False
         )
         method = self.method
-        if isinstance(method, diffrax.AbstractERK) and method.scan_kind is None:
+        own = type(method).step is not diffrax.AbstractERK.step  # a user's own way of taking one
+        if isinstance(method, diffrax.AbstractERK) and method.scan_kind is None and not own:
             method = _Explicit(method)
         return _Watched(method, problem, flow, watcher, numerics.tol, scale), _Remembering(
             controller
