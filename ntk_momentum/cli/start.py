@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 
 from ..errors import InputError, require
@@ -14,7 +15,7 @@ def start(shared: Shared, figures: bool = False, brief: bool = False, small: boo
     """Choose the dtype before any array is made: the command line's default is float64. Figures are
     drawn without a display.
 
-    On NVIDIA's devices products are compiled without trying Triton's against the libraries':
+    For NVIDIA's devices products are compiled without trying Triton's against the libraries':
     measured on an H100, a float32 product of new shapes takes 0.4 s to compile instead of 10 s, a
     lazy run 4.5 s instead of 12 s, and their speed is the same.
 
@@ -26,7 +27,8 @@ def start(shared: Shared, figures: bool = False, brief: bool = False, small: boo
     jax.config.update("jax_enable_x64", not shared.float32)
     if small:
         jax.config.update("jax_disable_most_optimizations", True)
-    unwanted = ["--xla_gpu_enable_triton_gemm"]
+    cuda = any(map(importlib.util.find_spec, ("jax_cuda12_plugin", "jax_cuda13_plugin")))
+    unwanted = ["--xla_gpu_enable_triton_gemm"] if cuda else []  # others may not know the flag
     if brief and jax.__version_info__[:2] == (0, 10):
         unwanted.append("--xla_cpu_use_fusion_emitters")
     flags = os.environ.get("XLA_FLAGS", "")

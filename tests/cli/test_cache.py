@@ -1,6 +1,7 @@
 """Compiled programs are kept in the platform's cache folder, bounded, or not at all where one says
 so."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from ntk_momentum.cli import cache
+from ntk_momentum.cli.options import Shared
+from ntk_momentum.cli.start import start
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -64,3 +67,12 @@ def test_a_command_keeps_its_programs_unless_told_not_to(tmp_path, words, kept):
     )
     assert done.returncode == 0, done.stderr
     assert bool(list(tmp_path.rglob("*-cache"))) is kept
+
+
+@pytest.mark.parametrize("plugin", [None, "jax_cuda13_plugin"])
+def test_a_flag_for_nvidias_devices_is_set_where_there_may_be_one(monkeypatch, plugin):
+    monkeypatch.setenv("XLA_FLAGS", "--mine=1")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == plugin or None)
+    start(Shared(no_cache=True))
+    said = "--mine=1 --xla_gpu_enable_triton_gemm=false" if plugin else "--mine=1"
+    assert os.environ["XLA_FLAGS"] == said
