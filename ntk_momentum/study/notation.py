@@ -3,9 +3,9 @@
 Statements, notes and captions have theirs in TeX between dollars, as the documentation's pages do,
 and one parser reads it for all (latex2mathml): `mathml` for what stands alone, `typeset` as HTML
 that breaks into lines and asks for no font, `shown` as Unicode, for terminals and for the text of
-figures. What names a number, the key of a record
-or the label of an axis, is plain text as in docstrings: lambda_0, H_inf, m^(-1/2), sqrt(x), ||v||,
-<=, L^ for the pseudo-loss; both render that too.
+figures. What names a number, the key of a record or the label of an axis, is plain text as in
+docstrings: lambda_0, H_inf, m^(-1/2), sqrt(x), ||v||, <=, L^ for the pseudo-loss; both render that
+too.
 """
 
 from __future__ import annotations
@@ -79,9 +79,7 @@ def _marked(part: str) -> str:
     """HTML of a piece of text that is all code, all TeX or neither."""
     if part[:1] == "$" and len(part) > 1:
         line = html.escape(in_line(part[1:-1]), quote=False)
-        return _scripted(
-            line, lambda inner, raised: f"<su{'bp'[raised]}>{inner}</su{'bp'[raised]}>"
-        )
+        return _scripted(line, _as_html)
     if part[:1] == "`" and len(part) > 1:
         return f"<code>{html.escape(part[1:-1])}</code>"
     return _plain(part)

@@ -212,7 +212,6 @@ def _decomposed(flow: Any, matrix: Array, *rest: Array) -> FrozenStep:
 
 @_by_products.def_jvp
 def _by_products_jvp(primals: PyTree, tangents: PyTree) -> tuple[PyTree, PyTree]:
-    # NaN would not be told from what is large
     (flow, matrix, due, *rest, _), (dflow, dmatrix, _, *drest, _) = primals, tangents
     step, rate = eqx.filter_jvp(_decomposed, (flow, matrix, *rest), (dflow, dmatrix, *drest))
     return (step, jnp.zeros_like(rest[0]), due), (rate, None, None)
