@@ -2,19 +2,23 @@
 
 Three kinds of products make up a step, and what is known of the factors decides:
 
-| product | on a CPU | float32 on NVIDIA's, "highest" | faster than float32's own on an H200 |
+| product | on a CPU | float32 on NVIDIA's, "highest" | faster than float32's own on an H100 |
 |---|---|---|---|
-| of real numbers, X W^T | float32 | both in three bfloat16 terms, six products | 1.6 times |
-| of two values and real numbers, (S o u)^T X | float32 | u o X in three bfloat16 terms | 3 times |
-| of two patterns, counts B B^T | population count | 8-bit integers: the counts | 11 times |
+| of real numbers, X W^T | float32 | both in two halves, three products | 2.4 times |
+| of two values and real numbers, (S o u)^T X | float32 | u o X in two halves | 4 times |
+| of two patterns, counts B B^T | population count | 8-bit integers: the counts | 14 times |
 
-A bfloat16 has 8 bits, so three hold the 24 of a float32, and their products with 0 and 1 are exact;
-only the sums are rounded. The terms lie side by side along the axis summed over, the smallest
-first, so that one product in bfloat16 takes them all. Measured there, 784 terms summed: X W^T errs
-by 7e-7, float32 by 5e-7, 3xTF32 by 2e-6 at the same speed, JAX's algorithm of six bfloat16 products
-by 1e-7 at two thirds of it; of a thousand terms the second kind by 8e-8, float32 by 4e-7. Counts
-are exact in any dtype of the run and whatever the precision asked for. In float64, and with any
-other precision than "highest", products of the first two kinds are JAX's own.
+A half, float16, has 11 bits, so two with a sign between them hold 23 of a float32's 24, once a row
+is scaled by a power of two to where halves are dense: to 2^13, where the second half of what is
+2^-14 of the largest entry is still whole. Products with 0 and 1 are exact; of the four products of
+halves the one below float32's round-off is left out; and the sums are rounded, by that device a bit
+earlier than float32's own. The halves lie side by side along the axis summed over, the smaller
+first, so that one product takes them all. Measured there, 784 terms summed: X W^T errs by 1.0e-6,
+float32 by 5e-7, 3xTF32 by 2e-6 at the same speed, JAX's algorithm of six bfloat16 products by 8e-7
+at two fifths of it; of a thousand terms the second kind by 1.5e-7, float32 by 4e-7. Where there is
+bfloat16 and no half, on a TPU, three bfloat16 terms take the second kind. Counts are exact in any
+dtype of the run and whatever the precision asked for. In float64, and with any other precision than
+"highest", products of the first two kinds are JAX's own.
 """
 
 from __future__ import annotations
@@ -32,6 +36,8 @@ AMPERE = 8.0
 """The compute capability from which on NVIDIA's devices multiply in TF32 and bfloat16."""
 TERMS = 3
 """Of a float32 in bfloat16: 3 times 8 bits are its 24."""
+HALVES = 2
+"""Of a float32 in float16: twice 11 bits and a sign between them are 23 of its 24."""
 WHOLE = 2**24
 """Whole numbers up to here are floats of float32."""
 
@@ -73,24 +79,24 @@ def product(a: Float[Array, "*b i j"], b: Float[Array, "*b j k"]) -> Float[Array
     """a b of real numbers."""
     if not splits(jnp.result_type(a, b)):
         return a @ b
-    return jax.lax.platform_dependent(a, b, cuda=by_six_terms, default=jnp.matmul)
+    return jax.lax.platform_dependent(a, b, cuda=by_halves, default=jnp.matmul)
 
 
 @jax.custom_jvp
-def by_six_terms(a: Float[Array, "*b i j"], b: Float[Array, "*b j k"]) -> Float[Array, "*b i k"]:
-    """a b by the products of three terms of each that count: the others are below float32's own
-    round-off."""
-    (a1, a2, a3), (b1, b2, b3) = three_terms(a), three_terms(b)
-    left = jnp.concatenate([a3, a2, a1, a2, a1, a1], axis=-1)
-    right = jnp.concatenate([b1, b2, b3, b1, b2, b1], axis=-2)
-    return jnp.matmul(left, right, preferred_element_type=jnp.float32)
+def by_halves(a: Float[Array, "*b i j"], b: Float[Array, "*b j k"]) -> Float[Array, "*b i k"]:
+    """a b by three products of their halves: the fourth is below float32's own round-off."""
+    (a1, a2, rows), (b1, b2, columns) = two_halves(a, -1), two_halves(b, -2)
+    left = jnp.concatenate([a2, a1, a1], axis=-1)
+    right = jnp.concatenate([b1, b2, b1], axis=-2)
+    # one after the other: the two scales may be too small for a float32 together
+    return jnp.matmul(left, right, preferred_element_type=jnp.float32) * rows * columns
 
 
-@by_six_terms.defjvp
+@by_halves.defjvp
 def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     (a, b), (da, db) = primals, tangents
     linear = functools.partial(jnp.matmul, precision="BF16_BF16_F32_X6")  # can be transposed
-    return by_six_terms(a, b), linear(da, b) + linear(a, db)
+    return by_halves(a, b), linear(da, b) + linear(a, db)
 
 
 def either(by_terms: Callable, plain: Callable, *args: Array) -> Any:
@@ -98,6 +104,17 @@ def either(by_terms: Callable, plain: Callable, *args: Array) -> Any:
     if not splits(jnp.result_type(*args)):
         return plain(*args)
     return jax.lax.platform_dependent(*args, cuda=by_terms, tpu=by_terms, default=plain)
+
+
+def two_halves(x: Array, axis: int) -> tuple[Array, Array, Array]:
+    """(high, low, scale): x = scale (high + low) with halves and powers of two, one for all entries
+    along the axis that is summed over."""
+    largest = jnp.max(jnp.abs(x), axis=axis, keepdims=True)
+    power = jnp.clip(jax.lax.reduce_precision(largest, 8, 0), 2.0**-114, 2.0**126)
+    x = x * (2.0**13 / power)
+    # reduce_precision, since a compiler may take a cast there and back for nothing
+    high = jax.lax.reduce_precision(x, 5, 10)
+    return high.astype(jnp.float16), (x - high).astype(jnp.float16), power * 2.0**-13
 
 
 def three_terms(x: Array) -> list[Array]:
@@ -112,7 +129,25 @@ def three_terms(x: Array) -> list[Array]:
 
 @jax.custom_jvp
 def selected(pattern: Bool[Array, "m n"], x: Float[Array, "n p"]) -> Float[Array, "m p"]:
-    """sum_i pattern_ri x_i, in float32: the pattern is exact in bfloat16, so x alone is split."""
+    """sum_i pattern_ri x_i, in float32: the pattern is exact in few bits, so x alone is split."""
+    return jax.lax.platform_dependent(
+        pattern, x, cuda=selected_by_halves, default=selected_by_terms
+    )
+
+
+def selected_by_halves(pattern: Array, x: Array) -> Array:
+    """`selected` by two products in float16."""
+    high, low, columns = two_halves(x, -2)
+    left = jnp.concatenate([pattern.T.astype(jnp.float16)] * HALVES)
+    right = jnp.concatenate([low, high])
+    summed = jax.lax.dot_general(
+        left, right, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
+    )
+    return columns * summed
+
+
+def selected_by_terms(pattern: Array, x: Array) -> Array:
+    """`selected` by three products in bfloat16."""
     left = jnp.tile(pattern.astype(jnp.bfloat16), (1, TERMS))
     right = jnp.concatenate(three_terms(x)[::-1])
     return jnp.matmul(left, right, preferred_element_type=jnp.float32)

@@ -35,6 +35,9 @@ COPIES = {
 where something needs the preactivations of all neurons at once; and (n, n). All but the first hold
 more to solve than to draw the network."""
 
+HALVES = (1.5, 1.0)
+"""And in float32 on a GPU, (m, p) and (n, m) in halves while a product is taken, see `products`."""
+
 DRAWING = 6.0
 """Arrays alive while a part of the hidden layer is drawn."""
 
@@ -153,6 +156,7 @@ def peak_of(wants: Needs, *, samples: int, p: int, m: int, dtype: Any, devices: 
         lazy=wants.lazy,
         slabs=wants.slabs or jax.default_backend() != "cpu",
         kernel=wants.kernel,
+        halves=jax.default_backend() == "gpu" and jnp.dtype(dtype) == jnp.float32,
         devices=devices,
     )
 
@@ -168,18 +172,22 @@ def estimate(
     lazy: bool,
     slabs: bool = True,
     kernel: bool = True,
+    halves: bool = False,
     readouts: Iterable[tuple[int, ...]] = (),
     devices: int = 1,
 ) -> Peak:
     """Peak of one run whose neurons are spread over `devices`.
 
     columns: those of the weights in the coordinates that are solved for, see `coordinates`. slabs,
-    kernel: whether a read-out needs whole preactivations, or H. readouts: the shape of each, saved
+    kernel: whether a read-out needs whole preactivations, or H. halves: whether products are taken
+    in halves. readouts: the shape of each, saved
     times included.
     """
     state, slab, square = COPIES[
         ("lazy" if lazy else "runge_kutta") + (" momentum" if momentum else "")
     ]
+    if halves:
+        state, slab = state + HALVES[0], slab + HALVES[1]
     # Bytes = itemsize * (state * m' p + slab * n m' + square * n^2 + 2 * saved), m' neurons here.
     mine = -(-m // devices)
     entries = slab * n * mine
