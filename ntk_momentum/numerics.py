@@ -8,6 +8,7 @@ help is made from `Precision`.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 from .errors import InputError, check_choice, check_positive, check_whole, described
@@ -69,10 +70,22 @@ def check_config(config: Any) -> None:
         )
 
 
-def in_dtype(config: Numerics, dtype: Any) -> Numerics:
-    """The same with its tolerance in the precision of a run, checked."""
+def in_dtype(
+    config: Numerics, dtype: Any, held: Callable[[Any, Any], Any] | None = None
+) -> Numerics:
+    """The same with its tolerance in the precision of a run, checked; held: `placed`, or
+    `on_host`."""
     check_config(config)
-    return Numerics(placed(config.tol, dtype), config.max_steps, config.precision)
+    return Numerics((held or placed)(config.tol, dtype), config.max_steps, config.precision)
+
+
+def on_host(value: Any, dtype: Any) -> Any:
+    """np.asarray in JAX's precision: a program takes all such at once, where `placed` is a transfer
+    for each."""
+    import jax
+    import numpy as np
+
+    return np.asarray(value, jax.dtypes.canonicalize_dtype(dtype))
 
 
 def placed(value: Any, dtype: Any) -> Any:
@@ -80,8 +93,7 @@ def placed(value: Any, dtype: Any) -> Any:
     that NumPy's numbers come in."""
     import jax
     import jax.numpy as jnp
-    import numpy as np
 
     if isinstance(value, jax.Array):
         return jnp.asarray(value, dtype)
-    return jax.device_put(np.asarray(value, jax.dtypes.canonicalize_dtype(dtype)))
+    return jax.device_put(on_host(value, dtype))

@@ -23,7 +23,7 @@ from ..dynamics.trajectory import label
 from ..errors import InputError, no_type_check, require
 from ..loss import Loss, squared
 from ..method import AbstractFlow, AbstractOptimizer, innermost
-from ..numerics import Numerics, placed
+from ..numerics import Numerics, on_host
 from ..progress import OnProgress, check_progress
 from . import program
 from .axes import flow_values as flow_values
@@ -57,11 +57,11 @@ class Ensemble(eqx.Module):
     flows: tuple[AbstractFlow | AbstractOptimizer, ...]
     widths: tuple[int, ...] = eqx.field(static=True)
     seeds: tuple[int, ...] = eqx.field(static=True)
-    ts: Float[Array, "*data flow time"]
-    readouts: dict[str, Array]
-    verdict: Int[Array, "*data flow *batch width seed"]
-    accepted: Int[Array, "*data flow *batch width seed"]
-    rejected: Int[Array, "*data flow *batch width seed"]
+    ts: Float[Array | np.ndarray, "*data flow time"]
+    readouts: dict[str, Any]
+    verdict: Int[Array | np.ndarray, "*data flow *batch width seed"]
+    accepted: Int[Array | np.ndarray, "*data flow *batch width seed"]
+    rejected: Int[Array | np.ndarray, "*data flow *batch width seed"]
     data: tuple[str, ...] | None = eqx.field(static=True, default=None)
     errors: dict[str, Array] | None = None
     batch_sizes: tuple[int, ...] | None = eqx.field(static=True, default=None)
@@ -241,8 +241,8 @@ def run_plan(made: Plan, progress: OnProgress | None = None) -> Ensemble:
 
 
 def run_unit(made: Plan, unit: Unit) -> Ensemble:
-    """The runs of one unit, with the plan's dimensions restricted to it. Warns of nothing; see its
-    `failures`."""
+    """The runs of one unit, with the plan's dimensions restricted to it, on the host. Warns of
+    nothing; see its `failures`."""
     batch = made.batch(unit)
     if unit.strategy == "compacted":
         outcome = run_compacted(batch, unit.lanes)
@@ -252,8 +252,8 @@ def run_unit(made: Plan, unit: Unit) -> Ensemble:
     shape = (len(unit.flows), len(unit.widths), len(unit.seeds))
     several = (1,) if made.stacked else ()
 
-    def arrange(value: np.ndarray) -> Array:
-        return jax.device_put(value[: np.prod(shape)].reshape(*several, *shape, *value.shape[1:]))
+    def arrange(value: np.ndarray) -> np.ndarray:
+        return value[: np.prod(shape)].reshape(*several, *shape, *value.shape[1:])
 
     return Ensemble(
         tuple(made.flows[i] for i in unit.flows),
@@ -277,21 +277,20 @@ def assemble(made: Plan, blocks: Iterable[Ensemble]) -> Ensemble:
         for u in made.units
     ]
 
-    def join(*parts: Any) -> Array:
+    def join(*parts: Any) -> np.ndarray:
         first = np.asarray(parts[0])
         whole = np.empty((*shape, *first.shape[len(shape) :]), first.dtype)
         for place, part in zip(places, parts, strict=True):
             whole[place] = part
-        return jax.device_put(whole)
+        return whole
 
-    outcome = jax.tree.map(
-        join, *[program.Solved(b.readouts, b.verdict, b.accepted, b.rejected) for b in blocks]
-    )
+    parts = [program.Solved(b.readouts, b.verdict, b.accepted, b.rejected) for b in blocks]
+    outcome = jax.device_put(jax.tree.map(join, *parts))
     names = tuple(data.name for data in made.data) if made.stacked else None
-    ts = _times(made, range(len(made.data)), range(len(made.flows)))
+    ts = jax.device_put(_times(made, range(len(made.data)), range(len(made.flows))))
     return Ensemble(made.flows, made.widths, made.seeds, ts, **outcome._asdict(), data=names)
 
 
-def _times(made: Plan, sets: Sequence[int], flows: Sequence[int]) -> Array:
+def _times(made: Plan, sets: Sequence[int], flows: Sequence[int]) -> np.ndarray:
     rows = made.ts[np.ix_(list(sets), list(flows))]
-    return placed(rows if made.stacked else rows[0], float)
+    return on_host(rows if made.stacked else rows[0], float)

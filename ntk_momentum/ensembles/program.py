@@ -32,7 +32,7 @@ from ..dynamics.solver import batches_of
 from ..method import AbstractFlow, AbstractOptimizer
 from ..network.model import cast
 from ..network.two_layer import DRAWN, TwoLayerNet, init_two_layer
-from ..numerics import in_dtype, placed
+from ..numerics import in_dtype, on_host
 from .devices import AXIS
 
 
@@ -70,7 +70,8 @@ class Batch(eqx.Module):
     columns, or is the user's own. flow, width, scale, seed: those of each run, the flow by
     position. padded: neurons of every network. widths: all that there are, where the program has to
     know them, else none, so that one program serves any. batch: the size of an optimizer's
-    mini-batches, by position in batch_sizes; None where all take the whole data set.
+    mini-batches, by position in batch_sizes; None where all take the whole data set. Numbers stay
+    on the host until a program takes them all at once.
     """
 
     recipe: Recipe
@@ -78,14 +79,14 @@ class Batch(eqx.Module):
     y: Real[Array, n * k]
     inputs: Decomposition | None
     flows: AbstractFlow | AbstractOptimizer
-    times: Float[Array, "flow time"]
-    flow: Int[Array, " runs"]
-    width: Int[Array, " runs"]
-    scale: Float[Array, " runs"]
-    seed: Int[Array, " runs"]
+    times: Float[Array | np.ndarray, "flow time"]
+    flow: Int[Array | np.ndarray, " runs"]
+    width: Int[Array | np.ndarray, " runs"]
+    scale: Float[Array | np.ndarray, " runs"]
+    seed: Int[Array | np.ndarray, " runs"]
     widths: tuple[int, ...] = eqx.field(static=True)
     padded: int = eqx.field(static=True)
-    batch: Int[Array, " flow"] | None = None
+    batch: Int[Array | np.ndarray, " flow"] | None = None
     batch_sizes: tuple[int, ...] = eqx.field(static=True, default=())
 
 
@@ -145,7 +146,7 @@ def make(
     """A batch from flows of one kind and runs, rows (flow, width, seed) with the flow as its
     position; sizes: of each optimizer's mini-batches."""
     dtype = recipe.dtype
-    recipe = dataclasses.replace(recipe, config=in_dtype(recipe.config, dtype))
+    recipe = dataclasses.replace(recipe, config=in_dtype(recipe.config, dtype, on_host))
     flow, width, seed = (list(column) for column in zip(*runs, strict=True))
     wide = jax.dtypes.canonicalize_dtype(np.int64) == np.int64
     seeds = (
@@ -154,28 +155,22 @@ def make(
         else np.asarray([s & 0xFFFFFFFF for s in seed], np.uint32)
     )  # as jax.random.key takes them
     stacked = jax.tree.map(
-        lambda *leaves: placed(np.stack([np.asarray(leaf) for leaf in leaves]), dtype), *flows
+        lambda *leaves: on_host(np.stack([np.asarray(leaf) for leaf in leaves]), dtype), *flows
     )
-    scales = np.asarray([m**-0.5 for m in width], dtype)
-    rows = [
-        placed(flow, np.int32),
-        placed(np.minimum(width, 2**31 - 1), np.int32),  # a wider one fits nowhere
-        *(jax.device_put(value) for value in (scales, seeds)),
-    ]
     whole = recipe.model is None and _drawn_by_rows(padded, data.input_size)
     several = tuple(sorted(set(sizes or ())))
-    batch = None if sizes is None else placed([several.index(size) for size in sizes], int)
+    batch = None if sizes is None else on_host([several.index(size) for size in sizes], int)
     return Batch(
         recipe,
         data.X,
         data.y,
         inputs,
         stacked,
-        placed(times, dtype),
-        rows[0],
-        rows[1],
-        rows[2],
-        rows[3],
+        on_host(times, dtype),
+        np.asarray(flow, np.int32),
+        np.asarray(np.minimum(width, 2**31 - 1), np.int32),  # a wider one fits nowhere
+        np.asarray([m**-0.5 for m in width], dtype),
+        seeds,
         () if whole else widths,
         padded,
         batch,
@@ -244,7 +239,7 @@ def ensemble_program(batch: Batch, how: How) -> Solved:
     )
 
 
-def told_apart_by(batch: Batch) -> tuple[Array, ...]:
+def told_apart_by(batch: Batch) -> tuple[Array | np.ndarray, ...]:
     """What tells the runs apart."""
     return batch.flow, batch.width, batch.scale, batch.seed
 
