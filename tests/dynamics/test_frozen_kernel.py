@@ -24,8 +24,15 @@ def step(flow, by_products, kernel, h, delta=DELTA, velocity=JV, allowed=1e-6):
     return frozen_kernel.frozen_step(flow, at, t, h, delta, velocity, allowed)
 
 
-@pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: type(flow).__name__)
-def test_a_step_by_products_is_the_one_by_eigenvectors_as_far_as_was_allowed(flow):
+@pytest.mark.parametrize(
+    ("flow", "most"),
+    list(zip(FLOWS, (8, 30, 32), strict=True)),
+    ids=["beyond", "within", "one size"],
+)
+def test_a_step_by_products_is_the_one_by_eigenvectors_as_far_as_was_allowed(
+    flow, most, monkeypatch
+):
+    monkeypatch.setattr(frozen_kernel, "MOST", most)
     hs = jnp.asarray([1.0, 2.0]) * (30 / TOP if flow.init(0.0).v is None else 10 / TOP**0.5)
     kernels = jnp.stack([H, H * 0.8])
     both = [
@@ -34,6 +41,7 @@ def test_a_step_by_products_is_the_one_by_eigenvectors_as_far_as_was_allowed(flo
     ]
     (exact, _, _), (found, missed, at) = both
     assert jnp.all(missed <= 1e-6) and jnp.all(at.products < frozen_kernel.capacity(N))
+    assert jnp.all((at.products > most) == (most == 8))
     for a, b in zip(exact, found, strict=True):
         assert jnp.linalg.norm(a - b) <= 1e-6 * max(1.0, float(jnp.linalg.norm(a)))
 

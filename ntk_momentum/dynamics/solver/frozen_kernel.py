@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from ...kernel.lanczos import Lanczos, extend, started
+from ...kernel.lanczos import Lanczos, extend, resized, started
 from ...method import FrozenStep
 from ...products import agreed
 from ..matrix_function import Eigenbasis, eigenbasis, function_of
@@ -33,6 +33,10 @@ ENOUGH = 0.01
 """Of a step's tolerance may be missed. Chosen: a few products more halve it again."""
 FIRST = 12
 """Products before the first look, where no step was taken yet."""
+
+
+MOST = 32
+"""Products of nearly every step: arrays of this size serve while no more are taken."""
 
 
 def takes_products(n: int) -> bool:
@@ -155,13 +159,18 @@ def _by_products(
     s, K = start.shape[0], capacity(start.shape[1])
     eps = jnp.finfo(matrix.dtype).eps
 
+    def sized(products: Array, whole: Any, few: Any, *args: Any) -> Any:
+        if K <= MOST:
+            return whole(*args)
+        return jax.lax.cond(agreed(products <= MOST), few, whole, *args)
+
     def look(runs: Lanczos, done: Array) -> _Looked:
         # Rows that are not filled yet get eigenvalues of their own, which nothing belongs to.
         T, index = runs.coefficients[:, :K, :K], jnp.arange(K)
         unfilled, size = index >= done, norm(T)
         apart = jnp.diag(size * (1 + (1 + index) / K))
         T = jnp.where(unfilled[:, None] | unfilled[None], apart, (T + T.mT) / 2)
-        values, mixing = jnp.linalg.eigh(T, symmetrize_input=False)
+        values, mixing = sized(done, _eigenvectors, _eigenvectors_of_few, T)
         values = jnp.maximum(values, 0.0)
         along = mixing[:, 0] * runs.weights[:, 0]
         # Delta moves by the values of its own space, J v by those of the other
@@ -182,7 +191,8 @@ def _by_products(
 
     def larger(carry: tuple) -> tuple:
         runs, done, due, _ = carry
-        runs = jax.vmap(lambda run: extend(run, matrix, done, due))(runs)
+        longer = lambda run: jax.vmap(lambda run: extend(run, matrix, done, due))(run)
+        runs = sized(due, longer, lambda runs: _with_room(longer(_with_room(runs, MOST)), K), runs)
         return runs, due, jnp.minimum(due + 1 + due // 3, K), look(runs, due)
 
     runs = jax.vmap(lambda row: started(row[None], K))(start)
@@ -202,6 +212,23 @@ def _by_products(
         agreed(looked.good), lambda: (_lifted(looked.step, within), looked.missed), dense
     )
     return step, missed, done
+
+
+def _with_room(runs: Lanczos, products: int) -> Lanczos:
+    return jax.vmap(lambda run: resized(run, products))(runs)
+
+
+def _eigenvectors(T: Float[Array, "s K K"]) -> tuple[Array, Array]:
+    values, mixing = jnp.linalg.eigh(T, symmetrize_input=False)
+    return values, mixing
+
+
+def _eigenvectors_of_few(T: Float[Array, "s K K"]) -> tuple[Array, Array]:
+    """The same of a T that is diagonal beyond its first rows, in no order."""
+    values, mixing = _eigenvectors(T[:, :MOST, :MOST])
+    rest = jnp.diagonal(T, axis1=1, axis2=2)[:, MOST:]
+    whole = jnp.broadcast_to(jnp.eye(T.shape[1], dtype=T.dtype), T.shape)
+    return jnp.concatenate([values, rest], axis=1), whole.at[:, :MOST, :MOST].set(mixing)
 
 
 def _decomposed(flow: Any, matrix: Array, *rest: Array) -> FrozenStep:
