@@ -110,7 +110,7 @@ def two_halves(x: Array, axis: int) -> tuple[Array, Array, Array]:
     """(high, low, scale): x = scale (high + low) with halves and powers of two, one for all entries
     along the axis that is summed over."""
     largest = jnp.max(jnp.abs(x), axis=axis, keepdims=True)
-    power = jnp.clip(jax.lax.reduce_precision(largest, 8, 0), 2.0**-114, 2.0**126)
+    power = jnp.clip(jax.lax.reduce_precision(largest, 8, 0), 2.0**-113, 2.0**126)
     x = x * (2.0**13 / power)
     # reduce_precision, since a compiler may take a cast there and back for nothing
     high = jax.lax.reduce_precision(x, 5, 10)

@@ -62,7 +62,7 @@ def _stages(batch: Batch, rows: tuple[Array, ...]) -> Iterator[tuple[np.ndarray,
     while True:
         ends = lanes.progress
         solved = Solved(lanes.readouts, ends.verdict, ends.accepted, ends.rejected)
-        yield places, jax.tree.map(np.array, solved)
+        yield places, jax.tree.map(np.array, jax.device_get(solved))
         (left,) = np.nonzero(np.asarray(lanes.at) < saved)
         if not left.size:
             return

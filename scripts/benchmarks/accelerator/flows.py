@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
+import shutil
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import ntk_momentum as nm
+from ntk_momentum import products as package
 
 from . import host
 from .measure import (
@@ -21,6 +25,7 @@ from .measure import (
     Timing,
     called,
     compared,
+    finished,
     gradient_of,
     halved,
     network,
@@ -55,6 +60,7 @@ def ends(name: str, p: int, n: int, reach: float) -> float:
 
 def lazy(bench: Bench) -> Parts:
     """The lazy solver, three flows, many seeds at once in every way."""
+    yield f"products of a step, m = {bench.sizes.lazy_width}", partial(step_products, bench)
     for j, strategy in enumerate(STRATEGIES):
         for k, name in enumerate(FLOWS):
             if not bench.accelerated and j != k:
@@ -67,14 +73,65 @@ def lazy(bench: Bench) -> Parts:
                 yield f"where the time goes, {label}", partial(traced, bench, call)
 
 
+PRODUCTS = "the products of its steps"
+
+
+def step_products(bench: Bench) -> dict[str, Any]:
+    """The products of one gradient flow's step, all seeds at once, as the package takes them and
+    nothing else: what lazy runs are divided by."""
+    n, p, m, seeds = bench.sizes.n, bench.sizes.p, bench.sizes.lazy_width, bench.sizes.seeds
+    X = problem(n, p)[0].X
+
+    def step(W: jax.Array) -> tuple[jax.Array, ...]:
+        with jax.default_matmul_precision("highest"):
+            z = package.product(X, W.T)
+            # as barriers, so that no product waits for what another one's result is made into
+            push = package.of_two_values((z > 0).T.astype(W.dtype), (0.0, 1.0), X)
+            slopes = jax.lax.optimization_barrier(jnp.clip(z, 0.0, 1.0))
+            pulled = package.product(slopes.T, X)
+            after = package.product(X, push.T)
+            return after, pulled, package.product(slopes, slopes.T)
+
+    timing = timed(jax.vmap(step), jnp.stack([network(m, p, seed).hidden for seed in range(seeds)]))
+    flops = seeds * step_flops(n, p, m, False)
+    record = rated(bench, timing, flops=flops)
+    bench.ceilings[PRODUCTS] = flops / timing.seconds
+    return record
+
+
+def step_flops(n: int, p: int, m: int, momentum: bool) -> int:
+    """Kernel, and products with X: z at the end and f, pulls of the force to predict and to move;
+    with momentum those of the velocity besides."""
+    return 2 * n**2 * m + (12 if momentum else 8) * n * p * m
+
+
 def lazy_runs(bench: Bench, name: str, strategy: str) -> dict[str, Any]:
-    """A few steps. The floor is that of the products of a step."""
+    """A few steps. The floor is that of their products."""
     n, p, m = bench.sizes.n, bench.sizes.p, bench.sizes.lazy_width
     record, steps, timing = runs_of(bench, name, strategy, m, bench.sizes.seeds, SHORT, None)
-    # kernel, and products with X: z at the end and f, pulls of the force to predict and to move;
-    # with momentum those of the velocity besides
-    flops = 2 * n**2 * m + (8 if FLOWS[name][1] is None else 12) * n * p * m
-    return record | rated(bench, timing, flops=flops * steps)
+    flops = step_flops(n, p, m, FLOWS[name][1] is not None)
+    return record | rated(bench, timing, flops=flops * steps, unit=PRODUCTS)
+
+
+def few_samples(bench: Bench) -> Parts:
+    """Lazy runs of few samples, by the kernel's eigenvectors and by products with it."""
+    for n in bench.sizes.few:
+        for products in (False, True) if bench.accelerated else (True,):
+            way = "products" if products else "eigenvectors"
+            label = f"gradient flow by {way}, n = {n}, m = 1024, {bench.sizes.seeds} seeds"
+            yield label, partial(few_runs, bench, n, products)
+
+
+def few_runs(bench: Bench, n: int, products: bool) -> dict[str, Any]:
+    """Seconds and steps."""
+    data, top = problem(n, 32)
+    how: dict[str, Any] = {"ts": np.array([0.0, SWEEP / top]), "readouts": ["loss"]}
+    how |= {"config": CONFIG, "solver": nm.LazyExponential(products=products), "strategy": "vmap"}
+    timing = called(
+        bench, lambda: ensemble(data, FLOWS["gradient flow"][0], 1024, bench.sizes.seeds, **how)
+    )
+    steps = counts(timing.value)
+    return {"steps": int(steps.sum()), "most_steps": int(steps.max())} | rated(bench, timing)
 
 
 def tsit5(bench: Bench) -> Parts:
@@ -84,6 +141,10 @@ def tsit5(bench: Bench) -> Parts:
         for strategy in STRATEGIES if bench.accelerated else STRATEGIES[-1:]:
             label = f"Tsit5, {strategy}, m = {width}, {runs} runs"
             yield label, partial(tsit5_runs, bench, "gradient flow", strategy, width, runs, SHORT)
+            if strategy == "vmap":
+                how = (width, runs, SHORT, nm.RungeKutta())
+                call = one_call(bench, "gradient flow", strategy, *how)
+                yield f"where the time goes, {label}", partial(traced, bench, call)
 
 
 def tsit5_runs(
@@ -181,6 +242,10 @@ def together(bench: Bench) -> Parts:
     yield f"alone, {label}", partial(one_after_another, bench, runs, alone)
     for strategy in STRATEGIES:
         yield f"{strategy}, {label}", partial(batched, bench, runs, strategy, alone)
+    if bench.accelerated:
+        call = lambda: small_runs(runs, "vmap").__dict__
+        yield f"where the time goes, vmap, {label}", partial(traced, bench, call)
+        yield f"one core of the host, {label}", partial(one_core, bench, runs, alone)
 
 
 def small_case() -> tuple[Any, dict[str, Any]]:
@@ -207,18 +272,45 @@ def one_after_another(bench: Bench, runs: int, alone: dict[str, Any]) -> dict[st
 
 def batched(bench: Bench, runs: int, strategy: str, alone: dict[str, Any]) -> dict[str, Any]:
     """The same runs in one call; none may differ by more than two steps."""
-    data, how = small_case()
 
     def call():
-        found = ensemble(data, nm.GradientFlow(), SMALL["width"], runs, strategy=strategy, **how)
+        found = small_runs(runs, strategy)
         return counts(found), found.loss[0, 0, 0, -1]
 
     timing = called(bench, call)
+    alone[strategy] = timing.seconds
     steps, loss = timing.value
     apart = int(np.max(np.abs(steps - alone["steps"])))
     record = small_record(bench, timing, steps, loss, alone["exact"])
     record |= {"largest_difference_in_steps": apart, "ok": record["ok"] and apart <= 2}
     return record | {"speed_up": alone["seconds"] / timing.seconds}
+
+
+def small_runs(runs: int, strategy: str) -> Any:
+    """Many small runs in one call."""
+    data, how = small_case()
+    return ensemble(data, nm.GradientFlow(), SMALL["width"], runs, strategy=strategy, **how)
+
+
+def one_core(bench: Bench, runs: int, alone: dict[str, Any]) -> dict[str, Any]:
+    """The same call in a process that has one core and no accelerator, the way a CPU takes it."""
+    code = (
+        "import time, accelerator.flows as flows\n"
+        f"call = lambda: flows.small_runs({runs}, 'map').loss\n"
+        "call()\n"
+        "begin = time.perf_counter(); call(); call(); call()\n"
+        "print((time.perf_counter() - begin) / 3)"
+    )
+    if shutil.which("taskset") is None:
+        raise NotSupported("absent: taskset, which keeps a process on one core")
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = ["taskset", "-c", "0", sys.executable, "-c", code]
+    failed, output, errors = finished(command, environment, bench.left())
+    if failed:
+        return {"ok": False, "error": errors[-600:]}
+    seconds = float(output.split()[-1])
+    fastest = min(alone[strategy] for strategy in STRATEGIES)
+    return {"seconds": seconds, "repeats": 3, "speed_up_of_the_device": seconds / fastest}
 
 
 def spread(bench: Bench) -> Parts:

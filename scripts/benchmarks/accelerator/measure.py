@@ -51,6 +51,7 @@ class Sizes:
     lanes: int
     iterations: int
     lazy_width: int
+    few: tuple[int, ...]
     seeds: int
     tsit5: tuple[tuple[int, int], ...]
     small_runs: int
@@ -71,6 +72,7 @@ SIZES = {
         lanes=2,
         iterations=5,
         lazy_width=64,
+        few=(8,),
         seeds=2,
         tsit5=((32, 2),),
         small_runs=2,
@@ -89,6 +91,7 @@ SIZES = {
         lanes=16,
         iterations=200,
         lazy_width=4096,
+        few=(64, 128),
         seeds=16,
         tsit5=((256, 64), (4096, 64), (2**16, 8)),
         small_runs=64,
@@ -129,15 +132,14 @@ class Timing:
     compile_seconds: float | None
     repeats: int
     value: Any
+    first: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
         """What is kept of it."""
         kept = {"seconds": self.seconds, "best_seconds": self.best, "repeats": self.repeats}
-        return (
-            kept
-            if self.compile_seconds is None
-            else kept | {"compile_seconds": self.compile_seconds}
-        )
+        if self.compile_seconds is None:
+            return kept
+        return kept | {"compile_seconds": self.compile_seconds} | self.first
 
 
 def timed(function: Callable, *arguments: Any, spend: float = 0.5) -> Timing:
@@ -169,11 +171,29 @@ def timed(function: Callable, *arguments: Any, spend: float = 0.5) -> Timing:
     return Timing(statistics.median(times), min(times), compiling, turns * together, value)
 
 
+COMPILING = {
+    "/jax/core/compile/jaxpr_trace_duration": "tracing",
+    "/jax/core/compile/jaxpr_to_mlir_module_duration": "lowering",
+    "/jax/core/compile/backend_compile_duration": "backend",
+}
+"""What JAX says of a first call's seconds: Python's, and the backend's, which holds its cache."""
+SPENT: dict[str, float] = {}
+
+
+def _spent(event: str, seconds: float, **_: Any) -> None:
+    SPENT[event] = SPENT.get(event, 0.0) + seconds
+
+
+jax.monitoring.register_event_duration_secs_listener(_spent)
+
+
 def called(bench: Bench, call: Callable[[], Any]) -> Timing:
     """Times a call that compiles by itself: cold, then warm where the row's time allows."""
+    SPENT.clear()
     begin = time.perf_counter()
     value = jax.block_until_ready(call())
     cold = time.perf_counter() - begin
+    first = {f"{name}_seconds": SPENT[event] for event, name in COMPILING.items() if event in SPENT}
     if cold > 0.8 * bench.left():
         return Timing(cold, cold, None, 0, value)
     times: list[float] = []
@@ -182,7 +202,7 @@ def called(bench: Bench, call: Callable[[], Any]) -> Timing:
         value = jax.block_until_ready(call())
         times.append(time.perf_counter() - begin)
     middle = statistics.median(times)
-    return Timing(middle, min(times), max(0.0, cold - middle), len(times), value)
+    return Timing(middle, min(times), max(0.0, cold - middle), len(times), value, first)
 
 
 def rated(

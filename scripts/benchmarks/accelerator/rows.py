@@ -29,6 +29,7 @@ ROWS = [
     Row("limit", checks.limit, 10),
     Row("closed_forms", checks.closed_forms, 20),
     Row("lazy", flows.lazy, 80),
+    Row("few_samples", flows.few_samples, 40),
     Row("algebra", algebra.algebra, 40),
     Row("loops", loops.loops, 45),
     Row("together", flows.together, 30),
