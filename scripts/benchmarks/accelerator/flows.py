@@ -66,8 +66,9 @@ def lazy(bench: Bench) -> Parts:
             if not bench.accelerated and j != k:
                 continue
             label = f"{name}, {strategy}, m = {bench.sizes.lazy_width}, {bench.sizes.seeds} seeds"
-            yield label, partial(lazy_runs, bench, name, strategy)
+            yield label, partial(lazy_runs, bench, name, strategy, SHORT)
             if j == 0:
+                yield f"{label}, long", partial(lazy_runs, bench, name, strategy, SWEEP)
                 width, seeds = bench.sizes.lazy_width, bench.sizes.seeds
                 call = one_call(bench, name, strategy, width, seeds, SHORT, None)
                 yield f"where the time goes, {label}", partial(traced, bench, call)
@@ -105,10 +106,10 @@ def step_flops(n: int, p: int, m: int, momentum: bool) -> int:
     return 2 * n**2 * m + (12 if momentum else 8) * n * p * m
 
 
-def lazy_runs(bench: Bench, name: str, strategy: str) -> dict[str, Any]:
-    """A few steps. The floor is that of their products."""
+def lazy_runs(bench: Bench, name: str, strategy: str, reach: float) -> dict[str, Any]:
+    """A few steps, or many. The floor is that of their products."""
     n, p, m = bench.sizes.n, bench.sizes.p, bench.sizes.lazy_width
-    record, steps, timing = runs_of(bench, name, strategy, m, bench.sizes.seeds, SHORT, None)
+    record, steps, timing = runs_of(bench, name, strategy, m, bench.sizes.seeds, reach, None)
     flops = step_flops(n, p, m, FLOWS[name][1] is not None)
     return record | rated(bench, timing, flops=flops * steps, unit=PRODUCTS)
 
