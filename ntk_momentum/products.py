@@ -92,11 +92,20 @@ def by_halves(a: Float[Array, "*b i j"], b: Float[Array, "*b j k"]) -> Float[Arr
     return jnp.matmul(left, right, preferred_element_type=jnp.float32) * rows * columns
 
 
-@by_halves.defjvp
+@functools.partial(by_halves.defjvp, symbolic_zeros=True)
 def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     (a, b), (da, db) = primals, tangents
-    linear = functools.partial(jnp.matmul, precision="BF16_BF16_F32_X6")  # can be transposed
-    return by_halves(a, b), linear(da, b) + linear(a, db)
+    still = jax.custom_derivatives.SymbolicZero  # as inputs are: a product saved
+    value, moved = by_halves(a, b), []
+    moved += [transposable(da, b)] if not isinstance(da, still) else []
+    moved += [transposable(a, db)] if not isinstance(db, still) else []
+    return value, sum(moved[1:], moved[0]) if moved else jnp.zeros_like(value)
+
+
+def transposable(a: Array, b: Array) -> Array:
+    """a b for derivatives: halves are no linear function of what they are taken from."""
+    six = functools.partial(jnp.matmul, precision="BF16_BF16_F32_X6")
+    return jax.lax.platform_dependent(a, b, cuda=six, default=jnp.matmul)
 
 
 def either(by_terms: Callable, plain: Callable, *args: Array) -> Any:
@@ -156,7 +165,7 @@ def selected_by_terms(pattern: Array, x: Array) -> Array:
 @selected.defjvp
 def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     pattern, x = primals
-    return selected(pattern, x), product(pattern.astype(x.dtype), tangents[1])
+    return selected(pattern, x), transposable(pattern.astype(x.dtype), tangents[1])
 
 
 def of_two_values(

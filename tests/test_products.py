@@ -62,11 +62,12 @@ def test_three_products_of_halves_are_one_of_float32(size):
 def test_products_of_halves_are_differentiated_as_those_of_float32():
     W = jnp.asarray(RNG.standard_normal((P, M)), jnp.float32)
     summed = lambda multiply: lambda x, w: jnp.sum(jnp.cos(multiply(x, w)))
-    for k in range(2):
-        split, plain = (
-            jax.grad(summed(f), k)(jnp.asarray(X), W) for f in (products.by_halves, jnp.matmul)
-        )
-        assert far(split, np.asarray(plain, np.float64)) < 1e-5
+    ways = (products.by_halves, products.product, jnp.matmul)
+    with jax.default_matmul_precision("highest"):
+        for k in range(2):
+            *split, plain = (jax.grad(summed(f), k)(jnp.asarray(X), W) for f in ways)
+            for found in split:
+                assert far(found, np.asarray(plain, np.float64)) < 1e-5
 
 
 @pytest.mark.parametrize("values", [(0.0, 1.0), (0.01, 1.0), (-1.0, 1.0)])
@@ -88,8 +89,9 @@ def test_a_pattern_is_multiplied_and_differentiated_as_a_matrix():
     plain = lambda x: jnp.sum(jnp.cos(pattern.astype(x.dtype) @ x))
     split = lambda x: jnp.sum(jnp.cos(products.selected(pattern, x)))
     rate = lambda f: jax.jvp(f, (x,), (jnp.ones_like(x),))[1]
-    for derivative in (lambda f: jax.grad(f)(x), rate):
-        assert far(derivative(split), np.asarray(derivative(plain), np.float64)) < 1e-5
+    with jax.default_matmul_precision("highest"):
+        for derivative in (lambda f: jax.grad(f)(x), rate):
+            assert far(derivative(split), np.asarray(derivative(plain), np.float64)) < 1e-5
 
 
 def test_patterns_are_counted_to_the_last_bit():
@@ -99,6 +101,16 @@ def test_patterns_are_counted_to_the_last_bit():
         assert found.dtype == jnp.int32
         np.testing.assert_array_equal(found, integers)
         np.testing.assert_array_equal(count(jnp.asarray(PATTERN))[:, :9], integers)
+
+
+def test_what_stands_still_is_not_multiplied():
+    W, dW = jnp.asarray(X[:9].T), jnp.asarray(X[9:18].T)
+    x = jnp.asarray(X)
+    push = lambda W, dW: jax.jvp(lambda W: products.by_halves(x, W), (W,), (dW,))
+    assert far(push(W, dW)[1], X.astype(float) @ np.asarray(dW, float)) < 1e-6
+    assert for_cuda(push, W, dW).count("dot_general") == 2
+    many = jax.vmap(push)(jnp.stack([W, 2 * W]), jnp.stack([dW, dW]))[1]
+    np.testing.assert_allclose(many[1], push(W, dW)[1], rtol=1e-5, atol=1e-6)
 
 
 def test_a_choice_of_many_runs_stays_a_choice():

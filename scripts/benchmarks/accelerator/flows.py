@@ -66,9 +66,10 @@ def lazy(bench: Bench) -> Parts:
             if not bench.accelerated and j != k:
                 continue
             label = f"{name}, {strategy}, m = {bench.sizes.lazy_width}, {bench.sizes.seeds} seeds"
-            yield label, partial(lazy_runs, bench, name, strategy, SHORT)
+            taken: dict[int, float] = {}
+            yield label, partial(lazy_runs, bench, name, strategy, SHORT, taken)
             if j == 0:
-                yield f"{label}, long", partial(lazy_runs, bench, name, strategy, SWEEP)
+                yield f"{label}, long", partial(lazy_runs, bench, name, strategy, SWEEP, taken)
                 width, seeds = bench.sizes.lazy_width, bench.sizes.seeds
                 call = one_call(bench, name, strategy, width, seeds, SHORT, None)
                 yield f"where the time goes, {label}", partial(traced, bench, call)
@@ -106,11 +107,20 @@ def step_flops(n: int, p: int, m: int, momentum: bool) -> int:
     return 2 * n**2 * m + (12 if momentum else 8) * n * p * m
 
 
-def lazy_runs(bench: Bench, name: str, strategy: str, reach: float) -> dict[str, Any]:
-    """A few steps, or many. The floor is that of their products."""
+def lazy_runs(
+    bench: Bench, name: str, strategy: str, reach: float, taken: dict[int, float]
+) -> dict[str, Any]:
+    """A few steps, or many. The floor is that of their products; what a step more takes is told
+    beside it, without what a run takes to start and end."""
     n, p, m = bench.sizes.n, bench.sizes.p, bench.sizes.lazy_width
     record, steps, timing = runs_of(bench, name, strategy, m, bench.sizes.seeds, reach, None)
     flops = step_flops(n, p, m, FLOWS[name][1] is not None)
+    taken[record["most_steps"]] = timing.seconds
+    if len(taken) == 2:
+        (few, short), (many, long) = sorted(taken.items())
+        one = (long - short) / (many - few)
+        record["seconds_of_a_step"] = one
+        record["step_over_its_products"] = one * bench.ceilings[PRODUCTS] / (flops * record["runs"])
     return record | rated(bench, timing, flops=flops * steps, unit=PRODUCTS)
 
 
