@@ -91,7 +91,7 @@ def decompose(X: Real[Array, "n ..."]) -> Decomposition:
     if known is None:
         return Decomposition(None, None, jnp.linalg.qr(X.T)[0].T, False)
     known = np.ascontiguousarray(known)
-    key = (hashlib.blake2b(known).digest(), known.shape, known.dtype)
+    key = (hashlib.blake2b(known.data).digest(), known.shape, known.dtype)
     if key not in _KNOWN:
         _KNOWN[key] = _decomposed(known)
         while sum(leaf.nbytes for leaf in jax.tree.leaves(_KNOWN)) > KEPT:

@@ -35,7 +35,7 @@ COPIES = {
 where something needs the preactivations of all neurons at once; and (n, n). All but the first hold
 more to solve than to draw the network."""
 
-HALVES = (1.5, 1.0)
+HALVED = (1.5, 1.0)
 """And in float32 on a GPU, (m, p) and (n, m) in halves while a product is taken, see `products`."""
 
 DRAWING = 6.0
@@ -187,7 +187,7 @@ def estimate(
         ("lazy" if lazy else "runge_kutta") + (" momentum" if momentum else "")
     ]
     if halves:
-        state, slab = state + HALVES[0], slab + HALVES[1]
+        state, slab = state + HALVED[0], slab + HALVED[1]
     # Bytes = itemsize * (state * m' p + slab * n m' + square * n^2 + 2 * saved), m' neurons here.
     mine = -(-m // devices)
     entries = slab * n * mine

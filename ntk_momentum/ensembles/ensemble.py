@@ -29,9 +29,9 @@ from . import program
 from .axes import flow_values as flow_values
 from .axes import plain_name
 from .lanes import run_compacted
-from .planning import Plan as Plan
-from .planning import Unit as Unit
 from .planning import plan as plan
+from .units import Plan as Plan
+from .units import Unit as Unit
 
 
 class Ensemble(eqx.Module):

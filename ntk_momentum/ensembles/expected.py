@@ -7,7 +7,8 @@ import time
 from collections.abc import Sequence
 
 from . import program
-from .planning import Plan, Unit, kinds
+from .axes import kinds
+from .units import Plan, Unit
 
 PART = 10
 """The part of the times, one in so many, that a timed run reaches."""

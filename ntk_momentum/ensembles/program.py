@@ -103,10 +103,10 @@ class How(NamedTuple):
 class Solved(NamedTuple):
     """Read-outs and the solver's statistics of every run, with the runs first."""
 
-    readouts: dict[str, Array]
-    verdict: Int[Array, ...]
-    accepted: Int[Array, ...]
-    rejected: Int[Array, ...]
+    readouts: dict[str, Any]
+    verdict: Int[Array | np.ndarray, ...]
+    accepted: Int[Array | np.ndarray, ...]
+    rejected: Int[Array | np.ndarray, ...]
 
 
 def run_batch(batch: Batch, how: How) -> Solved:
@@ -239,7 +239,7 @@ def ensemble_program(batch: Batch, how: How) -> Solved:
     )
 
 
-def told_apart_by(batch: Batch) -> tuple[Array | np.ndarray, ...]:
+def told_apart_by(batch: Batch) -> tuple[Any, ...]:
     """What tells the runs apart."""
     return batch.flow, batch.width, batch.scale, batch.seed
 

@@ -15,7 +15,8 @@ from ..method import AbstractOptimizer
 from ..numerics import Numerics
 from ..progress import OnProgress, check_progress
 from .ensemble import Ensemble, run_plan
-from .planning import Plan, plan
+from .planning import plan
+from .units import Plan
 
 
 @no_type_check

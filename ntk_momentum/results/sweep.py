@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..data import Dataset
-    from ..ensembles.planning import Plan, Unit
+    from ..ensembles.units import Plan, Unit
 
 
 @dataclasses.dataclass(frozen=True)

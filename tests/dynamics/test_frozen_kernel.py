@@ -32,7 +32,7 @@ def step(flow, by_products, kernel, h, delta=DELTA, velocity=JV, allowed=1e-6):
 def test_a_step_by_products_is_the_one_by_eigenvectors_as_far_as_was_allowed(
     flow, most, monkeypatch
 ):
-    monkeypatch.setattr(frozen_kernel, "MOST", most)
+    monkeypatch.setattr(frozen_kernel, "NEARLY_ALL", most)
     hs = jnp.asarray([1.0, 2.0]) * (30 / TOP if flow.init(0.0).v is None else 10 / TOP**0.5)
     kernels = jnp.stack([H, H * 0.8])
     both = [

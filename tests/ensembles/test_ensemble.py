@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 import ntk_momentum as nm
 from ntk_momentum.dynamics.solver import RungeKutta
 from ntk_momentum.ensembles import lanes, program
-from ntk_momentum.ensembles.planning import buckets, plan
+from ntk_momentum.ensembles.packing import buckets
+from ntk_momentum.ensembles.planning import plan
 from ntk_momentum.network.model import outputs
 
 DATA = nm.sphere(6, 4, key=jax.random.key(1))

@@ -35,7 +35,7 @@ FIRST = 12
 """Products before the first look, where no step was taken yet."""
 
 
-MOST = 32
+NEARLY_ALL = 32
 """Products of nearly every step: arrays of this size serve while no more are taken."""
 
 
@@ -160,9 +160,9 @@ def _by_products(
     eps = jnp.finfo(matrix.dtype).eps
 
     def sized(products: Array, whole: Any, few: Any, *args: Any) -> Any:
-        if K <= MOST:
+        if K <= NEARLY_ALL:
             return whole(*args)
-        return jax.lax.cond(agreed(products <= MOST), few, whole, *args)
+        return jax.lax.cond(agreed(products <= NEARLY_ALL), few, whole, *args)
 
     def look(runs: Lanczos, done: Array) -> _Looked:
         # Rows that are not filled yet get eigenvalues of their own, which nothing belongs to.
@@ -192,7 +192,9 @@ def _by_products(
     def larger(carry: tuple) -> tuple:
         runs, done, due, _ = carry
         longer = lambda run: jax.vmap(lambda run: extend(run, matrix, done, due))(run)
-        runs = sized(due, longer, lambda runs: _with_room(longer(_with_room(runs, MOST)), K), runs)
+        runs = sized(
+            due, longer, lambda runs: _with_room(longer(_with_room(runs, NEARLY_ALL)), K), runs
+        )
         return runs, due, jnp.minimum(due + 1 + due // 3, K), look(runs, due)
 
     runs = jax.vmap(lambda row: started(row[None], K))(start)
@@ -225,10 +227,12 @@ def _eigenvectors(T: Float[Array, "s K K"]) -> tuple[Array, Array]:
 
 def _eigenvectors_of_few(T: Float[Array, "s K K"]) -> tuple[Array, Array]:
     """The same of a T that is diagonal beyond its first rows, in no order."""
-    values, mixing = _eigenvectors(T[:, :MOST, :MOST])
-    rest = jnp.diagonal(T, axis1=1, axis2=2)[:, MOST:]
+    values, mixing = _eigenvectors(T[:, :NEARLY_ALL, :NEARLY_ALL])
+    rest = jnp.diagonal(T, axis1=1, axis2=2)[:, NEARLY_ALL:]
     whole = jnp.broadcast_to(jnp.eye(T.shape[1], dtype=T.dtype), T.shape)
-    return jnp.concatenate([values, rest], axis=1), whole.at[:, :MOST, :MOST].set(mixing)
+    return jnp.concatenate([values, rest], axis=1), whole.at[:, :NEARLY_ALL, :NEARLY_ALL].set(
+        mixing
+    )
 
 
 def _decomposed(flow: Any, matrix: Array, *rest: Array) -> FrozenStep:
