@@ -90,11 +90,11 @@ def decompose(X: Real[Array, "n ..."]) -> Decomposition:
     known = concrete(X)
     if known is None:
         return Decomposition(None, None, jnp.linalg.qr(X.T)[0].T, False)
-    known = np.ascontiguousarray(known)
-    key = (hashlib.blake2b(known.data).digest(), known.shape, known.dtype)
+    known = np.asarray(known)
+    key = (hashlib.blake2b(known.tobytes()).digest(), known.shape, known.dtype)
     if key not in _KNOWN:
         _KNOWN[key] = _decomposed(known)
-        while sum(leaf.nbytes for leaf in jax.tree.leaves(_KNOWN)) > KEPT:
+        while sum(leaf.nbytes for leaf in jax.tree.leaves([*_KNOWN.values()])) > KEPT:
             oldest = _KNOWN.pop(next(iter(_KNOWN)))
             if not _KNOWN:
                 return oldest

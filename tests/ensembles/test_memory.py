@@ -9,7 +9,7 @@ import pytest
 
 import ntk_momentum as nm
 from ntk_momentum import memory
-from ntk_momentum.dynamics import peaks
+from ntk_momentum.dynamics import coordinates, peaks
 from ntk_momentum.dynamics.solver import RungeKutta
 from ntk_momentum.ensembles import program
 from ntk_momentum.ensembles.planning import plan
@@ -164,3 +164,19 @@ def test_plans_alike_in_all_but_their_numbers_trace_one_start(monkeypatch):
     plan(DATA, nm.Nesterov(3.0), 16, 2, TS)
     plan(DATA, nm.Nesterov(3.0), 16, 2, TS, readouts=["loss", "kernel_drift"])
     assert len(starts) == 3
+
+
+def test_the_same_inputs_are_decomposed_once_as_long_as_there_is_room(monkeypatch):
+    calls = []
+    svd = np.linalg.svd
+    monkeypatch.setattr(coordinates, "_KNOWN", {})
+    monkeypatch.setattr(np.linalg, "svd", lambda X, **how: calls.append(X) or svd(X, **how))
+    first, other = (nm.sphere(5, 9, key=jax.random.key(k)).X for k in (1, 2))
+    for X in (first, np.array(first), first.reshape(5, 3, 3), other, first):
+        found = coordinates.decompose(jnp.asarray(X))
+        again = found.left * found.sizes @ found.rows
+        np.testing.assert_allclose(again, np.asarray(X).reshape(5, 9), atol=1e-12)
+    assert len(calls) == 2
+    monkeypatch.setattr(coordinates, "KEPT", 0)
+    coordinates.decompose(first + other)
+    assert len(calls) == 3 and not coordinates._KNOWN
