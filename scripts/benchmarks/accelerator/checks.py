@@ -79,7 +79,8 @@ def tests(bench: Bench) -> Parts:
 
 
 def marked_tests(bench: Bench) -> dict[str, Any]:
-    """pytest's last line; it must be installed here."""
+    """pytest's last line; it must be installed here. On a CPU, whose suite runs them, they are
+    found and no more."""
     if importlib.util.find_spec("pytest") is None:
         raise NotSupported("absent: pytest is not installed")
     files = sorted((ROOT / "tests").rglob("test_*.py"))
@@ -97,6 +98,7 @@ def marked_tests(bench: Bench) -> dict[str, Any]:
         "gpu",
         "-p",
         "no:cacheprovider",
+        *([] if bench.accelerated else ["--collect-only"]),
     ]
     code, output, errors = finished([*command, *marked], dict(os.environ), bench.left(), cwd=ROOT)
     lines = (output.strip() or errors.strip()).splitlines()

@@ -237,7 +237,7 @@ def headline(bench: Bench) -> Parts:
     for width in bench.sizes.headline:
         label = f"m = {width}, {bench.sizes.seeds} seeds"
         yield f"one gradient, {label}", partial(gradients, bench, width, bench.sizes.seeds)
-        for name in FLOWS:
+        for name in FLOWS if bench.accelerated else ["Nesterov"]:
             part = partial(tsit5_runs, bench, name, "vmap", width, bench.sizes.seeds, SWEEP)
             yield f"{name}, {label}", part
 
@@ -251,7 +251,7 @@ def together(bench: Bench) -> Parts:
     alone: dict[str, Any] = {}
     label = f"{runs} runs, m = {SMALL['width']}, n = {SMALL['n']}"
     yield f"alone, {label}", partial(one_after_another, bench, runs, alone)
-    for strategy in STRATEGIES:
+    for strategy in STRATEGIES if bench.accelerated else STRATEGIES[:1]:
         yield f"{strategy}, {label}", partial(batched, bench, runs, strategy, alone)
     if bench.accelerated:
         call = lambda: small_runs(runs, "vmap").__dict__
