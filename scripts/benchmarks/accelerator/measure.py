@@ -58,6 +58,7 @@ class Sizes:
     samples: int
     hidden: int
     operator_samples: int
+    tiles: tuple[int, ...]
     headline: tuple[int, ...]
 
 
@@ -79,6 +80,7 @@ SIZES = {
         samples=5,
         hidden=16,
         operator_samples=40,
+        tiles=(40,),
         headline=(32,),
     ),
     "full": Sizes(
@@ -98,6 +100,7 @@ SIZES = {
         samples=1000,
         hidden=512,
         operator_samples=20_000,
+        tiles=(1024, 6000),
         headline=tuple(2**k for k in (8, 10, 12, 14, 16, 9, 11, 13, 15)),
     ),
 }

@@ -14,7 +14,7 @@ import numpy as np
 
 import ntk_momentum as nm
 
-from .measure import Bench, Parts, compared, rated, timed
+from .measure import Bench, Parts, called, compared, rated, timed
 
 CLASSES = 10
 CHECKED = 4
@@ -53,9 +53,13 @@ def kernels(bench: Bench) -> Parts:
 
 
 def operator(bench: Bench) -> Parts:
-    """Products with the operator of the perceptron's kernel."""
+    """Products with kernels that are never formed, and the modes they find."""
     label = f"operator of the MLP, n = {bench.sizes.operator_samples}, {CLASSES} outputs"
     yield label, partial(operator_product, bench)
+    for tile in bench.sizes.tiles:
+        label = f"H infinity of {3 * bench.sizes.operator_samples} inputs of 784, tiles of {tile}"
+        yield f"{label}: a product", partial(streamed_product, bench, tile)
+    yield f"{label}: 40 products, all modes", partial(streamed_modes, bench, tile)
 
 
 def inputs(shape: tuple[int, ...], n: int) -> jax.Array:
@@ -115,6 +119,36 @@ def operator_product(bench: Bench) -> dict[str, Any]:
     return rated(bench, timing, flops=10.0 * weights * x.shape[0]) | compared(
         timing.value, exact, 1e-5
     )
+
+
+def streamed(bench: Bench, tile: int) -> tuple[Any, jax.Array, jax.Array]:
+    """The operator, its inputs and a vector."""
+    x = inputs((784,), 3 * bench.sizes.operator_samples)
+    v = jax.random.normal(jax.random.key(7), (x.shape[0],))
+    return nm.infinite_ntk_operator(x, tile=min(tile, x.shape[0])), x, v
+
+
+def streamed_product(bench: Bench, tile: int) -> dict[str, Any]:
+    """v -> H v by tiles; against some of its rows on the host, Fact 2.1."""
+    operator, x, v = streamed(bench, tile)
+    product = eqx.filter_jit(lambda operator, v: operator.mv(v))
+    timing = called(bench, lambda: product(operator, v))
+    wide = np.asarray(x, np.float64)
+    cosines = np.clip(wide[:CHECKED] @ wide.T, -1.0, 1.0)
+    np.fill_diagonal(cosines, 1.0)
+    exact = cosines * (np.pi - np.arccos(cosines)) / (2 * np.pi) @ np.asarray(v, np.float64)
+    # of a symmetric kernel half of the tiles are computed
+    record = rated(bench, timing, flops=float(x.shape[0]) ** 2 * x.shape[1])
+    return record | compared(timing.value[:CHECKED], exact, 1e-4)
+
+
+def streamed_modes(bench: Bench, tile: int) -> dict[str, Any]:
+    """`nm.modes` from one vector."""
+    operator, x, v = streamed(bench, tile)
+    timing = called(bench, lambda: nm.modes(operator, v, products=40).values)
+    found = float(timing.value[-1])
+    record = timing.record() | {"lambda_max": found}
+    return record | {"ok": bool(np.isfinite(found)) and 0 < found <= x.shape[0]}
 
 
 def on_host(function: Callable, model: Any, *arguments: Any) -> np.ndarray:
