@@ -44,7 +44,7 @@ def values(
             add, jnp.zeros_like(X, shape=X.shape[:1], dtype=output.dtype), tiles(X, hidden, output)
         )[0]
 
-    whole = lambda X, hidden, output: activation(product(X, hidden.T)) @ output
+    whole = lambda X, hidden, output: output @ activation(product(hidden, X.T))
     if parts_of(X, hidden) == 1:
         return whole(X, hidden, output)
     return jax.lax.platform_dependent(X, hidden, output, cpu=tiled, default=whole)

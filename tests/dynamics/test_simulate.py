@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 import ntk_momentum as nm
+from ntk_momentum.dynamics.objective import ErrorProblem
 from ntk_momentum.dynamics.readout import Observer
+from ntk_momentum.dynamics.solver.runge_kutta import _Explicit, _terms
+from ntk_momentum.method import State
 from ntk_momentum.method.hessian_damping import HessianDamped
 
 KEY = jax.random.key(0)
@@ -432,3 +435,27 @@ def test_a_solver_with_a_step_of_its_own_takes_it():
         np.eye(1), np.ones(1), nm.GradientFlow(), [0.5], solver=nm.RungeKutta(Mine())
     )
     assert taken and abs(float(run.residual[0, 0]) - np.exp(-0.5)) < 1e-4
+
+
+def test_a_step_by_sums_of_gradients_is_that_by_sums_of_slopes():
+    problem, start = ErrorProblem(H_INF), DATA.y
+    cases = [  # Heun's last stage is neither the end nor the start of the next step
+        (diffrax.Tsit5(), nm.GradientFlow(), None),
+        (diffrax.Tsit5(), HessianDamped(0.5, 0.1), start**2),
+        (diffrax.Heun(), nm.Nesterov(3.0), start**2),
+    ]
+
+    def taken(solver, flow, before):
+        terms, t, h = _terms(problem, flow), jnp.asarray(0.4), jnp.asarray(0.9)
+        state = solver.init(terms, t, t + h, before, None)
+        return jax.tree.leaves(solver.step(terms, t, t + h, before, None, state, False)[:2])
+
+    @jax.jit
+    def steps(w):
+        states = [(method, flow, State(w, v)) for method, flow, v in cases]
+        ours = [taken(_Explicit(method, problem, flow), flow, at) for method, flow, at in states]
+        return ours, [taken(*case) for case in states]
+
+    for ours, theirs in zip(*steps(start), strict=True):
+        # weights up to 13 lose a digit to round-off
+        np.testing.assert_allclose(jnp.stack(ours), jnp.stack(theirs), rtol=0, atol=1e-12)

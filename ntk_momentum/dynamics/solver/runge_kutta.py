@@ -8,7 +8,6 @@ wanted before a saved time clipped it.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import diffrax
@@ -198,8 +197,9 @@ class RungeKutta(AbstractIntegrator):
         )
         method = self.method
         own = type(method).step is not diffrax.AbstractERK.step  # a user's own way of taking one
-        if isinstance(method, diffrax.AbstractERK) and method.scan_kind is None and not own:
-            method = _Explicit(method)
+        erk = isinstance(method, diffrax.AbstractERK) and method.scan_kind is None and not own
+        if erk and flow.linear:
+            method = _Explicit(method, problem, flow)
         return _Watched(method, problem, flow, watcher, numerics.tol, scale), _Remembering(
             controller
         )
@@ -263,15 +263,18 @@ def _terms(problem: Any, flow: Any) -> diffrax.ODETerm:
 
 
 class _Explicit(diffrax.AbstractAdaptiveSolver):
-    """An explicit Runge-Kutta method whose stages share one gradient, and each sums the slopes that
-    it needs.
+    """An explicit Runge-Kutta method for flows that are linear in (w, v, gradient).
 
-    diffrax sums all slopes, also those to come, at every stage: with momentum that took longer than
-    the gradients. Written out one after another, the stages take as long to run and a half longer
-    to compile.
+    Every stage, the end and the error are sums of w and v at the start and of the stages'
+    gradients, with weights that the flow itself gives, solved for rows of numbers before the first
+    gradient is taken. So a stage keeps one array and not two, and writes no momentum; diffrax's own
+    stages sum the slopes of both, also those to come, which took longer than the gradients. Written
+    out one after another the stages copy nothing; they compile a fifth longer than in a loop.
     """
 
     method: diffrax.AbstractERK
+    problem: Any
+    flow: Any
 
     term_structure = diffrax.ODETerm
     interpolation_cls = diffrax.LocalLinearInterpolation
@@ -286,9 +289,9 @@ class _Explicit(diffrax.AbstractAdaptiveSolver):
         return terms.vf(t0, y0, args)
 
     def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> PyTree:
-        """The first slope, which the last one of a step is where the method says so."""
+        """The first gradient, which the last one of a step is where the method says so."""
         tableau: Any = self.method.tableau
-        return terms.vf(t0, y0, args) if tableau.fsal else None
+        return self.problem.gradient(y0.w) if tableau.fsal else None
 
     def step(
         self,
@@ -301,31 +304,47 @@ class _Explicit(diffrax.AbstractAdaptiveSolver):
         made_jump: Any,
     ) -> tuple[Any, Any, Any, Any, Any]:
         tableau: Any = self.method.tableau
-        h = terms.contr(t0, t1)
-        first = terms.vf(t0, y0, args) if solver_state is None else solver_state
+        gradients = [self.problem.gradient(y0.w) if solver_state is None else solver_state]
 
-        def summed(weights: Any, slopes: PyTree) -> PyTree:
-            used = [(float(a), j) for j, a in enumerate(weights) if a]
-            return jax.tree.map(lambda k: h * sum(a * k[j] for a, j in used), slopes)
+        def summed(row: Array, known: int) -> PyTree:
+            """The row's sum of so many gradients and of v."""
+            weights, parts = [*row[:known]], gradients[:known]
+            if y0.v is not None:
+                weights, parts = [*weights, row[-1]], [*parts, y0.v]
+            along = lambda *k: sum(a.astype(x.dtype) * x for a, x in zip(weights, k, strict=True))
+            return jax.tree.map(along, *parts)
 
-        def moved(weights: Any, slopes: PyTree) -> PyTree:
-            return jax.tree.map(jnp.add, y0, summed(weights, slopes))
+        stages, end, error = self._weights(t0, terms.contr(t0, t1))
+        w = y0.w
+        for i, row in enumerate(stages.w):
+            # where v = dw/dt, w has not felt the last gradient yet
+            w = jax.tree.map(jnp.add, y0.w, summed(row, i if self.flow.inertial else i + 1))
+            gradients.append(self.problem.gradient(w))
+        total = lambda rows: jax.tree.map(lambda row: summed(row, len(gradients)), rows)
+        y1 = jax.tree.map(jnp.add, y0, total(end))
+        y1 = y1._replace(w=w) if tableau.ssal else y1
+        last = gradients[-1] if tableau.fsal else None
+        return y1, total(error), {"y0": y0, "y1": y1}, last, diffrax.RESULTS.successful
 
-        def stage(carry: tuple[PyTree, PyTree], at: tuple[Array, Array]) -> tuple[Any, None]:
-            (_, slopes), (i, t) = carry, at
-            y = jax.lax.switch(i, [partial(moved, row) for row in tableau.a_lower], slopes)
-            slope = terms.vf(t, y, args)
-            return (y, jax.tree.map(lambda all, k: all.at[i + 1].set(k), slopes, slope)), None
+    def _weights(self, t0: Array, h: Array) -> tuple[State, State, State]:
+        """What each stage after the first, the end and the error add to w and v at the start: rows
+        of weights of the gradients, in their order, and of v last."""
+        tableau: Any = self.method.tableau
+        unit = jnp.eye(len(tableau.c) + 2, dtype=h.dtype)
+        still = self.flow.init(jnp.zeros_like(unit[0]))
+        changes, slopes = [still], []
 
-        count = len(tableau.c)
-        room = lambda k: jnp.zeros((count + 1, *k.shape), k.dtype).at[0].set(k)
-        times = t0 + jnp.asarray(tableau.c, h.dtype) * (t1 - t0)
-        start = y0, jax.tree.map(room, first)
-        (y, slopes), _ = jax.lax.scan(stage, start, (jnp.arange(count), times))
-        y1 = y if tableau.ssal else moved(tableau.b_sol, slopes)
-        last = jax.tree.map(lambda k: k[-1], slopes) if tableau.fsal else None
-        error = summed(tableau.b_error, slopes)
-        return y1, error, {"y0": y0, "y1": y1}, last, diffrax.RESULTS.successful
+        def summed(weights: Any) -> State:
+            along = lambda *k: h * sum(a * x for a, x in zip(weights, k, strict=True))
+            return jax.tree.map(along, *slopes)
+
+        for i, c in enumerate([0.0, *tableau.c]):
+            if i:
+                changes.append(summed(tableau.a_lower[i - 1]))
+            at = changes[i] if still.v is None else changes[i]._replace(v=changes[i].v + unit[-1])
+            slopes.append(self.flow.vector_field(t0 + c * h, at, unit[i]))
+        stages = jax.tree.map(lambda *rows: jnp.stack(rows), *changes[1:])
+        return stages, summed(tableau.b_sol), summed(tableau.b_error)
 
 
 class _Watched(diffrax.AbstractAdaptiveSolver):
