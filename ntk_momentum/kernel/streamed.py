@@ -28,9 +28,10 @@ from .recursion import FullyConnected, of_layers
 if TYPE_CHECKING:
     import lineax
 
-TILE_INPUTS = 1024
+TILE_INPUTS = {"cpu": 1024, "gpu": 6000}
 """Inputs in a block. Measured on two cores, float32, p = 784: 42 ms of CPU time a tile, of which 18
-are the matrix product; a dozen arrays of 4 MB live at once."""
+are the matrix product; a dozen arrays of 4 MB live at once. A product with 60,000 inputs takes 0.18
+s by these tiles on an H200, and 0.09 by the larger ones, whose dozen arrays are of 144 MB."""
 
 
 class Streamed(eqx.Module):
@@ -111,7 +112,7 @@ def infinite_ntk_operator(
     *,
     trainable: str | None = None,
     network: FullyConnected | None = None,
-    tile: int = TILE_INPUTS,
+    tile: int | None = None,
     devices: Any = None,
 ) -> lineax.FunctionLinearOperator:
     """The kernel of an infinitely wide network as a linear operator, which never forms it.
@@ -127,7 +128,7 @@ def infinite_ntk_operator(
             the test kernel of `nm.predict`.
         trainable: As in `infinite_ntk`.
         network: Of `nm.fully_connected_ntk`, in place of the two-layer one.
-        tile: Inputs in a block.
+        tile: Inputs in a block; 1024, on a GPU 6000.
         devices: Those that share the tiles; all of this process's by default.
 
     Returns:
@@ -143,7 +144,8 @@ def infinite_ntk_operator(
         [0.5, 0.5, 0.5]
     """
     lineax = require("lineax", "infinite_ntk_operator")
-    tile = check_whole("tile", tile, example=TILE_INPUTS)
+    usual = TILE_INPUTS.get(jax.default_backend(), TILE_INPUTS["cpu"])
+    tile = usual if tile is None else check_whole("tile", tile, example=usual)
     if network is not None and trainable is not None:
         raise InputError("trainable is of the two-layer network; a network trains all its layers.")
     if network is not None and not isinstance(network, FullyConnected):
