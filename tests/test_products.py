@@ -110,7 +110,7 @@ def test_what_stands_still_is_not_multiplied():
     assert far(push(W, dW)[1], X.astype(float) @ np.asarray(dW, float)) < 1e-6
     assert for_cuda(push, W, dW).count("dot_general") == 2
     many = jax.vmap(push)(jnp.stack([W, 2 * W]), jnp.stack([dW, dW]))[1]
-    np.testing.assert_allclose(many[1], push(W, dW)[1], rtol=1e-5, atol=1e-6)
+    assert far(many[1], np.asarray(push(W, dW)[1], float)) < 1e-6
 
 
 def test_a_choice_of_many_runs_stays_a_choice():
