@@ -12,7 +12,7 @@ last window.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -55,7 +55,7 @@ def run_compacted(batch: Batch, lanes: int) -> Solved:
     return jax.tree.map(lambda *each: np.concatenate(each), *parts)
 
 
-def _stages(batch: Batch, rows: tuple[Array, ...]) -> Iterator[tuple[np.ndarray, Solved]]:
+def _stages(batch: Batch, rows: tuple[Any, ...]) -> Iterator[tuple[np.ndarray, Solved]]:
     """(runs by position, what they have come to) whenever lanes are packed, and at the end."""
     places, saved = np.arange(rows[0].size), batch.times.shape[1]
     lanes = first_lanes(batch, rows)
@@ -73,7 +73,7 @@ def _stages(batch: Batch, rows: tuple[Array, ...]) -> Iterator[tuple[np.ndarray,
 
 
 @eqx.filter_jit
-def first_lanes(batch: Batch, rows: tuple[Array, ...]) -> Lane:
+def first_lanes(batch: Batch, rows: tuple[Any, ...]) -> Lane:
     """All runs from their start, until few are left."""
     return _together(batch, rows, None)
 
