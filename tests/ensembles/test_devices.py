@@ -59,15 +59,17 @@ def test_a_network_spread_by_hand_takes_the_same_steps():
 
 
 @pytest.mark.slow
-def test_spread_neurons_send_one_all_reduce_of_n_numbers_per_evaluation():
-    """Tsit5: one in its loop over stages, one more per step for the error. The lazy solver adds its
-    n x n kernel."""
+def test_spread_neurons_send_n_numbers_per_evaluation():
+    """Tsit5: f in each of six evaluations, and f, J dw and J dv once a step for the error. With
+    momentum a stage has not felt the last gradient, so two share an all-reduce. The lazy solver
+    adds its n x n kernel."""
     found = finish(start("collectives", 8))
     n = 6
     assert {one["name"] for one in found} == {"all-reduce"}
     explicit = [one for one in found if one["solver"] == "tsit5"]
     deepest = max(one["depth"] for one in explicit)
-    assert [one["sizes"] for one in explicit if one["depth"] == deepest] == [[n]]
+    step = [one["sizes"] for one in explicit if one["depth"] == deepest]
+    assert len(step) <= 6 and sum(sizes.count(n) for sizes in step) <= 6 + 3
     assert all(
         size <= n for one in explicit if one["depth"] > 1 for size in one["sizes"]
     )  # at the start of a run H may be formed once
