@@ -64,17 +64,27 @@ def exact_moments(
     """Moments at the saved step counts. start: in the eigenbasis. vectors: U, a sample's outputs
     in `outputs` rows one after another. rows: K* U."""
     s, size = steps.size, len(eigenvalues)
-    noise = _noise(vectors, outputs)
+    parts, noise = _parts(size), _noise(vectors, outputs)
+    pairs = [(eigenvalues[rows, None], eigenvalues[None, columns]) for rows, columns in parts]
 
-    def step(k: Array, carry: tuple[Array, Array, Blocks]) -> tuple[Array, Array, Blocks]:
+    def step(k: Array, carry: tuple) -> tuple:
         mean, dual, cov = carry
         P, g = jax.lax.optimization_barrier((steps.carry[k], steps.push[k]))
-        N = tau * noise(_second(eigenvalues, mean[0], cov[0][0]))
-        cov = covariance_step(P, g, eigenvalues[:, None], eigenvalues[None, :], cov, N)
+        A = [
+            mean[0][rows] @ mean[0][columns].T + lam * S[0][0] * mu
+            for (rows, columns), (lam, mu), S in zip(parts, pairs, cov, strict=True)
+        ]
+        cov = tuple(
+            covariance_step(P, g, lam, mu, S, tau * N)
+            for (lam, mu), S, N in zip(pairs, cov, noise(A), strict=True)
+        )
         return *_mean_step(P, g, eigenvalues, mean, dual), cov
 
-    def read(mean: Array, dual: Array, cov: Blocks) -> SecondMoments:
-        top = cov[0][0]
+    def read(mean: Array, dual: Array, cov: tuple[Blocks, ...]) -> SecondMoments:
+        top = cov[-1][0][0]
+        for above, *_ in cov[-2::-1]:
+            h = len(above[0])
+            top = jnp.concatenate([above[0], jnp.concatenate([above[0][:, h:].T, top], axis=1)])
         scaled = eigenvalues[:, None] * top * eigenvalues[None, :]
         return SecondMoments(
             mean[0],
@@ -86,42 +96,49 @@ def exact_moments(
         )
 
     zero = jnp.zeros((s, *start.shape), start.dtype)
-    begin = zero.at[0].set(start), zero, no_covariance(s, (size, size), start.dtype)
-    return _course(step, read, begin, saved)
+    still = tuple(no_covariance(s, (len(lam), mu.size), start.dtype) for lam, mu in pairs)
+    return _course(step, read, (zero.at[0].set(start), zero, still), saved)
 
 
-def _noise(vectors: Array, outputs: int) -> Callable[[Array], Array]:
-    """A -> n U^T diag(U A U^T) U - A, with the blocks of a sample's outputs for its diagonal."""
+def _parts(size: int) -> list[tuple[slice, slice]]:
+    """(rows, columns) of the blocks that a symmetric matrix is kept in: its upper half and the
+    corner below, three quarters of it, without the block that is another's transpose. More blocks
+    leave out more, and their products are slower. Small matrices are kept whole."""
+    h = size // 2 if size >= 64 else size
+    return [(slice(0, h), slice(0, size)), (slice(h, size), slice(h, size))][: 1 + (h < size)]
+
+
+def _noise(vectors: Array, outputs: int) -> Callable[[list[Array]], list[Array]]:
+    """A -> n U^T diag(U A U^T) U - A in the blocks of `_parts`, with the blocks of a sample's
+    outputs for the diagonal."""
     size = len(vectors)
-    n, h, transposed = size // outputs, size // 2, vectors.T
-    first, second = vectors[:, :h], vectors[:, h:]
+    n, transposed, parts = size // outputs, vectors.T, _parts(size)
+    U = vectors.reshape(n, outputs, size)
     ones, barrier = jnp.ones(size, vectors.dtype), jax.lax.optimization_barrier
-    twice = jnp.where(jnp.arange(size) < h, 1.0, 2.0).astype(vectors.dtype)
+    # what lies to the right of a block's own square stands for its transpose too
+    times = [jnp.where(jnp.arange(size)[q] < r.stop, 1.0, 2.0).astype(U.dtype) for r, q in parts]
 
-    def one(A: Array) -> Array:
-        # On a CPU, XLA writes a product that it fuses with what follows as a plain loop, ten times
-        # slower than its library's: hence the barriers, and the sum over a row as a product. Both
-        # matrices are symmetric: without a block beside the diagonal a quarter of the work goes.
-        above, corner = barrier((A[:h] * twice[None, :], A[h:, h:]))
-        D = (barrier(first @ above) * vectors) @ ones
-        D = D + (barrier(second @ corner) * second) @ ones[h:]
-        turned = barrier(transposed * D[None, :])
-        above, corner = barrier((turned[:h] @ vectors, turned[h:] @ second))
-        below = jnp.concatenate([above[:, h:].T, corner], axis=1)
-        return n * jnp.concatenate([above, below]) - A
+    # On a CPU, XLA writes a product that it fuses with what follows as a plain loop, ten times
+    # slower than its library's: hence the barriers, and the sum over a row as a product.
+    def noise(A: list[Array]) -> list[Array]:
+        D = jnp.zeros((), vectors.dtype)
+        for (r, q), block, weight in zip(parts, A, times, strict=True):
+            half = barrier(vectors[:, r] @ barrier(block * weight[None, :]))
+            if outputs == 1:
+                D = D + (half * vectors[:, q]) @ ones[q]
+            else:
+                D = D + jnp.einsum("iaq,ibq->iab", half.reshape(n, outputs, -1), U[:, :, q])
+        if outputs == 1:
+            turned = barrier(transposed * D[None, :])
+        else:
+            D = (D + D.transpose(0, 2, 1)) / 2
+            turned = barrier(jnp.einsum("iab,ibq->iaq", D, U).reshape(size, size).T)
+        return [
+            n * barrier(turned[r] @ vectors[:, q]) - block
+            for (r, q), block in zip(parts, A, strict=True)
+        ]
 
-    def several(A: Array) -> Array:
-        U = vectors.reshape(n, outputs, size)
-        blocks = jnp.einsum("iaq,ibq->iab", barrier(vectors @ A).reshape(U.shape), U)
-        turned = jnp.einsum("iab,ibq->iaq", blocks, U).reshape(size, size)
-        return n * barrier(transposed @ barrier(turned)) - A
-
-    return one if outputs == 1 else several
-
-
-def _second(eigenvalues: Array, mean: Array, cov: Array) -> Array:
-    """A = E Delta Delta^T."""
-    return mean @ mean.T + eigenvalues[:, None] * cov * eigenvalues[None, :]
+    return noise
 
 
 def _mean_step(

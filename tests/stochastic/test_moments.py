@@ -101,6 +101,26 @@ def test_exact_moments_of_either_way_of_drawing(sampling, B):
     np.testing.assert_allclose(found.test_variance[0], variance, rtol=1e-11)
 
 
+@pytest.mark.parametrize("outputs", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_halves_of_a_large_recursion_are_the_whole(outputs):
+    """S <- M S M^T + eta^2 [H; H] N [H; H]^T in the samples' own order, where the moments are kept
+    without the block that symmetry gives."""
+    eta, beta, B, n = 0.03, 0.7, 3, 66 // outputs
+    kernel, start, _ = problem(n, None if outputs == 1 else 2)
+    size, tau = len(kernel), noise_strength(B, n, "without_replacement")
+    one, H = np.eye(size), np.concatenate([kernel, kernel])
+    M = np.block([[one - eta * kernel, beta * one], [-eta * kernel, beta * one]])
+    z = np.concatenate([start.reshape(-1), np.zeros(size)])
+    S = np.outer(z, z)
+    for _ in range(4):
+        A = S[:size, :size]
+        own = np.kron(np.eye(n), np.ones((outputs, outputs))) * A
+        S = M @ S @ M.T + eta**2 * tau * H @ (n * own - A) @ H.T
+    found = nm.predict_stochastic(kernel, start, nm.heavy_ball(eta, beta), [4], batch_size=B)
+    assert found.loss[0] > 1.1 * found.full_batch[0]
+    np.testing.assert_allclose(found.loss[0], np.trace(S[:size, :size]) / 2, rtol=1e-11)
+
+
 def test_outputs_of_a_sample_are_drawn_together():
     kernel, start, rows = problem(3, 2)
     optimizer = nm.nesterov(0.2, 3.0)
