@@ -100,10 +100,10 @@ def simulate_stochastic(
         dv = -(b(t) v + grad L) dt - sqrt(h tau n) sum_i grad l_i (dW_i - mean of dW)
 
     which for a linear model is the same, path by path. Ito's sense; solved by diffrax in steps of
-    dt. The expected loss of the method tends to that of the flow, and what noise adds to it too, in
-    proportion to h for the gradient flow and to h^2 for the heavy ball, of networks' weights as of
-    errors (tests measure it). The noise shrinks with the error: this is no Langevin equation at a temperature, and its
-    stationary state is Delta = 0, where it is stable.
+    dt. The expected loss of the method, and the share of noise in it, tend to the flow's in
+    proportion to h for the gradient flow and to h^2 for the heavy ball, on networks' weights as in
+    errors (tests measure it). The noise shrinks with the error: this is no Langevin equation at a
+    temperature, and its stationary state is Delta = 0, where it is stable.
 
     Args:
         kernel: H, (n, n), or any Equinox model of one input.
