@@ -33,22 +33,22 @@ PROBES, PROBE_PRODUCTS = 8, 24
 
 class Levels(NamedTuple):
     """multiplicity: of each eigenvalue, 0 where it carries the error and others its variance.
-    start: the error along each. weights: (H^2)_ii. shares: of the variance along each, in each
-    number of the error. doubt: the standard error of tr H^2, as a share
-    of it."""
+    start: the error along each. vectors: U of those that carry it, the first ones. shares: of the
+    variance along each, in each number of the error. doubt: the standard error of tr H^2, as a
+    share of it."""
 
     eigenvalues: Float[Array, " K"]
     multiplicity: Float[Array, " K"]
     start: Float[Array, "K columns"]
-    weights: Float[Array, " N"]
+    vectors: Float[Array, "N p"]
     shares: Float[Array, "N K"]
     doubt: float | Array
 
 
 def every_level(eigenvalues: Array, vectors: Array, start: Array) -> Levels:
     """Of known eigenvectors, one each. start: in the samples' own order."""
-    shares, ones = vectors**2, jnp.ones_like(eigenvalues)
-    return Levels(eigenvalues, ones, vectors.T @ start, shares @ eigenvalues**2, shares, 0.0)
+    ones = jnp.ones_like(eigenvalues)
+    return Levels(eigenvalues, ones, vectors.T @ start, vectors, vectors**2, 0.0)
 
 
 def few_modes(
@@ -106,13 +106,12 @@ def few_levels(found: Modes, probe: Modes) -> Levels:
     seen = jnp.sum((W.T @ random) ** 2, axis=1)
     share = seen / jnp.maximum(jnp.sum(seen), jnp.finfo(seen.dtype).tiny)
     rest = jnp.maximum(len(V) - jnp.sum(own) - jnp.sum(apart), 0.0) * share
-    weights = (V**2) @ (own * theta**2) + (W**2) @ (apart * values**2)
-    weights = weights + jnp.sum(rest * values**2) / len(V)
-    doubt = jnp.sqrt(2 * jnp.sum(rest * values**4) / random.shape[1]) / jnp.sum(weights)
+    squares = jnp.sum(own * theta**2) + jnp.sum((apart + rest) * values**2)
+    doubt = jnp.sqrt(2 * jnp.sum(rest * values**4) / random.shape[1]) / squares
     still = jnp.zeros((len(values), found.start.shape[1]), theta.dtype)
     join = lambda a, b: jnp.concatenate([a, b])
     # what stands for many eigenvectors is taken to be spread evenly
     even = (apart[None] * W**2 + rest[None] / len(V)) / jnp.maximum(apart + rest, 1e-30)[None]
     shares = jnp.concatenate([V**2, even], axis=1)
     multiplicity, start = join(own, apart + rest), join(found.start, still)
-    return Levels(join(theta, values), multiplicity, start, weights, shares, doubt)
+    return Levels(join(theta, values), multiplicity, start, V, shares, doubt)

@@ -15,10 +15,11 @@ its recursion; their covariances are summed.
 Mode-diagonal closure: in eigenvectors spread over all samples, U^T diag(.) U is near its mean
 tr(A)/n, and only the diagonal of S is left,
 
-    N_qq = tau (tr A - A_qq)
+    N_qq = tau (n sum_i U_iq^2 d_i - A_qq),   d = diag(U A U^T),   near   tau (tr A - A_qq)
 
-s (s + 1)/2 numbers a mode, in place of n^2. An eigenvalue may stand for several, with a
-multiplicity, as Ritz values do.
+s (s + 1)/2 numbers a mode, in place of n^2. d is taken of the whole mean, which is known, and of
+the variances along the modes; it changes slowly, and is not formed anew at every step. An
+eigenvalue may stand for several, with a multiplicity, as Ritz values do.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ from jaxtyping import Array, Float, Int
 
 from .linear import LinearSteps
 
+REFRESHED = 8
+"""Where the closure's noise lies is looked at anew after each step k for k/8 more. Chosen: on
+digits the errors are those of looking at every step, and 1,000 steps look 47 times."""
 Blocks = tuple[tuple[Array, ...], ...]
 """S, s x s blocks of what the modes have, (N, N) or (N,)."""
 
@@ -194,25 +198,40 @@ def closure_moments(
     tau: float | Array,
     outputs: int,
     rows: Float[Array, "M N"] | None,
-    factors: Float[Array, " T"] | None = None,
+    vectors: Float[Array, "n p"] | None = None,
+    shares: Float[Array, "n N"] | None = None,
 ) -> SecondMoments:
     """The mode-diagonal closure. multiplicity: of each eigenvalue; one that carries the error and
-    stands for none of its own has 0. factors: of the noise, from each saved step to the next."""
+    stands for none of its own has 0. vectors: of the first ones, which carry the error; shares: of
+    the variance along each, in each number of the error; without them errors are taken to be spread
+    evenly."""
     s = steps.size
     lam2 = eigenvalues**2
 
+    def uneven(mean: Array, cov: Array) -> Array:
+        """N sum_i U_iq^2 d_i over sum_i d_i, d the errors squared."""
+        assert vectors is not None and shares is not None
+        d = jnp.sum((vectors @ mean[: vectors.shape[1]]) ** 2, axis=1)
+        d = d + shares @ (multiplicity * lam2 * cov)
+        total = jnp.sum(d)
+        return jnp.where(total > 0, len(d) * (d @ shares) / jnp.where(total > 0, total, 1.0), 1.0)
+
     def step(k: Array, carry: tuple) -> tuple:
-        mean, dual, cov = carry
+        mean, dual, cov, factors, due = carry
         P, g = jax.lax.optimization_barrier((steps.carry[k], steps.push[k]))
         own = jnp.sum(mean[0] ** 2, axis=1) + lam2 * cov[0][0]
         total = jnp.sum(mean[0] ** 2) + jnp.sum(multiplicity * lam2 * cov[0][0])
-        N = tau * (total / outputs - own)
-        if factors is not None:
-            N = N * factors[jnp.searchsorted(saved, k, side="right") - 1]
+        if shares is not None:
+            factors, due = jax.lax.cond(
+                k >= due,
+                lambda: (uneven(mean[0], cov[0][0]), k + 1 + k // REFRESHED),
+                lambda: (factors, due),
+            )
+        N = tau * (factors * total / outputs - own)
         cov = covariance_step(P, g, eigenvalues, eigenvalues, cov, N)
-        return *_mean_step(P, g, eigenvalues, mean, dual), cov
+        return *_mean_step(P, g, eigenvalues, mean, dual), cov, factors, due
 
-    def read(mean: Array, dual: Array, cov: Blocks) -> SecondMoments:
+    def read(mean: Array, dual: Array, cov: Blocks, *_: Array) -> SecondMoments:
         spread = multiplicity * lam2 * cov[0][0]
         return SecondMoments(
             mean[0],
@@ -224,5 +243,6 @@ def closure_moments(
         )
 
     zero = jnp.zeros((s, *start.shape), start.dtype)
-    begin = zero.at[0].set(start), zero, no_covariance(s, eigenvalues.shape, start.dtype)
+    still = no_covariance(s, eigenvalues.shape, start.dtype)
+    begin = zero.at[0].set(start), zero, still, jnp.ones_like(eigenvalues), jnp.zeros((), jnp.int32)
     return _course(step, read, begin, saved)

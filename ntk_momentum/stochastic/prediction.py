@@ -126,10 +126,12 @@ def predict_stochastic(
     `nm.predict`'s; the second moments of (Delta, memory) obey a linear recursion.
 
     exact: all pairs of modes, O(N^3) a step. closure: the variance along each eigenvector only, as
-    if all were spread evenly over the samples, O(N) a step; its `error` is what the loss moves by
-    when the noise is scaled, saved step by saved step, by n sum_i (H^2)_ii d_i / (tr H^2 sum_i
-    d_i), the noise that d = diag(E Delta Delta^T), of the mean error and of the closure's own
-    variance, drives over the closure's. sampled: `runs`
+    if those of different ones were uncorrelated, driven by the noise that falls on it,
+
+        n sum_i U_iq^2 d_i,   d = diag(E Delta Delta^T) of the mean and of those variances
+
+    O(N) a step, and O(n N) at a few dozen; its `error` is the largest share so far by which the
+    loss differs from that of errors spread evenly over the samples. sampled: `runs`
     runs in function space. For reshuffled batches moments do not close: exact keeps them apart by
     the set of samples seen, which takes few samples (n = 10 or so) and no test points, auto samples
     them elsewhere, and closure is refused. Sources: Bordelon and Pehlevan (2021), Velikanov,
@@ -251,23 +253,24 @@ def _closure(
     mean: Prediction, moved: LinearSteps, saved: Array, levels: Levels, tau: float, outputs: int,
     rows: Array | None,
 ) -> StochasticPrediction:  # fmt: skip
-    """The closure, and what it moves by when its noise is that of the samples' own errors."""
-    values, weights = levels.eigenvalues, levels.weights
-    arguments = (moved, saved, values, levels.multiplicity, levels.start, tau, outputs, rows)
-    found = closure_moments(*arguments)
-    d = jnp.sum(mean.residual.reshape(len(saved), len(weights), -1) ** 2, axis=2)
-    d = d + found.variance @ levels.shares.T
-    total = jnp.sum(d, axis=1) * jnp.mean(weights)
-    factors = jnp.where(total > 0, d @ weights / jnp.where(total > 0, total, 1.0), 1.0)
-    factors = factors + jnp.where(factors < 1, -levels.doubt, levels.doubt)
-    other = closure_moments(*arguments, factors)
+    """The closure, and what it moves by when its noise is spread evenly."""
     energy = lambda m: jnp.sum(m.mean**2, axis=(1, 2)) + jnp.sum(m.variance, axis=1)
-    error = jnp.abs(energy(other) / energy(found) - 1)
+
+    def closed(tau: Any, *places: Array) -> SecondMoments:
+        start = levels.eigenvalues, levels.multiplicity, levels.start
+        return closure_moments(moved, saved, *start, tau, outputs, rows, *places)
+
+    found = closed(tau, levels.vectors, levels.shares)
+    # of few levels the sum of their squares, which noise is in proportion to, is an estimate
+    ends = (1.0,) if isinstance(levels.doubt, float) else (1 - levels.doubt, 1 + levels.doubt)
+    others = [jnp.abs(energy(closed(tau * end)) / energy(found) - 1) for end in ends]
+    # up to now, since the two may pass each other
+    error = jax.lax.cummax(jnp.max(jnp.stack(others), axis=0))
     if mean.error is not None:
         # the loss is of second order in the error of Delta
         error = error + jnp.square(mean.error) / jnp.where(mean.loss > 0, 2 * mean.loss, 1.0)
     columns = levels.start.shape[1]
-    return _from_moments(mean, found, values, columns, "closure", error)
+    return _from_moments(mean, found, levels.eigenvalues, columns, "closure", error)
 
 
 def _finite_or_infinite(
