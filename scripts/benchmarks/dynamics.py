@@ -51,7 +51,12 @@ def rows(size: str) -> Iterator[dict]:
     )
     for shape in shapes:
         yield right_side(*shape)
-    trained = [(1000, 1024, 20, 1), (1000, 1024, 20, 128), (1000, 256, 20, 32, 3)]
+    trained = [
+        (200, 64, 20, 1, 2),
+        (1000, 1024, 20, 1),
+        (1000, 1024, 20, 128),
+        (1000, 256, 20, 32, 3),
+    ]
     for case in [(1000, 1024, 20, 32), *(trained if size != "smoke" else ())]:
         yield minibatches(*case)
 
