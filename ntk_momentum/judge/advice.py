@@ -41,7 +41,7 @@ from ..method import (
 )
 from ..numerics import Numerics
 from ..progress import OnProgress, check_progress
-from ..stochastic.levels import few_modes
+from ..stochastic.levels import few_levels
 from ..theory import bounds
 from .batches import BatchedKernel
 from .steps import count_steps
@@ -248,9 +248,10 @@ def advise(
     check_positive("margin", margin, strict=False, example=0.1)
     check_choice("objective", objective, ("steps", "rate"))
     max_steps = check_whole("max_steps", max_steps, example=10**6)
+    few = None
     if batch_size is not None and (isinstance(kernel, Modes) or is_operator(kernel)):
-        kernel, probe = few_modes(kernel, residual0, probe, tol=0.1 * target**0.5)
-        residual0 = None
+        few = few_levels(kernel, residual0, probe, tol=0.1 * target**0.5)
+        kernel, residual0 = few.modes, None
     elif probe is not None:
         raise InputError(
             "probe must be None unless kernel is nm.modes, with a batch_size, got "
@@ -273,9 +274,7 @@ def advise(
         )
     low, high = float(eigenvalues[seen][0]), float(eigenvalues[-1]) * (1 + margin)
     found = {}
-    batches = (
-        None if batch_size is None else (BatchedKernel.of(kernel, batch_size, sampling, probe))
-    )
+    batches = None if batch_size is None else BatchedKernel.of(kernel, batch_size, sampling, few)
     for name in METHODS:
         candidates = list(_candidates(name, low, high, objective))
         if batches is not None:

@@ -19,9 +19,8 @@ from jaxtyping import Array
 
 from ..dynamics.solver import Sampling, check_batch
 from ..errors import InputError, concrete
-from ..kernel import Modes
 from ..stochastic import critical_batch, critical_step
-from ..stochastic.levels import few_levels
+from ..stochastic.levels import Few
 from ..stochastic.limit import closure_limits
 from ..stochastic.linear import changes, late_step, one_step
 from ..stochastic.moments import covariance_step, no_covariance
@@ -56,15 +55,14 @@ class BatchedKernel:
     levels: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
     @staticmethod
-    def of(kernel: Any, batch_size: Any, sampling: Sampling, probe: Any = None) -> BatchedKernel:
-        """Checked. probe: where the kernel is `nm.modes`, those of random vectors. Raises
-        InputError where the size does not fit."""
-        if isinstance(kernel, Modes):
-            n = kernel.shape[0]
-            found = few_levels(kernel, probe)
+    def of(kernel: Any, batch_size: Any, sampling: Sampling, few: Few | None) -> BatchedKernel:
+        """Checked. few: what is known of the kernel where it is no array. Raises InputError where
+        the size does not fit."""
+        if few is not None:
+            found, n = few.levels, few.modes.shape[0]
             start = np.linalg.norm(np.asarray(found.start), axis=1)
             levels = (np.asarray(found.eigenvalues), np.asarray(found.multiplicity), start)
-            outputs, kernel = len(kernel.vectors) // n, probe
+            outputs, kernel = len(few.modes.vectors) // n, few.probe
         elif concrete(kernel) is None:
             raise InputError(
                 f"noise needs the kernel's eigenvectors, got {type(kernel).__name__}; pass the "

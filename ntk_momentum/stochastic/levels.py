@@ -51,11 +51,19 @@ def every_level(eigenvalues: Array, vectors: Array, start: Array) -> Levels:
     return Levels(eigenvalues, ones, vectors.T @ start, vectors, vectors**2, 0.0)
 
 
-def few_modes(
+class Few(NamedTuple):
+    """modes: of the error; probe: of random vectors; levels: of both."""
+
+    modes: Modes
+    probe: Modes
+    levels: Levels
+
+
+def few_levels(
     kernel: Any, residual0: Any, probe: Any = None, key: Key[Array, ""] | None = None, **how: Any
-) -> tuple[Modes, Modes]:
-    """(modes of the error, modes of random vectors), from an operator or as given. how: until when
-    products with an operator are taken, as in `nm.modes`."""
+) -> Few:
+    """From few products with an operator, or from modes. how: until when products are taken, as in
+    `nm.modes`."""
     if is_operator(kernel):
         found = ritz.modes(kernel, residual0, **how)
         if probe is None:
@@ -73,7 +81,7 @@ def few_modes(
             f"operator, jax.random.normal(key, ({found.shape[0]}, {PROBES})), products="
             f"{PROBE_PRODUCTS})."
         )
-    return found, probe
+    return Few(found, probe, _levels(found, probe))
 
 
 def random_modes(operator: Any, shape: tuple[int, ...], key: Key[Array, ""] | None = None) -> Modes:
@@ -93,8 +101,7 @@ def _settled(found: Modes) -> Array:
 
 
 @jax.jit
-def few_levels(found: Modes, probe: Modes) -> Levels:
-    """Of the modes of the error and of random vectors."""
+def _levels(found: Modes, probe: Modes) -> Levels:
     V, W = found.vectors, probe.vectors
     theta, values = jnp.maximum(found.values, 0.0), jnp.maximum(probe.values, 0.0)
     own = _settled(found)

@@ -222,7 +222,7 @@ def _prepare(optimizer: Any, kernel: Any, batch_size: Any, sampling: str) -> tup
     if is_operator(kernel):
         kernel = random_modes(kernel, kernel.in_structure().shape)
     if isinstance(kernel, Modes):
-        levels, n = few_levels(kernel, kernel), kernel.shape[0]
+        levels, n = few_levels(kernel, None, kernel).levels, kernel.shape[0]
         outputs = len(kernel.vectors) // n
         parts = (levels.eigenvalues, levels.multiplicity, n, outputs)
         return closure_limits(late_step(optimizer), *parts), check_batch(batch_size, n, sampling)

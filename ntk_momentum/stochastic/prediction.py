@@ -30,7 +30,7 @@ from ..errors import (
 from ..kernel import Modes
 from ..memory import check_fits
 from ..method import AbstractOptimizer
-from .levels import Levels, every_level, few_levels, few_modes
+from .levels import Levels, every_level, few_levels
 from .linear import LinearSteps, check_method, linear_steps
 from .moments import SecondMoments, closure_moments, exact_moments
 from .paths import Paths, sample_paths
@@ -174,7 +174,7 @@ def predict_stochastic(
     runs = check_whole("runs", runs, example=256)
     if key is not None:
         check_key("key", key)
-    counts, probed = _counts(steps), None
+    counts, few = _counts(steps), None
     if isinstance(kernel, Modes) or is_operator(kernel):
         if method not in ("auto", "closure") or test_kernel is not None or test0 is not None:
             raise InputError(
@@ -185,8 +185,8 @@ def predict_stochastic(
         given = isinstance(kernel, Modes)
         shape = kernel.shape if given else ritz.start_of(kernel, residual0, None)[2]
         check_batch(batch_size, shape[0], sampling)
-        kernel, probed = few_modes(kernel, residual0, probe, key, flow=optimizer, ts=counts)
-        residual0 = None
+        few = few_levels(kernel, residual0, probe, key, flow=optimizer, ts=counts)
+        kernel, residual0 = few.modes, None
     elif concrete(kernel) is None or probe is not None:
         raise InputError(
             "kernel must be an array, since noise needs every entry of it, an operator or, with a "
@@ -218,9 +218,8 @@ def predict_stochastic(
     _check_size(method, size, columns, len(counts), runs)
     saved = jnp.asarray(counts, jnp.int32)
     tau = noise_strength(B, n, sampling)
-    if probed is not None:
-        levels = few_levels(kernel, probed)
-        made = _closure(mean, moved, saved, levels, tau, outputs, None)
+    if few is not None:
+        made = _closure(mean, moved, saved, few.levels, tau, outputs, None)
         return _finite_or_infinite(made, optimizer, B)
     matrix = jnp.asarray(kernel, dtype).reshape(size, size)
     matrix = (matrix + matrix.T) / 2

@@ -218,7 +218,7 @@ def test_few_levels_have_the_sums_of_every_one():
     kernel = nm.infinite_ntk(data.X)
     modes = nm.modes(kernel, -data.y, products=20)
     probe = nm.modes(kernel, jax.random.normal(jax.random.key(0), (60, 2)), products=6)
-    few = few_levels(modes, probe)
+    few = few_levels(modes, None, probe).levels
     lam, m = few.eigenvalues, few.multiplicity
     np.testing.assert_allclose(jnp.sum(m), 60, rtol=1e-12)
     squares = np.sum(kernel**2)
