@@ -138,15 +138,21 @@ def met_expectation(quantity: str, value: Any) -> bool | None:
     """Whether a value is what its quantity says it should be; None where nothing is said.
 
     An interval, as in "-0.50 ± 0.02", must hold what is "expected", or meet a range of it; numbers
-    must all be ">=" a bound, or the last of them "once wide"; an order must be within a quarter of
-    its "theory", and a "run" within a fifth of its "prediction".
+    must all be ">=" a bound, or, "once wide", from the first that is on, and still if they fell
+    once more as far as from the first to the last; an order must be within a quarter of its
+    "theory", and a "run" within a fifth of its "prediction".
     """
     if "does not explain" in str(value):
         return False
     numbers = [float(one) for one in re.findall(r"(?<![\w.])[+-]?\d+\.\d+", str(value))]
     if bounded := re.search(r">= (\d+(?:\.\d+)?)", quantity):
-        told = numbers[-1:] if "once wide" in quantity else numbers
-        return min(told) >= float(bounded[1]) if told else None
+        if not numbers:
+            return None
+        meets = [one >= float(bounded[1]) for one in numbers]
+        if "once wide" not in quantity:
+            return all(meets)
+        lasting = meets == sorted(meets) and meets[-1]
+        return lasting and 2 * numbers[-1] - numbers[0] >= float(bounded[1])
     if (theory := re.search(r"theory: (\d)", quantity)) and numbers:
         return abs(numbers[0] / float(theory[1]) - 1) <= 0.25
     if "run / prediction" in quantity and len(numbers) > 1:
