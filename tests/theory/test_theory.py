@@ -271,3 +271,27 @@ def test_the_total_energy_is_lost_to_friction(run):
     lost = np.concatenate([[0.0], np.cumsum((power[1:] + power[:-1]) / 2 * np.diff(exact.times))])
     assert E[0] == exact.loss[0] and np.all(np.diff(E) <= 1e-14)
     np.testing.assert_allclose(E + lost, E[0], rtol=1e-3)
+
+
+def test_a_crossing_hides_the_energy_that_proposition_15_says():
+    rng, n, m = np.random.default_rng(3), 4, 7
+    X = rng.standard_normal((n, 3))
+    X /= np.linalg.norm(X, axis=1, keepdims=True)
+    signs, off = rng.choice([-1.0, 1.0], m), rng.random((n, m)) < 0.6
+    off[1, 2] = False
+    on = off.copy()
+    on[1, 2] = True
+
+    def gradient(pattern):
+        return (pattern[:, :, None] * signs[:, None] * X[:, None, :]).reshape(n, -1) / np.sqrt(m)
+
+    def hidden(rate, J):
+        return 0.5 * (rate @ rate - (J @ rate) @ np.linalg.solve(J @ J.T, J @ rate))
+
+    for before, after in ((gradient(off), gradient(on)), (gradient(on), gradient(off))):
+        q, g = rng.standard_normal(n), (after - before)[1]
+        seen = after.T @ np.linalg.solve(after @ after.T, after @ g)
+        expected = 0.5 * q[1] ** 2 * (g - seen) @ (g - seen)
+        assert hidden(before.T @ q, before) < 1e-12
+        assert 0 < expected < q[1] ** 2 / (2 * m)
+        np.testing.assert_allclose(hidden(before.T @ q, after), expected, rtol=1e-10)

@@ -11,12 +11,12 @@ from ...method import Nesterov
 from ...theory.crossings import Crossings
 from ...theory.lyapunov import reference_energy, reference_rate
 from ..check import Forms, claim, every
-from ..drawing import against, drawing, line, panel, theory
+from ..drawing import against, drawing, line, panel, points, theory
 from .fits import slope
 from .modes import amplitude
 from .setting import Setting
 
-FRICTIONS = (3.0, 6.0)
+FRICTIONS = (0.5, 1.0, 3.0, 6.0)
 UNTIL = 60.0
 """End of the Nesterov runs in units of 1/sqrt(lambda0). Chosen: nine turns of the slowest mode."""
 COUNTED = 0.25
@@ -25,16 +25,24 @@ COUNTED = 0.25
 
 @dataclasses.dataclass(frozen=True)
 class Tail:
-    """A Nesterov run on a network: exponent of its envelope L + Delta'.H_inf^{-1} Delta'/2; the
-    distance of t^d times it, mode by mode, from the frozen kernel's limit, relative; ||H(t) -
-    H(0)|| at `COUNTED` and at the end; L(end)/L(0); the envelope over the limit t^{-d}."""
+    """A Nesterov run on a network: exponent of its visible energy L + Delta'.H^{-1} Delta'/2, and
+    of the total one, L + |w'|^2/2; the share of the latter that is hidden, at the median; the
+    distance of t^d times L + Delta'.H_inf^{-1} Delta'/2, mode by mode, from the frozen kernel's
+    limit, relative; ||H(t) - H(0)|| at `COUNTED` and at the end; L(end)/L(0); the latter envelope
+    over the limit t^{-d}."""
 
     exponent: float
+    total: float
+    hidden: float
     gap: float
     drift: tuple[float, float]
     left: float
     times: np.ndarray
     envelope: np.ndarray
+
+
+def _power(ts: np.ndarray, energy: np.ndarray) -> float:
+    return float(np.polyfit(np.log(ts), np.log(energy), 1)[0])
 
 
 def _tails(setting: Setting) -> dict[tuple[float, int], list[Tail]]:
@@ -51,14 +59,17 @@ def _tails(setting: Setting) -> dict[tuple[float, int], list[Tail]]:
                 modes = 0.5 * (D @ vectors) ** 2 + 0.5 * (V @ vectors) ** 2 * inverse
                 envelope = modes.sum(axis=1)
                 late = ts >= COUNTED * until
-                power = np.polyfit(np.log(ts[late]), np.log(envelope[late]), 1)[0]
+                kernel = np.asarray(run.kernel)
+                pushed = np.linalg.solve(kernel, V[..., None])[..., 0]
+                visible = np.asarray(run.loss) + 0.5 * np.sum(V * pushed, axis=1)
+                total = np.asarray(run.loss) + np.asarray(run.kinetic)
                 frozen = amplitude(d) * 0.5 * (vectors.T @ D[0]) ** 2 * values ** (-d / 2)
                 reached = np.median(ts[late, None] ** d * modes[late], axis=0)
-                kernel = np.asarray(run.kernel)
                 drift = np.linalg.norm(kernel - kernel[0], 2, axis=(1, 2))
                 found.setdefault((d, width), []).append(
                     Tail(
-                        -float(power),
+                        *(-_power(ts[late], energy[late]) for energy in (visible, total)),
+                        float(np.median(1 - visible[late] / total[late])),
                         float(np.abs(reached - frozen).sum() / frozen.sum()),
                         (float(drift[late][0]), float(drift[-1])),
                         float(run.loss[-1] / run.loss[0]),
@@ -75,7 +86,7 @@ def _tails(setting: Setting) -> dict[tuple[float, int], list[Tail]]:
     kind="rate",
     fault="proof gap",
     under="network",
-    theorem="Theorem 12",
+    theorem="Theorem 12, Proposition 15",
     experiment="three_flows",
     note=r"""Lemma 8 applies a theorem on a fixed convex function to a kernel that moves, and
     $\lambda_{\min}$ alone cannot suffice there (lemma-8). On networks the law holds, with the
@@ -83,56 +94,82 @@ def _tails(setting: Setting) -> dict[tuple[float, int], list[Tail]]:
     \dot\Delta/2)$ tends to a constant, $\kappa_d \sum c_k^2 \lambda_k^{-d/2}/2$ for a frozen
     kernel, from which the network's departs with its kernel, less and less as $m$ grows. For $d
     > 2$ the speed of the weights, $\sim t^{-d/2}$, has a finite integral, so crossings become
-    rare, and with them what could pump energy. No neuron slides: its velocity does not jump.""",
+    rare. For $d < 2$ they go on until the amplitude is below the distance of the last kink, and
+    each moves energy into motion of the weights that no output sees, which friction takes twice
+    as fast: until then the loss falls faster than $t^{-d}$, at most like $t^{-2d}$. No neuron
+    slides: its velocity does not jump.""",
 )
 def thm_3_network(setting: Setting) -> Forms:
     tails = setting.once("tails", lambda: _tails(setting))
     exponents = {
-        f"d = {d:g}, m = {width}": (d, [tail.exponent for tail in runs])
+        f"d = {d:g}, m = {width}": (d, runs, [tail.exponent for tail in runs])
         for (d, width), runs in tails.items()
     }
-    found = {name: values for name, (_, values) in exponents.items()}
-    late = [tail.drift for runs in tails.values() for tail in runs]
-    moved = max(abs(after - before) / before for before, after in late)
-    gaps = {
-        d: (
-            np.array([w for (e, w), runs in tails.items() if e == d for _ in runs], float),
-            np.array([tail.gap for (e, _), runs in tails.items() if e == d for tail in runs]),
-        )
-        for d in FRICTIONS
-    }
+    found = {name: values for name, (_, _, values) in exponents.items()}
+    moved = max(
+        abs(tail.drift[1] - tail.drift[0]) / tail.drift[0]
+        for (d, _), runs in tails.items()
+        for tail in runs
+        if d > 2
+    )
+
+    def along(d: float, quantity: str) -> tuple[np.ndarray, np.ndarray]:
+        pairs = [
+            (width, getattr(tail, quantity))
+            for (e, width), runs in tails.items()
+            for tail in runs
+            if e == d
+        ]
+        return np.array([w for w, _ in pairs], float), np.array([v for _, v in pairs])
+
+    gaps = {d: along(d, "gap") for d in FRICTIONS}
+    hidden = {d: along(d, "hidden") for d in FRICTIONS if d < 2}
     slopes = {f"d = {d:g}": slope(*gap) for d, gap in gaps.items()}
+    slopes |= {f"hidden energy, d = {d:g}": slope(*share) for d, share in hidden.items()}
     widest = setting.wide
     shown = {width: tails[6.0, width][0] for width in (setting.sizes.widths[0], widest)}
+    ds = ", ".join(f"{d:g}" for d in FRICTIONS)
     instance = (
-        f"{setting.on_points}; Nesterov's flow, d = 3 and 6, to t = {UNTIL:g}/sqrt(lambda0), "
+        f"{setting.on_points}; Nesterov's flow, d = {ds}, to t = {UNTIL:g}/sqrt(lambda0), "
         f"widths {setting.sizes.widths[0]}..{widest}, {setting.sizes.seeds} seeds each"
     )
     return (
         every(
             "on a wide network $L(t) = O(t^{-2d/3})$",
             instance,
-            {name: min(values) > 2 * d / 3 for name, (d, values) in exponents.items()},
+            {name: min(values) > 2 * d / 3 for name, (d, _, values) in exponents.items()},
             exponents=found,
         ),
         every(
-            "the exponent is $d$, at every width and seed, and the kernel comes to rest",
+            "the exponent is $d$ for $d > 2$, at every width and seed, and the kernel comes to "
+            "rest; for $d < 2$ it lies between $d$ and $2d$ while neurons cross",
             f"{instance}; the last three quarters of each run",
             {
                 **{
-                    name: all(abs(p - d) < 0.2 for p in values)
-                    for name, (d, values) in exponents.items()
+                    name: all(abs(p - d) < 0.1 for p in values)
+                    for name, (d, _, values) in exponents.items()
+                    if d > 2
                 },
-                "||H(t) - H(0)|| changes by less than a tenth": moved < 0.1,
+                **{
+                    name: all(d - 0.02 < p < 2 * d for p in values)
+                    and all(d - 0.02 < tail.total < 2 * d for tail in runs)
+                    for name, (d, runs, values) in exponents.items()
+                    if d < 2
+                },
+                "||H(t) - H(0)|| changes by less than a tenth for d > 2": moved < 0.1,
             },
-            0.2,
+            0.1,
             exponents=found,
+            of_the_total_energy={
+                name: [tail.total for tail in runs] for name, (_, runs, _) in exponents.items()
+            },
             largest_relative_change_of_drift=moved,
         ),
         every(
             "$t^d$ times the envelope of $L$, mode by mode, tends to the frozen kernel's "
-            r"$\kappa_d c_k^2 \lambda_k^{-d/2}/2$ as $m$ grows",
-            f"{instance}; slope of the distance in m, with its 95% interval",
+            r"$\kappa_d c_k^2 \lambda_k^{-d/2}/2$ as $m$ grows, and for $d < 2$ the hidden share "
+            "of the energy to zero",
+            f"{instance}; slopes in m, with their 95% intervals",
             {f"it falls, {name}": fall + half < 0 for name, (fall, half) in slopes.items()},
             0.05,
             slope_and_half_width={name: list(fit) for name, fit in slopes.items()},
@@ -142,8 +179,8 @@ def thm_3_network(setting: Setting) -> Forms:
         ),
         drawing(
             "Nesterov's flow on networks. Left: $t^d$ times the envelope of the loss over its "
-            "limit for the frozen kernel, $d = 6$. Right: the late distance from that limit, "
-            "against the width.",
+            "limit for the frozen kernel, $d = 6$. Middle: the late distance from that limit, "
+            "against the width. Right: the share of the energy in motion that no output sees.",
             panel(
                 "t",
                 "t^d envelope / frozen limit",
@@ -156,7 +193,13 @@ def thm_3_network(setting: Setting) -> Forms:
             against(
                 "width m",
                 "distance",
-                {f"d = {d:g}": (*gap, -0.5) for d, gap in gaps.items()},
+                {f"d = {d:g}": (*gap, -0.5) for d, gap in gaps.items() if d > 2},
+            ),
+            panel(
+                "width m",
+                "hidden share",
+                *(points(*share, f"d = {d:g}") for d, share in hidden.items()),
+                log="xy",
             ),
         ),
     )
@@ -202,7 +245,7 @@ def abstract_global_minimum(setting: Setting) -> Forms:
     tails = setting.once("tails", lambda: _tails(setting))
     wide = setting.crossings[setting.wide]
     ball = max(float(run.loss[-1] / run.loss[0]) for run in wide)
-    nesterov = max(tail.left for (_, width), runs in tails.items() for tail in runs)
+    nesterov = max(tail.left for (d, _), runs in tails.items() for tail in runs if d > 2)
     rates, ratios, ends = [], [], []
     for run in wide:
         curve, rate = _certified(run)

@@ -243,17 +243,11 @@ def predictions(net: TwoLayerNet, hidden: Array, X: Array | np.ndarray) -> Array
     return net.scale * (net.activation(z) @ net.output)
 
 
-SEEN = (
-    "f",
-    "loss",
-    "pseudo_loss",
-    "residual",
-    "velocity",
-    "lambda_min",
-    "kernel",
-    "displacement",
-    "lyapunov",
-)
+NAMES = ("f", "loss", "pseudo_loss", "residual", "velocity", "lambda_min", "kernel", "displacement")
+SEEN: dict[str, Any] = {
+    **{name: name for name in (*NAMES, "lyapunov")},
+    "kinetic": lambda s: s.kinetic_energy if s.has_momentum else jnp.zeros_like(s.t),
+}
 
 
 def _run(setting: Setting, flow: AbstractFlow, until: float, width: int, seed: int) -> Trajectory:
