@@ -85,10 +85,10 @@ class Certificate:
         gap: Share of the mean rate lost to not knowing the kernel between saves.
         rates: By form, the exponent found.
         shares: By form, the largest share of their motion that kernel and impulses could have made
-            for it to be issued (1 or more: it is).
-        widths: By form, where the model has a width, that at which it would be issued if the
+            for it to be issued; 1 where it is as it stands.
+        widths: By form, where the model has a width, one at which it would be issued if the
             kernel's distance from H_ref, its path between saves and the impulses all fall like
-            m^{-1/2}.
+            m^{-1/2}; its own where it is.
         reference: What H_ref is.
         best_friction, best_rate: The friction, and the exponent of L, that the relative form
             certifies for a heavy ball whose kernel moves as this run's did; NaN of Nesterov's.

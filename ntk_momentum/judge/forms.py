@@ -140,8 +140,7 @@ def _heavy_ball(run: Motion, sharp: bool) -> tuple[dict[Form, Energy], np.ndarra
     some = _some(run)
 
     def distances(shift: float) -> Any:
-        reach = _reach(run.path, run.lengths, H_ref, -shift)
-        return reference_distance(run.H[some], H_ref, shift) + 0.5 * np.mean(reach)
+        return reference_distance(run.H[some], H_ref, shift) + 0.5 * _mean_reach(run, -shift)
 
     beta = _best_beta(run, distances)
     c, shift = 2 * beta**2 - b * beta, beta * (b - beta)
@@ -182,6 +181,12 @@ def _some(run: Motion) -> np.ndarray:
     return np.unique(np.linspace(0, len(run.H) - 1, min(6, len(run.H))).astype(int))
 
 
+def _mean_reach(run: Motion, shift: float) -> float:
+    """The mean of `_reach` over 24 of the intervals, by which forms are compared."""
+    some = np.unique(np.linspace(0, len(run.path) - 1, min(24, len(run.path))).astype(int))
+    return float(np.mean(_reach(run.path[some], run.lengths[some], run.H_ref, shift)))
+
+
 def _best_beta(run: Motion, distances: Callable[[float], Any]) -> float:
     """The beta in (0, b/2] with beta (b - beta) < lambda0 that bounds the end best, given eps at
     some times of every shift."""
@@ -205,8 +210,8 @@ def friction_for(run: Motion) -> tuple[float, float]:
     some, root = _some(run), np.sqrt(run.lam0)
 
     def loss(alpha: float) -> float:
-        reach = np.mean(_reach(run.path, run.lengths, run.H_ref, -(alpha**2)))
-        epsilon = np.mean(reference_distance(run.H[some], run.H_ref, alpha**2)) + reach / 2
+        epsilon = np.mean(reference_distance(run.H[some], run.H_ref, alpha**2))
+        epsilon += 0.5 * _mean_reach(run, -(alpha**2))
         return float(epsilon - 2 * alpha)
 
     alpha = float(
@@ -244,13 +249,19 @@ def shares_of(run: Motion, forms: dict[Form, Energy], initial: float) -> dict[st
 
 
 def largest_share(form: Energy, ts: np.ndarray, initial: float) -> float:
-    """The largest share whose bound says something, by bisection; 0 if none does."""
+    """The largest share, 1 at most, whose bound says something, by bisection; 0 if none does.
+
+    Rates are concave in the motion: what they are at a smaller one is bounded by the line from the
+    reference to what was seen, at a larger one not.
+    """
 
     def says(share: float) -> bool:
         curve, rate = form.bound(ts, share)
         return bool(rate > 0 and curve[-1] < initial)
 
-    low, high = 1e-4, 1e2
+    low, high = 1e-4, 1.0
+    if says(high):
+        return high
     if not says(low):
         return 0.0
     for _ in range(30):
@@ -322,8 +333,8 @@ def _best_form(
         rates = _local_rates(H_ref, kernels, b, c, beta)
         if not np.all(np.isfinite(rates)):
             return -np.inf, rates
-        reach = _reach(run.path, run.lengths, H_ref, c - beta**2)
-        return _end(run, float(np.mean(rates) - 0.5 * np.mean(reach)), c, beta), rates
+        reach = _mean_reach(run, c - beta**2)
+        return _end(run, float(np.mean(rates) - 0.5 * reach), c, beta), rates
 
     def loss(u: Any) -> float:
         found = value(u[0] * lam0, u[1] * np.sqrt(lam0), H[some])[0] / np.sqrt(lam0)
