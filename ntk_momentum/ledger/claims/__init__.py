@@ -13,6 +13,7 @@ from . import mini_batches as mini_batches
 from . import momentum as momentum
 from . import nesterov as nesterov
 from . import networks as networks
+from . import powers as powers
 from . import theorem_1 as theorem_1
 from . import theorem_2 as theorem_2
 from . import widths as widths
