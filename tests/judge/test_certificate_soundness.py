@@ -340,3 +340,11 @@ def test_a_sample_that_no_neuron_sees_gives_no_form():
         lambda k, D, V: dead if k > 12 else np.eye(2), d=2.0, from_t=5.0,
     )  # fmt: skip
     assert not certificate.certify(seen).issued
+
+
+@pytest.mark.parametrize("motion, share", [(0.5, 1.0), (2.0, 0.5)])
+def test_the_share_of_a_motion_ends_at_what_was_seen(motion, share):
+    """A rate 1 at rest, 1 - motion as seen: a line from the one to the other, and no further."""
+    ts, lowered = np.linspace(0, 100, 11), np.full(10, 1 - motion)
+    form = forms.Energy(1.0, lowered, lowered, 1.0, 1.0, np.zeros(10))
+    assert forms.largest_share(form, ts, 1.0) == pytest.approx(share, abs=1e-3)
