@@ -1,4 +1,4 @@
-"""The README's Python runs and shows what it says; its paths and commands exist."""
+"""The README's Python runs and shows what it says; its links and commands exist."""
 
 import re
 from pathlib import Path
@@ -37,13 +37,8 @@ def test_the_ten_lines_run_and_the_network_follows_the_theory(capsys):
 
 
 def test_every_path_and_name_in_the_readme_exists():
-    paths = {
-        *re.findall(r"`((?:ntk_momentum|experiments|scripts)/[\w./]*)`", TEXT),
-        "CITATION.cff",
-        "scripts/test",
-        "scripts/gpu_check",
-    }
-    assert len(paths) > 12 and not [path for path in paths if not (ROOT / path).exists()]
+    paths = {*re.findall(r"^scripts/\w+", TEXT, flags=re.MULTILINE), "CITATION.cff"}
+    assert len(paths) == 3 and not [path for path in paths if not (ROOT / path).exists()]
     assert not [name for name in re.findall(r"\bnm\.(\w+)", TEXT) if name not in nm.__all__]
     links = [link for link in re.findall(r"\]\(([^)]+)\)", TEXT) if not link.startswith("https://")]
     assert len(links) > 8 and not [link for link in links if not (ROOT / link).exists()]
@@ -77,7 +72,8 @@ def test_help_names_the_commands_of_the_readme():
 
 
 def test_the_readme_is_two_screens_and_every_page_is_in_the_navigation():
-    assert TEXT.count("\n") < 110
+    # a page of GitHub has 45 lines of 115 letters; measured there, text alone: 86 lines
+    assert sum(-(-len(line) // 115) for line in TEXT.split("\n")) <= 90
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     assert [name for name in PAGES if f"{name}.md" not in navigation] == []
 
