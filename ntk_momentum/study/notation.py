@@ -151,7 +151,12 @@ def _at(inner: str, raised: bool) -> str:
 
 _OVER = {"^": "\u0302", "\u02d9": "\u0307", "\u00a8": "\u0308"}
 """What stands above a letter, as a combining sign: hat, dot, two dots."""
-_SPACED = frozenset("=<>≤≥≪≠≈∼→+−-±⇒")
+_PRIMES = {"\u0307": "′", "\u0308": "″"}
+"""The same of a capital that few fonts can put a dot over."""
+_SPACED = frozenset("=<>≤≥≪≠≈∼→+−-±⇒∈⪰≻")
+_HALVES = {"1/2": "½", "1/4": "¼"}
+_SCRIPTS = "(?:[\ue000\ue001][^\ue000-\ue002]*\ue002)*"
+_ATOM = re.compile(rf"√?(?:\d+|[^\W\d][\u0302\u0307\u0308′″]?){_SCRIPTS}")
 
 
 @functools.cache
@@ -166,23 +171,42 @@ def _in_line(node: Any) -> str:
     parts = [_in_line(child) for child in node]
     if name in ("msub", "msup", "msubsup", "munder", "mover", "munderover"):
         if name == "mover" and (sign := _OVER.get(parts[1])):
-            return parts[0] + sign
+            return parts[0] + (_PRIMES.get(sign, sign) if parts[0] in "ΔΛ" else sign)
         if name in ("msup", "mover"):
             parts = [parts[0], "", parts[1]]
         scripts = zip("\ue000\ue001", parts[1:], strict=False)
         base, after = parts[0].rstrip(), " " if re.fullmatch("[a-z]{2,} ", parts[0]) else ""
         return base + "".join(f"{sign}{one}\ue002" for sign, one in scripts if one) + after
     if name == "mfrac":
-        return "/".join(
-            one if re.fullmatch("[\\w\ue000-\ue002]+", one) else f"({one})" for one in parts
-        )
+        above, below = parts
+        above = above if re.fullmatch("[\\w√\ue000-\ue002]+", above) else f"({above})"
+        below = below if _ATOM.fullmatch(below) else f"({below})"
+        return _HALVES.get(f"{above}/{below}", f"{above}/{below}")
     if name == "msqrt":
         inside = "".join(parts)
         return f"√{inside}" if len(inside) == 1 else f"√({inside})"
+    parts = [
+        f"({part})" if _is_fraction(child) and "/" in part and _is_factor(node[k + 1 :]) else part
+        for k, (child, part) in enumerate(zip(node, parts, strict=True))
+    ]
     said = "".join(parts) or (node.text or "").replace("\u00a0", " ")
-    if name == "mspace" or (name == "mo" and said in _SPACED):
+    if name == "mspace" or (name in ("mo", "mi") and said in _SPACED):
         return f" {said} "
     return f"{said} " if name in ("mi", "mo") and len(said) > 1 else said
+
+
+def _is_fraction(node: Any) -> bool:
+    return node.tag.endswith("mfrac") or (
+        node.tag.endswith("mstyle") and len(node) == 1 and _is_fraction(node[0])
+    )
+
+
+def _is_factor(after: Any) -> bool:
+    """Whether what stands here multiplies what stands before it."""
+    found = next((one for one in after if not one.tag.endswith("mspace")), None)
+    while found is not None and len(found):
+        found = found[0]
+    return found is not None and (not found.tag.endswith("mo") or found.text in tuple("([{‖√∑"))
 
 
 def _spaced(line: str) -> str:

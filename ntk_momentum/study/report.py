@@ -16,6 +16,7 @@ from ..ledger.ledger import by_class, derivations, entries
 from ..results.provenance import provenance
 from .notation import GREEK, mathml, typeset
 from .outcome import Outcome
+from .theorems import linked, theorems
 
 FORMS = ("printed", "corrected", "sharp")
 LEAD = "what_momentum_buys"
@@ -44,11 +45,13 @@ def write_report(
     environment.filters["evidence"] = lambda value: markup(evidence(value))
     environment.filters["measure"] = words
     environment.filters["below"] = stacked_caption
+    environment.filters["linked"] = lambda text: markup(linked(text))
     environment.filters["maths"] = lambda text: markup(typeset(str(text)))
     template = environment.from_string(
         Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
     )
     run, shown = provenance(), [o for o in outcomes if o.status != "absent"]
+    setting, statements = theorems()
     drawn = {c["id"]: c for c in claims or [] if c["figure"] and (out / c["figure"]).is_file()}
     page = template.render(
         size=size,
@@ -84,6 +87,16 @@ def write_report(
         },
         counts=tally(claims or []),
         classes=by_class(claims or []),
+        setting=setting,
+        theorems=statements if claims else (),
+        judging={
+            one.number: [
+                c["id"]
+                for c in claims or []
+                if f'#theorem-{one.number}"' in linked(c["theorem"] or "")
+            ]
+            for one in statements
+        },
         problem=problem,
         refuted=refuted,
         forms=FORMS,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ntk_momentum.ledger import drawing, ledger
-from ntk_momentum.study import claim_figures, notation, outcome, registry, report
+from ntk_momentum.study import claim_figures, notation, outcome, registry, report, theorems
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 MEASURED = {
@@ -35,7 +35,7 @@ CLAIMS = [
         "kind": "bound",
         "class": "none" if ok else "constant",
         "hypothesis": "constant kernel",
-        "theorem": None,
+        "theorem": "Theorems 3 and 4, (1)",
         "shares": None,
         "printed": {**FORM, "ok": ok},
         "corrected": {**FORM, "tolerance": 1e-9},
@@ -230,6 +230,24 @@ def test_a_ledger_that_did_not_run_is_said(tmp_path):
     )
 
 
+def test_the_theorems_are_those_of_the_page_and_beside_the_claims(out, page):
+    text = theorems.page().read_text(encoding="utf-8")
+    setting, found = theorems.theorems()
+    assert len(found) == text.count("*Proof.*") and {f"theorem-{i.number}" for i in found} <= set(
+        page.ids
+    )
+    assert "#theorem-3" in page.links
+    said = re.sub(r"<[^>]+>", "", setting + "".join(one.title + one.statement for one in found))
+    assert "proof" not in said.lower() and not re.search(r"[\\$*`]", said)
+    assert {number for e in ledger.entries().values() for number in numbers(e.theorem)} <= {
+        one.number for one in found
+    }
+
+
+def numbers(theorem):
+    return re.findall(r"(?<![(\w])\d+", theorem or "")
+
+
 BROWSER = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
@@ -333,7 +351,10 @@ def test_no_markup_is_left_in_what_the_report_says():
 
 def test_statements_are_tex_and_one_source_makes_html_and_unicode():
     tex = r"$L \le \frac{2}{\lambda_0} e^{-\alpha t}\,\hat L_\infty(0)$ for $J^\top H^{-1}$"
-    assert notation.shown(tex) == "L ≤ 2/λ₀e^(−αt) L̂∞(0) for JᵀH⁻¹"
+    assert notation.shown(tex) == "L ≤ (2/λ₀)e^(−αt) L̂∞(0) for JᵀH⁻¹"
+    assert notation.shown(r"$\tfrac12|\dot\Delta| \in \frac{8}{e\lambda_0}\Gamma(\frac d2)^2$") == (
+        "½|Δ′| ∈ (8/(eλ₀))Γ(d/2)²"
+    )
     assert notation.shown(r"$\dot V \le -\sqrt{2}\sup_t\|H\|$, H_inf") == "V̇ ≤ −√2supₜ ‖H‖, H∞"
     assert report.typeset("$a < b^{x_0}$, `$b$`") == (
         "a &lt; b<sup>x<sub>0</sub></sup>, <code>$b$</code>"
