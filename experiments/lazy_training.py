@@ -1,15 +1,18 @@
 """Lazy training: wider networks move less, and their kernel stands still
 
-While the loss falls by the same factor at every width, every neuron moves by |w_r(t) - w_r(0)| ~
+While the loss falls by the same factor at every width, a neuron moves by |w_r(t) - w_r(0)| ~
 m^(-1/2) (the displacement in the proofs of Theorems 1-3), and the pairs of neuron and sample that
-change sign grow only like m^(1/2), out of m n. The farthest of m neurons falls more slowly, since
-among more of them one is farther: with the limit kernel, frozen, w(t) - w(0) = J^T H^(-1) (Delta(t)
-- Delta(0)) gives the power that is expected over these widths. Each pair changes H by 1/m, so Lemma
-5 lets the kernel drift by ||H(t) - H(0)|| ~ m^(-1/2). It falls faster, up to m^(-3/4), where about
-as many pairs switch on as off, since a sum of m^(1/2) independent signs over m is m^(-3/4); the
-small surplus of one kind restores m^(-1/2) in the limit. Antisymmetric
-initialisation, f(0) = 0: otherwise f(0) along the top eigenvector, different from seed to seed,
-moves more of the heavy ball's neurons than the labels do.
+change sign grow only like m^(1/2), out of m n. Over finite widths neither power is met, and two
+reasons say by how much. Among more neurons one is farther. And the farthest one moves as far as its
+kinks: it leaves samples, or takes others on, and stops short of what the pattern it began with
+would give, the more so in a narrow network. So the powers expected over these widths are those of
+neurons that follow their own kinks, each alone, under the errors Delta(t) of the limit kernel:
+w_r'' + b w_r' = -a_r m^(-1/2) sum_i Delta_i(t) x_i 1{w_r.x_i >= 0}, from the networks' own weights,
+nothing fitted. Each pair changes H by 1/m, so Lemma 5 lets the kernel drift by ||H(t) - H(0)|| ~
+m^(-1/2). It falls faster, up to m^(-3/4), where about as many pairs switch on as off, since a sum
+of m^(1/2) independent signs over m is m^(-3/4); the small surplus of one kind restores m^(-1/2) in
+the limit. Antisymmetric initialisation, f(0) = 0: otherwise f(0) along the top eigenvector,
+different from seed to seed, moves more of the heavy ball's neurons than the labels do.
 """
 
 from dataclasses import dataclass
@@ -24,14 +27,15 @@ from ntk_momentum.theory import bounds
 
 ORDER = 30
 CAPTION = """What moved during training, against the width: median and range over seeds, lines with
-the fitted powers (95% interval over seeds). Dashed grey: the powers m^(-1/2) and m^(1/2) of the
-theory; dotted, for the drift: the m^(-3/4) of independent flips."""
+the fitted powers (95% interval over seeds). Rings: neurons that follow their own kinks under the
+errors of the limit kernel, nothing fitted. Dashed grey: the powers m^(-1/2) and m^(1/2) of wide
+networks; dotted, for the drift: the m^(-3/4) of independent flips."""
 QUANTITIES = {
-    "displacement": ("farthest neuron", r"$\max_r\,|w_r(t) - w_r(0)|$", -0.5, ""),
-    "kernel_drift": ("kernel drift", r"$\|H(t) - H(0)\|_2$", -0.5, "-0.75 to -0.5"),
-    "flips": ("pairs that changed sign", r"neurons $\times$ samples", 0.5, "+0.5"),
+    "displacement": ("farthest neuron", r"$\max_r\,|w_r(t) - w_r(0)|$", -0.5),
+    "kernel_drift": ("kernel drift", r"$\|H(t) - H(0)\|_2$", -0.5),
+    "flips": ("pairs that changed sign", r"neurons $\times$ samples", 0.5),
 }
-
+ALONE = {"displacement": "displacement_alone", "flips": "flips_alone"}
 READOUTS = (
     "f",
     "loss",
@@ -95,28 +99,45 @@ def run(config, progress):
         progress=progress,
     )
     ds = runs.to_xarray()[[*QUANTITIES, "loss", "verdict", "accepted", "rejected"]]
-    ds["frozen_displacement"] = (
-        ("flow", "width", "seed"),
+    alone = np.array(
         [
             [
-                [farthest(data, flow, t, width, seed) for seed in range(config.seeds)]
+                [followed(data, flow, t[-1], width, seed) for seed in range(config.seeds)]
                 for width in config.widths
             ]
             for flow, t in zip(flows, ts, strict=True)
-        ],
+        ]
     )
+    for name, values in zip(ALONE.values(), np.moveaxis(alone, -1, 0), strict=True):
+        ds[name] = (("flow", "width", "seed"), values)
     return ds.assign_attrs(lambda_0=lam0)
 
 
-def farthest(data, flow, ts, width, seed):
-    """Largest displacement of a neuron by a frozen limit kernel from f(0) = 0: of neuron r it is
-    m^(-1/2) |sum_i u_i x_i 1{w_r.x_i >= 0}| with u = H^(-1) (Delta(t) - Delta(0))."""
-    kernel, X, y = nm.infinite_ntk(data.X), np.asarray(data.X), np.asarray(data.y)
-    error = np.asarray(nm.predict(kernel, -y, flow, ts).residual)
+def followed(data, flow, end, width, seed, steps=40):
+    """(largest displacement, pairs that have had another sign than at the start) of neurons that
+    follow their own kinks under the errors of the limit kernel. Steps are shorter at first, where
+    the gradient flow's errors change most."""
+    X, y = np.asarray(data.X, np.float32), np.asarray(data.y)
+    ts = end * np.linspace(0, 1, steps + 1) ** (3 if flow.name == "gradient_flow" else 1)
+    middles = (ts[1:] + ts[:-1]) / 2
+    error = nm.predict(nm.infinite_ntk(data.X), -y, flow, middles).residual.astype(np.float32)
     net = nm.init_two_layer(width, data.input_size, key=jax.random.key(seed), antisymmetric=True)
-    active = np.asarray(net.hidden) @ X.T >= 0
-    some = np.linalg.solve(kernel, (error + y)[:: max(1, len(ts) // 5)].T).T
-    return max(np.linalg.norm((active * u) @ X, axis=1).max() for u in some) / np.sqrt(width)
+    start = w = np.asarray(net.hidden, np.float32)
+    signs = np.asarray(net.output, np.float32)[:, None] / np.float32(np.sqrt(width))
+    v, on, first = np.zeros_like(w), w @ X.T >= 0, w @ X.T >= 0
+    farthest, flipped = 0.0, np.zeros_like(on)
+    for k, (t, h) in enumerate(zip(middles, np.diff(ts), strict=True)):
+        force = -signs * (on * error[k]) @ X
+        if flow.name == "gradient_flow":
+            w = w + np.float32(h) * force
+        else:
+            b = float(flow.friction(t)) * h / 2
+            v = (np.float32(1 - b) * v + np.float32(h) * force) / np.float32(1 + b)
+            w = w + np.float32(h) * v
+        on = w @ X.T >= 0
+        flipped |= on != first
+        farthest = max(farthest, float(np.linalg.norm(w - start, axis=1).max()))
+    return farthest, int(flipped.sum())
 
 
 def fits(ds):
@@ -130,17 +151,20 @@ def fits(ds):
     }
 
 
-def frozen(ds, flow):
-    """The power of the farthest neuron that a frozen kernel has over these widths."""
-    lazy = ds.frozen_displacement.sel(flow=flow).median("seed")
-    return f"{np.polyfit(np.log(ds.width), np.log(lazy), 1)[0]:.2f}, frozen kernel"
+def expected(ds, name, flow):
+    """The power that theory has over these widths, in words."""
+    if name == "kernel_drift":
+        return "-0.75 to -0.5"
+    alone = ds[ALONE[name]].sel(flow=flow).transpose("width", "seed")
+    slopes = np.polyfit(np.log(ds.width), np.log(alone), 1)[0]  # one a seed
+    return f"{slopes.min():+.2f} to {slopes.max():+.2f}, neurons that follow their own kinks"
 
 
 def headline(ds):
     return {
         (
             f"slope of {name} in m, {plotting.FLOW_NAMES[plotting.flow_kind(flow)]} "
-            f"(expected {QUANTITIES[name][3] or frozen(ds, flow)})"
+            f"(expected {expected(ds, name, flow)})"
         ): plotting.with_interval(*fit[:2])
         for (name, flow), fit in fits(ds).items()
     }
@@ -150,7 +174,7 @@ def headline(ds):
 def plot(ds):
     figure, row = plotting.panels(1, 3, height=3.2)
     fitted = fits(ds)
-    for axes, (name, (title, label, expected, _)) in zip(row, QUANTITIES.items(), strict=True):
+    for axes, (name, (title, label, ideal)) in zip(row, QUANTITIES.items(), strict=True):
         for flow in ds.flow.values:
             color, (slope, half, prefactor) = plotting.flow_color(flow), fitted[name, flow]
             samples = ds[name].sel(flow=flow).max("step").transpose("seed", "width")
@@ -163,12 +187,15 @@ def plot(ds):
                 label=plotting.power(slope, half),
             )
             axes.plot(ds.width, prefactor * ds.width**slope, color=color, linewidth=1)
+            if name in ALONE:
+                alone = ds[ALONE[name]].sel(flow=flow).median("seed")
+                axes.plot(ds.width, alone, "o", color=color, markerfacecolor="none", markersize=8)
         below = (
             float(ds[name].max("step").min())
-            if expected > 0
+            if ideal > 0
             else float(ds[name].max("step").isel(width=0).min())
         )
-        for power, line in ((expected, "--"), *(((-0.75, ":"),) if name == "kernel_drift" else ())):
+        for power, line in ((ideal, "--"), *(((-0.75, ":"),) if name == "kernel_drift" else ())):
             guide = 0.7 * below * (ds.width / ds.width[0]) ** power
             axes.plot(
                 ds.width,
@@ -179,7 +206,7 @@ def plot(ds):
                 label=f"$m^{{{power}}}$",
             )
         largest = float(ds[name].max())
-        limits = (0.3 * below, 1.3 * largest) if expected > 0 else (None, 3 * largest)
+        limits = (0.3 * below, 1.3 * largest) if ideal > 0 else (None, 3 * largest)
         axes.set(
             xscale="log",
             yscale="log",
@@ -190,7 +217,7 @@ def plot(ds):
             xlim=(0.8 * ds.width[0], 1.25 * ds.width[-1]),
         )
         axes.legend(
-            loc="lower right" if expected > 0 else "upper right",
+            loc="lower right" if ideal > 0 else "upper right",
             handlelength=1.4,
             fontsize=9.5,
             labelspacing=0.25,
