@@ -269,15 +269,15 @@ def said(value: float) -> str:
 def against_limit(ds: Any, limits: Iterable[float]) -> dict[str, str]:
     """The largest eigenvalue of the kernel, in units of the step, at the start and at the end of
     each run, and the limit of stability: above it the initial kernel's prediction diverges."""
-    middle, limits = ds.top.median("seed"), list(limits)
-    return {
-        f"2 eta lambda_max / n, start and end (limit), {name}, scaling: {scaling}": (
-            f"{float(start):.2f}, {said(float(end))} ({limit:.2f})"
+    middle, limits, lines = ds.top.median("seed"), list(limits), {}
+    for scaling in ds.scaling.values:
+        start, ends = middle.sel(scaling=scaling).transpose(..., "algorithm").values
+        told = zip(ds.algorithm.values, ends, limits, strict=True)
+        lines[f"2 eta lambda_max / n, start; end of each run (its limit), scaling: {scaling}"] = (
+            f"{start[0]:.2f}; "
+            + ", ".join(f"{name}: {said(float(end))} ({limit:.2f})" for name, end, limit in told)
         )
-        for scaling in ds.scaling.values
-        for name, limit in zip(ds.algorithm.values, limits, strict=True)
-        for start, end in [middle.sel(scaling=scaling, algorithm=name).values]
-    }
+    return lines
 
 
 def decades(one: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -407,6 +407,7 @@ CALLS: dict[str, dict[str, tuple[Any, Any]]] = {
         ),
         "key": (key, "key"),
         "order": (3, "whole"),
+        "progress": (None, "progress"),
         "rtol": (None, {"text": "x", "0": 0.0, "nan": nan, "True": True, "complex": 1j}),
         "most": (10, "whole"),
     },
@@ -581,6 +582,7 @@ CALLS: dict[str, dict[str, tuple[Any, Any]]] = {
         "ts": ([0.0, 1.0], "times"),
         "solver": (None, "solver"),
         "readouts": (["loss"], "readouts"),
+        "progress": (None, "progress"),
         "config": (nm.Numerics(), "config"),
     },
     "simulate_function": {
@@ -592,6 +594,7 @@ CALLS: dict[str, dict[str, tuple[Any, Any]]] = {
         "loss": (nm.squared, "loss"),
         "solver": (None, "solver"),
         "readouts": (["loss"], "readouts"),
+        "progress": (None, "progress"),
         "config": (nm.Numerics(), "config"),
         "test_kernel": (
             None,
@@ -641,6 +644,7 @@ CALLS: dict[str, dict[str, tuple[Any, Any]]] = {
         "margin": (0.1, "not negative"),
         "objective": ("steps", "name"),
         "max_steps": (100, "whole"),
+        "progress": (None, "progress"),
         "probe": (None, {"an array": eye, "3": 3}),
     },
     "diagnose": {

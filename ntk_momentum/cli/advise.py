@@ -107,15 +107,17 @@ def print_advice(asked: Advise, shared: Shared) -> int:
         kernel, f0 = (
             (infinite_ntk(X), 0 * data.y) if infinite else (empirical_ntk(net, X), outputs(net, X))
         )
-    advice = advise(
-        kernel,
-        f0 - data.y,
-        target=asked.target,
-        margin=asked.margin,
-        objective=asked.objective,
-        batch_size=asked.batch_size,
-        sampling=asked.sampling,
-    )
+    with Bar(1) as bar:
+        advice = advise(
+            kernel,
+            f0 - data.y,
+            target=asked.target,
+            margin=asked.margin,
+            objective=asked.objective,
+            batch_size=asked.batch_size,
+            sampling=asked.sampling,
+            progress=bar.piece("looking for the best parameters"),
+        )
     record = {**as_json(advice), "best": advice.best.method}
     lines = [str(advice)]
     if asked.check:

@@ -26,6 +26,7 @@ from ..loss import Loss, as_targets, check_targets, is_known, output_gradient, s
 from ..method import AbstractFlow, AbstractOptimizer, State
 from ..method.base import Number
 from ..numerics import Numerics, check_config
+from ..progress import OnProgress, check_progress
 from . import ritz
 from .constant_kernel import (
     array,
@@ -141,6 +142,7 @@ def simulate_function(
     test0: Any = None,
     solver: Any = None,
     readouts: Sequence[str] | Mapping[str, Any] | None = None,
+    progress: OnProgress | bool | None = None,
     config: Numerics = Numerics(),
 ) -> Trajectory:
     """Solve a flow of any differentiable loss under a constant kernel, from rest at f0.
@@ -162,6 +164,7 @@ def simulate_function(
         solver: A diffrax solver; Tsit5 by default.
         readouts: f, loss, residual (dL/df), velocity (df/dt), dual (c, with f = f0 + K c) and, with
             a test kernel, test; all of them by default.
+        progress: As in `simulate`.
         config: Tolerance, limits and precision.
 
     Returns:
@@ -229,7 +232,8 @@ def simulate_function(
             },
             (),
         )
-    return solve_problem(problem, jnp.zeros_like(start), flow, ts, solver, chosen, config)
+    progress = check_progress(progress, "simulate_function")
+    return solve_problem(problem, jnp.zeros_like(start), flow, ts, solver, chosen, config, progress)
 
 
 class Law(eqx.Module):

@@ -24,7 +24,7 @@ from .defaults import as_integrator, default_names
 from .objective import AbstractProblem, ErrorProblem
 from .preparation import Choices, weights_dtype
 from .readout import Readout, resolve
-from .run import Run, refined, solve, warn_of_failure, watched
+from .run import Run, refined, warn_of_failure, watched
 from .trajectory import Trajectory
 
 
@@ -110,6 +110,7 @@ def simulate_error(
     *,
     solver: Any = None,
     readouts: Sequence[str] | Mapping[str, Any] | None = None,
+    progress: OnProgress | bool | None = None,
     config: Numerics = Numerics(),
 ) -> Trajectory:
     """Solve the error dynamics of a constant kernel from Delta(0) = residual0 at rest.
@@ -128,6 +129,7 @@ def simulate_error(
         ts: As in `simulate`.
         solver: A diffrax solver; Tsit5 by default.
         readouts: residual, velocity, loss, pseudo_loss and lyapunov by default.
+        progress: As in `simulate`.
         config: Tolerance, limits and precision.
 
     Returns:
@@ -153,7 +155,8 @@ def simulate_error(
     check_constant_kernel(matrix, start)
     problem = ErrorProblem(matrix.astype(dtype))
     table = resolve(readouts, default_names(problem, flow))
-    return solve_problem(problem, start.astype(dtype), flow, ts, solver, table, config)
+    progress = check_progress(progress, "simulate_error")
+    return solve_problem(problem, start.astype(dtype), flow, ts, solver, table, config, progress)
 
 
 def solve_problem(
@@ -164,6 +167,7 @@ def solve_problem(
     solver: Any,
     readouts: dict[str, Readout],
     config: Numerics,
+    progress: OnProgress | None,
 ) -> Trajectory:
     """A flow on a problem that is no network."""
     check_flow(flow)
@@ -172,7 +176,7 @@ def solve_problem(
     config = in_dtype(config, dtype)
     integrator = as_integrator(solver, problem, w, flow)
     run = Run(problem, w, flow, integrator, readouts, None, config)
-    return follow_times(run, ts, solve)
+    return follow_times(run, ts, lambda run, ts: watched(run, ts, progress))
 
 
 def follow_times(

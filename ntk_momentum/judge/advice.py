@@ -29,6 +29,7 @@ from ..errors import (
     check_real,
     check_whole,
     described,
+    no_type_check,
     unknown_name,
 )
 from ..kernel import Modes, Spectrum, spectrum
@@ -189,6 +190,7 @@ def _show(value: float | int | None) -> str:
     )
 
 
+@no_type_check
 def advise(
     kernel: Any,
     residual0: Any,
@@ -200,6 +202,7 @@ def advise(
     batch_size: int | None = None,
     sampling: Sampling = "without_replacement",
     probe: Any = None,
+    progress: OnProgress | bool | None = None,
 ) -> Advice:
     """What a kernel's spectrum recommends: the best parameters of every method, and the steps they
     take.
@@ -231,6 +234,7 @@ def advise(
             smaller, are judged as if each were drawn afresh.
         probe: With `nm.modes` and a batch_size, the modes of random vectors, as in
             `nm.predict_stochastic`; limits are then the closure's, as from an operator.
+        progress: Called as progress(methods done, methods); True for a bar.
 
     Returns:
         Recommendations by method, printed as a table.
@@ -244,6 +248,7 @@ def advise(
         >>> advice["gradient_descent"].steps > advice["heavy_ball"].steps
         True
     """
+    progress = check_progress(progress, "advise")
     check_share(target)
     check_positive("margin", margin, strict=False, example=0.1)
     check_choice("objective", objective, ("steps", "rate"))
@@ -275,7 +280,9 @@ def advise(
     low, high = float(eigenvalues[seen][0]), float(eigenvalues[-1]) * (1 + margin)
     found = {}
     batches = None if batch_size is None else BatchedKernel.of(kernel, batch_size, sampling, few)
-    for name in METHODS:
+    for k, name in enumerate(METHODS):
+        if progress is not None:
+            progress(k, len(METHODS))
         candidates = list(_candidates(name, low, high, objective))
         if batches is not None:
             if name != "restarted_nesterov":
@@ -291,6 +298,8 @@ def advise(
         if math.isinf(courses[best][0]):
             best = 0
         found[name] = _describe(name, candidates[best], *courses[best], eigenvalues[seen])
+    if progress is not None:
+        progress(len(METHODS), len(METHODS))
     size_and_way = () if batches is None else (batches.size, batches.sampling)
     return Advice(low, float(eigenvalues[-1]), target, margin, found, *size_and_way)
 

@@ -45,7 +45,8 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 
 from ..dynamics.trajectory import Trajectory
-from ..errors import InputError, described, unknown_name
+from ..errors import InputError, described, no_type_check, unknown_name
+from ..progress import OnProgress, check_progress
 from ..theory import bounds
 from .forms import (
     Form,
@@ -131,9 +132,12 @@ class Certificate:
         return f"not certified: {self.missing}"
 
 
+@no_type_check
 def certify(
     trajectory: Trajectory,
     reference: Literal["best", "infinite", "initial", "mean"] | Float[ArrayLike, "n n"] = "best",
+    *,
+    progress: OnProgress | bool | None = None,
 ) -> Certificate:
     """Decide whether a repaired Theorem 1 or 2 applies to a run, and which rate it certifies.
 
@@ -151,6 +155,7 @@ def certify(
         reference: The kernel H_ref behind the forms: "infinite" (H infinity), "initial" (H(0)),
             "mean" (that of H(t) over the run), "best" (the one of these that certifies most), or
             any positive definite matrix, (n, n). Nesterov's follows the kernel: leave it out.
+        progress: Called as progress(references done, references); True for a bar.
 
     Returns:
         The certificate: whether it is issued, by which form, the exponent of L (1/time), the bound
@@ -174,17 +179,20 @@ def certify(
             f"trajectory must be a run of nm.simulate, got {described(trajectory)}; try nm.certify("
             "nm.simulate(..., readouts=nm.judge.CERTIFICATE_READOUTS))."
         )
+    told = check_progress(progress, "certify") or (lambda done, total: None)
     if not (isinstance(reference, str) and reference == "best"):
         return _certify(trajectory, reference)
     _check(trajectory)
     if (d := _nesterov(trajectory)) is not None:
         return _following(trajectory, d)
     found, refused = [], None
-    for name in REFERENCES:
+    for k, name in enumerate(REFERENCES):
+        told(k, len(REFERENCES))
         try:
             found.append(_certify(trajectory, name))
         except InputError as error:
             refused = error
+    told(len(REFERENCES), len(REFERENCES))
     if not found and refused is not None:
         raise refused
     return max(found, key=lambda one: (one.issued, one.rate if one.issued else _share(one)))

@@ -26,6 +26,7 @@ from ..errors import (
     require,
 )
 from ..memory import check_fits, in_short
+from ..progress import OnProgress, check_progress
 from . import lanczos
 from .empirical import blocks, prepare
 from .tangent import jvp, linear_maps
@@ -142,6 +143,7 @@ def extreme_eigenvalues(
     order: int = 100,
     rtol: float | None = None,
     most: int = 1600,
+    progress: OnProgress | bool | None = None,
 ) -> Extremes:
     """The ends of the spectrum of a symmetric operator, by Lanczos steps from a random start.
 
@@ -159,6 +161,7 @@ def extreme_eigenvalues(
         rtol: Double the order, up to `most`, until error_min <= rtol lambda_min; see `converged` of
             the result.
         most: The largest order.
+        progress: Called as progress(products done, products of this order); True for a bar.
 
     Returns:
         Both ends, their errors, the steps taken and whether rtol was reached. lambda_min is an
@@ -178,6 +181,7 @@ def extreme_eigenvalues(
     """
     order, most = check_whole("order", order, example=100), check_whole("most", most, example=1600)
     check_key("key", key)
+    progress = check_progress(progress, "extreme_eigenvalues")
     if rtol is not None:
         check_positive("rtol", rtol, example=1e-3)
     if not hasattr(operator, "in_structure"):
@@ -203,14 +207,18 @@ def extreme_eigenvalues(
     start = jax.random.normal(key, (1, size), structure.dtype)
     run, done = lanczos.started(start, order), 0
     while True:
-        run = _advance(run, operator, done, order)
+        stops = [order] if progress is None else range(done + 1, order + 1)
+        for last in stops:
+            run, done = _advance(run, operator, done, last), last
+            if progress is not None:
+                progress(done, order)
         found = lanczos.ritz(run, lanczos.exhausted(run, order) or order, (size,), 1.0)
         errors = found.errors
         ends = found.values[0], found.values[-1], errors[0], errors[-1]
         converged = rtol is not None and float(ends[2]) <= rtol * float(ends[0])
         if rtol is None or converged or order >= min(most, size):
             return Extremes(*ends, order, converged)
-        done, order = order, min(2 * order, most, size)
+        order = min(2 * order, most, size)
         run = lanczos.resized(run, order)
 
 
