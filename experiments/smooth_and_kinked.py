@@ -133,7 +133,7 @@ def plot(ds):
             )
         axes.set(xscale="log", yscale="log", xlabel="width $m$")
         axes.set_ylim(
-            bottom=start * float(ds.width[0] / ds.width[-1]) / 20
+            bottom=start * float(ds.width[0] / ds.width[-1]) / 60
         )  # room for the legend below the lines
         plotting.power_ticks(axes.xaxis, ds.width.values)
         axes.legend(loc="lower left", handlelength=1.2)

@@ -29,6 +29,8 @@ class Advise:
     """Files of arrays and tables are taken whole."""
     p: int = 20
     seed: int = 0
+    on_duplicates: Literal["error", "drop", "allow"] = "error"
+    unit: bool = False
     model: str | None = None
     """FUNCTION(width, key=key), or FUNCTION(key=key), returns an Equinox model of one input: advice
     from its own kernel."""
@@ -64,7 +66,7 @@ def print_advice(asked: Advise, shared: Shared) -> int:
 
     from ..data import warn_unless_unit
     from ..dynamics.preparation import check_output, unequal_shapes
-    from ..judge.advice import advise, check_advice
+    from ..judge.advice import MOST, advise, check_advice
     from ..kernel import empirical_ntk, infinite_ntk
     from ..memory import check_fits
     from ..network.model import outputs
@@ -72,7 +74,7 @@ def print_advice(asked: Advise, shared: Shared) -> int:
     from ..progress import Bar
     from ..results.grid import Source
 
-    data = Source(asked.data, asked.n, asked.p, asked.seed).load()
+    data = Source(asked.data, asked.n, asked.p, asked.seed, asked.on_duplicates, asked.unit).load()
     check_fits(
         5 * data.y.size**2,
         f"the kernel of {data.n} samples and its eigenvectors",
@@ -87,7 +89,11 @@ def print_advice(asked: Advise, shared: Shared) -> int:
             raise InputError(unequal_shapes(f0.shape, data.y.shape))
         kernel = empirical_ntk(net, data.X, output="trace-sum" if f0.ndim == 1 else "full")
     elif data.y.ndim != 1:
-        remedy = "save y.ravel()" if data.y.shape[1:] == (1,) else "give --model FILE.py:FUNCTION"
+        remedy = (
+            "save y.ravel()"
+            if data.y.shape[1:] == (1,)
+            else "end --data with :index, one number a class, or give --model FILE.py:FUNCTION"
+        )
         raise InputError(
             "the built-in network takes one target per sample, y of shape (n,), got "
             f"{data.y.shape}; {remedy}."
@@ -128,6 +134,7 @@ def print_advice(asked: Advise, shared: Shared) -> int:
             name: {"predicted": predicted, "actual": actual}
             for name, (predicted, actual) in tried.items()
         }
+        left_out = [name for name in advice.methods if name not in tried]
         width = asked.model or f"width {net.width}"
         lines += ["", f"steps to {asked.target:g} L(0), trained with {width}:"]
         for name, (predicted, actual) in tried.items():
@@ -139,6 +146,8 @@ def print_advice(asked: Advise, shared: Shared) -> int:
                 else f"not within {2 * predicted:.0f}"
             )
             lines.append(f"{name:20}  predicted {predicted:8.0f}  actual {took:>8}")
+        if left_out:
+            lines.append(f"not tried, more than {MOST} steps: {', '.join(left_out)}")
         off = [name for name, (told, took) in tried.items() if not abs(took - told) <= 0.2 * told]
         if off:
             record["off"] = why = _why_off(asked, net, data, advice.lambda_min)

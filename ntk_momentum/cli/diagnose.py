@@ -33,6 +33,8 @@ class Diagnose:
     """Files of arrays and tables are taken whole."""
     p: int = 20
     seed: int = 0
+    on_duplicates: Literal["error", "drop", "allow"] = "error"
+    unit: bool = False
     model: str | None = None
     """FUNCTION(width, key=key), or FUNCTION(key=key), returns an Equinox model of one input
     (default: a ReLU MLP)."""
@@ -86,7 +88,7 @@ def print_diagnosis(asked: Diagnose, shared: Shared) -> int:
                 f"{asked.optimizer}; leave it out."
             )
     loss = build_loss(asked.loss)
-    data = Source(asked.data, asked.n, asked.p, asked.seed).load()
+    data = Source(asked.data, asked.n, asked.p, asked.seed, asked.on_duplicates, asked.unit).load()
     check_fits(8 * data.y.size**2, f"the kernels of {data.n} samples", "use fewer samples")
     check_fits(
         8 * asked.width * (asked.width * max(asked.depth - 1, 0) + data.input_size),

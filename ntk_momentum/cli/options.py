@@ -56,6 +56,10 @@ SHARED = {
     "margin": "How much lambda_max may grow before a step is unstable.",
     "model": "FILE.py:FUNCTION.",
     "n": "Number of samples.",
+    "on_duplicates": (
+        "What becomes of identical and of zero inputs of a file: error refuses them, drop keeps "
+        "one of each, allow goes on with a singular kernel."
+    ),
     "optimizers": "Optimizers by name, see `ntk-momentum list --optimizers`.",
     "out": "Results folder.",
     "p": "Input size of --data sphere.",
@@ -70,6 +74,7 @@ SHARED = {
     "times": "Saved times, equally spaced from 0.",
     "to": "File to write.",
     "tol": "Local error allowed in one step of the solver, relative to the residual.",
+    "unit": "Scale every input to norm one, as the theorems want it.",
     "width": "Hidden neurons.",
     "widths": "Hidden neurons, each in turn.",
 }

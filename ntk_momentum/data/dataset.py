@@ -207,7 +207,8 @@ def _degenerate(inverse: np.ndarray, zero: np.ndarray, twin: np.ndarray) -> str:
         named = "; ".join(_listed(inverse == group) for group in groups[:NAMED])
         said.append(f"{named} are identical{more}, so lambda_0 = 0 (Fact 2.2); keep one of each.")
     return " ".join(said) + (
-        ' In Python on_duplicates="drop" does so, and "allow" goes on with a singular kernel.'
+        ' on_duplicates="drop" (--on-duplicates drop) does so, and "allow" goes on with a singular '
+        "kernel."
     )
 
 
@@ -249,7 +250,7 @@ def warn_unless_unit(X: Any, what: str) -> None:
         _told.append(what)
         warnings.warn(
             f"{what} assumes unit inputs, |x_i| = 1, but these have norms from {norms.min():.3g} "
-            f"to {norms.max():.3g}; try nm.normalize(X)",
+            f"to {norms.max():.3g}; try nm.normalize(X), or --unit",
             UserWarning,
             stacklevel=3,
         )

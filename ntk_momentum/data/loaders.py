@@ -331,7 +331,12 @@ def load_mnist(
 
 
 def open_data(
-    text: str, n: int = 50, p: int = 20, seed: int = 0, target: str | None = None
+    text: str,
+    n: int = 50,
+    p: int = 20,
+    seed: int = 0,
+    target: str | None = None,
+    on_duplicates: str = "error",
 ) -> Dataset:
     """The data set that a command's `--data` names.
 
@@ -344,6 +349,7 @@ def open_data(
         p: Input size of the sphere.
         seed: Of the draw.
         target: What the targets mean, where `text` does not say it.
+        on_duplicates: What becomes of identical inputs of a file, see `Dataset`.
 
     Returns:
         The data set.
@@ -369,6 +375,7 @@ def open_data(
                 f"the sphere's targets are +1 and -1 at random, got {named.target!r}; leave it out."
             )
         return sphere(n, p, key=key)
+    known["on_duplicates"] = on_duplicates
     if named.kind == "table":
         return load_table(named.path, named.label, **known)
     return load_npz(named.path, **known)

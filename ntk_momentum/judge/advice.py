@@ -53,6 +53,8 @@ Chosen, not measured: for kappa = 1e6 neighbours differ by a factor 1.8, hence r
 D = np.geomspace(1.0, 100.0, CUTS)
 """Nesterov's constants tried besides the standard 3. Chosen, not measured: a larger d damps
 longer, and by 100 the momentum is below 1/2 for the first hundred steps."""
+MOST = 10**5
+"""Predicted steps up to which `check_advice` tries a method. Chosen, not measured: minutes."""
 METHODS = (
     "gradient_descent",
     "heavy_ball",
@@ -146,7 +148,8 @@ class Advice:
         body = [
             [
                 r.method,
-                *(_show(x) for x in (r.eta, r.eta_limit, r.beta)),
+                *(_show(x) for x in (r.eta, r.eta_limit)),
+                _show(r.beta, digits(r.beta)),
                 _show(r.d),
                 f"{r.d:.3g}/t" if r.d is not None and r.friction is None else _show(r.friction),
                 _show(r.period),
@@ -180,13 +183,18 @@ class Advice:
         return "\n".join([first, *lines, safe])
 
 
-def _show(value: float | int | None) -> str:
+def digits(beta: float | None) -> int:
+    """Digits that tell a momentum from 1: two of 1 - beta, four at least."""
+    return max(4, 1 - math.floor(math.log10(1 - beta))) if beta is not None and beta < 1 else 4
+
+
+def _show(value: float | int | None, figures: int = 4) -> str:
     return (
         ""
         if value is None
         else str(int(value))
         if value == int(min(value, 2**53))
-        else f"{value:.4g}"
+        else f"{value:.{figures}g}"
     )
 
 
@@ -454,23 +462,22 @@ def check_advice(
     key: Any = None,
     progress: OnProgress | bool | None = None,
 ) -> dict[str, tuple[float, float]]:
-    """Train a model with each recommendation: (predicted, actual) steps until the loss stays below
-    the target, by method; inf: not within twice the predicted, NaN: the loss rose tenfold above its
-    predicted peak, or left the finite numbers. key: of the batches, where the advice is for
-    them. progress: called as progress(steps done, all steps) after each method; True for a bar."""
+    """Train a model with each recommendation of up to `MOST` steps: (predicted, actual) steps until
+    the loss stays below the target, by method; inf: not within twice the predicted, NaN: the loss
+    rose tenfold above its predicted peak, or left the finite numbers. key: of the batches, where
+    the advice is for them. progress: called as progress(steps done, all steps); True for a bar."""
     found = {}
     told = check_progress(progress, "check_advice")
-    counts = [0 if math.isinf(r.steps) else 2 * int(r.steps) + 10 for r in advice.methods.values()]
+    methods = {name: r for name, r in advice.methods.items() if r.steps <= MOST}
+    counts = [2 * int(r.steps) + 10 for r in methods.values()]
     drawn: dict[str, Any] = {}
     if advice.batch_size is not None:
         key = jax.random.key(0) if key is None else key
         drawn = {"batch_size": advice.batch_size, "sampling": advice.sampling, "key": key}
-    for done, (name, r) in enumerate(advice.methods.items()):
-        if told is not None:
-            told(sum(counts[:done]), sum(counts))
-        if math.isinf(r.steps):
-            found[name] = (r.steps, math.inf)
-            continue
+    for done, (name, r) in enumerate(methods.items()):
+        within = (
+            None if told is None else _part(told, sum(counts[:done]), counts[done], sum(counts))
+        )
         run = train(
             model,
             data,
@@ -480,6 +487,7 @@ def check_advice(
             where=where,
             readouts=["loss"],
             config=config,
+            progress=within,
             **drawn,
         )
         loss = np.asarray(run.loss)
@@ -490,3 +498,8 @@ def check_advice(
     if told is not None:
         told(sum(counts), sum(counts))
     return found
+
+
+def _part(told: OnProgress, before: int, own: int, total: int) -> OnProgress:
+    """The progress of a part of some work, of which so much was done before it."""
+    return lambda done, of: told(before + own * done // of, total)

@@ -44,6 +44,7 @@ from ..products import in_force
 from ..progress import OnProgress, check_progress
 from ..stochastic import critical_step
 from . import drift
+from .advice import digits
 
 ENDS = ["low", "top"]
 """The arguments by which a function that makes an optimizer is told from an optimizer's own, such
@@ -173,6 +174,14 @@ class Diagnosis:
             + (f"{end:.3g} at the end" if math.isfinite(end) else "no number at the end")
             + "; a constant kernel is unstable from 1 on"
         )
+        most = (1 + LAZY) * max(self.loss[0], float(np.max(self.predicted_loss)))
+        bounced = max(share) < 1 and np.max(self.loss) > most
+        if bounced:
+            at = int(np.argmax(self.loss))
+            meaning += (
+                f", and so was this one on the way: at step {self.ts[at]:.0f} the loss was "
+                f"{self.loss[at] / self.loss[0]:.3g} times its start"
+            )
         answer = (
             "diverged"
             if self.diverged
@@ -180,7 +189,7 @@ class Diagnosis:
             if self.loss[-1] > self.loss[0]
             else "unknown"
             if self.limit is None
-            else ("stable" if end < 1 else "became unstable")
+            else ("bounced" if bounced else "stable" if end < 1 else "became unstable")
             if start < 1
             else ("unstable at first" if end < 1 else "unstable")
         )
@@ -277,7 +286,8 @@ class Diagnosis:
         method = self.momentum
         return (
             f"for a constant kernel of this spectrum the best heavy ball is eta = {method.eta:.4g},"
-            f" beta = {method.beta:.4g}; `ntk-momentum advise` compares all methods"
+            f" beta = {method.beta:.{digits(method.beta)}g}; `ntk-momentum advise` compares all "
+            "methods"
         )
 
     def __str__(self) -> str:

@@ -20,7 +20,8 @@ def count_steps(
     candidates: list[Any], eigenvalues: np.ndarray, size: np.ndarray, target: float, max_steps: int
 ) -> list[tuple[float, float]]:
     """(steps, peak) of each candidate, see `Recommendation`; those that differ in numbers only run
-    side by side, restarts at a fixed period among them."""
+    side by side, restarts at a fixed period among them, until one has won: of the others it is a
+    lower bound."""
     if candidates[0].name == "gradient_descent":
         return [
             (_gradient_steps(c.eta, eigenvalues, size, target, max_steps), 1.0) for c in candidates
@@ -98,25 +99,38 @@ def _until(
     first = jnp.sum(size**2)
     goal = target * first
 
-    def count(optimizer: AbstractOptimizer, period: Array | None) -> tuple[Array, Array]:
-        def more(carry: tuple) -> Array:
-            k, last, *_ = carry
-            return (k < max_steps) & (k < HOLD * (last + 1))
+    def moved(optimizer: AbstractOptimizer, period: Array | None, z: Array, memory: Any) -> tuple:
+        if period is not None:
+            taken, ahead = memory
+            memory = type(memory)(jnp.where(taken >= period, 0, taken), ahead)
+        change, memory = optimizer.update(eigenvalues * z, memory, z)
+        return z + change, memory, jnp.sum(eigenvalues * (z + change) ** 2) + still
 
-        def step(carry: tuple) -> tuple:
-            k, last, peak, z, memory = carry
-            if period is not None:
-                taken, ahead = memory
-                memory = type(memory)(jnp.where(taken >= period, 0, taken), ahead)
-            change, memory = optimizer.update(eigenvalues * z, memory, z)
-            z = z + change
-            loss = jnp.sum(eigenvalues * z**2) + still
-            last = jnp.where(loss <= goal, last, k + 1)  # also where it is NaN
-            return k + 1, last, jnp.maximum(peak, loss), z, memory
+    def going(k: Array, last: Array) -> Array:
+        """Which of them are not yet known to stay below."""
+        return k < HOLD * (last + 1)
 
-        zero = jnp.zeros((), jnp.int32)
-        begin = (zero, zero, first, start, optimizer.init(start))
-        _, last, peak, *_ = jax.lax.while_loop(more, step, begin)
-        return last + 1, peak / first
+    def more(carry: tuple) -> Array:
+        k, last, *_ = carry
+        going_on = going(k, last)
+        best = jnp.min(jnp.where(going_on, max_steps, last))
+        return (k < max_steps) & jnp.any(going_on & (last < best))
 
-    return jax.vmap(count)(optimizers, periods)
+    def step(carry: tuple) -> tuple:
+        k, last, peak, z, memory = carry
+        z, memory, loss = jax.vmap(moved)(optimizers, periods, z, memory)
+        counts = going(k, last)
+        last = jnp.where(counts & ~(loss <= goal), k + 1, last)  # also where it is NaN
+        return k + 1, last, jnp.where(counts, jnp.maximum(peak, loss), peak), z, memory
+
+    zero, count = jnp.zeros((), jnp.int32), len(jax.tree.leaves(optimizers)[0])
+    starts = jnp.broadcast_to(start, (count, *start.shape))
+    begin = (
+        zero,
+        jnp.zeros(count, jnp.int32),
+        jnp.full(count, first),
+        starts,
+        jax.vmap(lambda optimizer, z: optimizer.init(z))(optimizers, starts),
+    )
+    _, last, peak, *_ = jax.lax.while_loop(more, step, begin)
+    return last + 1, peak / first

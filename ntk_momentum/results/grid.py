@@ -36,6 +36,8 @@ class Source:
     n: int = 50
     p: int = 20
     seed: int = 0
+    on_duplicates: str = "error"
+    unit: bool = False
 
     def __post_init__(self) -> None:
         for field in ("n", "p"):
@@ -44,9 +46,10 @@ class Source:
 
     def load(self) -> Dataset:
         """The data set."""
-        from ..data import open_data
+        from ..data import Dataset, normalize, open_data
 
-        return open_data(self.name, self.n, self.p, self.seed)
+        data = open_data(self.name, self.n, self.p, self.seed, on_duplicates=self.on_duplicates)
+        return Dataset(normalize(data.X), data.y, "allow", name=data.name) if self.unit else data
 
 
 def _decides(usual: Any) -> Any:

@@ -36,6 +36,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "--target": "share",
         "--margin": "not negative",
         "--objective": "choice",
+        "--on-duplicates": "choice",
     },
     f"diagnose {SMALL}": {
         "--data": "data",
@@ -49,6 +50,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "--eta": "number",
         "--loss": "loss",
         "--steps": "count",
+        "--on-duplicates": "choice",
     },
     f"diagnose {SMALL} --optimizer heavy_ball --eta 0.1": {"--beta": "momentum"},
     f"diagnose {SMALL} --optimizer nesterov --eta 0.1": {"--d": "number"},

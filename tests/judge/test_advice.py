@@ -110,6 +110,15 @@ def test_the_best_heavy_ball_is_the_best_of_all():
     assert r.rate == pytest.approx((10 - 1) / (10 + 1))
 
 
+def test_a_search_that_stops_when_one_has_won_finds_what_each_takes_alone():
+    eigenvalues, size = np.geomspace(0.01, 1.0, 12), np.ones(12)
+    some = [nm.heavy_ball(3.0, 0.7), nm.heavy_ball(2.0, 0.8), nm.heavy_ball(0.1, 0.1)]
+    alone = [count_steps([one], eigenvalues, size, 1e-3, 10**5)[0] for one in some]
+    together = count_steps(some, eigenvalues, size, 1e-3, 10**5)
+    best = int(np.argmin([steps for steps, _ in alone]))
+    assert together[best] == alone[best] and best == int(np.argmin([k for k, _ in together]))
+
+
 @pytest.mark.parametrize("name", ["heavy_ball", "constant_nesterov", "triple_momentum"])
 def test_rates_and_stability_limits_are_those_of_the_companion_matrix(name):
     r = advise(HARD, EVEN, objective="rate")[name]

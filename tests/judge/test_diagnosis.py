@@ -77,6 +77,8 @@ BOUNCE = np.array([1.0, 40.0, 0.25])
             "lazy",
             ("unstable at first", "stays", "follows", "stay"),
         ),
+        # the same where the kernel is below the limit at both ends
+        ({"loss": BOUNCE}, "lazy", ("bounced", "stays", "follows", "stay")),
         # a gap alone makes no run rich
         ({"gap": np.array([0.0, 0.9, 0.1])}, "between", ("stable", "stays", "leaves it", "stay")),
         # only the prediction explodes, above 2/lambda_max
