@@ -126,13 +126,14 @@ def plot(ds):
             linewidths=1,
         )
         field.clabel(lines, fmt=lambda level: f"drift {level:g}", fontsize=7)
-    field.plot(ds.width, ds.width**-0.5, color=plotting.THEORY, linestyle="--", linewidth=1)
+    field.plot(ds.width, ds.width**-0.5, color=plotting.ON_MAP, linestyle="--", linewidth=1)
     field.annotate(
         "mean field",
         (ds.width[1], float(ds.width[1]) ** -0.5),
         xytext=(4, 4),
         textcoords="offset points",
         fontsize=8,
+        color=plotting.ON_MAP,
     )
     field.set(
         xscale="log",
@@ -169,5 +170,5 @@ def plot(ds):
     )
     check.set_title("every run")
     check.set(ylim=(1e-5, 1), xlim=(1e-4, 1))  # runs without a flip have neither drift nor error
-    check.legend(loc="lower right")
+    check.legend(loc="upper left")
     return figure

@@ -392,10 +392,12 @@ def power_ticks(axis: Any, values: Any) -> None:
 
 def log_ticks(axis: Any) -> None:
     """Label a logarithmic axis at powers of ten, in full; where its data span less than two
-    decades, at 2 and 5 times these too."""
+    decades, at 3 times these too, less than one, at 2 and 5 times."""
     ticker = require("matplotlib.ticker", "drawing figures")
     low, high = axis.get_data_interval()
-    locator = ticker.LogLocator(subs=(1.0,) if high > 100 * low > 0 else (1.0, 2.0, 5.0))
+    wide = high > 10 * low > 0
+    between = (1.0,) if high > 100 * low > 0 else (1.0, 3.0) if wide else (1.0, 2.0, 5.0)
+    locator = ticker.LogLocator(subs=between)
     axis.set_major_locator(ticker.MaxNLocator(4) if 0 < high < 3 * low else locator)
     axis.set_major_formatter(ticker.FuncFormatter(_in_full))
     axis.set_minor_locator(ticker.NullLocator())
