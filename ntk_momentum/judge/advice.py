@@ -55,6 +55,9 @@ D = np.geomspace(1.0, 100.0, CUTS)
 longer, and by 100 the momentum is below 1/2 for the first hundred steps."""
 MOST = 10**5
 """Predicted steps up to which `check_advice` tries a method. Chosen, not measured: minutes."""
+DRAWS = 16
+"""Runs that advice for mini-batches is tried by. Chosen: their mean loss scatters by a quarter
+where noise is as large as the loss, and the step at which it stays below a target by less."""
 METHODS = (
     "gradient_descent",
     "heavy_ball",
@@ -464,39 +467,43 @@ def check_advice(
 ) -> dict[str, tuple[float, float]]:
     """Train a model with each recommendation of up to `MOST` steps: (predicted, actual) steps until
     the loss stays below the target, by method; inf: not within twice the predicted, NaN: the loss
-    rose tenfold above its predicted peak, or left the finite numbers. key: of the batches, where
-    the advice is for them. progress: called as progress(steps done, all steps); True for a bar."""
+    rose tenfold above its predicted peak, or left the finite numbers. On mini-batches it is the
+    mean loss of `DRAWS` runs, as the expected one is foretold. key: of the batches, where the
+    advice is for them. progress: called as progress(steps done, all steps); True for a bar."""
     found = {}
     told = check_progress(progress, "check_advice")
     methods = {name: r for name, r in advice.methods.items() if r.steps <= MOST}
     counts = [2 * int(r.steps) + 10 for r in methods.values()]
-    drawn: dict[str, Any] = {}
+    drawn: list[dict[str, Any]] = [{}]
     if advice.batch_size is not None:
-        key = jax.random.key(0) if key is None else key
-        drawn = {"batch_size": advice.batch_size, "sampling": advice.sampling, "key": key}
-    for done, (name, r) in enumerate(methods.items()):
-        within = (
-            None if told is None else _part(told, sum(counts[:done]), counts[done], sum(counts))
-        )
-        run = train(
-            model,
-            data,
-            r.optimizer,
-            counts[done],
-            trainable=trainable,
-            where=where,
-            readouts=["loss"],
-            config=config,
-            progress=within,
-            **drawn,
-        )
-        loss = np.asarray(run.loss)
+        keys = jax.random.split(jax.random.key(0) if key is None else key, DRAWS)
+        way = {"batch_size": advice.batch_size, "sampling": advice.sampling}
+        drawn = [{**way, "key": one} for one in keys]
+    before, total = 0, len(drawn) * sum(counts)
+    for count, (name, r) in zip(counts, methods.items(), strict=True):
+        losses = []
+        for draw in drawn:
+            run = train(
+                model,
+                data,
+                r.optimizer,
+                count,
+                trainable=trainable,
+                where=where,
+                readouts=["loss"],
+                config=config,
+                progress=None if told is None else _part(told, before, count, total),
+                **draw,
+            )
+            losses.append(np.asarray(run.loss))
+            before += count
+        loss = np.mean(losses, axis=0)
         stays = int(np.flatnonzero(~(loss <= advice.target * loss[0]))[-1]) + 1
         steady = np.max(loss) <= 10 * r.peak * loss[0]  # false for NaN
         actual = float(stays) if stays < len(loss) else math.inf
         found[name] = (r.steps, actual if steady else math.nan)
     if told is not None:
-        told(sum(counts), sum(counts))
+        told(total, total)
     return found
 
 

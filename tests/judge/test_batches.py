@@ -78,10 +78,8 @@ def test_the_command_advises_on_batches(capsys):
 
 @pytest.mark.slow
 def test_a_wide_network_takes_about_the_predicted_number_of_steps():
-    """On the mean over draws, as far as four of them tell."""
+    """On the mean over its draws."""
     advice = nm.advise(H, -DATA.y, target=0.005, batch_size=4)
-    net = nm.init_two_layer(8192, 6, key=jax.random.key(1), antisymmetric=True)
-    found = [check_advice(advice, net, DATA, key=jax.random.key(seed)) for seed in range(4)]
-    for name in advice.methods:
-        ratios = [actual / predicted for predicted, actual in (one[name] for one in found)]
-        assert 0.6 < np.mean(ratios) < 1.5, (name, ratios)
+    net = nm.init_two_layer(2048, 6, key=jax.random.key(1), antisymmetric=True)
+    for name, (predicted, actual) in check_advice(advice, net, DATA).items():
+        assert 0.8 < actual / predicted < 1.25, (name, predicted, actual)
