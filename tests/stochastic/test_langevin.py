@@ -174,6 +174,8 @@ def test_networks_on_batches_tend_to_the_noise_on_their_weights(flow, order):
         excess, full = excess_over_every_draw(losses, net.hidden, method, steps)
         limit, quiet = excess_of_small_noise(losses, net.hidden, flow, end)
         noise = h * (limit + more.mean())
+        scatter = small.std() / 1e-3 / len(small) ** 0.5
+        assert abs(small.mean() / 1e-3 - limit) < 4 * scatter < 0.4 * limit
         # noise of another strength would be a gap of any order: its share is looked at by itself
         assert excess > 0.05 * full and abs(excess - noise) < 0.07 * excess
         gaps.append(full + excess - quiet - noise)
