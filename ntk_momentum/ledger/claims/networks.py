@@ -68,7 +68,8 @@ def _tails(setting: Setting) -> dict[tuple[float, int], list[Tail]]:
                 drift = np.linalg.norm(kernel - kernel[0], 2, axis=(1, 2))
                 found.setdefault((d, width), []).append(
                     Tail(
-                        *(-_power(ts[late], energy[late]) for energy in (visible, total)),
+                        -_power(ts[late], visible[late]),
+                        -_power(ts[late], total[late]),
                         float(np.median(1 - visible[late] / total[late])),
                         float(np.abs(reached - frozen).sum() / frozen.sum()),
                         (float(drift[late][0]), float(drift[-1])),

@@ -183,13 +183,13 @@ def remark_only_sublinear(setting: Setting) -> Forms:
             "d = 3; x = 1.05, 1.2, 1.33",
             {
                 **{
-                    f"rate at {x}": abs(f["rate"] - f["log(1 - x)"]) < 0.02 * abs(f["log(1 - x)"])
+                    f"rate at {x}": abs(f["rate"] / f["log(1 - x)"] - 1) < 0.005
                     for x, f in fits.items()
                 },
-                **{f"power at {x}": abs(f["exponent of k"] + d) < 0.4 for x, f in fits.items()},
+                **{f"power at {x}": abs(f["exponent of k"] + d) < 0.15 for x, f in fits.items()},
                 **{f"root at {x}": abs(a - b) < 1e-9 for x, (a, b) in roots.items()},
             },
-            0.02,
+            0.15,
             fits=fits,
             roots=roots,
         ),

@@ -243,9 +243,9 @@ def predictions(net: TwoLayerNet, hidden: Array, X: Array | np.ndarray) -> Array
     return net.scale * (net.activation(z) @ net.output)
 
 
-NAMES = ("f", "loss", "pseudo_loss", "residual", "velocity", "lambda_min", "kernel", "displacement")
+READ = ("f", "loss", "pseudo_loss", "residual", "velocity", "lambda_min", "kernel", "displacement")
 SEEN: dict[str, Any] = {
-    **{name: name for name in (*NAMES, "lyapunov")},
+    **{name: name for name in (*READ, "lyapunov")},
     "kinetic": lambda s: s.kinetic_energy if s.has_momentum else jnp.zeros_like(s.t),
 }
 
