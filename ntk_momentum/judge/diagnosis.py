@@ -286,7 +286,7 @@ class Diagnosis:
         method = self.momentum
         return (
             f"for a constant kernel of this spectrum the best heavy ball is eta = {method.eta:.4g},"
-            f" beta = {method.beta:.{digits(method.beta)}g}; `ntk-momentum advise` compares all "
+            f" beta = {method.beta:.{digits(float(method.beta))}g}; `ntk-momentum advise` compares all "
             "methods"
         )
 
