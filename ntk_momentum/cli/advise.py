@@ -66,7 +66,7 @@ def print_advice(asked: Advise, shared: Shared) -> int:
 
     from ..data import warn_unless_unit
     from ..dynamics.preparation import check_output, unequal_shapes
-    from ..judge.advice import MOST, advise, check_advice
+    from ..judge.advice import TRIED_STEPS, advise, check_advice
     from ..kernel import empirical_ntk, infinite_ntk
     from ..memory import check_fits
     from ..network.model import outputs
@@ -147,7 +147,7 @@ def print_advice(asked: Advise, shared: Shared) -> int:
             )
             lines.append(f"{name:20}  predicted {predicted:8.0f}  actual {took:>8}")
         if left_out:
-            lines.append(f"not tried, more than {MOST} steps: {', '.join(left_out)}")
+            lines.append(f"not tried, more than {TRIED_STEPS} steps: {', '.join(left_out)}")
         off = [name for name, (told, took) in tried.items() if not abs(took - told) <= 0.2 * told]
         if off:
             record["off"] = why = _why_off(asked, net, data, advice.lambda_min)

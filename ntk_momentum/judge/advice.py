@@ -53,7 +53,7 @@ Chosen, not measured: for kappa = 1e6 neighbours differ by a factor 1.8, hence r
 D = np.geomspace(1.0, 100.0, CUTS)
 """Nesterov's constants tried besides the standard 3. Chosen, not measured: a larger d damps
 longer, and by 100 the momentum is below 1/2 for the first hundred steps."""
-MOST = 10**5
+TRIED_STEPS = 20_000
 """Predicted steps up to which `check_advice` tries a method. Chosen, not measured: minutes."""
 DRAWS = 16
 """Runs that advice for mini-batches is tried by. Chosen: their mean loss scatters by a quarter
@@ -465,14 +465,14 @@ def check_advice(
     key: Any = None,
     progress: OnProgress | bool | None = None,
 ) -> dict[str, tuple[float, float]]:
-    """Train a model with each recommendation of up to `MOST` steps: (predicted, actual) steps until
-    the loss stays below the target, by method; inf: not within twice the predicted, NaN: the loss
-    rose tenfold above its predicted peak, or left the finite numbers. On mini-batches it is the
-    mean loss of `DRAWS` runs, as the expected one is foretold. key: of the batches, where the
-    advice is for them. progress: called as progress(steps done, all steps); True for a bar."""
+    """Train a model with each recommendation of up to `TRIED_STEPS` steps: (predicted, actual)
+    steps until the loss stays below the target, by method; inf: not within twice the predicted,
+    NaN: the loss rose tenfold above its predicted peak, or left the finite numbers. On mini-batches
+    it is the mean loss of `DRAWS` runs, as the expected one is foretold. key: of the batches, where
+    the advice is for them. progress: called as progress(steps done, all steps); True for a bar."""
     found = {}
     told = check_progress(progress, "check_advice")
-    methods = {name: r for name, r in advice.methods.items() if r.steps <= MOST}
+    methods = {name: r for name, r in advice.methods.items() if r.steps <= TRIED_STEPS}
     counts = [2 * int(r.steps) + 10 for r in methods.values()]
     drawn: list[dict[str, Any]] = [{}]
     if advice.batch_size is not None:

@@ -286,8 +286,8 @@ class Diagnosis:
         method = self.momentum
         return (
             f"for a constant kernel of this spectrum the best heavy ball is eta = {method.eta:.4g},"
-            f" beta = {method.beta:.{digits(float(method.beta))}g}; `ntk-momentum advise` compares all "
-            "methods"
+            f" beta = {method.beta:.{digits(float(method.beta))}g}; `ntk-momentum advise` compares "
+            "all methods"
         )
 
     def __str__(self) -> str:

@@ -16,7 +16,7 @@ from ..ledger.ledger import by_class, derivations, entries
 from ..results.provenance import provenance
 from .notation import GREEK, mathml, typeset
 from .outcome import Outcome
-from .theorems import linked, theorems
+from .theorems import linked, statements
 
 FORMS = ("printed", "corrected", "sharp")
 LEAD = "what_momentum_buys"
@@ -51,7 +51,7 @@ def write_report(
         Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
     )
     run, shown = provenance(), [o for o in outcomes if o.status != "absent"]
-    setting, statements = theorems()
+    setting, proved = statements()
     drawn = {c["id"]: c for c in claims or [] if c["figure"] and (out / c["figure"]).is_file()}
     page = template.render(
         size=size,
@@ -88,14 +88,14 @@ def write_report(
         counts=tally(claims or []),
         classes=by_class(claims or []),
         setting=setting,
-        theorems=statements if claims else (),
+        theorems=proved if claims else (),
         judging={
             one.number: [
                 c["id"]
                 for c in claims or []
                 if f'#theorem-{one.number}"' in linked(c["theorem"] or "")
             ]
-            for one in statements
+            for one in proved
         },
         problem=problem,
         refuted=refuted,

@@ -32,7 +32,7 @@ def page() -> Path:
 
 
 @functools.cache
-def theorems() -> tuple[str, tuple[Theorem, ...]]:
+def statements() -> tuple[str, tuple[Theorem, ...]]:
     """(HTML of the setting and its symbols, the statements in order); nothing where the page is
     not at hand."""
     if not page().is_file():
@@ -44,7 +44,7 @@ def theorems() -> tuple[str, tuple[Theorem, ...]]:
             section, open_ = block, False
         elif head := HEAD.match(block):
             made = _block(block[head.end() :])
-            found.append(Theorem(head[1], head[2], inline(head[3] or ""), made))
+            found.append(Theorem(head[1], head[2], worded(head[3] or ""), made))
             open_ = True
         elif block.startswith(("*Proof", "*Sharp")):
             open_ = False
@@ -57,7 +57,7 @@ def theorems() -> tuple[str, tuple[Theorem, ...]]:
 
 def linked(text: str) -> str:
     """HTML of what names theorems, as in "Theorems 3 and 4, Corollary 5", each number a link."""
-    numbers = {one.number for one in theorems()[1]}
+    numbers = {one.number for one in statements()[1]}
     return re.sub(
         r"(?<![(\w])\d+\b",
         lambda m: f'<a href="#theorem-{m[0]}">{m[0]}</a>' if m[0] in numbers else m[0],
@@ -65,7 +65,7 @@ def linked(text: str) -> str:
     )
 
 
-def inline(text: str) -> str:
+def worded(text: str) -> str:
     """HTML of words of Markdown, formulas as in statements of claims; links keep their words."""
     return "".join(
         typeset(part) if part[:1] in ("$", "`") else _words(part) for part in MARKED.split(text)
@@ -86,9 +86,9 @@ def _block(block: str) -> str:
         return f'<div class="scroll">{mathml(block.strip("$").strip(), "block")}</div>'
     if lines[0].startswith("|"):
         rows = [_CELLS.split(line.strip().strip("|")) for line in (lines[0], *lines[2:])]
-        made = ("".join(f"<td>{inline(cell.strip())}</td>" for cell in row) for row in rows)
+        made = ("".join(f"<td>{worded(cell.strip())}</td>" for cell in row) for row in rows)
         return f'<table class="nested">{"".join(f"<tr>{row}</tr>" for row in made)}</table>'
     if re.match(r"\d+\. ", block):
-        items = (inline(re.sub(r"^\d+\. ", "", line)) for line in lines)
+        items = (worded(re.sub(r"^\d+\. ", "", line)) for line in lines)
         return f"<ol>{''.join(f'<li>{item}</li>' for item in items)}</ol>"
-    return f"<p>{inline(block)}</p>"
+    return f"<p>{worded(block)}</p>"

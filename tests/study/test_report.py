@@ -232,7 +232,7 @@ def test_a_ledger_that_did_not_run_is_said(tmp_path):
 
 def test_the_theorems_are_those_of_the_page_and_beside_the_claims(out, page):
     text = theorems.page().read_text(encoding="utf-8")
-    setting, found = theorems.theorems()
+    setting, found = theorems.statements()
     assert len(found) == text.count("*Proof.*") and {f"theorem-{i.number}" for i in found} <= set(
         page.ids
     )
