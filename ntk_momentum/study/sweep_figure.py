@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,9 +18,13 @@ from .plotting import (
     band,
     flow_color,
     house_style,
+    legend_below,
     panels,
     shades,
 )
+
+NARROW = 2.2
+"""Inches of a panel below which a legend of flows and widths inside it would hide the curves."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +114,7 @@ def draw_sweep(dataset: Any, name: str, look: Look) -> Any:
         sheet, grid = panels(
             count, columns, width=width, height=height / count, squeeze=False, sharey="row"
         )
+        below = look.overlay and width / columns < NARROW
         for axes, cell in itertools.zip_longest(grid.flat, groups.values()):
             if cell is None:
                 axes.set_visible(False)
@@ -128,7 +134,10 @@ def draw_sweep(dataset: Any, name: str, look: Look) -> Any:
             )
             kind = str(dataset.kind.values[place["flow"]])
             axes.set(
-                title=", ".join(where if look.overlay else [*where, flows[place["flow"]]]),
+                title=textwrap.fill(
+                    ", ".join(where if look.overlay else [*where, flows[place["flow"]]]),
+                    max(12, int(12 * width / columns)),  # letters of 6 points
+                ),
                 xlabel=TIME_LABELS.get(kind, "time $t$"),
                 ylabel=name.replace("_", " "),
             )
@@ -139,7 +148,12 @@ def draw_sweep(dataset: Any, name: str, look: Look) -> Any:
                 if shown.size and (shown > 0).all() and shown.max() > 10 * shown.min()
                 else "linear"
             )
-            axes.legend()
+            if not below:
+                axes.legend()
+        if below:
+            entries = [axes.get_legend_handles_labels() for axes in grid.flat]
+            told = {label: one for pair in entries for one, label in zip(*pair, strict=True)}
+            legend_below(sheet, (list(told.values()), list(told)), 2)
         if look.title is not None:
             sheet.suptitle(look.title)
         return sheet
