@@ -4,6 +4,7 @@ there are is held here, and grows by no line of set-up that computes with JAX.""
 import logging
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 import ntk_momentum as nm
@@ -45,3 +46,13 @@ def test_a_first_call_compiles_so_many_programs(call, caplog):
     begins = "Finished XLA compilation of jit("
     lines = (line for line in caplog.messages if line.startswith(begins))
     assert [line.removeprefix(begins).split(")")[0] for line in lines] == programs
+
+
+def test_a_program_of_runge_kutta_steps_is_kept_on_disk():
+    """JAX keeps none that calls Python, as a check of diffrax's would."""
+
+    def run(size):
+        start, solver = size * jnp.ones(2), nm.RungeKutta()
+        return nm.simulate_error(jnp.eye(2), start, nm.HeavyBall(1.0), [1.0], solver=solver).loss
+
+    assert "callback" not in jax.jit(run).trace(1.0).lower().as_text()

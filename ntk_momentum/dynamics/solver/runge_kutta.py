@@ -98,11 +98,11 @@ class RungeKutta(AbstractIntegrator):
         t = jnp.zeros((), dtype)
         scale = jax.lax.stop_gradient(problem.lambda_max(state.w))
         dt = _rounded(0.1 / flow.fastest_rate(scale)).astype(dtype)
-        solver, controller = self._tools(problem, watcher, numerics, flow, scale)
+        solver, controller = self._tools(problem, watcher, numerics, flow, scale, dt)
         terms = _terms(problem, flow)
         inner = solver.init(terms, t, t + dt, state, None)
         _, memory = controller.wrap(1).init(
-            terms, t, t + dt, state, dt, None, solver.func, self.method.order(terms)
+            terms, t, t + dt, state, None, None, solver.func, self.method.order(terms)
         )
         zero = jnp.zeros((), jnp.int32)
         return Progress(
@@ -135,7 +135,7 @@ class RungeKutta(AbstractIntegrator):
     ) -> Progress:
         """Towards t1, with so many steps at most."""
         scale, inner, memory = progress.memory
-        solver, controller = self._tools(problem, watcher, numerics, flow, scale)
+        solver, controller = self._tools(problem, watcher, numerics, flow, scale, memory[1])
         # With the state of solver and controller handed on, so that steps are those of one long
         # solve that hits the saved times.
         solution = diffrax.diffeqsolve(
@@ -143,7 +143,7 @@ class RungeKutta(AbstractIntegrator):
             solver,
             progress.t,
             t1,
-            memory[1],
+            None,  # which `_Remembering` knows; a number is checked by a callback, never cached
             progress.state,
             saveat=diffrax.SaveAt(t1=True, solver_state=True, controller_state=True),
             stepsize_controller=controller,
@@ -186,6 +186,7 @@ class RungeKutta(AbstractIntegrator):
         numerics: Numerics,
         flow: Any,
         scale: Array,
+        first: Array,
     ) -> tuple[_Watched, _Remembering]:
         dtmin = jnp.finfo(scale.dtype).eps / flow.fastest_rate(
             scale
@@ -201,7 +202,7 @@ class RungeKutta(AbstractIntegrator):
         if erk and flow.linear:
             method = _Explicit(method, problem, flow)
         return _Watched(method, problem, flow, watcher, numerics.tol, scale), _Remembering(
-            controller
+            controller, first
         )
 
 
@@ -406,9 +407,10 @@ class _Watched(diffrax.AbstractAdaptiveSolver):
 
 class _Remembering(diffrax.AbstractStepSizeController):
     """`controller` with state (its own, the step it wants next), so that a clipped last step does
-    not shrink the next one."""
+    not shrink the next one; `first`: what it wants at the start."""
 
     controller: diffrax.AbstractStepSizeController
+    first: Array
 
     def wrap(self, direction: Any) -> _Remembering:
         return eqx.tree_at(lambda c: c.controller, self, self.controller.wrap(direction))
@@ -424,8 +426,8 @@ class _Remembering(diffrax.AbstractStepSizeController):
         func: Any,
         error_order: Any,
     ) -> tuple[Any, Any]:
-        t_next, state = self.controller.init(terms, t0, t1, y0, dt0, args, func, error_order)
-        return t_next, (state, t_next - t0)
+        _, state = self.controller.init(terms, t0, t1, y0, self.first, args, func, error_order)
+        return t0 + self.first, (state, self.first)
 
     def adapt_step_size(
         self,
