@@ -196,10 +196,10 @@ class RungeKutta(AbstractIntegrator):
         controller = diffrax.PIDController(
             rtol=0.0, atol=1.0, norm=jnp.abs, pcoeff=0.2, icoeff=0.6, dtmin=dtmin, force_dtmin=False
         )
-        method = self.method
+        method: Any = self.method
         own = type(method).step is not diffrax.AbstractERK.step  # a user's own way of taking one
-        erk = isinstance(method, diffrax.AbstractERK) and method.scan_kind is None and not own
-        if erk and flow.linear:
+        plain = isinstance(method, diffrax.AbstractERK) and method.scan_kind is None and not own
+        if plain and flow.linear:
             method = _Explicit(method, problem, flow)
         return _Watched(method, problem, flow, watcher, numerics.tol, scale), _Remembering(
             controller, first
@@ -333,7 +333,7 @@ class _Explicit(diffrax.AbstractAdaptiveSolver):
         tableau: Any = self.method.tableau
         unit = jnp.eye(len(tableau.c) + 2, dtype=h.dtype)
         still = self.flow.init(jnp.zeros_like(unit[0]))
-        changes, slopes = [still], []
+        changes, slopes = [still], list[State]()
 
         def summed(weights: Any) -> State:
             along = lambda *k: h * sum(a * x for a, x in zip(weights, k, strict=True))
