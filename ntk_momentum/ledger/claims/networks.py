@@ -12,7 +12,7 @@ from ...theory.crossings import Crossings
 from ...theory.lyapunov import reference_energy, reference_rate
 from ..check import Forms, claim, every
 from ..drawing import against, drawing, line, panel, points, theory
-from .fits import slope
+from .fits import APART, agrees, slope
 from .modes import amplitude
 from .setting import Setting
 
@@ -93,7 +93,7 @@ def _tails(setting: Setting) -> dict[tuple[float, int], list[Tail]]:
     $\lambda_{\min}$ alone cannot suffice there (lemma-8). On networks the law holds, with the
     exponent $d$ of a constant kernel, not $2d/3$: the envelope $t^d (L + \dot\Delta\cdot H^{-1}
     \dot\Delta/2)$ tends to a constant, $\kappa_d \sum c_k^2 \lambda_k^{-d/2}/2$ for a frozen
-    kernel, from which the network's departs with its kernel, less and less as $m$ grows. For $d
+    kernel, from which the network's departs with its kernel, like $m^{-1/2}$. For $d
     > 2$ the speed of the weights, $\sim t^{-d/2}$, has a finite integral, so crossings become
     rare. For $d < 2$ they go on until the amplitude is below the distance of the last kink, and
     each moves energy into motion of the weights that no output sees, which friction takes twice
@@ -125,8 +125,10 @@ def thm_3_network(setting: Setting) -> Forms:
 
     gaps = {d: along(d, "gap") for d in FRICTIONS}
     hidden = {d: along(d, "hidden") for d in FRICTIONS if d < 2}
-    slopes = {f"d = {d:g}": slope(*gap) for d, gap in gaps.items()}
-    slopes |= {f"hidden energy, d = {d:g}": slope(*share) for d, share in hidden.items()}
+    # one power of m for every d, each with a factor of its own
+    level = [gap / np.exp(np.mean(np.log(gap))) for _, gap in gaps.values()]
+    common = slope(np.concatenate([at for at, _ in gaps.values()]), np.concatenate(level))
+    slopes = {f"hidden energy, d = {d:g}": slope(*share) for d, share in hidden.items()}
     widest = setting.wide
     shown = {width: tails[6.0, width][0] for width in (setting.sizes.widths[0], widest)}
     ds = ", ".join(f"{d:g}" for d in FRICTIONS)
@@ -168,11 +170,15 @@ def thm_3_network(setting: Setting) -> Forms:
         ),
         every(
             "$t^d$ times the envelope of $L$, mode by mode, tends to the frozen kernel's "
-            r"$\kappa_d c_k^2 \lambda_k^{-d/2}/2$ as $m$ grows, and for $d < 2$ the hidden share "
-            "of the energy to zero",
+            r"$\kappa_d c_k^2 \lambda_k^{-d/2}/2$, from which it is $\sim m^{-1/2}$ away, and for "
+            "$d < 2$ the hidden share of the energy to zero",
             f"{instance}; slopes in m, with their 95% intervals",
-            {f"it falls, {name}": fall + half < 0 for name, (fall, half) in slopes.items()},
-            0.05,
+            {
+                "the distance falls like m^{-1/2}": agrees(common, -0.5),
+                **{f"it falls, {name}": fall + half < 0 for name, (fall, half) in slopes.items()},
+            },
+            APART,
+            slope_and_half_width_of_the_distance=list(common),
             slope_and_half_width={name: list(fit) for name, fit in slopes.items()},
             distance_at_the_largest_width={
                 f"d = {d:g}": [tail.gap for tail in tails[d, widest]] for d in FRICTIONS
