@@ -50,7 +50,7 @@ class Config:
 
 SIZES = {
     "smoke": Config(
-        ns=(8,), widths=(512, 2048), horizon=6.0, times=61, until=30.0, saves=241, narrow=(4, 16)
+        ns=(8,), widths=(512,), horizon=6.0, times=61, until=30.0, saves=241, narrow=(16,), seeds=1
     ),
     "default": Config(),
     "full": Config(ns=(50, 200), widths=(128, 512, 2048, 8192, 32768), times=961, saves=1921),
