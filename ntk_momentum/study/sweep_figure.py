@@ -23,7 +23,7 @@ from .plotting import (
     shades,
 )
 
-NARROW = 2.2
+PANEL_INCHES = 2.2
 """Inches of a panel below which a legend of flows and widths inside it would hide the curves."""
 
 
@@ -114,7 +114,7 @@ def draw_sweep(dataset: Any, name: str, look: Look) -> Any:
         sheet, grid = panels(
             count, columns, width=width, height=height / count, squeeze=False, sharey="row"
         )
-        below = look.overlay and width / columns < NARROW
+        below = look.overlay and width / columns < PANEL_INCHES
         for axes, cell in itertools.zip_longest(grid.flat, groups.values()):
             if cell is None:
                 axes.set_visible(False)
