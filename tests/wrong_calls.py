@@ -688,7 +688,7 @@ CALLS: dict[str, dict[str, tuple[Any, Any]]] = {
         "x2": (None, {"text": "x", "others": np.ones((5, 3)), "nan": np.full((5, 4), nan)}),
         "trainable": (None, "name"),
         "network": (None, {"3": 3, "text": "deep", "a model": mlp}),
-        "tile": (1024, "whole"),
+        "tile": (1024, {"text": "3", "True": True, "2.5": 2.5, "0": 0, "-1": -1, "nan": nan}),
     },
     "modes": {
         "kernel": (eye, KINDS["kernel"] | KINDS["negative kernel"]),

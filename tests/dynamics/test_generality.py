@@ -220,7 +220,8 @@ def test_a_two_layer_net_that_the_user_makes_takes_the_fast_path():
     flow, options = nm.GradientFlow(), {"readouts": ["f"]}
     made = plan(SCALAR, flow, 16, 2, [0.0, 1.0], model=make, **options)
     (unit,) = made.units
-    batch = made.batch(unit)
+    arrays, rest = eqx.partition(made.batch(unit), eqx.is_array)
+    batch = eqx.combine(jax.tree.map(jnp.asarray, arrays), rest)
     run, _ = program.prepared(batch, tuple(row[0] for row in program.told_apart_by(batch)), None)
     assert isinstance(run.integrator, nm.LazyExponential)
     assert run.w.hidden.shape == (16, min(SCALAR.n, 9))
