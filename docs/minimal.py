@@ -1,9 +1,9 @@
 """The headline in a hundred lines of JAX, to be read beside the paper; nothing of ntk_momentum.
 
 Train a wide two-layer network with gradient descent, the heavy ball and Nesterov's method. Then let
-the same three methods descend not the loss of the weights, but the quadratic Delta' H Delta / 2,
+the same three methods descend not the loss of the weights, but the quadratic Delta . H Delta / 2,
 with the kernel H of the network at its start. If the network is wide, the two agree: that is the
-paper. And the heavy ball needs fewer steps by about the square root of H's condition number.
+paper. And the heavy ball needs fewer steps, by at most about the root of H's condition number.
 """
 
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 # Section 2: the network, its loss, its kernel.
 
 
-def network(W, a, X):  # f_i = m^(-1/2) sum_r a_r relu(w_r . x_i), only W is trained    (2.1)
+def network(W, a, X):  # f_i = m^(-1/2) sum_r a_r relu(w_r . x_i), only W is trained  section 2
     return jax.nn.relu(X @ W.T) @ a / jnp.sqrt(len(a))
 
 
@@ -54,7 +54,7 @@ def nesterov(gradient, x, steps, see, eta, d=3.0):  # R_{k+1} = x_k - eta grad(x
     return jax.lax.scan(step, (x, x), jnp.arange(steps, dtype=float))[1]
 
 
-def tuned(low, high):  # the fastest for eigenvalues between low and high (Polyak 1964)
+def tuned(low, high):  # Polyak's (1964) fastest between low and high; for Nesterov the usual 1/high
     eta, root = 4 / (jnp.sqrt(high) + jnp.sqrt(low)) ** 2, jnp.sqrt(high / low)
     return {
         "gradient descent": (heavy_ball, {"eta": 2 / (high + low), "beta": 0.0}),

@@ -1,4 +1,4 @@
-"""A certificate for one run: does a repaired Theorem 1 or 2 apply to this network, and which rate
+"""A certificate for one run: does a repaired Theorem 1, 2 or 3 apply to it, and which rate
 does it certify?
 
 Along (3.5) with a moving kernel, any quadratic form V = (Delta, Delta') . P (Delta, Delta') / 2
@@ -139,7 +139,7 @@ def certify(
     *,
     progress: OnProgress | bool | None = None,
 ) -> Certificate:
-    """Decide whether a repaired Theorem 1 or 2 applies to a run, and which rate it certifies.
+    """Decide whether a repaired Theorem 1, 2 or 3 applies to a run, and which rate it certifies.
 
         sqrt V(t) <= e^{-int rho / 2} sqrt V(0) + sum_j e^{-int_{t_j}^t rho / 2} |J_j| / sqrt 2
 

@@ -114,7 +114,7 @@ def critical_batch(
         min B with eta_c(B) >= share eta_c(n),   rho(T(eta_c)) = 1 as in `nm.critical_step`
 
     Below it a larger batch allows a larger step, in proportion for small B; above it, it does not.
-    Momentum raises it: for the heavy ball (3.1) about 1/(1 - beta) times that of SGD.
+    Momentum raises it: for the heavy ball (3.1) about (1 + beta)/(1 - beta) times that of SGD.
 
     Args:
         optimizer: A linear method of ours with a step size eta; only its momenta matter.

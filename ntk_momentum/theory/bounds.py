@@ -151,8 +151,9 @@ def heavy_ball_sharp(t: Value, lam0: Value, loss0: Value) -> Any:
 
 
 def theorem_2_moving(t: Value, lam0: Value, pseudo0: Value) -> Any:
-    """(2/lambda_0) e^{-sqrt(lambda_0/2) t} pseudo0: Lemma 6's right side, with pseudo0 = Delta(0) .
-    H_infinity Delta(0)/2, b = sqrt(2 lambda_0) (Theorem 3).
+    """(2/lambda_0) e^{-sqrt(lambda_0/2) t} pseudo0: Lemma 6's right side, but with H_infinity in
+    place of the printed H(0): pseudo0 = Delta(0) . H_infinity Delta(0)/2, b = sqrt(2 lambda_0)
+    (Theorem 3).
 
     It holds, impulses apart, for any H(t) with sup ||H(t) - H_infinity||_2 <= lambda_0/2, which is
     what Lemmas 4 and 5 give together. As printed, by lambda_min(H(t)) >= lambda_0/2 alone, it
