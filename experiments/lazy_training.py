@@ -120,7 +120,7 @@ def followed(data, flow, end, width, seed, steps=40):
     X, y = np.asarray(data.X, np.float32), np.asarray(data.y)
     ts = end * np.linspace(0, 1, steps + 1) ** (3 if flow.name == "gradient_flow" else 1)
     middles = (ts[1:] + ts[:-1]) / 2
-    error = nm.predict(nm.infinite_ntk(data.X), -y, flow, middles).residual.astype(np.float32)
+    error = np.asarray(nm.predict(nm.infinite_ntk(data.X), -y, flow, middles).residual, np.float32)
     net = nm.init_two_layer(width, data.input_size, key=jax.random.key(seed), antisymmetric=True)
     start = w = np.asarray(net.hidden, np.float32)
     signs = np.asarray(net.output, np.float32)[:, None] / np.float32(np.sqrt(width))

@@ -14,7 +14,7 @@ from ..progress import LOG
 from ..results.grid import Sweep
 from . import double
 from .options import Shared, as_json, command
-from .start import start
+from .start import set_flags, start
 
 
 @command
@@ -114,7 +114,7 @@ def run_sweep(
     done.
 
     float64: also on an accelerator where it is dear. job: (coordinator, number of
-    processes, this one's number) of a job of several processes that divides the units.
+    processes, this one's number) of a job of several processes that shares the units.
     """
     from ..results.sweep import carry_out
 
@@ -125,6 +125,7 @@ def run_sweep(
     if job is not None:
         from ..ensembles.devices import initialize
 
+        set_flags()  # joining asks for the devices
         process = initialize(*job)
     choose_dtype(shared, float64)
     started = time.perf_counter()
@@ -142,10 +143,6 @@ def run_sweep(
             "kept": len(swept.done.kept),
             "by other processes": len(swept.done.elsewhere),
         }
-        if process[1] > 1:
-            counts = {
-                f"by process 0 of {process[1]}": len(swept.done.computed) + len(swept.done.kept)
-            }
         told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
         failed = f"{len(swept.failures)} failed" if swept.failures else "none failed"
         seconds = time.perf_counter() - started

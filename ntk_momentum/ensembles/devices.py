@@ -10,6 +10,8 @@ is formed. Kernels of large n are computed by block rows.
 from __future__ import annotations
 
 import functools
+import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,7 +58,7 @@ def initialize(
         if num_processes == 1:  # nobody to talk to, so no runtime either
             return 0, 1
     try:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        jax.distributed.initialize(coordinator, num_processes, process_id, _own_devices())
     except (RuntimeError, ValueError) as error:
         raise InputError(
             f"cannot join a job of several processes ({str(error).splitlines()[0]}); "
@@ -65,6 +67,17 @@ def initialize(
             "and do it before any other use of JAX."
         ) from error
     return jax.process_index(), jax.process_count()
+
+
+def _own_devices(environment: Any = os.environ) -> list[int] | None:
+    """All GPUs of a node where SLURM starts one process on each, which JAX would give but one;
+    elsewhere JAX's own choice."""
+    tasks = environment.get(
+        "SLURM_STEP_TASKS_PER_NODE", environment.get("SLURM_TASKS_PER_NODE", "")
+    )
+    gpus = environment.get("SLURM_GPUS_ON_NODE", "")
+    alone = re.fullmatch(r"1(\(x\d+\))?", tasks) is not None
+    return list(range(int(gpus))) if alone and gpus.isdecimal() and int(gpus) > 1 else None
 
 
 def share(units: Sequence[Any]) -> tuple[Any, ...]:

@@ -56,28 +56,24 @@ class Swept:
 
 def carry_out(sweep: Sweep, out: Path, process: tuple[int, int] = (0, 1)) -> Swept:
     """Do the units of a sweep that are not done, in `out`/data. process: (this one, how many) of a
-    job that divides the units.
+    job that shares the units.
 
-    Processes that do not know of each other share the units as well, by locks. Raises `InputError`.
+    They are shared by locks, which processes that do not know of each other have as well: each
+    takes what is left, from a place of its own, and ends when all units are done, however unequal
+    they are. Raises `InputError`.
     """
     folder = out / "data"
     pieces = _pieces(sweep, files.check_folder(folder))
-    mine = pieces[process[0] :: process[1]]
-    with Bar(len(mine), shown=process[0] == 0) as bar:
-        done = work.do(mine, bar)
-    if process[1] > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(
-            "sweep"
-        )  # the others' units are there when the first process counts them
-    there = [piece for piece in (pieces if process[0] == 0 else mine) if piece.path.exists()]
+    begin = len(pieces) * process[0] // process[1]
+    with Bar(len(pieces), shown=process[0] == 0) as bar:
+        done = work.do(pieces[begin:] + pieces[:begin], bar)
+    there = [piece for piece in pieces if piece.path.exists()]
     failures, runs = [], 0
     for piece in there:
         stored = store.Stored.open(piece.path)
         runs += math.prod(stored.shape("verdict"))
         failures += failed_runs(stored)
-    missing = len(pieces) - len(there) - len(done.broken) if process[0] == 0 else 0
+    missing = len(pieces) - len(there) - len(done.broken)
     return Swept(len(pieces), runs, done, failures, missing)
 
 

@@ -83,8 +83,7 @@ class Locks:
         try:
             import fcntl
         except ImportError:  # no such locks on Windows
-            self.work = False
-            return True
+            return self._absent()
         # One byte of one file for each name, at a place drawn from its hash: no file of locks to
         # clean up, and the kernel releases them when a process dies. 55 bits, so that two of a
         # million names meet with a chance of 1e-5, and then merely wait for each other.
@@ -95,7 +94,14 @@ class Locks:
         except (BlockingIOError, PermissionError):
             return False
         except OSError:
-            self.work = False
+            return self._absent()
+        return True
+
+    def _absent(self) -> bool:
+        if self.work:
+            told = "%s has no file locks: processes that share it may do a piece twice"
+            LOG.warning(told, self._path.parent)
+        self.work = False
         return True
 
 

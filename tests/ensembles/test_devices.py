@@ -116,6 +116,14 @@ def test_a_job_of_several_processes_is_described_whole(given, message):
         devices.initialize(*given)
 
 
+def test_a_process_alone_on_its_node_has_all_of_its_gpus():
+    node = {"SLURM_STEP_TASKS_PER_NODE": "1(x4)", "SLURM_GPUS_ON_NODE": "8"}
+    assert devices._own_devices(node) == list(range(8))
+    for other in ({"SLURM_STEP_TASKS_PER_NODE": "8(x4)"}, {"SLURM_GPUS_ON_NODE": "1"}):
+        assert devices._own_devices(node | other) is None
+    assert devices._own_devices({}) is None
+
+
 def test_neurons_are_spread_evenly_or_not_at_all():
     import jax
 

@@ -212,6 +212,24 @@ def test_what_another_process_holds_is_waited_for_and_taken_over_when_it_dies(
     assert calls == ["b", "a"] and done.computed == ["b", "a"] and len(looks) == 2
 
 
+def test_processes_of_a_job_begin_apart_and_do_what_the_others_leave(tmp_path, pretended):
+    plan = grid(unit_runs=1)
+    assert sweep.carry_out(plan, tmp_path, (1, 2)).ok and pretended == [2, 3, 0, 1]
+    swept = sweep.carry_out(plan, tmp_path, (0, 2))
+    assert len(swept.done.kept) == 4 and swept.missing == 0 and len(pretended) == 4
+
+
+def test_a_file_system_without_locks_is_told_once(tmp_path, monkeypatch, caplog):
+    import fcntl
+
+    def refuse(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    assert do(piece(tmp_path, "a"), piece(tmp_path, "b")).computed == ["a", "b"]
+    assert caplog.text.count("has no file locks") == 1
+
+
 def test_a_full_disk_is_one_error_and_leaves_nothing_half_written(tmp_path):
     """A limit on the size of files stands in for the disk's end."""
     import resource
