@@ -37,7 +37,7 @@ class SweepCommand(Sweep):
     nm.open_results(folder).
 
     Several hosts: start this once on each, with --distributed under SLURM (srun), or else with
-    --coordinator, --num-processes and --process-id. Units are divided among the processes; the
+    --coordinator, --num-processes and --process-id. Units are shared among the processes; the
     folder should be one that all of them see.
 
     Example: ntk-momentum sweep --data sphere --n 20 --flows gradient_flow heavy_ball:b=0.25,0.5

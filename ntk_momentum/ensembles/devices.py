@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -78,12 +77,6 @@ def _own_devices(environment: Any = os.environ) -> list[int] | None:
     gpus = environment.get("SLURM_GPUS_ON_NODE", "")
     alone = re.fullmatch(r"1(\(x\d+\))?", tasks) is not None
     return list(range(int(gpus))) if alone and gpus.isdecimal() and int(gpus) > 1 else None
-
-
-def share(units: Sequence[Any]) -> tuple[Any, ...]:
-    """The units of work of this process: every P-th one, P the number of processes. Each runs on
-    the process's own devices."""
-    return tuple(units[jax.process_index() :: jax.process_count()])
 
 
 @functools.cache

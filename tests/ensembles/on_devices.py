@@ -111,7 +111,8 @@ def processes():
         )
     made = plan(data(), FLOWS, [16, 30], 2, TIMES, readouts=["loss"], unit_runs=4)
     outcome["mine"] = {
-        unit.index: numbers(run_unit(made, unit)) for unit in devices.share(made.units)
+        unit.index: numbers(run_unit(made, unit))
+        for unit in made.units[jax.process_index() :: jax.process_count()]
     }
     if jax.process_index() == 0:
         outcome["all"] = [numbers(block) for block in (run_unit(made, unit) for unit in made.units)]
