@@ -26,6 +26,7 @@ def run():
     [
         (lambda run, how: nm.advise(KERNEL, ERROR, **how), str),
         (lambda run, how: nm.certify(run, **how), lambda found: found.rate),
+        (lambda run, how: nm.certify(run, "mean", **how), lambda found: found.rate),
         (
             lambda run, how: nm.extreme_eigenvalues(OPERATOR, key=jax.random.key(0), **how),
             lambda found: (found.lambda_min, found.lambda_max),
@@ -41,7 +42,14 @@ def run():
             lambda found: found.loss,
         ),
     ],
-    ids=["advise", "certify", "extreme_eigenvalues", "simulate_error", "simulate_function"],
+    ids=[
+        "advise",
+        "certify",
+        "of one reference",
+        "extreme_eigenvalues",
+        "simulate_error",
+        "simulate_function",
+    ],
 )
 def test_it_counts_to_the_end_and_finds_the_same(run, call, answer):
     said = []

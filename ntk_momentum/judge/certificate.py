@@ -1,5 +1,5 @@
-"""A certificate for one run: does a repaired Theorem 1, 2 or 3 apply to it, and which rate
-does it certify?
+"""A certificate for one run: does a repaired Theorem 1, 2 or 3 apply to it, and which rate does it
+certify?
 
 Along (3.5) with a moving kernel, any quadratic form V = (Delta, Delta') . P (Delta, Delta') / 2
 obeys V' <= -rho(t) V with -rho(t) = lambda_max(P A + A^T P, P), A(t) = [[0, 1], [-H(t), -b]],
@@ -39,6 +39,7 @@ are counted; for any other model all that drives the error beside (3.5) is, see 
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -155,7 +156,7 @@ def certify(
         reference: The kernel H_ref behind the forms: "infinite" (H infinity), "initial" (H(0)),
             "mean" (that of H(t) over the run), "best" (the one of these that certifies most), or
             any positive definite matrix, (n, n). Nesterov's follows the kernel: leave it out.
-        progress: Called as progress(references done, references); True for a bar.
+        progress: Called as progress(references done, references tried); True for a bar.
 
     Returns:
         The certificate: whether it is issued, by which form, the exponent of L (1/time), the bound
@@ -180,19 +181,20 @@ def certify(
             "nm.simulate(..., readouts=nm.judge.CERTIFICATE_READOUTS))."
         )
     told = check_progress(progress, "certify") or (lambda done, total: None)
-    if not (isinstance(reference, str) and reference == "best"):
-        return _certify(trajectory, reference)
-    _check(trajectory)
-    if (d := _nesterov(trajectory)) is not None:
-        return _following(trajectory, d)
+    given = not (isinstance(reference, str) and reference == "best")
+    ways = [partial(_certify, trajectory, name) for name in ([reference] if given else REFERENCES)]
+    if not given:
+        _check(trajectory)
+        if (d := _nesterov(trajectory)) is not None:
+            ways = [partial(_following, trajectory, d)]
     found, refused = [], None
-    for k, name in enumerate(REFERENCES):
-        told(k, len(REFERENCES))
+    for k, way in enumerate(ways):
+        told(k, len(ways))
         try:
-            found.append(_certify(trajectory, name))
+            found.append(way())
         except InputError as error:
             refused = error
-    told(len(REFERENCES), len(REFERENCES))
+    told(len(ways), len(ways))
     if not found and refused is not None:
         raise refused
     return max(found, key=lambda one: (one.issued, one.rate if one.issued else _share(one)))
