@@ -31,7 +31,7 @@ certifies at the friction that suits this kernel's motion best. A constant kerne
 promises 0.71. Middle: the power of 1/t that Nesterov's flow certifies of its own run, d = 3; a
 constant kernel has 3. Right: widths. Dots: from which on the loss stays below Theorem 3's bound in
 fact; triangles: at which a certificate is issued, open where no run was wide enough and its motion
-was scaled like m^{-1/2}; squares: the width of the proof, with n^6."""
+was scaled like m^{-1/2}; squares: the width that the paper's argument asks for, with n^6."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def run(config, progress):
         data = open_data(name, n)
         limit = np.asarray(nm.infinite_ntk(data.X))
         lam0 = scale[i] = float(np.linalg.eigvalsh(limit)[0])
-        # what the proof asks for, with its constants, and |Delta(0)| = |y|
+        # where Proposition 10's displacement meets the radius of Lemma 5, and |Delta(0)| = |y|
         size = float(np.linalg.norm(data.y))
         asked[i] = bounds.width_from_displacement(n, DELTA, lam0, size)
         met[i] = _met(config, data, limit, lam0)
@@ -183,7 +183,7 @@ def headline(ds):
             found[f"factor that the impulses add to the certified end, {name}"] = (
                 f"{np.nanmin(ends):.2f} to {np.nanmax(ends):.2f}"
             )
-        found[f"width of the proof, {name}"] = f"{float(ds.asked.sel(set=name)):.2g}"
+        found[f"width of the paper's argument, {name}"] = f"{float(ds.asked.sel(set=name)):.2g}"
     return found
 
 
@@ -225,7 +225,7 @@ def _widths(axis, ds):
         if first is not None:
             named = "bound holds" if row == rows[0] else None
             axis.plot(first, row, "o", color=plotting.THEORY, label=named)
-        named = "proof" if row == rows[0] else None
+        named = "argument" if row == rows[0] else None
         axis.plot(ds.asked.sel(set=name), row, "s", color=plotting.THEORY, label=named)
     axis.set(title="which width?", xlabel="width $m$", xscale="log")
     axis.set_yticks(rows, ds.set.values)

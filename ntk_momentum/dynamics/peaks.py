@@ -180,8 +180,7 @@ def estimate(
 
     columns: those of the weights in the coordinates that are solved for, see `coordinates`. slabs,
     kernel: whether a read-out needs whole preactivations, or H. halves: whether products are taken
-    in halves. readouts: the shape of each, saved
-    times included.
+    in halves. readouts: the shape of each, saved times included.
     """
     state, slab, square = COPIES[
         ("lazy" if lazy else "runge_kutta") + (" momentum" if momentum else "")
