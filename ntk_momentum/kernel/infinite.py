@@ -133,18 +133,34 @@ def angles(x1: Float[Array, "n1 p"], x2: Float[Array, "n2 p"], at: Any) -> Angle
         small = 0.5 * jnp.sum(jnp.square(u[None, :] - sign[:, None] * v), axis=1)
         return jnp.where(cos < 0, 2 - small, small), jnp.where(cos < 0, small, 2 - small)
 
-    product = lambda u, cos: (1 - cos, 1 + cos)
+    def refined(cos: Array, near: Array, far: Array) -> tuple[Array, Array]:
+        # a table whose rows point one way: by a product too, of what differs from their mean,
+        # with round-off eps times spread, so of 3 eps in theta while |u - v| > spread / 3
+        mean = jnp.mean(v, axis=0, keepdims=True)
+        du, dv = u - mean, v - mean
+        spread = 0.5 * (jnp.sum(jnp.square(du), 1)[:, None] + jnp.sum(jnp.square(dv), 1)[None, :])
+        with jax.default_matmul_precision("highest"):
+            small = spread - du @ dv.T
+        close = ~itself & (1 - jnp.abs(cos) < EDGE)
+        known = (cos > 0) & (spread < 0.5) & (small > jnp.square(spread) / 16)
+        near, far = jnp.where(known, small, near), jnp.where(known, 2 - small, far)
+        # what is closer still row by row: (n2, p) differences live at once, never (n1, n2, p)
+        left = jnp.any(close & ~known, axis=1)
+        keep = lambda left, u, cos, *sums: sums
+        row = lambda row: jax.lax.cond(
+            row[0], lambda _, u, cos, *sums: differences(u, cos), keep, *row
+        )
+        rows = left, u, cos, near, far
+        return jax.lax.cond(jnp.any(left), lambda *rows: jax.lax.map(row, rows), keep, *rows)
+
     if cos.size * u.shape[1] <= FEW:
         near, far = jax.vmap(differences)(u, cos)
     else:
-        # row by row: (n2, p) differences live at once, never (n1, n2, p)
-        close = jnp.any(~itself & (1 - jnp.abs(cos) < EDGE), axis=1)
-        row = lambda row: jax.lax.cond(row[2], differences, product, *row[:2])
         near, far = jax.lax.cond(
-            jnp.any(close),
-            lambda *rows: jax.lax.map(row, rows),
-            lambda u, cos, _: product(u, cos),
-            *(u, cos, close),
+            jnp.any(~itself & (1 - jnp.abs(cos) < EDGE)),
+            refined,
+            lambda _, *sums: sums,
+            *(cos, 1 - cos, 1 + cos),
         )
     return Angles(norm1, norm2, jnp.where(itself, 0.0, near), jnp.where(itself, 2.0, far))
 

@@ -37,8 +37,9 @@ def test_a_deep_network_is_streamed_too():
     np.testing.assert_allclose(streamed.mv(jnp.asarray(V)), DEEP(X).ntk @ V, atol=1e-12)
 
 
-def test_angles_by_a_product_keep_their_digits(monkeypatch):
-    near = np.concatenate([X, X + 1e-9, -X])  # duplicates and opposites
+@pytest.mark.parametrize("offset", [0.0, 30.0])  # 30: every row of a table points one way
+def test_angles_by_a_product_keep_their_digits(monkeypatch, offset):
+    near = np.concatenate([X + offset, X + offset + 1e-9, -X - offset])  # duplicates and opposites
     exact = infinite.angles(jnp.asarray(near), jnp.asarray(near), len(near))
     monkeypatch.setattr(infinite, "FEW", 0)
     quick = infinite.angles(jnp.asarray(near), jnp.asarray(near), 0)
