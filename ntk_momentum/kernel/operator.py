@@ -28,7 +28,8 @@ from ..errors import (
 from ..memory import check_fits, in_short
 from ..progress import OnProgress, check_progress
 from . import lanczos
-from .empirical import blocks, prepare
+from .empirical import blocks
+from .problem import prepare
 from .tangent import jvp, linear_maps
 
 if TYPE_CHECKING:
