@@ -139,6 +139,8 @@ def not_an_array(name: str, value: Any) -> InputError:
     hint = f"try np.asarray({name}, float)"
     if hasattr(value, "X") and hasattr(value, "y"):
         hint = "pass its inputs, data.X"
+    if hasattr(value, "toarray"):
+        hint = f"it is sparse, try {name}.toarray()"
     if isinstance(value, list | tuple):
         hint = f"give rows of numbers of one length, try np.asarray({name}, float)"
     kind = f" of dtype {value.dtype}" if hasattr(value, "dtype") else ""
@@ -147,9 +149,22 @@ def not_an_array(name: str, value: Any) -> InputError:
     )
 
 
+def check_unmasked(name: str, value: Any) -> None:
+    """Raise for a masked array with masked entries, whose numbers mean nothing."""
+    import numpy as np
+
+    masked = int(np.ma.count_masked(value)) if isinstance(value, np.ma.MaskedArray) else 0
+    if masked:
+        raise InputError(
+            f"{name} must hold real numbers, got a masked array with {masked} entries masked; "
+            "leave out their rows, or fill them."
+        )
+
+
 def check_array(name: str, value: Any) -> Any | None:
     """The value as a numpy array, None for what is traced; raise for what is no array of real
     numbers."""
+    check_unmasked(name, value)
     array = concrete(value)
     if array is None:
         import jax

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import lineax
 import numpy as np
 import optax
+from scipy import sparse
 
 import ntk_momentum as nm
 
@@ -151,6 +152,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "a data set": data,
         "rows of unequal length": [[1.0], [1.0, 2.0]],
         "none": np.zeros((0, 0)),
+        "masked": np.ma.masked_array(eye, eye),
     },
     "negative kernel": {"negative": -eye},
     "vector": {
@@ -162,6 +164,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "a data set": data,
         "of text": ["a"] * 5,
         "none": [],
+        "masked": np.ma.masked_array(ones, eye[0]),
     },
     "values": {
         "None": None,
@@ -181,6 +184,8 @@ KINDS: dict[str, dict[str, Any]] = {
         "a number": 3.0,
         "a data set": data,
         "rows of unequal length": [[1.0], [1.0, 2.0]],
+        "masked": np.ma.masked_array(np.eye(5, 4), np.eye(5, 4)),
+        "sparse": sparse.eye_array(5, 4),
     },
     "eigenvalues": {
         "None": None,

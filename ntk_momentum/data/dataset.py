@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Real
 
-from ..errors import InputError, check_choice, described, not_an_array
+from ..errors import InputError, check_choice, check_unmasked, described, not_an_array
 from ..memory import check_fits
 from ..numerics import placed
 
@@ -109,6 +109,7 @@ def _real(name: str, value: Any, copies: int = 2) -> Array:
 
 
 def _finite(name: str, value: Any, copies: int = 3) -> np.ndarray:
+    check_unmasked(name, value)
     try:
         array = np.asarray(value)
     except ValueError as error:  # rows of unequal length
@@ -121,6 +122,8 @@ def _finite(name: str, value: Any, copies: int = 3) -> np.ndarray:
         host=True,
     )
     if array.dtype.kind not in "biuf" and array.dtype != jnp.bfloat16:
+        if hasattr(value, "toarray"):
+            raise not_an_array(name, value)
         remedy = f"convert it, e.g. np.asarray({name}, float)"
         if name == "y" and array.dtype.kind in "OUT":
             remedy = "text becomes +-1 or one-hot by nm.encode_labels(y), so use that"
@@ -139,8 +142,7 @@ def _finite(name: str, value: Any, copies: int = 3) -> np.ndarray:
         bad = np.unique(np.argwhere(~np.isfinite(array))[:, 0])[:5].tolist() if array.ndim else []
         raise InputError(
             f"{name} must be finite, got NaN or infinite values (first rows: {bad}); drop or "
-            "repair "
-            "those rows."
+            "repair those rows."
         )
     return array
 

@@ -274,6 +274,7 @@ def check_optimizer(optimizer: Any) -> None:
         hasattr(optimizer, "init") and hasattr(optimizer, "update")
     ):
         hint = "nm.heavy_ball(eta, beta), or any of optax's, such as optax.adam(1e-3)"
+        hint += "; flows go to nm.simulate" if isinstance(optimizer, AbstractFlow) else ""
         raise InputError(
             f"optimizer must have optax's init and update, got {described(optimizer)}; try {hint}."
         )

@@ -408,7 +408,9 @@ def check_method_kind(name: str, method: Any, kind: type | tuple[type, ...]) -> 
     if not isinstance(method, kinds):
         words = " or ".join(known[one] for one in kinds)
         call = "call it, as in" if isinstance(method, type) or _makes(method) else "try"
-        raise InputError(f"{name} must be {words}, got {described(method)}; {call} {example}.")
+        raise InputError(
+            f"{name} must be {words}, got {described(method)}; {call} {example}{_place(method)}."
+        )
     for field, value in vars(method).items():
         if type(method).__module__.startswith("ntk_momentum.") and np.shape(value) != ():
             raise InputError(
@@ -416,6 +418,17 @@ def check_method_kind(name: str, method: Any, kind: type | tuple[type, ...]) -> 
                 f"{np.shape(value)}; give a list of them to nm.ensemble, or map over them by "
                 "jax.vmap."
             )
+
+
+def _place(method: Any) -> str:
+    """Where a method that is not wanted here goes."""
+    if isinstance(method, AbstractFlow):
+        return ", since flows go to nm.simulate and nm.ensemble"
+    if isinstance(method, AbstractOptimizer):
+        return ", since optimizers go to nm.train and nm.train_ensemble"
+    if not isinstance(method, type) and hasattr(method, "init") and hasattr(method, "update"):
+        return ": optax.sgd(eta, beta) is nm.heavy_ball(eta, beta), others of optax go to nm.train"
+    return ""
 
 
 def _makes(thing: Any) -> bool:
