@@ -209,7 +209,7 @@ def _grown(
     """(a basis, its products), as many as are watched for, or most."""
     width, size = start.shape
     room = min(most, ROOM)
-    done, expected, history = 0, most if watch is None else room, []
+    done, expected = 0, most if watch is None else room
     if progress is not None:
         progress(0, expected)
     run = None
@@ -230,26 +230,21 @@ def _grown(
         done = aim
         left = lanczos.exhausted(run, done)
         if left is not None:
-            return lanczos.resized(run, left), left
-        if progress is not None:
-            progress(done, max(expected, done))
+            done = left
+            break
+        if progress is not None and done < most:
+            progress(done, max(expected, done + 1))
         if watch is not None and (progress is None or done % CHUNK == 0 or done == most):
             error = _watched(run, done, moving, *watch[:3]) / watch[3]
-            history.append((done, error))
             if error <= 1:
                 break
-            expected = _expected(history, most)
+            whole, fallen = -np.log(watch[3]), -np.log(watch[3]) - np.log(error)
+            if fallen > 0:  # as it has fallen so far from 1, in units of tol
+                expected = int(min(most, np.ceil(done * whole / fallen)))
     assert run is not None
+    if progress is not None:
+        progress(done, done)  # which ends it
     return lanczos.resized(run, done), done
-
-
-def _expected(history: list[tuple[int, float]], most: int) -> int:
-    """Products until the error is small, by the last two looks at it."""
-    if len(history) < 2:
-        return most
-    (k0, e0), (k, e) = history[-2:]
-    fall = np.log(max(e0, 1e-300) / max(e, 1e-300)) / (k - k0)
-    return int(min(most, k + np.ceil(np.log(e) / fall))) if fall > 0 else most
 
 
 def _watched(

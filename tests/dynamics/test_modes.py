@@ -73,17 +73,19 @@ def test_the_estimated_error_is_the_error_in_size(few, flow):
 def test_products_are_taken_until_the_error_is_small():
     start = START[:, 0]
     early = nm.predict(operator(), start, FLOWS[1], TS[:2])
-    late = nm.predict(operator(), start, FLOWS[1], TS)
+    seen = []
+    count = lambda *pair: seen.append(pair)
+    late = nm.predict(operator(), start, FLOWS[1], TS, progress=count)
+    done, expected = np.transpose(seen)
+    assert done[-1] == expected[-1] and np.all(done[:-1] < expected[:-1])  # and it ends once
     exact = nm.predict(H, start, FLOWS[1], TS)
     for found in (early, late):
         error = np.linalg.norm(found.residual - exact.residual[: len(found.ts)], axis=1)
         assert error.max() < 1e-8 * np.linalg.norm(start)
     assert early.slopes.shape[1] < late.slopes.shape[1]
-    seen = []
+    seen.clear()
     with pytest.warns(RuntimeWarning, match="2 products leave an error"):
-        nm.predict(
-            operator(), start, FLOWS[1], TS, products=2, progress=lambda *pair: seen.append(pair)
-        )
+        nm.predict(operator(), start, FLOWS[1], TS, products=2, progress=count)
     assert seen == [(0, 2), (1, 2), (2, 2)]
 
 
