@@ -268,14 +268,10 @@ class WeightProblem(AbstractProblem):
 
     def lambda_max(self, w: PyTree) -> Float[Array, ""]:
         f, product = jax.eval_shape(self.f, w), self._product(w)
-
-        def power(_: Array, u: Array) -> Array:
-            u = product(u)
-            return u / norm(u)
-
-        return norm(
-            product(jax.lax.fori_loop(0, 20, power, jnp.full(f.shape, f.size**-0.5, f.dtype)))
-        )
+        # one loop, in which the product is compiled once
+        start = jnp.full(f.shape, f.size**-0.5, f.dtype)
+        power = lambda _, u: product(u / norm(u))
+        return norm(jax.lax.fori_loop(0, 21, power, start))
 
     def _product(self, w: PyTree) -> Callable[[Array], Array]:
         """u -> H u."""

@@ -10,7 +10,7 @@ import pytest
 import ntk_momentum as nm
 from ntk_momentum.dynamics.objective import ErrorProblem
 from ntk_momentum.dynamics.readout import Observer
-from ntk_momentum.dynamics.solver.runge_kutta import _Explicit, _terms
+from ntk_momentum.dynamics.solver.runge_kutta import _steps
 from ntk_momentum.method import State
 from ntk_momentum.method.hessian_damping import HessianDamped
 
@@ -445,16 +445,17 @@ def test_a_step_by_sums_of_gradients_is_that_by_sums_of_slopes():
         (diffrax.Heun(), nm.Nesterov(3.0), start**2),
     ]
 
-    def taken(solver, flow, before):
-        terms, t, h = _terms(problem, flow), jnp.asarray(0.4), jnp.asarray(0.9)
-        state = solver.init(terms, t, t + h, before, None)
-        return jax.tree.leaves(solver.step(terms, t, t + h, before, None, state, False)[:2])
+    def taken(first, step, before):
+        t, h = jnp.asarray(0.4), jnp.asarray(0.9)
+        return jax.tree.leaves(step(t, t + h, before, first(t, h, before))[:2])
 
     @jax.jit
     def steps(w):
         states = [(method, flow, State(w, v)) for method, flow, v in cases]
-        ours = [taken(_Explicit(method, problem, flow), flow, at) for method, flow, at in states]
-        return ours, [taken(*case) for case in states]
+        return [
+            [taken(*_steps(method, problem, flow, plain)[:2], at) for method, flow, at in states]
+            for plain in (False, True)
+        ]
 
     for ours, theirs in zip(*steps(start), strict=True):
         # weights up to 13 lose a digit to round-off

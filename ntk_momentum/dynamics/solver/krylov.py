@@ -100,8 +100,7 @@ class KrylovExponential(AbstractIntegrator):
         scale = jnp.maximum(problem.lambda_max(state.w), jnp.finfo(dtype).tiny)
         h = (0.05 / flow.fastest_rate(scale)).astype(dtype)
         step = _Step(problem, flow, self.size, numerics)
-        memory = step.memory(state, h)
-        progress = (memory, h, none + 0.0)
+        progress = (step.memory(state), h, none + 0.0)
         return Progress(t, state, progress, watcher.init(problem, t, state), none, none, none)
 
     def advance(
@@ -139,13 +138,13 @@ class _Step(eqx.Module):
     size: int = eqx.field(static=True)
     numerics: Numerics
 
-    def memory(self, state: State, h: Array) -> Memory:
-        """What a first step starts with."""
+    def memory(self, state: State) -> Memory:
+        """What a first step, which is short, starts with: nothing is known of the kernel."""
         force = self.force(state.w)[0]
-        local = Linearised.at(self.problem, state.w)
-        start = local.start(force, state.v)
-        space = self.space(local, jnp.zeros_like(h), h, start)
-        return Memory(force, space.vectors, space.values)
+        s = 1 if state.v is None else 2
+        rows = s * _blocks(min(self.size, force.size), s)
+        zeros = jnp.zeros((rows, force.size), force.dtype)
+        return Memory(force, zeros, zeros[:, 0])
 
     def force(self, w: PyTree) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
         """dL/df and f at w, over samples and outputs flattened together."""
@@ -240,7 +239,7 @@ def krylov(
     good enough, of at most `size` dimensions. Looked at whenever it has grown by a quarter."""
     given = _rows(start)
     s = given.shape[0]
-    most = -(-size // s)  # whole blocks
+    most = _blocks(size, s)
 
     def seen(run: Lanczos, done: Array) -> _Space:
         T = run.coefficients[: s * most, : s * most]
@@ -257,21 +256,31 @@ def krylov(
         inside = jnp.where(unfilled[:, None], 0, run.basis[: s * most])
         return _Space(mixing.T @ inside, jnp.maximum(values, 0), tail, (s * done).astype(T.dtype))
 
-    def unfinished(carry: tuple[Lanczos, Array, Array, Array]) -> Array:
-        _, done, _, good = carry
+    def unfinished(carry: tuple[Lanczos, _Space, Array, Array, Array]) -> Array:
+        _, _, done, _, good = carry
         return ~good & (done < most)
 
-    def larger(carry: tuple[Lanczos, Array, Array, Array]) -> tuple[Lanczos, Array, Array, Array]:
-        run, done, due, _ = carry
+    def larger(
+        carry: tuple[Lanczos, _Space, Array, Array, Array],
+    ) -> tuple[Lanczos, _Space, Array, Array, Array]:
+        run, _, done, due, _ = carry
         run = extend(run, product, done, due)
+        space = seen(run, due)
         # NaN ends it: the step is refused by its own error.
-        good = ~(defect(seen(run, due)) > allowed)
-        return run, due, jnp.minimum(due + 1 + due // 4, most), good
+        good = ~(defect(space) > allowed)
+        return run, space, due, jnp.minimum(due + 1 + due // 4, most), good
 
-    none = jnp.zeros((), jnp.int32)
-    first = started(given, most), none, none + min(2, most), jnp.array(False)
-    run, done, _, _ = jax.lax.while_loop(unfinished, larger, first)
-    return seen(run, done)
+    none, run = jnp.zeros((), jnp.int32), started(given, most)
+    nothing = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(seen, run, none)
+    )
+    first = run, nothing, none, none + min(2, most), jnp.array(False)
+    return jax.lax.while_loop(unfinished, larger, first)[1]
+
+
+def _blocks(size: int, s: int) -> int:
+    """Blocks of s vectors that a space of so many dimensions takes."""
+    return -(-size // s)
 
 
 def _rows(start: tuple[Array, Array | None]) -> Float[Array, "s N"]:

@@ -1,23 +1,25 @@
 """Any adaptive explicit solver of diffrax in the `solver` slot.
 
-Two thin wrappers make diffrax fold observers over accepted steps and measure errors in function
-space: `_Watched` keeps the observers in the solver's state (which diffrax rolls back on rejected
-steps) and turns the error estimate into an error of f; `_Remembering` keeps the step size that was
-wanted before a saved time clipped it.
+Diffrax's solvers take the steps; the loop over them is here. It folds observers over accepted
+steps, measures errors in function space, keeps the step size that was wanted before a saved time
+clipped it, and looks ahead whether the saved time is within reach.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ...errors import InputError, described
-from ...loops import CHECKPOINTS, both_modes
+from ...loops import while_loop
 from ...method import State
 from ...numerics import Numerics
 from ..objective import AbstractProblem, roundoff
@@ -97,17 +99,11 @@ class RungeKutta(AbstractIntegrator):
     ) -> Progress:
         t = jnp.zeros((), dtype)
         scale = jax.lax.stop_gradient(problem.lambda_max(state.w))
-        dt = _rounded(0.1 / flow.fastest_rate(scale)).astype(dtype)
-        solver, controller = self._tools(problem, watcher, numerics, flow, scale, dt)
-        terms = _terms(problem, flow)
-        inner = solver.init(terms, t, t + dt, state, None)
-        _, memory = controller.wrap(1).init(
-            terms, t, t + dt, state, None, None, solver.func, self.method.order(terms)
-        )
+        h = _rounded(0.1 / flow.fastest_rate(scale)).astype(dtype)
+        first, _, _ = _steps(self.method, problem, flow)
+        memory = scale, _arrays(first(t, h, state)), (jnp.ones((), dtype), h)
         zero = jnp.zeros((), jnp.int32)
-        return Progress(
-            t, state, (scale, _arrays(inner), _arrays(memory)), inner[1], zero, zero, zero
-        )
+        return Progress(t, state, memory, watcher.init(problem, t, state), zero, zero, zero)
 
     def advance(
         self,
@@ -118,131 +114,106 @@ class RungeKutta(AbstractIntegrator):
         watcher: Watcher,
         numerics: Numerics,
     ) -> Progress:
-        # The adjoint differs, the solution does not: see `loops`.
-        args = self, problem, flow, progress, t1, watcher, numerics
-        return both_modes(_advance, _advance_reversibly, *args)
+        _, step, order = _steps(self.method, problem, flow)
+        scale, begun = progress.memory[0], progress.accepted + progress.rejected
+        rate, eps = flow.fastest_rate(scale), jnp.finfo(t1.dtype).eps
+        floor = roundoff(numerics.tol, scale.dtype)
+        looks = -(-numerics.max_steps // LOOK)
+        between = -(-numerics.max_steps // looks)  # steps between two looks
 
-    def _carry_on(
-        self,
-        adjoint: diffrax.AbstractAdjoint,
-        max_steps: int,
-        problem: AbstractProblem,
-        flow: Any,
-        progress: Progress,
-        t1: Float[Array, ""],
-        watcher: Watcher,
+        def attempt(carry: tuple[Progress, Array]) -> tuple[Progress, Array]:
+            p, seen = carry
+            _, known, (before, wanted) = p.memory
+            last = p.t + wanted > t1 - 100 * eps * t1
+            t = jnp.where(last, t1, p.t + wanted)
+            state, error, after = step(p.t, t, p.state, known)
+            state = passing(problem, flow, p.t, p.state, t, state)
+            watched = watcher.update(problem, p.watched, p.t, p.state, t, state)
+            error = problem.relative_error(state, error, scale, floor) / numerics.tol
+            # Steps are constants under differentiation: the solution hardly depends on them.
+            error = jax.lax.stop_gradient(jnp.where(jnp.isnan(error), jnp.inf, error))
+            accept = error < 1
+            # Proportional and integral parts of 0.2 and 0.6, chosen, not measured.
+            factor = 0.9 * (1 / error) ** (0.8 / order) * before ** (-0.2 / order)
+            factor = jnp.clip(
+                factor, jnp.where(accept, 1.0, 0.2), jnp.where(accept, 10.0, 0.9)
+            ).astype(t.dtype)
+            proposed = (t - p.t) * factor
+            underflow = proposed < eps / rate  # only where the run has become NaN
+            proposed = _rounded(proposed)
+            # As in the lazy solver: a step that a saved time cut short does not shrink the next.
+            clipped = accept & (t - p.t < 0.99 * wanted)
+            wanted = jnp.where(clipped, jnp.maximum(wanted, proposed), proposed)
+            plain = (error == 0) | jnp.isinf(error)
+            before = jnp.where(accept, jnp.where(plain, 1.0, 1 / error), before)
+
+            def keep(new: PyTree, old: PyTree) -> PyTree:
+                return jax.tree.map(lambda a, b: jnp.where(accept, a, b), new, old)
+
+            t = jnp.where(accept, t, p.t)
+            accepted, rejected = p.accepted + accept, p.rejected + ~accept
+            taken = accepted + rejected - begun
+            verdict, seen = self._look(taken, between, t, seen, t1, rate, numerics)
+            verdict = jnp.where(t >= t1, SUCCESS, jnp.where(underflow, STEP_UNDERFLOW, verdict))
+            memory = scale, keep(_arrays(after), known), (before.astype(t.dtype), wanted)
+            state, watched = keep((state, watched), (p.state, p.watched))
+            verdict = verdict.astype(jnp.int32)
+            return Progress(t, state, memory, watched, accepted, rejected, verdict), seen
+
+        def unfinished(carry: tuple[Progress, Array]) -> Array:
+            return (carry[0].t < t1) & (carry[0].verdict == 0)
+
+        return while_loop(unfinished, attempt, (progress, progress.t))[0]
+
+    @staticmethod
+    def _look(
+        taken: Array,
+        between: int,
+        t: Array,
+        seen: Array,
+        t1: Array,
+        rate: Array,
         numerics: Numerics,
-    ) -> Progress:
-        """Towards t1, with so many steps at most."""
-        scale, inner, memory = progress.memory
-        solver, controller = self._tools(problem, watcher, numerics, flow, scale, memory[1])
-        # With the state of solver and controller handed on, so that steps are those of one long
-        # solve that hits the saved times.
-        solution = diffrax.diffeqsolve(
-            _terms(problem, flow),
-            solver,
-            progress.t,
-            t1,
-            None,  # which `_Remembering` knows; a number is checked by a callback, never cached
-            progress.state,
-            saveat=diffrax.SaveAt(t1=True, solver_state=True, controller_state=True),
-            stepsize_controller=controller,
-            solver_state=inner,
-            controller_state=memory,
-            max_steps=max_steps,
-            adjoint=adjoint,
-            throw=False,
-        )
+    ) -> tuple[Array, Array]:
+        """The verdict after so many steps, and the time of the last look, `between` steps apart."""
+        look = taken % between == 0
+        needed = (t1 - t) / (t - seen) * between
+        over = (taken >= numerics.max_steps) | (needed > HOPELESS * numerics.max_steps)
         # Mean step times fastest rate, in MLPs of width 32 and depth 3: 0.8 at tol = 1e-5 and 0.15
         # at 1e-9 where smooth, 0.13 across kinks with momentum, 0.004 at 1e-5 where neurons slide
         # along kinks, which makes a step's error one of first order.
-        length = (solution.ts[0] - progress.t) / jnp.maximum(solution.stats["num_steps"], 1)
         slow = jnp.minimum(8 * jnp.sqrt(numerics.tol), 0.05)
-        creeps = length * flow.fastest_rate(scale) < slow
-        verdict = jnp.where(
-            solution.result == diffrax.RESULTS.successful,
-            SUCCESS,
-            jnp.where(
-                solution.result == diffrax.RESULTS.max_steps_reached,
-                jnp.where(creeps, CREEPING, MAX_STEPS),
-                STEP_UNDERFLOW,
-            ),
-        )
-        state = jax.tree.map(lambda leaf: leaf[0], solution.ys)
-        return Progress(
-            solution.ts[0],
-            state,
-            (scale, _arrays(solution.solver_state), _arrays(solution.controller_state)),
-            solution.solver_state[1],
-            progress.accepted + solution.stats["num_accepted_steps"],
-            progress.rejected + solution.stats["num_rejected_steps"],
-            jnp.maximum(progress.verdict, verdict).astype(jnp.int32),
-        )
-
-    def _tools(
-        self,
-        problem: Any,
-        watcher: Watcher,
-        numerics: Numerics,
-        flow: Any,
-        scale: Array,
-        first: Array,
-    ) -> tuple[_Watched, _Remembering]:
-        dtmin = jnp.finfo(scale.dtype).eps / flow.fastest_rate(
-            scale
-        )  # reached only by a run that has become NaN
-        # `_Watched` hands on one number, in units of the tolerance: |error| against 1. The integral
-        # and proportional parts are chosen, not measured.
-        controller = diffrax.PIDController(
-            rtol=0.0, atol=1.0, norm=jnp.abs, pcoeff=0.2, icoeff=0.6, dtmin=dtmin, force_dtmin=False
-        )
-        method: Any = self.method
-        own = type(method).step is not diffrax.AbstractERK.step  # a user's own way of taking one
-        plain = isinstance(method, diffrax.AbstractERK) and method.scan_kind is None and not own
-        if plain and flow.linear:
-            method = _Explicit(method, problem, flow)
-        return _Watched(method, problem, flow, watcher, numerics.tol, scale), _Remembering(
-            controller, first
-        )
+        cause = jnp.where((t - seen) / between * rate < slow, CREEPING, MAX_STEPS)
+        return jnp.where(look & over, cause, SUCCESS), jnp.where(look, t, seen)
 
 
-def _advance(
-    solver: RungeKutta, problem: Any, flow: Any, progress: Progress, t1: Any, *rest: Any
-) -> Progress:
-    """Progress at t1, or as far as `max_steps` go, or as far as it takes to see that they will not
-    do."""
-    _, numerics = rest
-    looks = -(-numerics.max_steps // LOOK)
-    steps = -(-numerics.max_steps // looks)
+def _steps(
+    method: Any, problem: Any, flow: Any, plain: bool = False
+) -> tuple[Callable, Callable, Any]:
+    """What a first step knows, first(t, h, state); a step, step(t0, t1, state, known) -> state at
+    t1, its error, what is known there; and the power of its length that its error goes by.
 
-    def on(pair: tuple[Array, Progress]) -> tuple[Array, Progress]:
-        look, before = pair
-        # A limit that was reached is none as long as there are more steps.
-        before = before._replace(verdict=jnp.zeros_like(before.verdict))
-        adjoint = diffrax.ForwardMode()
-        after = solver._carry_on(adjoint, steps, problem, flow, before, t1, *rest)
-        needed = (t1 - after.t) / (after.t - before.t) * steps
-        hopeless = needed > HOPELESS * numerics.max_steps
-        return jnp.where(hopeless, looks, look + 1), after
+    plain: take diffrax's own steps of any method.
+    """
+    terms = diffrax.ODETerm(
+        lambda t, state, args: flow.vector_field(t, state, problem.gradient(state.w))
+    )
+    order = method.error_order(terms)
+    own = type(method).step is not diffrax.AbstractERK.step  # a user's own way of taking one
+    plain = plain or own or not isinstance(method, diffrax.AbstractERK)
+    if not plain and method.scan_kind is None and flow.linear:
+        explicit = _Explicit(method.tableau, problem, flow)
+        return lambda t, h, state: explicit.first(state), explicit.step, order
 
-    def unfinished(pair: tuple[Array, Progress]) -> Array:
-        look, p = pair
-        limited = (p.verdict == MAX_STEPS) | (p.verdict == CREEPING)
-        return (look == 0) | (limited & (look < looks))
+    def step(t0: Array, t1: Array, state: State, known: PyTree) -> tuple[State, State, PyTree]:
+        state, error, _, known, _ = method.step(terms, t0, t1, state, None, known, False)
+        return state, error, known
 
-    end = jax.lax.while_loop(unfinished, on, (jnp.zeros((), jnp.int32), progress))[1]
-    return end._replace(verdict=jnp.maximum(progress.verdict, end.verdict))
-
-
-def _advance_reversibly(solver: RungeKutta, *args: Any) -> Progress:
-    """The same, but for the looks ahead."""
-    numerics = args[5]
-    adjoint = diffrax.RecursiveCheckpointAdjoint(checkpoints=CHECKPOINTS)
-    return solver._carry_on(adjoint, numerics.max_steps, *args)
+    return lambda t, h, state: method.init(terms, t, t + h, state, None), step, order
 
 
 def _arrays(tree: Any) -> Any:
-    """Diffrax starts some of its state as Python scalars; a scan needs arrays of one dtype
+    """Diffrax starts some of its state as Python scalars; a loop needs arrays of one dtype
     throughout."""
     return jax.tree.map(jnp.asarray, tree)
 
@@ -257,13 +228,7 @@ def _rounded(step: Any) -> Any:
     return jnp.ldexp(jnp.floor(mantissa * 256 + 0.37) / 256, exponent)
 
 
-def _terms(problem: Any, flow: Any) -> diffrax.ODETerm:
-    return diffrax.ODETerm(
-        lambda t, state, args: flow.vector_field(t, state, problem.gradient(state.w))
-    )
-
-
-class _Explicit(diffrax.AbstractAdaptiveSolver):
+class _Explicit(eqx.Module):
     """An explicit Runge-Kutta method for flows that are linear in (w, v, gradient).
 
     Every stage, the end and the error are sums of w and v at the start and of the stages'
@@ -273,39 +238,17 @@ class _Explicit(diffrax.AbstractAdaptiveSolver):
     out one after another the stages copy nothing; they compile a fifth longer than in a loop.
     """
 
-    method: diffrax.AbstractERK
+    tableau: Any
     problem: Any
     flow: Any
 
-    term_structure = diffrax.ODETerm
-    interpolation_cls = diffrax.LocalLinearInterpolation
-
-    def order(self, terms: Any) -> int | None:
-        return self.method.order(terms)
-
-    def error_order(self, terms: Any) -> Any:
-        return self.method.error_order(terms)
-
-    def func(self, terms: Any, t0: Any, y0: Any, args: Any) -> Any:
-        return terms.vf(t0, y0, args)
-
-    def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> PyTree:
+    def first(self, y0: State) -> PyTree:
         """The first gradient, which the last one of a step is where the method says so."""
-        tableau: Any = self.method.tableau
-        return self.problem.gradient(y0.w) if tableau.fsal else None
+        return self.problem.gradient(y0.w) if self.tableau.fsal else None
 
-    def step(
-        self,
-        terms: Any,
-        t0: Any,
-        t1: Any,
-        y0: Any,
-        args: Any,
-        solver_state: Any,
-        made_jump: Any,
-    ) -> tuple[Any, Any, Any, Any, Any]:
-        tableau: Any = self.method.tableau
-        gradients = [self.problem.gradient(y0.w) if solver_state is None else solver_state]
+    def step(self, t0: Array, t1: Array, y0: State, known: PyTree) -> tuple[State, State, PyTree]:
+        """The state at t1, its error, and its gradient where the method has it."""
+        gradients = [self.problem.gradient(y0.w) if known is None else known]
 
         def summed(row: Array, known: int) -> PyTree:
             """The row's sum of so many gradients and of v."""
@@ -315,7 +258,7 @@ class _Explicit(diffrax.AbstractAdaptiveSolver):
             along = lambda *k: sum(a.astype(x.dtype) * x for a, x in zip(weights, k, strict=True))
             return jax.tree.map(along, *parts)
 
-        stages, end, error = self._weights(t0, terms.contr(t0, t1))
+        stages, end, error = self._weights(t0, t1 - t0)
         w = y0.w
         for i, row in enumerate(stages.w):
             # where v = dw/dt, w has not felt the last gradient yet
@@ -323,136 +266,40 @@ class _Explicit(diffrax.AbstractAdaptiveSolver):
             gradients.append(self.problem.gradient(w))
         total = lambda rows: jax.tree.map(lambda row: summed(row, len(gradients)), rows)
         y1 = jax.tree.map(jnp.add, y0, total(end))
-        y1 = y1._replace(w=w) if tableau.ssal else y1
-        last = gradients[-1] if tableau.fsal else None
-        return y1, total(error), {"y0": y0, "y1": y1}, last, diffrax.RESULTS.successful
+        y1 = y1._replace(w=w) if self.tableau.ssal else y1
+        last = gradients[-1] if self.tableau.fsal else None
+        return y1, total(error), last
 
     def _weights(self, t0: Array, h: Array) -> tuple[State, State, State]:
         """What each stage after the first, the end and the error add to w and v at the start: rows
-        of weights of the gradients, in their order, and of v last."""
-        tableau: Any = self.method.tableau
-        unit = jnp.eye(len(tableau.c) + 2, dtype=h.dtype)
-        still = self.flow.init(jnp.zeros_like(unit[0]))
-        changes, slopes = [still], list[State]()
+        of weights of the gradients, in their order, and of v last.
 
-        def summed(weights: Any) -> State:
-            along = lambda *k: h * sum(a * x for a, x in zip(weights, k, strict=True))
-            return jax.tree.map(along, *slopes)
+        With w' = p v + q g and v' = r v + s g the stages' slopes of v are K = r (v + h A K) + s g.
+        As one solve and products, into which the compiler fuses nothing, they are not computed
+        again for each of the arrays that read them.
+        """
+        tableau, unit = self.tableau, jnp.eye(len(self.tableau.c) + 2, dtype=h.dtype)
+        A = np.zeros((len(unit) - 1,) * 2)
+        for i, row in enumerate(tableau.a_lower):
+            A[i + 1, : len(row)] = row
+        still = self.flow.init(jnp.zeros_like(h))
+        force, kick = unit[:-1], jnp.ones_like(unit[:-1, :1]) * unit[-1:]
 
-        for i, c in enumerate([0.0, *tableau.c]):
-            if i:
-                changes.append(summed(tableau.a_lower[i - 1]))
-            at = changes[i] if still.v is None else changes[i]._replace(v=changes[i].v + unit[-1])
-            slopes.append(self.flow.vector_field(t0 + c * h, at, unit[i]))
-        stages = jax.tree.map(lambda *rows: jnp.stack(rows), *changes[1:])
-        return stages, summed(tableau.b_sol), summed(tableau.b_error)
+        def summed(weights: Any, rates: Array) -> Array:
+            return h * jnp.matmul(jnp.asarray(weights, h.dtype), rates, precision="highest")
 
+        def slopes(momentum: PyTree, gradient: Any) -> State:
+            along = lambda t: self.flow.vector_field(t, still._replace(v=momentum), gradient)
+            by = jax.vmap(along)(t0 + h * np.array([0.0, *tableau.c]))
+            return jax.tree.map(lambda rate: rate[:, None], by)
 
-class _Watched(diffrax.AbstractAdaptiveSolver):
-    """`solver` with state (its own, the observers'), and one number for the error, in units of the
-    tolerance."""
-
-    solver: diffrax.AbstractSolver
-    problem: Any
-    flow: Any
-    watcher: Any
-    tol: Any
-    lambda_max: Any
-
-    @property
-    def term_structure(self) -> Any:
-        return self.solver.term_structure
-
-    @property
-    def interpolation_cls(self) -> Any:  # type: ignore[override]
-        return self.solver.interpolation_cls
-
-    def order(self, terms: Any) -> int | None:
-        return self.solver.order(terms)
-
-    def error_order(self, terms: Any) -> Any:
-        return self.solver.error_order(terms)
-
-    def func(self, terms: Any, t0: Any, y0: Any, args: Any) -> Any:
-        return self.solver.func(terms, t0, y0, args)
-
-    def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> tuple[Any, PyTree]:
-        return self.solver.init(terms, t0, t1, y0, args), self.watcher.init(self.problem, t0, y0)
-
-    def step(
-        self,
-        terms: Any,
-        t0: Any,
-        t1: Any,
-        y0: Any,
-        args: Any,
-        solver_state: Any,
-        made_jump: Any,
-    ) -> tuple[Any, Any, Any, Any, Any]:
-        inner, watched = solver_state
-        y1, error, dense_info, inner, result = self.solver.step(
-            terms, t0, t1, y0, args, inner, made_jump
-        )
-        y1 = passing(self.problem, self.flow, t0, y0, t1, y1)
-        watched = self.watcher.update(self.problem, watched, t0, y0, t1, y1)
-        floor = roundoff(self.tol, self.lambda_max.dtype)
-        return (
-            y1,
-            self.problem.relative_error(y1, error, self.lambda_max, floor) / self.tol,
-            dense_info,
-            (inner, watched),
-            result,
-        )
-
-
-class _Remembering(diffrax.AbstractStepSizeController):
-    """`controller` with state (its own, the step it wants next), so that a clipped last step does
-    not shrink the next one; `first`: what it wants at the start."""
-
-    controller: diffrax.AbstractStepSizeController
-    first: Array
-
-    def wrap(self, direction: Any) -> _Remembering:
-        return eqx.tree_at(lambda c: c.controller, self, self.controller.wrap(direction))
-
-    def init(
-        self,
-        terms: Any,
-        t0: Any,
-        t1: Any,
-        y0: Any,
-        dt0: Any,
-        args: Any,
-        func: Any,
-        error_order: Any,
-    ) -> tuple[Any, Any]:
-        _, state = self.controller.init(terms, t0, t1, y0, self.first, args, func, error_order)
-        return t0 + self.first, (state, self.first)
-
-    def adapt_step_size(
-        self,
-        t0: Any,
-        t1: Any,
-        y0: Any,
-        y1_candidate: Any,
-        args: Any,
-        y_error: Any,
-        error_order: Any,
-        controller_state: Any,
-    ) -> tuple[Any, Any, Any, Any, Any, Any]:
-        state, wanted = controller_state
-        keep, next_t0, next_t1, jump, state, result = self.controller.adapt_step_size(
-            t0,
-            t1,
-            jnp.zeros_like(y_error),
-            jnp.zeros_like(y_error),
-            args,
-            y_error,
-            error_order,
-            state,
-        )
-        # As in the lazy solver: a step that a saved time cut short does not shrink the next one.
-        proposed = _rounded(next_t1 - next_t0)
-        clipped = keep & (t1 - t0 < 0.99 * wanted)
-        wanted = jnp.where(clipped, jnp.maximum(wanted, proposed), proposed)
-        return keep, next_t0, next_t0 + wanted, jump, (state, wanted), result
+        by_force = slopes(still.v, jnp.ones_like(h))
+        rates = jax.tree.map(lambda rate: rate * force, by_force)
+        if still.v is not None:
+            by_v = slopes(jnp.ones_like(h), jnp.zeros_like(h))
+            matrix, sides = unit[:-1, :-1] - h * by_v.v * A, rates.v + by_v.v * kick
+            v = jax.scipy.linalg.solve_triangular(matrix, sides, lower=True, unit_diagonal=True)
+            rates = State(rates.w + by_v.w * (kick + summed(A, v)), v)
+        rows = A[1:], tableau.b_sol, tableau.b_error
+        stages, end, error = (jax.tree.map(partial(summed, row), rates) for row in rows)
+        return stages, end, error
