@@ -40,6 +40,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -57,6 +58,7 @@ from .forms import (
     friction_for,
     largest_share,
     mean,
+    nonnegative_norm,
     shares_of,
 )
 from .moving import nesterov_form
@@ -221,7 +223,7 @@ def _certify(trajectory: Trajectory, reference: Any) -> Certificate:
     useful = [name for name, (curve, rate) in found.items() if rate > 0 and curve[-1] < initial]
     useful = [name for name in useful if name != "simple" or run.drift <= allowed]
     best = max(useful, key=lambda name: rates[name], default=None)
-    sharp = forms["spectral" if still else "quadratic"]
+    sharp = forms["spectral" if still else "lifted"]
     # The mean rates by the saved kernels alone, and with what H may do between two saves.
     certain, kept = mean(sharp.certain, run.ts), mean(sharp.local, run.ts)
     friction, best_rate = friction_for(run)
@@ -252,9 +254,8 @@ def _certify(trajectory: Trajectory, reference: Any) -> Certificate:
 def _safe(run: Motion) -> dict[str, float]:
     """By lambda_min and lambda_max over the whole run: by Weyl each moves by at most the kernel's
     path."""
-    values = np.linalg.eigvalsh(run.H)
-    low = max(float(between(values[:, 0], run.lengths).min()), 0.0)
-    high = float(between(values[:, -1], -run.lengths).max())
+    low = max(float(between(run.extremes[:, 0], run.lengths).min()), 0.0)
+    high = float(between(run.extremes[:, 1], -run.lengths).max())
     return {
         "safe_friction": float(bounds.safe_friction(low, high)),
         "safe_rate": float(bounds.safe_rate(low, high)),
@@ -274,7 +275,7 @@ def _nesterov(trajectory: Trajectory) -> float | None:
 
 def _following(trajectory: Trajectory, d: float) -> Certificate:
     run = _seen(trajectory, np.asarray(trajectory["kernel"], np.float64)[0])
-    lowest = float(np.linalg.eigvalsh(run.H)[:, 0].min())
+    lowest = float(run.extremes[:, 0].min())
     found = nesterov_form(run, d)
     bound, epsilon = np.full(run.ts.shape, np.inf), np.full(run.ts.shape, np.nan)
     issued, rate, share, gap = False, -np.inf, 0.0, np.inf
@@ -359,16 +360,18 @@ def _observed(trajectory: Trajectory, reference: Any) -> Motion:
 def _seen(trajectory: Trajectory, H_ref: np.ndarray, friction: float = np.nan) -> Motion:
     read = {name: np.asarray(trajectory[name], np.float64) for name in CERTIFICATE_READOUTS}
     ts, H = np.asarray(trajectory.ts, np.float64), read["kernel"]
-    lam0 = float(np.linalg.eigvalsh(H_ref)[0])
-    path = np.diff(read["kernel_path"], axis=0)
+    path = read["kernel_path"]
+
+    def ends(A: np.ndarray) -> np.ndarray:
+        return np.linalg.eigvalsh(A)[[0, -1]]
+
     return Motion(
         ts,
         H,
-        H_ref,
-        lam0,
-        np.linalg.norm(H - H_ref, 2, axis=(1, 2)),
-        path,
-        np.linalg.norm(path, 2, axis=(1, 2)),
+        np.array([ends(one) for one in H]),
+        *np.linalg.eigh(H_ref),
+        np.array([np.abs(ends(one - H_ref)).max() for one in H]),
+        np.array([nonnegative_norm(after - before) for before, after in pairwise(path)]),
         friction,
         read["residual"].reshape(len(ts), -1),
         read["velocity"].reshape(len(ts), -1),
@@ -423,7 +426,7 @@ def _missing(
     if "relative" in rates:
         parts.append(f"mean eps = {np.mean(epsilon):.3g} against b = {run.b:.3g}")
     parts.append(f"best mean rate {max(rates.values()):.3g}, impulses {run.kicks.sum():.3g}")
-    if rates["spectral" if np.isnan(run.b) else "quadratic"] < 0.7 * certain:
+    if rates["spectral" if np.isnan(run.b) else "lifted"] < 0.7 * certain:
         parts.append(
             f"the rate would be {certain:.3g} if nothing happened between saves: save more densely"
         )

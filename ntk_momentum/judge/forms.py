@@ -1,7 +1,9 @@
 """The forms of a certificate: Lyapunov functions on a fixed reference kernel, chosen for one run,
 the rate of each on every interval between saves, and the bound of L that follows.
 
-The mathematics is in the docstring of `certificate`.
+The mathematics is in the docstring of `certificate`. All that is asked of a saved kernel is one
+norm, ||(H - R) S^{-1/2}||_2 with R = H_ref + lift and S = R - shift, one kernel at a time: a run of
+1,000 samples holds gigabytes of them.
 """
 
 from __future__ import annotations
@@ -12,34 +14,113 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import scipy.linalg
 import scipy.optimize
+import scipy.sparse.linalg
 
-from ..theory.lyapunov import reference_distance, reference_rate
+from ..theory.lyapunov import reference_rate
 
-Form = Literal["simple", "relative", "quadratic", "spectral", "moving"]
+Form = Literal["simple", "relative", "lifted", "spectral", "moving"]
+DENSE = 128
+"""Up to so many samples the choice of forms has every eigenvalue, beyond them Lanczos steps.
+Chosen."""
+COMPARED = 12
+"""Saves at which forms are compared, with lines in between. Chosen."""
+FLOORS = np.append([1e-6, 1e-4, 1e-2], 2.0 ** np.arange(-5, 10))
+"""lambda_min(S) of the lifted forms, over lambda_0. Chosen."""
+FRICTIONS = np.array([0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0])
+"""b/2 over sqrt(lambda_0), of which the best is told. Chosen."""
 
 
 class Motion(NamedTuple):
-    """What was observed of a run, and the reference: saved times, kernels, |H(t) - H_ref|_2, path
-    between saves with its norms, friction (NaN without a constant one), Delta and Delta' at the
-    saves, impulses and their spread from save to save."""
+    """What was observed of a run, and the reference: saved times, kernels, the smallest and the
+    largest eigenvalue of each, eigenvalues and eigenvectors of H_ref, |H(t) - H_ref|_2, the norm of
+    the path between saves, friction (NaN without a constant one), Delta and Delta' at the saves,
+    impulses and their spread from save to save; and the share of H - H_ref that is to count, to
+    which norms and impulses have come down already."""
 
     ts: np.ndarray
     H: np.ndarray
-    H_ref: np.ndarray
-    lam0: float
+    extremes: np.ndarray
+    values: np.ndarray
+    vectors: np.ndarray
     distance: np.ndarray
-    path: np.ndarray
     lengths: np.ndarray
     b: float
     errors: np.ndarray
     speeds: np.ndarray
     kicks: np.ndarray
     spread: np.ndarray
+    share: float = 1.0
+
+    @property
+    def lam0(self) -> float:
+        """The smallest eigenvalue of H_ref."""
+        return float(self.values[0])
 
     @property
     def drift(self) -> float:
         """A bound of sup_t ||H(t) - H_ref||_2."""
         return float(between(self.distance, -self.lengths).max())
+
+    @property
+    def top(self) -> float:
+        """A bound of sup_t ||H(t)||_2."""
+        return float(max(self.extremes[:, 1].max() + self.lengths.max(), self.values[-1]))
+
+    def less(self, share: float) -> Motion:
+        """This run, had kernel and impulses moved by a share of what they did."""
+        sizes = {
+            name: share * getattr(self, name) for name in ("distance", "lengths", "kicks", "spread")
+        }
+        # lambda_min is concave in the share, lambda_max convex
+        ends = (1 - share) * self.values[[0, -1]] + share * self.extremes
+        return self._replace(share=share, extremes=ends, **sizes)
+
+    def turned(self, k: int) -> np.ndarray:
+        """(H - H_ref) Q at save k, Q the eigenvectors of H_ref."""
+        return self.share * (self.H[k] @ self.vectors - self.vectors * self.values)
+
+    def epsilon(self, lift: np.ndarray, shift: np.ndarray) -> np.ndarray:
+        """||(H - R) S^{-1/2}||_2 at the two ends of every interval, (2, T - 1), for R = H_ref +
+        lift and S = R - shift on each."""
+        found = np.zeros((2, len(lift)))
+        for k in range(len(self.ts)):
+            moved, known = self.turned(k), {}
+            for end, i in ((1, k - 1), (0, k)):
+                if 0 <= i < len(lift):
+                    named = lift[i], shift[i]
+                    if named not in known:
+                        scale = (self.values + lift[i] - shift[i]) ** -0.5
+                        known[named] = norm((moved - lift[i] * self.vectors) * scale)
+                    found[end, i] = known[named]
+        return found
+
+
+def norm(A: np.ndarray) -> float:
+    """||A||_2, by A^T A: right to all digits, as it is the largest of the singular values."""
+    return float(np.sqrt(max(highest(A.T @ A), 0.0)))
+
+
+def highest(A: np.ndarray) -> float:
+    last = [len(A) - 1, len(A) - 1]
+    return float(
+        scipy.linalg.eigh(A, eigvals_only=True, subset_by_index=last, check_finite=False)[0]
+    )
+
+
+def nonnegative_norm(A: np.ndarray) -> float:
+    """A bound of ||A||_2 for a symmetric matrix without a negative entry, at most 0.05 % too large.
+
+    A^2 has none either, and max_i (A^2 x)_i / x_i >= lambda_max(A^2) for every x > 0 (Collatz 1942,
+    Wielandt 1950). Power iterations find an x for which little is given away.
+    """
+    x, bound = np.ones(len(A)), np.inf
+    for _ in range(60):
+        y = A @ (A @ x)
+        bound = min(bound, float(np.max(y / x)))
+        if bound <= 1.001 * float(x @ y / (x @ x)):
+            return float(np.sqrt(bound))
+        x = y / y.max() + 1e-9  # stays positive where a block of A falls behind
+    return norm(A)
 
 
 class Energy(NamedTuple):
@@ -78,7 +159,7 @@ class Energy(NamedTuple):
 
 
 def forms_of(run: Motion, sharp: bool = True) -> tuple[dict[Form, Energy], np.ndarray]:
-    """The forms of this run, the quadratic one where asked for, and eps(t) of the relative one."""
+    """The forms of this run, the lifted one where asked for, and eps(t) of the relative one."""
     if np.isnan(run.b):
         return _gradient_flow(run), run.distance / run.lam0
     return _heavy_ball(run, sharp)
@@ -90,9 +171,8 @@ def _gradient_flow(run: Motion) -> dict[Form, Energy]:
     V = L: L' = -Delta . H Delta <= -2 lambda_min(H(t)) L is the spectral form, and with lambda_min
     >= lambda_0 - sup ||H - H_ref|| the simple one, which Theorem 1 states as lambda_0 / 2.
     """
-    certain = 2 * between(np.linalg.eigvalsh(run.H)[:, 0], 0 * run.lengths)
-    top = float(np.linalg.norm(run.H, 2, axis=(1, 2)).max() + run.lengths.max())
-    kicks = run.kicks + run.spread @ np.array([top, top**2])
+    certain = 2 * between(run.extremes[:, 0], 0 * run.lengths)
+    kicks = run.kicks + run.spread @ np.array([run.top, run.top**2])
     size = np.linalg.norm(run.errors[0]) / np.sqrt(2)
     least = run.lam0 if run.drift <= run.lam0 / 2 else 2 * (run.lam0 - run.drift)
     return {
@@ -104,98 +184,173 @@ def _gradient_flow(run: Motion) -> dict[Form, Energy]:
 def _heavy_ball(run: Motion, sharp: bool) -> tuple[dict[Form, Energy], np.ndarray]:
     """The forms of (3.5), and eps(t) of the relative one.
 
-        V = (Delta, Delta') . P (Delta, Delta') / 2,   P = [[H_ref + c, beta], [beta, 1]],
+        V = Delta.S Delta/2 + |beta Delta + Delta'|^2/2,   S = H_ref + lift - beta (b - beta),
 
-    so that L <= V / (lambda_0 + c - beta^2). With c = 2 beta^2 - b beta the rate is
+    so that L <= V / lambda_min(S). This is Lemma 2 on the reference R = H_ref + lift, at rate
 
         b - sqrt((b - 2 beta)^2 + eps^2),
-        eps = ||(H - H_ref) (H_ref - s)^{-1/2}|| <= ||H - H_ref|| / sqrt(lambda_0 - s),
+        eps = ||(H - R) S^{-1/2}|| <= (||H - H_ref|| + |lift|) / sqrt(lambda_min(S)),
 
-    s = beta (b - beta), see `reference_rate`: the relative form has the first at each time, the
-    simple one the second at its largest. The quadratic form has free c and beta and each kernel's
-    own rate, `_local_rates`.
+    see `reference_rate`: without lift the relative form has the first at each time, the simple one
+    the second at its largest. In the lifted form lift and beta change from save to save.
     """
-    H_ref, lam0, b = run.H_ref, run.lam0, run.b
-    top = float(np.linalg.norm(run.H, 2, axis=(1, 2)).max() + run.lengths.max())
-
-    def form(ideal: float, local: np.ndarray, certain: np.ndarray, c: float, beta: float) -> Energy:
-        return Energy(
-            ideal,
-            local,
-            certain,
-            float(np.sqrt(_start(run, c, beta))),
-            lam0 + c - beta**2,
-            run.kicks + run.spread @ _delays(H_ref, top, b, c, beta),
-        )
-
-    beta = _best_beta(run, lambda shift: run.drift / np.sqrt(lam0 - shift))
-    certain = reference_rate(b, beta, run.distance.max() / np.sqrt(lam0 - beta * (b - beta)))
-    simple = reference_rate(b, beta, run.drift / np.sqrt(lam0 - beta * (b - beta)))
-    every = np.ones(run.ts.size - 1)
+    b, every = run.b, np.ones(len(run.lengths))
+    beta = _best_beta(run, lambda shift: run.drift / np.sqrt(run.lam0 - shift))
+    floor = np.sqrt(run.lam0 - beta * (b - beta))
     forms: dict[Form, Energy] = {
-        "simple": form(
-            b - abs(b - 2 * beta), simple * every, certain * every, 2 * beta**2 - b * beta, beta
+        "simple": _energy(
+            run,
+            b,
+            0 * every,
+            beta * every,
+            np.full((2, len(every)), run.distance.max() / floor),
+            2 * (run.drift - run.distance.max()) / floor * every,
         )
     }
-    some = _some(run)
+    roughly = _roughly(run)
+    reach = 0.5 * run.lengths.mean()
+    beta = _best_beta(run, lambda shift: roughly(0.0, shift) + reach / np.sqrt(run.lam0 - shift))
+    relative = (0 * every, beta * every)
+    epsilon = run.epsilon(relative[0], beta * (b - beta) * every)
+    forms["relative"] = _energy(run, b, *relative, epsilon)
+    if sharp:
+        # beta = b/2, at which eps may be largest, and the relative form beside it
+        lifts = np.append(run.lam0 * (FLOORS - 1) + b**2 / 4, 0.0)
+        betas = np.append(np.full_like(FLOORS, b / 2), beta)
+        forms["lifted"] = _energy(run, b, *_scheduled(run, b, lifts, betas, roughly)[:2])
+    return forms, np.append(epsilon[0], epsilon[1, -1])
 
-    def distances(shift: float) -> Any:
-        return reference_distance(run.H[some], H_ref, shift) + 0.5 * _mean_reach(run, -shift)
 
-    beta = _best_beta(run, distances)
-    c, shift = 2 * beta**2 - b * beta, beta * (b - beta)
-    epsilon = reference_distance(run.H, H_ref, shift)
-    reach = _reach(run.path, run.lengths, H_ref, -shift)
-    forms["relative"] = form(
-        b - abs(b - 2 * beta),
-        reference_rate(b, beta, between(epsilon, -reach)),
-        reference_rate(b, beta, between(epsilon, 0 * reach)),
-        c,
-        beta,
+def _energy(
+    run: Motion,
+    b: float,
+    lift: np.ndarray,
+    beta: np.ndarray,
+    epsilon: np.ndarray | None = None,
+    reach: np.ndarray | None = None,
+) -> Energy:
+    """The form with this lift and this beta on each interval, at friction b."""
+    floor = run.lam0 + lift - beta * (b - beta)
+    if epsilon is None:
+        epsilon = run.epsilon(lift, beta * (b - beta))
+    reach = run.lengths / np.sqrt(floor) if reach is None else reach
+    # A change comes at the start of an interval.
+    change = np.append(
+        0.0,
+        [
+            _change(run, b, lift[k - 1 : k + 1], beta[k - 1 : k + 1])[0, 1]
+            for k in range(1, len(lift))
+        ],
+    ) / np.diff(run.ts)
+    # The root in `reference_rate` is convex and 1-Lipschitz in eps: it is eps that is held.
+    rest, local, certain = (
+        reference_rate(b, beta, eps) - change
+        for eps in (
+            np.abs(lift) / np.sqrt(floor),
+            0.5 * (epsilon.sum(0) + reach),
+            0.5 * epsilon.sum(0),
+        )
     )
-    if not sharp:
-        return forms, epsilon
-    c, beta, rho = _best_form(run, some, (c, beta))
-    reach = _reach(run.path, run.lengths, H_ref, c - beta**2)
-    ideal = float(_local_rates(H_ref, H_ref[None], b, c, beta)[0])
-    forms["quadratic"] = form(ideal, between(rho, reach), between(rho, 0 * reach), c, beta)
-    return forms, epsilon
+    kicks = run.kicks + np.sum(run.spread * _delays(run, b, lift, beta).T, axis=1)
+    size = float(np.sqrt(_start(run, b, lift[:1], beta[:1])[0]))
+    return Energy(rest, local, certain, size, np.append(floor[0], floor), kicks)
 
 
-def _start(run: Motion, c: float, beta: float) -> float:
-    """V(0) of P = [[H_ref + c, beta], [beta, 1]]."""
-    D, V = run.errors[0], run.speeds[0]
-    return float(0.5 * D @ run.H_ref @ D + 0.5 * c * D @ D + beta * D @ V + 0.5 * V @ V)
+def _start(run: Motion, b: float, lift: np.ndarray, beta: np.ndarray) -> np.ndarray:
+    """V(0) of each form."""
+    D, V = run.vectors.T @ run.errors[0], run.vectors.T @ run.speeds[0]
+    S = np.add.outer(lift - beta * (b - beta), run.values)
+    u = np.multiply.outer(beta, D) + V
+    return 0.5 * (S @ D**2 + np.sum(u**2, axis=1))
 
 
-def _end(run: Motion, rate: float, c: float, beta: float) -> float:
-    """-log of the bound at the run's end, impulses apart, over its duration; -inf without one."""
-    floor, size = run.lam0 + c - beta**2, _start(run, c, beta)
-    if not (floor > 0 and size > 0 and np.isfinite(rate)):
-        return -np.inf
-    return rate - float(np.log(size / floor)) / (run.ts[-1] - run.ts[0])
+def _change(run: Motion, b: float, lift: np.ndarray, beta: np.ndarray) -> np.ndarray:
+    """log of the most by which V grows where one form (row) gives way to another (column).
+
+    In an eigenvector of H_ref V is the form P = [[S + beta^2, beta], [beta, 1]] of det S, so P^{-1}
+    P' has the trace (S + S' + (beta - beta')^2)/S and the determinant S'/S.
+    """
+    S = np.add.outer(lift - beta * (b - beta), run.values)
+    ratio = S[None] / S[:, None]
+    half = 0.5 * (1 + ratio + (np.subtract.outer(beta, beta) ** 2)[..., None] / S[:, None])
+    return np.log(np.max(half + np.sqrt(np.maximum(half**2 - ratio, 0.0)), axis=-1))
 
 
-def _some(run: Motion) -> np.ndarray:
-    """Six of the saves, on which forms are compared."""
-    return np.unique(np.linspace(0, len(run.H) - 1, min(6, len(run.H))).astype(int))
+def _scheduled(
+    run: Motion,
+    b: float,
+    lift: np.ndarray,
+    beta: np.ndarray,
+    roughly: Callable[[float, float], np.ndarray],
+    lasting: bool = False,
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """(lift, beta, value): those on each interval, out of the given pairs, with the least bound of
+    L at the end, impulses apart, and minus the logarithm of that; of a lasting one, what V falls by
+    alone. Bellman's recursion from save to save."""
+    floor, steps = run.lam0 + lift - beta * (b - beta), np.diff(run.ts)
+    at = _compared(run)
+    epsilon = np.array(
+        [
+            np.interp(run.ts, run.ts[at], roughly(*pair))
+            for pair in zip(lift, beta * (b - beta), strict=True)
+        ]
+    )
+    epsilon = between(epsilon.T, -np.divide.outer(run.lengths, np.sqrt(floor)))
+    gain = reference_rate(b, beta, epsilon) * steps[:, None]
+    change = _change(run, b, lift, beta)
+    before = 0.0 if lasting else np.log(_start(run, b, lift, beta))
+    value, came = gain[0] - before, []
+    for one in gain[1:]:
+        options = value[:, None] - change
+        came.append(np.argmax(options, axis=0))
+        value = np.max(options, axis=0) + one
+    value += 0.0 if lasting else np.log(floor)
+    path = [int(np.argmax(value))]
+    for back in reversed(came):
+        path.append(int(back[path[-1]]))
+    return lift[path[::-1]], beta[path[::-1]], float(value.max())
 
 
-def _mean_reach(run: Motion, shift: float) -> float:
-    """The mean of `_reach` over 24 of the intervals, by which forms are compared."""
-    some = np.unique(np.linspace(0, len(run.path) - 1, min(24, len(run.path))).astype(int))
-    return float(np.mean(_reach(run.path[some], run.lengths[some], run.H_ref, shift)))
+def _compared(run: Motion) -> list[int]:
+    """Saves at which forms are compared, half of them where the kernel moves."""
+    even = np.linspace(0, len(run.ts) - 1, COMPARED // 2)
+    moved = np.append(0.0, np.cumsum(run.lengths))
+    often = np.searchsorted(moved, moved[-1] * np.linspace(0, 1, COMPARED // 2, endpoint=False))
+    return np.unique(np.append(even.astype(int), often)).tolist()
 
 
-def _best_beta(run: Motion, distances: Callable[[float], Any]) -> float:
-    """The beta in (0, b/2] with beta (b - beta) < lambda0 that bounds the end best, given eps at
-    some times of every shift."""
-    b = run.b
+def _roughly(run: Motion) -> Callable[[float, float], np.ndarray]:
+    """(lift, shift) -> eps at the saves of `_compared`, to a thousandth: no bound."""
+    moved = [run.vectors.T @ run.turned(k) for k in _compared(run)]
+    squared = [one @ one for one in moved]
+    first = np.random.default_rng(0).standard_normal(len(run.values))
+
+    def largest(A: np.ndarray) -> float:
+        if len(A) <= DENSE:
+            return highest(A)
+        return float(scipy.sparse.linalg.eigsh(A, 1, which="LA", tol=1e-3, v0=first)[0][0])
+
+    def epsilon(lift: float, shift: float) -> np.ndarray:
+        scale, eye = (run.values + lift - shift) ** -0.5, lift**2 * np.eye(len(run.values))
+        values = [
+            largest((two - 2 * lift * one + eye) * np.outer(scale, scale))
+            for one, two in zip(moved, squared, strict=True)
+        ]
+        return np.sqrt(np.maximum(values, 0.0))
+
+    return epsilon
+
+
+def _best_beta(run: Motion, epsilon: Callable[[float], Any]) -> float:
+    """The beta in (0, b/2] with beta (b - beta) < lambda0 that bounds the end best without a lift,
+    given eps at some times of every shift."""
+    b, span, none = run.b, run.ts[-1] - run.ts[0], np.zeros(1)
     most = 0.5 * (b - np.sqrt(max(b**2 - 4 * run.lam0, 0.0)))
 
     def loss(beta: float) -> float:
-        rate = float(np.mean(reference_rate(b, beta, distances(beta * (b - beta)))))
-        return -_end(run, rate, 2 * beta**2 - b * beta, beta)
+        shift = beta * (b - beta)
+        size = float(_start(run, b, none, np.array([beta]))[0]) / (run.lam0 - shift)
+        return float(np.log(size) / span - np.mean(reference_rate(b, beta, epsilon(shift))))
 
     ends = (1e-3 * most, most * (1 - 1e-6))
     found = scipy.optimize.minimize_scalar(
@@ -205,23 +360,14 @@ def _best_beta(run: Motion, distances: Callable[[float], Any]) -> float:
 
 
 def friction_for(run: Motion) -> tuple[float, float]:
-    """(b, rate): 2 alpha and the mean of 2 alpha - eps(t), S = H_ref - alpha^2, where it is
-    largest."""
-    some, root = _some(run), np.sqrt(run.lam0)
-
-    def loss(alpha: float) -> float:
-        epsilon = np.mean(reference_distance(run.H[some], run.H_ref, alpha**2))
-        epsilon += 0.5 * _mean_reach(run, -(alpha**2))
-        return float(epsilon - 2 * alpha)
-
-    alpha = float(
-        scipy.optimize.minimize_scalar(
-            loss, bounds=(1e-3 * root, root * (1 - 1e-6)), method="bounded", options={"maxiter": 25}
-        ).x
-    )
-    reach = _reach(run.path, run.lengths, run.H_ref, -(alpha**2))
-    epsilon = between(reference_distance(run.H, run.H_ref, alpha**2), -reach)
-    return 2 * alpha, mean(2 * alpha - epsilon, run.ts)
+    """(b, rate): the friction out of `FRICTIONS` at which lifted forms with beta = b/2 have the
+    largest mean rate."""
+    roughly, floors, found = _roughly(run), run.lam0 * FLOORS[::2], []
+    for b in 2 * np.sqrt(run.lam0) * FRICTIONS:
+        lift, beta = floors - run.lam0 + b**2 / 4, np.full_like(floors, b / 2)
+        found.append((*_scheduled(run, b, lift, beta, roughly, lasting=True), b))
+    lift, beta, _, b = max(found, key=lambda one: one[2])
+    return float(b), _energy(run, b, lift, beta).bound(run.ts, 1.0)[1]
 
 
 def mean(local: np.ndarray, ts: np.ndarray) -> float:
@@ -237,13 +383,8 @@ def shares_of(run: Motion, forms: dict[Form, Energy], initial: float) -> dict[st
     for scale in (0.3, 0.1, 0.03, 0.01):
         if min(shares.values()) >= scale:
             break
-        moves = ("distance", "path", "lengths", "kicks", "spread")
-        smaller = run._replace(
-            H=run.H_ref + scale * (run.H - run.H_ref),
-            **{name: scale * getattr(run, name) for name in moves},
-        )
-        sharp = shares.get("quadratic", np.inf) < scale
-        for name, form in forms_of(smaller, sharp)[0].items():
+        sharp = shares.get("lifted", np.inf) < scale
+        for name, form in forms_of(run.less(scale), sharp)[0].items():
             shares[name] = max(shares[name], scale * largest_share(form, run.ts, initial))
     return shares
 
@@ -276,77 +417,13 @@ def between(values: np.ndarray, length: np.ndarray) -> np.ndarray:
     return 0.5 * (values[1:] + values[:-1] - length)
 
 
-def _reach(path: np.ndarray, lengths: np.ndarray, H_ref: np.ndarray, shift: float) -> np.ndarray:
-    """Bounds of ||E (H_ref + shift)^{-1/2}||_2 for every |E| <= path, interval by interval."""
-    values, vectors = np.linalg.eigh(H_ref)
-    root = np.abs((vectors / np.sqrt(values + shift)) @ vectors.T)
-    return np.minimum(
-        lengths / np.sqrt(values[0] + shift), np.linalg.norm(path @ root, 2, axis=(1, 2))
-    )
-
-
-def _delays(H_ref: np.ndarray, top: float, b: float, c: float, beta: float) -> np.ndarray:
-    """Bounds of |A x|_P and |A A x|_P over |J|, x = (0, J), ||H|| <= top: an impulse s before has
-    become x + s A x + O(s^2/2)."""
-    stiff = np.linalg.norm(H_ref, 2) + c - beta**2
+def _delays(run: Motion, b: float, lift: np.ndarray, beta: np.ndarray) -> np.ndarray:
+    """Bounds of |A x| and |A A x| over |J| in the norm sqrt(2 V) of each form, (2, forms), x = (0,
+    J), ||H|| <= top: an impulse s before has become x + s A x + O(s^2/2)."""
+    stiff = run.values[-1] + lift - beta * (b - beta)
     return np.array(
-        [np.sqrt(stiff + (b - beta) ** 2), np.hypot(b * np.sqrt(stiff), top + abs(b * (b - beta)))]
-    )
-
-
-def _local_rates(H_ref: np.ndarray, H: np.ndarray, b: float, c: float, beta: float) -> np.ndarray:
-    """rho(t) of P = [[H_ref + c, beta], [beta, 1]] for each kernel; -inf when P is not positive
-    definite."""
-    n = len(H_ref)
-    eye = np.eye(n)
-    P = np.block([[H_ref + c * eye, beta * eye], [beta * eye, eye]])
-    try:
-        inverse = np.linalg.inv(np.linalg.cholesky(P))
-    except np.linalg.LinAlgError:
-        return np.full(len(H), -np.inf)
-    # rho is the largest number with P A + A^T P <= -rho P, so -lambda_max of R (P A + A^T P) R^T,
-    # R the inverse of P's Cholesky factor, where
-    # P A + A^T P = [[-2 beta H, H_ref + c - b beta - H], [., 2 beta - 2 b]], since d/dt (Delta,
-    # Delta') = (Delta', -H Delta - b Delta')
-    S = np.zeros((len(H), 2 * n, 2 * n))
-    S[:, :n, :n] = -2 * beta * H
-    S[:, :n, n:] = H_ref + (c - b * beta) * eye - H
-    S[:, n:, :n] = S[:, :n, n:].transpose(0, 2, 1)
-    S[:, n:, n:] = (2 * beta - 2 * b) * eye
-    last = [2 * n - 1, 2 * n - 1]
-    return -np.array(
         [
-            scipy.linalg.eigh(M, eigvals_only=True, subset_by_index=last, check_finite=False)[0]
-            for M in inverse @ S @ inverse.T
+            np.sqrt(stiff + (b - beta) ** 2),
+            np.hypot(b * np.sqrt(stiff), run.top + np.abs(b * (b - beta))),
         ]
     )
-
-
-def _best_form(
-    run: Motion, some: np.ndarray, relative: tuple[float, float]
-) -> tuple[float, float, np.ndarray]:
-    """(c, beta, rho) of the form that bounds the end best, searched on some of the times from the
-    relative form and two others."""
-    H_ref, H, b, lam0 = run.H_ref, run.H, run.b, run.lam0
-
-    def value(c: float, beta: float, kernels: np.ndarray) -> tuple[float, np.ndarray]:
-        rates = _local_rates(H_ref, kernels, b, c, beta)
-        if not np.all(np.isfinite(rates)):
-            return -np.inf, rates
-        reach = _mean_reach(run, c - beta**2)
-        return _end(run, float(np.mean(rates) - 0.5 * reach), c, beta), rates
-
-    def loss(u: Any) -> float:
-        found = value(u[0] * lam0, u[1] * np.sqrt(lam0), H[some])[0] / np.sqrt(lam0)
-        return -found if np.isfinite(found) else 1e3
-
-    alpha = b / 2 / np.sqrt(lam0)
-    near = (relative[0] / lam0, relative[1] / np.sqrt(lam0))
-    start = min([near, (0.05, min(alpha, 0.9)), (0.5, 0.5)], key=loss)
-    u = scipy.optimize.minimize(
-        loss, start, method="Nelder-Mead", options={"maxfev": 60, "xatol": 1e-3, "fatol": 1e-4}
-    ).x
-    forms = [(float(u[0] * lam0), float(u[1] * np.sqrt(lam0))), relative]
-    found = [(*form, *value(*form, H)) for form in forms]
-    c, beta, _, rho = max(found, key=lambda one: one[2])
-    return c, beta, rho

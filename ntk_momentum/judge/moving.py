@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .forms import Energy, Motion
+from .forms import Energy, Motion, highest, norm
 
 STARTS = (0.0, 1.2, 1.5, 2.0)
 """Where it may begin: t sqrt(lambda_min) in units of sqrt|q|. Chosen; later ones bound the end ever
@@ -35,18 +35,19 @@ HELD = (1, 4, 16, 64)
 def nesterov_form(run: Motion, d: float) -> tuple[Energy, int, np.ndarray] | None:
     """(the form that bounds the end best, the save at which it begins, eps at the saves from there
     on), or None where there is none."""
-    lowest = np.linalg.eigvalsh(run.H)[:, 0]
-    size = run.ts**2 * lowest - np.multiply.outer(np.square(STARTS), abs(d * (d - 2)) / 4)[:, None]
+    size = (
+        run.ts**2 * run.extremes[:, 0]
+        - np.multiply.outer(np.square(STARTS), abs(d * (d - 2)) / 4)[:, None]
+    )
     firsts = sorted({int(np.argmax(row)) for row in size > 0 if row.any()})
     if not firsts:
         return None
-    top = float(np.linalg.norm(run.H, 2, axis=(1, 2)).max() + run.lengths.max())
     found = []
     for kept in HELD:
         pieces = _pieces(run, d, kept, firsts[0])
         for first in firsts:
             if first < run.ts.size - 1 and np.all(pieces.low[first - firsts[0] :] > 0):
-                form = _form(run, d, kept, pieces.since(first - firsts[0]), first, top)
+                form = _form(run, d, kept, pieces.since(first - firsts[0]), first)
                 found.append((*form, first))
     if not found:
         return None
@@ -75,33 +76,33 @@ def _references(run: Motion, kept: int) -> np.ndarray:
 
 def _pieces(run: Motion, d: float, kept: int, first: int) -> _Pieces:
     ts, H, at = run.ts[first:], run.H[first:], _references(run, kept)[first:]
-    q, eye = d * (d - 2) / 4, np.eye(H.shape[1])
+    q, top = d * (d - 2) / 4, run.top
     # S over an interval is least at its start, where q > 0, and at its end otherwise.
     shift = q / np.where(q > 0, ts[:-1], ts[1:]) ** 2
-    values, vectors = np.linalg.eigh(run.H[at] - shift[:, None, None] * eye)
-    floor = np.finfo(float).eps * np.abs(values).max()
-    low = np.where(values[:, 0] > floor, values[:, 0], -1.0)  # round-off is not positive
-    roots = np.einsum("kij,kj,klj->kil", vectors, np.maximum(values, floor) ** -0.5, vectors)
-    epsilon = np.stack([_norms((kernels - run.H[at]) @ roots) for kernels in (H[:-1], H[1:])])
-    reach = np.minimum(
-        run.lengths[first:] / np.sqrt(np.abs(low)), _norms(run.path[first:] @ np.abs(roots))
-    )
+    low, jumps, epsilon = -np.ones(at.size), np.zeros(at.size), np.zeros((2, at.size))
+    for k, reference in enumerate(at):
+        if k == 0 or reference != at[k - 1]:
+            values, vectors = np.linalg.eigh(run.H[reference])
+        if values[0] - shift[k] <= np.finfo(float).eps * top:  # round-off is not positive
+            continue
+        low[k] = values[0] - shift[k]
+        for end in (0, 1):
+            if first + k + end != reference:
+                moved = H[k + end] @ vectors - vectors * values
+                epsilon[end, k] = norm(moved / np.sqrt(values - shift[k]))
+        if k + 1 < at.size and at[k + 1] != reference:
+            changes = q / ts[k + 1] ** 2
+            if values[0] > changes:
+                scale = (values - changes) ** -0.5
+                new = vectors.T @ run.H[at[k + 1]] @ vectors - changes * np.eye(values.size)
+                jumps[k] = np.log(max(1.0, highest(new * np.outer(scale, scale))))
+    reach = run.lengths[first:] / np.sqrt(np.abs(low))
     sigma = np.maximum(2 * q / ts[:-1] ** 3, 0.0) / np.abs(low)
-    jumps = np.zeros(ts.size - 1)
-    for k in np.flatnonzero((np.diff(at) > 0) & (low[:-1] > 0)):
-        old, new = (run.H[i] - q / ts[k + 1] ** 2 * eye for i in (at[k], at[k + 1]))
-        inverse = np.linalg.inv(np.linalg.cholesky(old))
-        jumps[k] = np.log(max(1.0, np.linalg.eigvalsh(inverse @ new @ inverse.T)[-1]))
     return _Pieces(low, epsilon, reach, sigma, jumps)
 
 
-def _norms(matrices: np.ndarray) -> np.ndarray:
-    """||A||_2 of each, by A^T A, which is faster and right to half of the digits."""
-    return np.sqrt(np.linalg.eigvalsh(matrices.transpose(0, 2, 1) @ matrices)[:, -1])
-
-
 def _form(
-    run: Motion, d: float, kept: int, pieces: _Pieces, first: int, top: float
+    run: Motion, d: float, kept: int, pieces: _Pieces, first: int
 ) -> tuple[Energy, np.ndarray]:
     ts, (low, epsilon, reach, sigma, jumps) = run.ts[first:], pieces
 
@@ -117,12 +118,12 @@ def _form(
     reference = run.H[_references(run, kept)[first]]
     start = 0.5 * speed @ speed + 0.5 * u @ reference @ u - d * (d - 2) / 8 / ts[0] ** 2 * u @ u
     floor = np.append(low, low[-1]) * ts**d
-    kicks = _kicks(run, d, first, top)
+    kicks = _kicks(run, d, first)
     energy = Energy(-growth(0 * sigma), local, certain, float(np.sqrt(start)), floor, kicks, d)
     return energy, np.append(epsilon[0], epsilon[1, -1])
 
 
-def _kicks(run: Motion, d: float, first: int, top: float) -> np.ndarray:
+def _kicks(run: Motion, d: float, first: int) -> np.ndarray:
     """By how much impulses raise sqrt(2 V) on each interval.
 
     An impulse J at t - s makes u' jump by t^{d/2} (1 - s/t)^{d/2} J and has become, at t, (s, 1) of
@@ -130,7 +131,7 @@ def _kicks(run: Motion, d: float, first: int, top: float) -> np.ndarray:
     """
     before, after = run.ts[first:-1], run.ts[first + 1 :]
     q, lag = abs(d * (d - 2) / 4), d / (2 * before)
-    fast = np.sqrt(top + q / before**2)
+    fast = np.sqrt(run.top + q / before**2)
     second = fast**2 + 2 * lag * fast + lag * abs(d / 2 - 1) / before
     spread = run.spread[first:]
     return after ** (d / 2) * (

@@ -14,8 +14,10 @@ must resolve the fast modes: pass solver=nm.RungeKutta() where the default is an
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
@@ -155,13 +157,26 @@ class KernelPath(Force):
             now = after.driving_kernel
             return path + jnp.abs(now - last), now
         active, flipped, twice, *_ = _kinks(before, after)
-        moved = (flipped | twice).astype(memory.dtype)
         # H_ij = gram_ij sum_r outer_r^2 1_ri 1_rj: of a product of two indicators, one flips while
         # the other is on at some time. Pairs that both flip are in half and in its transpose.
-        ever = jnp.where(active, 1.0, moved)
-        weight = jnp.square(before.outer)[None]
-        half = (moved * weight) @ ever.T
-        return memory + jnp.abs(before.gram) * (half + half.T - (moved * weight) @ moved.T)
+        moved = flipped | twice
+        some = max(1, moved.shape[1] // 16)
+
+        def total(moved: Array, active: Array, outer: Array) -> Array:
+            flips = moved.astype(memory.dtype)
+            ever, weighted = jnp.where(active, 1.0, flips), flips * jnp.square(outer)[None]
+            half = weighted @ ever.T
+            return half + half.T - weighted @ flips.T
+
+        def of_few() -> Array:
+            # in one step few neurons flip at all, and the others add nothing
+            at = jnp.nonzero(moved.any(0), size=some, fill_value=moved.shape[1])[0]
+            columns = partial(jnp.take, indices=at, axis=-1, mode="fill", fill_value=0)
+            return total(columns(moved), columns(active), columns(before.outer))
+
+        few = jnp.sum(moved.any(0)) <= some
+        whole = partial(total, moved, active, before.outer)
+        return memory + jnp.abs(before.gram) * jax.lax.cond(few, of_few, whole)
 
 
 def _friction(s: Snapshot) -> Array:

@@ -74,7 +74,7 @@ def reference_energy(
     return sharp_energy(residual, velocity, reference, beta**2, beta**2 - shift)
 
 
-def reference_rate(b: float, beta: float, distance: Any) -> Any:
+def reference_rate(b: float, beta: Any, distance: Any) -> Any:
     """b - sqrt((b - 2 beta)^2 + eps^2), eps = `reference_distance`: V' <= -rate V for
     `reference_energy`; 2 alpha - eps at beta = alpha.
 

@@ -167,7 +167,7 @@ def worst(seeds):
 
 def test_no_kernel_and_no_impulse_breaks_the_bound():
     found = worst(range(25))
-    assert set(found) == {"simple", "relative", "quadratic", "spectral"}
+    assert set(found) == {"simple", "relative", "lifted", "spectral"}
     assert max(found.values()) <= 1 + 1e-9, found
 
 
@@ -209,7 +209,7 @@ def test_a_heavy_ball_whose_kernel_dips_between_saves_stays_below_its_bound_bare
     ends = {k: np.asarray(v)[[0, -1]] for k, v in trajectory.readouts.items()}
     apart = observed(np.asarray(trajectory.ts)[[0, -1]], ends)
     found = ratios(apart, np.eye(n))
-    for name in ("relative", "quadratic"):
+    for name in ("relative", "lifted"):
         assert 0.2 < found[name] <= 1
 
 
