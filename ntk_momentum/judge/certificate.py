@@ -1,39 +1,43 @@
 """A certificate for one run: does a repaired Theorem 1, 2 or 3 apply to it, and which rate does it
 certify?
 
-Along (3.5) with a moving kernel, any quadratic form V = (Delta, Delta') . P (Delta, Delta') / 2
-obeys V' <= -rho(t) V with -rho(t) = lambda_max(P A + A^T P, P), A(t) = [[0, 1], [-H(t), -b]],
-between impulses, and sqrt V grows by at most |J|/sqrt 2 at an impulse J. Hence
+Along (3.5) with a moving kernel, on any symmetric reference R with S = R - beta (b - beta) > 0,
 
-    sqrt V(t) <= e^{-int rho / 2} sqrt V(0) + sum_j e^{-int_{t_j}^t rho / 2} |J_j| / sqrt 2,
-    L(t) <= V(t) / lambda_min(P's Schur complement).
+    V = Delta.S Delta/2 + |beta Delta + Delta'|^2/2,   V' <= -rho(t) V,
+    rho(t) = b - sqrt((b - 2 beta)^2 + eps(t)^2),   eps(t) = ||(H(t) - R) S^{-1/2}||_2
 
-Three forms, from weak to sharp, all on a fixed positive definite reference kernel H_ref, with S =
-H_ref - beta (b - beta) and E(t) = H(t) - H_ref:
+between impulses (Lemma 2 of docs/theorems.md), and sqrt V grows by at most |iota|/sqrt 2 at an
+impulse iota. Hence
 
-    simple      V = Delta.S Delta/2 + |beta Delta + Delta'|^2/2, known of E its norm only: rate b -
-                sqrt((b - 2 beta)^2 + sup||E||^2/lambda_min(S)), `bounds.moving_kernel_rate` at the
-                best beta. Theorem 2 with the paper's own budget: at b = sqrt(2 lambda0) and
-                sup||E|| = lambda0/2 it is b/2
-    relative    the same V with eps(t) = ||E(t) S^{-1/2}||_2: rate b - sqrt((b - 2 beta)^2 +
-                eps(t)^2), which is b - eps(t) at beta = b/2
-    quadratic   P = [[H_ref + c, beta], [beta, 1]] with the exact rho(t). Contains the V above, c =
-                2 beta^2 - b beta
+    sqrt V(t) <= e^{-int rho / 2} sqrt V(0) + sum_j e^{-int_{t_j}^t rho / 2} |iota_j| / sqrt 2,
+    L(t) <= V(t) / lambda_min(S).
 
-beta and c are those for which the bound at the run's end, impulses apart, is least.
+Three forms, from weak to sharp, all by one fixed positive definite reference kernel H_ref:
+
+    simple      R = H_ref, known of H - H_ref its norm only: eps <= sup||H - H_ref||/sqrt
+                lambda_min(S), `bounds.moving_kernel_rate` at the best beta. Theorem 2 with the
+                paper's own budget: at b = sqrt(2 lambda0) and sup||H - H_ref|| = lambda0/2 it is
+                b/2
+    relative    R = H_ref with eps(t) itself; at beta = b/2 the rate is b - eps(t)
+    lifted      R = H_ref + lift, the lift one of a few numbers that may change at each save: high
+                while the kernel moves, low once it rests. Where the lift falls V falls with it,
+                elsewhere V grows by the largest eigenvalue of its new form in its old one. Any
+                form [[H_ref + c, beta], [beta, 1]] is of this kind, lift = c - 2 beta^2 + b beta
+
+beta and the lifts are those for which the bound at the run's end, impulses apart, is least.
 
 Along (4.3) no rate is there to pay for a kernel away from a fixed reference; the reference follows
 the kernel, and what is paid in all is taken off the power t^{-d}, see `moving`.
 
 lambda0 is that of H_ref. Between two saved times the kernel is held by `KernelPath`, which follows
 every accepted step: |H(t) - H(t_k)| + |H(t_{k+1}) - H(t)| <= M_k entry by entry, so
-rho(t) >= (rho_k + rho_{k+1} - reach_k)/2 on the interval, reach_k = |M_k |(H_ref + c -
-beta^2)^{-1/2}||: in the direction in which rho(t) is attained, the two ways add up to M_k. Likewise
-for eps, lambda_min and the drift. Impulses
-inside one step are summed as vectors, and what their being apart in time adds, of first and second
-order in the step, is added. So the bound speaks of all times, up to the solver's own error; denser
-saves make reach and steps small. Of a two-layer ReLU net whose hidden layer is trained, impulses
-are counted; for any other model all that drives the error beside (3.5) is, see `observed`.
+eps(t) <= (eps_k + eps_{k+1} + ||M_k||/sqrt lambda_min(S))/2 on the interval: between the two
+vectors for which eps(t) is attained, the two ways add up to M_k. Likewise for lambda_min and the
+drift. Impulses inside one step are summed as vectors, and what their being apart in time adds, of
+first and second order in the step, is added. So the bound speaks of all times, up to the solver's
+own error; saves that are dense where the kernel moves make M_k and steps small. Of a two-layer ReLU
+net whose hidden layer is trained, impulses are counted; for any other model all that drives the
+error beside (3.5) is, see `observed`.
 """
 
 from __future__ import annotations
@@ -73,7 +77,7 @@ class Certificate:
 
     Args:
         issued: Whether some form has a positive mean rate and a bound, impulses included, that ends
-            below L(0).
+            below L(0); below L at the saved time where the form begins, of Nesterov's flow.
         form: The one with the largest rate, None where none is issued.
         rate: The exponent of L it certifies (1/time, mean over the run), or the best that was
             found; of Nesterov's flow the power p of L's t^{-p}.
@@ -94,8 +98,9 @@ class Certificate:
             kernel's distance from H_ref, its path between saves and the impulses all fall like
             m^{-1/2}; its own where it is.
         reference: What H_ref is.
-        best_friction, best_rate: The friction, and the exponent of L, that the relative form
-            certifies for a heavy ball whose kernel moves as this run's did; NaN of Nesterov's.
+        best_friction, best_rate: The friction, of seven between sqrt(lambda0) and 4 sqrt(lambda0),
+            and the exponent of L that the lifted form certifies there for a heavy ball whose kernel
+            moves as this run's did; NaN of Nesterov's.
         safe_friction, safe_rate: b = sqrt(lambda_min + lambda_max) over the run, with which no
             motion of the kernel between these eigenvalues, however it goes, makes the exponent
             smaller.
@@ -144,14 +149,15 @@ def certify(
 ) -> Certificate:
     """Decide whether a repaired Theorem 1, 2 or 3 applies to a run, and which rate it certifies.
 
-        sqrt V(t) <= e^{-int rho / 2} sqrt V(0) + sum_j e^{-int_{t_j}^t rho / 2} |J_j| / sqrt 2
+        sqrt V(t) <= e^{-int rho / 2} sqrt V(0) + sum_j e^{-int_{t_j}^t rho / 2} |iota_j| / sqrt 2
 
     for a quadratic form V of (Delta, Delta') that bounds L, with the kernel's own path in rho and
-    the kinks' impulses J_j, along (2.5) or (3.5). Any model on the squared loss, under the gradient
-    flow or the heavy ball. With momentum, all but a two-layer ReLU net whose hidden layer is
-    trained take `solver=nm.RungeKutta()` and steps that resolve their fast modes, or what is left
-    over of (3.5) is mostly the steps' own error. Nesterov's (4.3), of that net alone, is certified
-    by a power of 1/t from an early saved time on; save densely.
+    the kinks' impulses iota_j, along (2.5) or (3.5). Any model on the squared loss, under the
+    gradient flow or the heavy ball. With momentum, all but a two-layer ReLU net whose hidden layer
+    is trained take `solver=nm.RungeKutta()` and steps that resolve their fast modes, or what is
+    left over of (3.5) is mostly the steps' own error. Nesterov's (4.3), of that net alone, is
+    certified by a power of 1/t from an early saved time on. Save densely where the kernel moves,
+    which is early: ts = T np.linspace(0, 1, 241) ** 2 does it.
 
     Args:
         trajectory: A run made with readouts=nm.judge.CERTIFICATE_READOUTS.

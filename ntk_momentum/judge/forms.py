@@ -140,8 +140,8 @@ class Energy(NamedTuple):
         """The bound of L at the saved times and the mean rate, or power of 1/t, if kernel and
         impulses moved by this share of what they did."""
         local, sizes = self.ideal + share * (self.local - self.ideal), [self.size]
-        # On each interval, with rho its rate and |J| its impulses taken where they hurt most,
-        #     sqrt V(t_k+1) <= e^{-rho dt/2} sqrt V(t_k) + max(1, e^{-rho dt/2}) |J| / sqrt 2,
+        # On each interval, with rho its rate and |iota| its impulses taken where they hurt most,
+        #     sqrt V(t_k+1) <= e^{-rho dt/2} sqrt V(t_k) + max(1, e^{-rho dt/2}) |iota| / sqrt 2,
         # and L <= V / floor.
         with np.errstate(over="ignore"):  # a bound may be infinite
             for shrink, kick in zip(
@@ -418,8 +418,8 @@ def between(values: np.ndarray, length: np.ndarray) -> np.ndarray:
 
 
 def _delays(run: Motion, b: float, lift: np.ndarray, beta: np.ndarray) -> np.ndarray:
-    """Bounds of |A x| and |A A x| over |J| in the norm sqrt(2 V) of each form, (2, forms), x = (0,
-    J), ||H|| <= top: an impulse s before has become x + s A x + O(s^2/2)."""
+    """Bounds of |A x| and |A A x| over |iota| in the norm sqrt(2 V) of each form, (2, forms), x =
+    (0, iota), ||H|| <= top: an impulse s before has become x + s A x + O(s^2/2)."""
     stiff = run.values[-1] + lift - beta * (b - beta)
     return np.array(
         [

@@ -11,7 +11,7 @@ heavy ball's does, but its loss t^{-d} falls short only by what is paid in all. 
 with eps = ||(H - R) S^{-1/2}||_2 and sigma = max(0, 2 q/t^3)/lambda_min(S). R is the kernel itself
 at every k-th saved time. There V changes from S_- to S_+, at most by lambda_max(S_-^{-1/2} S_+
 S_-^{-1/2}): a kernel that falls costs nothing, and one that oscillates and comes to rest a finite
-amount. An impulse J raises sqrt V by t^{d/2} |J|/sqrt 2.
+amount. An impulse iota raises sqrt V by t^{d/2} |iota|/sqrt 2.
 
 The form begins at a saved time with t^2 lambda_min(H) > q, with the error and the velocity that the
 run has there.
@@ -126,8 +126,8 @@ def _form(
 def _kicks(run: Motion, d: float, first: int) -> np.ndarray:
     """By how much impulses raise sqrt(2 V) on each interval.
 
-    An impulse J at t - s makes u' jump by t^{d/2} (1 - s/t)^{d/2} J and has become, at t, (s, 1) of
-    that but for s^2/2 ||S||; the sums over a step are of J, s J and s^2 |J|/2.
+    An impulse iota at t - s makes u' jump by t^{d/2} (1 - s/t)^{d/2} iota and has become, at t,
+    (s, 1) of that but for s^2/2 ||S||; the sums over a step are of iota, s iota and s^2 |iota|/2.
     """
     before, after = run.ts[first:-1], run.ts[first + 1 :]
     q, lag = abs(d * (d - 2) / 4), d / (2 * before)

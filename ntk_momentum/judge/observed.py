@@ -113,8 +113,8 @@ class ImpulseBound(Force):
 
 
 class ImpulseSpread(Force):
-    """Sums over accepted steps of |sum_j s_j J_j| and of sum_j s_j^2 |J_j|/2, s_j from the impulse
-    to the step's end.
+    """Sums over accepted steps of |sum_j s_j iota_j| and of sum_j s_j^2 |iota_j|/2, s_j from the
+    impulse to the step's end.
 
     Where impulses are not counted, as if what is left over came at the step's start.
     """
@@ -157,26 +157,31 @@ class KernelPath(Force):
             now = after.driving_kernel
             return path + jnp.abs(now - last), now
         active, flipped, twice, *_ = _kinks(before, after)
-        # H_ij = gram_ij sum_r outer_r^2 1_ri 1_rj: of a product of two indicators, one flips while
-        # the other is on at some time. Pairs that both flip are in half and in its transpose.
-        moved = flipped | twice
-        some = max(1, moved.shape[1] // 16)
+        return memory + jnp.abs(before.gram) * path_of(active, flipped | twice, before.outer)
 
-        def total(moved: Array, active: Array, outer: Array) -> Array:
-            flips = moved.astype(memory.dtype)
-            ever, weighted = jnp.where(active, 1.0, flips), flips * jnp.square(outer)[None]
-            half = weighted @ ever.T
-            return half + half.T - weighted @ flips.T
 
-        def of_few() -> Array:
-            # in one step few neurons flip at all, and the others add nothing
-            at = jnp.nonzero(moved.any(0), size=some, fill_value=moved.shape[1])[0]
-            columns = partial(jnp.take, indices=at, axis=-1, mode="fill", fill_value=0)
-            return total(columns(moved), columns(active), columns(before.outer))
+def path_of(active: Array, moved: Array, outer: Array) -> Array:
+    """Path of sum_r outer_r^2 1_ri 1_rj in one step, (n, n), by which neurons were active at its
+    start and which crossed a kink, (n, m) each."""
 
-        few = jnp.sum(moved.any(0)) <= some
-        whole = partial(total, moved, active, before.outer)
-        return memory + jnp.abs(before.gram) * jax.lax.cond(few, of_few, whole)
+    def total(active: Array, moved: Array, outer: Array) -> Array:
+        # Of a product of two indicators one flips while the other is on at some time. Pairs that
+        # both flip are in half and in its transpose.
+        flips = moved.astype(outer.dtype)
+        ever, weighted = jnp.where(active, 1.0, flips), flips * jnp.square(outer)[None]
+        half = weighted @ ever.T
+        return half + half.T - weighted @ flips.T
+
+    def of_few() -> Array:
+        # in one step few neurons flip at all, and the others add nothing
+        at = jnp.nonzero(moved.any(0), size=some, fill_value=moved.shape[1])[0]
+        return total(
+            *(jnp.take(x, at, -1, mode="fill", fill_value=0) for x in (active, moved, outer))
+        )
+
+    some = max(1, moved.shape[1] // 16)
+    few = jnp.sum(moved.any(0)) <= some
+    return jax.lax.cond(few, of_few, partial(total, active, moved, outer))
 
 
 def _friction(s: Snapshot) -> Array:

@@ -68,7 +68,7 @@ def reference_energy(
         V' = -beta Delta.S Delta - (b - beta) |u|^2 - u.E Delta <= -`reference_rate` V,
 
     and L <= V / lambda_min(S). At beta = b/2 = alpha it is V' = -2 alpha V - u.E Delta. An impulse
-    J raises sqrt V by at most |J|/sqrt 2.
+    iota raises sqrt V by at most |iota|/sqrt 2.
     """
     shift = beta * (b - beta)
     return sharp_energy(residual, velocity, reference, beta**2, beta**2 - shift)

@@ -27,7 +27,7 @@ from ntk_momentum import (
     sphere,
 )
 from ntk_momentum.judge import CERTIFICATE_READOUTS, certify
-from ntk_momentum.judge.observed import ImpulseBound
+from ntk_momentum.judge.observed import ImpulseBound, path_of
 from ntk_momentum.theory import best_form, heavy_ball_crossings
 
 
@@ -118,6 +118,18 @@ def test_what_cannot_be_certified_is_said(wide):
         with pytest.raises(InputError, match="varies"):
             read = {**trajectory.readouts, **falling}
             certify(dataclasses.replace(trajectory, readouts=read), "initial")
+
+
+@pytest.mark.parametrize("flipping", [1, 40])  # of 64 neurons: few, and too many to pick out
+def test_the_path_of_a_step_counts_each_pair_that_flips(flipping):
+    rng = np.random.default_rng(0)
+    active, moved, outer = rng.random((5, 64)) < 0.5, rng.random((5, 64)) < 0.6, rng.random(64)
+    moved[:, flipping:] = False
+    found = path_of(jnp.asarray(active), jnp.asarray(moved), jnp.asarray(outer))
+    # a product of two indicators that are on at some time, of which one flips
+    ever = active | moved
+    pairs = (moved[:, None] & ever[None]) | (ever[:, None] & moved[None])
+    assert np.asarray(found) == pytest.approx(pairs @ outer**2)
 
 
 class LeftOver(ImpulseBound):

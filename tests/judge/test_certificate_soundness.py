@@ -8,6 +8,7 @@ import scipy.linalg
 
 from ntk_momentum.dynamics.trajectory import Trajectory
 from ntk_momentum.judge import certificate, forms, moving
+from ntk_momentum.theory.lyapunov import reference_distance
 
 PIECES, STEPS = 3, 2  # of constant kernel in a step of the solver, of steps between two saves
 
@@ -79,10 +80,17 @@ def solve(b, start, length, intervals, kernel, impulse=lambda k, D, V: 0.0, d=No
     return observed(ts, readouts)
 
 
-def ratios(trajectory, reference):
-    """Loss over bound at the saves after the start, of every form, issued or not."""
+def ratios(trajectory, reference, rng=None):
+    """Loss over bound at the saves after the start, of every form, issued or not; of a heavy ball
+    one more whose lift and beta change at random."""
     run, loss = certificate._observed(trajectory, reference), np.asarray(trajectory["loss"])
-    curves = {name: form.bound(run.ts, 1.0)[0] for name, form in forms.forms_of(run)[0].items()}
+    found = dict(forms.forms_of(run)[0])
+    if rng is not None and not np.isnan(run.b):
+        beta = run.b * rng.uniform(0.05, 0.95, len(run.lengths))
+        floor = run.lam0 * 10 ** rng.uniform(-2, 2, len(run.lengths))
+        lift = floor - run.lam0 + beta * (run.b - beta)
+        found["any"] = forms._energy(run, run.b, lift, beta)
+    curves = {name: form.bound(run.ts, 1.0)[0] for name, form in found.items()}
     return {name: float(np.max(loss[1:] / curve[1:])) for name, curve in curves.items()}
 
 
@@ -150,7 +158,8 @@ def trial(seed):
     D = rng.standard_normal(n)
     start = D, rng.choice([0.0, 1.0]) * -alpha * D
     trajectory = solve(b, start, 10 ** rng.uniform(-1.5, 0) / np.sqrt(lam0), 6, kernel, impulse)
-    return ratios(trajectory, rng.choice(["initial", "mean"]) if rng.random() < 0.3 else reference)
+    named = rng.choice(["initial", "mean"]) if rng.random() < 0.3 else reference
+    return ratios(trajectory, named, rng)
 
 
 def worst(seeds):
@@ -167,7 +176,7 @@ def worst(seeds):
 
 def test_no_kernel_and_no_impulse_breaks_the_bound():
     found = worst(range(25))
-    assert set(found) == {"simple", "relative", "lifted", "spectral"}
+    assert set(found) == {"simple", "relative", "lifted", "spectral", "any"}
     assert max(found.values()) <= 1 + 1e-9, found
 
 
@@ -348,3 +357,54 @@ def test_the_share_of_a_motion_ends_at_what_was_seen(motion, share):
     ts, lowered = np.linspace(0, 100, 11), np.full(10, 1 - motion)
     form = forms.Energy(1.0, lowered, lowered, 1.0, 1.0, np.zeros(10))
     assert forms.largest_share(form, ts, 1.0) == pytest.approx(share, abs=1e-3)
+
+
+def moved_by(rng, n):
+    """A Motion of three saves whose kernel moves a little, and its kernels and reference."""
+    A = rng.standard_normal((n, n))
+    reference = A @ A.T + np.eye(n)
+    H = np.stack([reference, *(reference + symmetric(rng, n, 0.5) for _ in range(2))])
+    none, zero = np.zeros((3, n)), np.zeros(2)
+    ends = np.linalg.eigvalsh(H)[:, [0, -1]]
+    made = forms.Motion(
+        np.arange(3.0), H, ends, *np.linalg.eigh(reference), np.zeros(3), zero, 1.0,
+        none, none, zero, np.zeros((2, 2)),
+    )  # fmt: skip
+    return made, H, reference
+
+
+@pytest.mark.parametrize("n", [2, forms.DENSE + 1])
+def test_the_norms_of_a_form_are_those_of_its_reference(n):
+    """Also beyond the size from which on forms are compared by Lanczos steps, to a thousandth."""
+    run, H, reference = moved_by(np.random.default_rng(n), n)
+    lift, shift = np.array([0.3, 0.7]), np.array([0.2, 0.5])
+    found = run.epsilon(lift, shift)
+    for end, k in np.ndindex(2, 2):
+        lifted = reference + lift[k] * np.eye(n)
+        plain = reference_distance(H[k + end], lifted, shift[k])
+        assert found[end, k] == pytest.approx(plain, rel=1e-10)
+    assert forms._roughly(run)(0.3, 0.2)[1] == pytest.approx(found[1, 0], rel=2e-3)
+
+
+def test_a_form_grows_into_the_next_by_at_most_what_is_paid():
+    rng = np.random.default_rng(3)
+    run, _, reference = moved_by(rng, 3)
+    b, beta, lift = 1.0, np.array([0.4, 0.5]), np.array([0.1, 2.0])
+
+    def matrix(k):
+        eye = np.eye(3)
+        S = reference + (lift[k] - beta[k] * (b - beta[k])) * eye
+        return np.block([[S + beta[k] ** 2 * eye, beta[k] * eye], [beta[k] * eye, eye]])
+
+    paid = forms._change(run, b, lift, beta)
+    for i, k in np.ndindex(2, 2):
+        most = scipy.linalg.eigh(matrix(k), matrix(i), eigvals_only=True)[-1]
+        assert paid[i, k] == pytest.approx(np.log(most), abs=1e-9)
+
+
+def test_the_norm_of_a_path_is_bounded_closely():
+    rng = np.random.default_rng(4)
+    for A in (rng.random((6, 6)), np.diag([3.0, 1.0]), np.zeros((2, 2)), np.eye(2)[::-1]):
+        path = A + A.T
+        exact = np.linalg.norm(path, 2)
+        assert exact * (1 - 1e-12) <= forms.nonnegative_norm(path) <= 1.001 * exact

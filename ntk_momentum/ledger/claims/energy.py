@@ -70,9 +70,9 @@ def eq_a_5(setting: Setting) -> Forms:
     theorem="Lemma 2",
     note=r"""Between crossings $H$ is constant and $\dot V \le -\alpha V$ if $H \ge \alpha^2$.
     Across a crossing $H$ jumps: $V$ is multiplied by at most $\rho = \max(1,
-    \lambda_{\max}(H_-^{-1} H_+))$, and the impulse $J$ adds at most $|J|/\sqrt{2}$ to
+    \lambda_{\max}(H_-^{-1} H_+))$, and the impulse $\iota$ adds at most $|\iota|/\sqrt{2}$ to
     $\sqrt{V}$. So $V$ is not decreasing along the training dynamics, but $\sqrt{V_+} \le
-    \sqrt{\rho} \sqrt{V_-} + |J|/\sqrt{2}$ is.""",
+    \sqrt{\rho} \sqrt{V_-} + |\iota|/\sqrt{2}$ is.""",
 )
 def eq_a_6(setting: Setting) -> Forms:
     runs = [run for group in setting.crossings.values() for run in group]
@@ -103,7 +103,7 @@ def eq_a_6(setting: Setting) -> Forms:
         ),
         every(
             r"$\dot V \le -\alpha V$ between crossings where $H \ge \alpha^2$; $\sqrt{V_+} "
-            r"\le \sqrt{\rho V_-} + |J|/\sqrt{2}$ across",
+            r"\le \sqrt{\rho V_-} + |\iota|/\sqrt{2}$ across",
             setting.on_crossings,
             {"between": decays <= 1 + 1e-7, "across": jumps <= 1 + 1e-9},
             1e-7,

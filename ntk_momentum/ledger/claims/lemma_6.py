@@ -297,7 +297,7 @@ def lemma_7(setting: Setting) -> Forms:
         ),
         every(
             r"$(\sqrt{2}/\alpha^3) \sqrt{n \hat L(0)/m} < R$ implies the same, with $L \le "
-            r"(2/\lambda_0)(e^{-\alpha t/2} \sqrt{\hat L_\infty(0)} + \sum|J|/\sqrt{2})^2$",
+            r"(2/\lambda_0)(e^{-\alpha t/2} \sqrt{\hat L_\infty(0)} + \sum|\iota|/\sqrt{2})^2$",
             f"n = 1, m = {m}, delta = {delta}, b = 1, two seeds",
             good,
             1e-9,
