@@ -34,8 +34,8 @@ def write_ledger(
 
 
 def about(size: str, seed: int) -> dict[str, Any]:
-    """What claims.json says of its run: version, commit, size, seed, dtype, JAX and its "
-    "packages."""
+    """What claims.json says of its run: version, commit, size, seed, dtype, JAX and its
+    packages."""
     import dataclasses
 
     from ..ledger.claims.setting import EFFORTS
