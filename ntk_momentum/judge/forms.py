@@ -9,6 +9,7 @@ norm, ||(H - R) S^{-1/2}||_2 with R = H_ref + lift and S = R - shift, one kernel
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -158,11 +159,12 @@ class Energy(NamedTuple):
         return self.power + lasting * (ts[-1] - ts[0]) / float(np.log(ts[-1] / ts[0]))
 
 
-def forms_of(run: Motion, sharp: bool = True) -> tuple[dict[Form, Energy], np.ndarray]:
-    """The forms of this run, the lifted one where asked for, and eps(t) of the relative one."""
+def forms_of(run: Motion, exact: bool = True) -> tuple[dict[Form, Energy], np.ndarray]:
+    """The forms of this run and eps(t) of the relative one; eps from lines between the saves of
+    `_compared` where it need not be exact."""
     if np.isnan(run.b):
         return _gradient_flow(run), run.distance / run.lam0
-    return _heavy_ball(run, sharp)
+    return _heavy_ball(run, exact)
 
 
 def _gradient_flow(run: Motion) -> dict[Form, Energy]:
@@ -181,7 +183,7 @@ def _gradient_flow(run: Motion) -> dict[Form, Energy]:
     }
 
 
-def _heavy_ball(run: Motion, sharp: bool) -> tuple[dict[Form, Energy], np.ndarray]:
+def _heavy_ball(run: Motion, exact: bool) -> tuple[dict[Form, Energy], np.ndarray]:
     """The forms of (3.5), and eps(t) of the relative one.
 
         V = Delta.S Delta/2 + |beta Delta + Delta'|^2/2,   S = H_ref + lift - beta (b - beta),
@@ -210,14 +212,17 @@ def _heavy_ball(run: Motion, sharp: bool) -> tuple[dict[Form, Energy], np.ndarra
     roughly = _roughly(run)
     reach = 0.5 * run.lengths.mean()
     beta = _best_beta(run, lambda shift: roughly(0.0, shift) + reach / np.sqrt(run.lam0 - shift))
-    relative = (0 * every, beta * every)
-    epsilon = run.epsilon(relative[0], beta * (b - beta) * every)
-    forms["relative"] = _energy(run, b, *relative, epsilon)
-    if sharp:
-        # beta = b/2, at which eps may be largest, and the relative form beside it
-        lifts = np.append(run.lam0 * (FLOORS - 1) + b**2 / 4, 0.0)
-        betas = np.append(np.full_like(FLOORS, b / 2), beta)
-        forms["lifted"] = _energy(run, b, *_scheduled(run, b, lifts, betas, roughly)[:2])
+
+    def form(lift: np.ndarray, beta: np.ndarray) -> tuple[Energy, np.ndarray]:
+        asked = lift, beta * (b - beta)
+        epsilon = run.epsilon(*asked) if exact else _drawn(run, roughly, *asked)
+        return _energy(run, b, lift, beta, epsilon), epsilon
+
+    forms["relative"], epsilon = form(0 * every, beta * every)
+    # beta = b/2, at which eps may be largest, and the relative form beside it
+    lifts = np.append(run.lam0 * (FLOORS - 1) + b**2 / 4, 0.0)
+    betas = np.append(np.full_like(FLOORS, b / 2), beta)
+    forms["lifted"], _ = form(*_scheduled(run, b, lifts, betas, roughly)[:2])
     return forms, np.append(epsilon[0], epsilon[1, -1])
 
 
@@ -288,14 +293,9 @@ def _scheduled(
     L at the end, impulses apart, and minus the logarithm of that; of a lasting one, what V falls by
     alone. Bellman's recursion from save to save."""
     floor, steps = run.lam0 + lift - beta * (b - beta), np.diff(run.ts)
-    at = _compared(run)
-    epsilon = np.array(
-        [
-            np.interp(run.ts, run.ts[at], roughly(*pair))
-            for pair in zip(lift, beta * (b - beta), strict=True)
-        ]
-    )
-    epsilon = between(epsilon.T, -np.divide.outer(run.lengths, np.sqrt(floor)))
+    pairs = zip(lift, beta * (b - beta), strict=True)
+    epsilon = np.stack([_line(run, roughly, *pair) for pair in pairs], axis=1)
+    epsilon = between(epsilon, -np.divide.outer(run.lengths, np.sqrt(floor)))
     gain = reference_rate(b, beta, epsilon) * steps[:, None]
     change = _change(run, b, lift, beta)
     before = 0.0 if lasting else np.log(_start(run, b, lift, beta))
@@ -309,6 +309,16 @@ def _scheduled(
     for back in reversed(came):
         path.append(int(back[path[-1]]))
     return lift[path[::-1]], beta[path[::-1]], float(value.max())
+
+
+def _line(run: Motion, roughly: Callable, lift: float, shift: float) -> np.ndarray:
+    return np.interp(run.ts, run.ts[_compared(run)], roughly(lift, shift))
+
+
+def _drawn(run: Motion, roughly: Callable, lift: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """`Motion.epsilon` by lines."""
+    lines = [_line(run, roughly, *pair) for pair in zip(lift, shift, strict=True)]
+    return np.array([[line[k + end] for k, line in enumerate(lines)] for end in (0, 1)])
 
 
 def _compared(run: Motion) -> list[int]:
@@ -330,6 +340,7 @@ def _roughly(run: Motion) -> Callable[[float, float], np.ndarray]:
             return highest(A)
         return float(scipy.sparse.linalg.eigsh(A, 1, which="LA", tol=1e-3, v0=first)[0][0])
 
+    @cache
     def epsilon(lift: float, shift: float) -> np.ndarray:
         scale, eye = (run.values + lift - shift) ** -0.5, lift**2 * np.eye(len(run.values))
         values = [
@@ -383,8 +394,7 @@ def shares_of(run: Motion, forms: dict[Form, Energy], initial: float) -> dict[st
     for scale in (0.3, 0.1, 0.03, 0.01):
         if min(shares.values()) >= scale:
             break
-        sharp = shares.get("lifted", np.inf) < scale
-        for name, form in forms_of(run.less(scale), sharp)[0].items():
+        for name, form in forms_of(run.less(scale), exact=False)[0].items():
             shares[name] = max(shares[name], scale * largest_share(form, run.ts, initial))
     return shares
 
