@@ -101,7 +101,8 @@ def headline(ds):
 
 @plotting.house_style
 def plot(ds):
-    figure, row = plotting.panels(1, 4, height=3.0, width=9.6)
+    figure, grid = plotting.panels(2, 2)
+    row = grid.ravel()
     for axes, (part, title), color in zip(row, PARTS.items(), plotting.CYCLE[3:], strict=False):
         one = ds.sel(part=part)
         for width, tone in zip(
@@ -135,6 +136,7 @@ def plot(ds):
                 label=title,
             )
     row[0].set_ylabel("loss")
+    row[2].set_ylabel("loss")
     row[3].plot(
         ds.width,
         0.5 * float(ds.gap.sel(part="all").isel(width=0).min()) * (ds.width / ds.width[0]) ** -0.5,

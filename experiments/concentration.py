@@ -108,7 +108,7 @@ def plot(ds):
             one.distance.T,
             color=color,
             points=True,
-            label=f"{name} {plotting.power(slope, half)}",
+            label=f"{name}: {plotting.power(slope, half)}",
         )
         left.plot(ds.width, prefactor * ds.width**slope, color=color, linewidth=1)
         left.axhline(lam0 / 4, color=color, linestyle="--", linewidth=1)

@@ -103,7 +103,8 @@ def headline(ds):
 
 @plotting.house_style
 def plot(ds):
-    figure, row = plotting.panels(1, 4, height=3.0, width=9.6)
+    figure, grid = plotting.panels(2, 2)
+    row = grid.ravel()
     color = plotting.COLORS["heavy_ball"]
     for axes, (name, (title, label, power)) in zip(row, MEASURES.items(), strict=False):
         slope, half, prefactor = plotting.power_law(ds.width, ds[name].T)

@@ -106,6 +106,8 @@ def plot(ds):
         1, 2, height=3.6, width=8.2, gridspec_kw={"width_ratios": (1.2, 1)}
     )
     middle = ds.median("seed")
+    # no yellow, on which the white lines would not be seen
+    dark = require("matplotlib", "drawing figures").colormaps["viridis"](np.linspace(0.7, 0, 256))
     norm = colors.LogNorm(1e-3, 1)
     ground = field.pcolormesh(
         ds.width,
@@ -113,14 +115,18 @@ def plot(ds):
         middle.error.T,
         shading="nearest",
         norm=norm,
-        cmap="viridis_r",
+        cmap=colors.ListedColormap(dark),
         rasterized=True,
     )
     if min(middle.drift.shape) > 1:
+        # between the runs: straight in logarithms, so that the labels' gaps stay small
+        logs = np.log(middle.drift.clip(1e-12)).assign_coords(
+            width=np.log(ds.width.values), scale=np.log(ds.scale.values)
+        )
+        fine = {k: np.linspace(*logs[k].values[[0, -1]], 100) for k in ("width", "scale")}
         lines = field.contour(
-            ds.width,
-            ds.scale,
-            middle.drift.T,
+            *np.exp([fine["width"], fine["scale"]]),
+            np.exp(logs.interp(fine).transpose("scale", "width")),
             levels=(0.01, 0.03, 0.1, 0.3, 1.0),
             colors=plotting.ON_MAP,
             linewidths=1,
@@ -170,5 +176,5 @@ def plot(ds):
     )
     check.set_title("every run")
     check.set(ylim=(1e-5, 1), xlim=(1e-4, 1))  # runs without a flip have neither drift nor error
-    check.legend(loc="upper left")
+    plotting.legend_below(figure, check.get_legend_handles_labels(), 6)
     return figure

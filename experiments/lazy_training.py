@@ -27,8 +27,8 @@ from ntk_momentum.theory import bounds
 
 ORDER = 30
 CAPTION = """What moved during training, against the width: median and range over seeds, lines with
-the fitted powers (95% interval over seeds). Rings: neurons that follow their own kinks under the
-errors of the limit kernel, nothing fitted. Dashed grey: the powers m^(-1/2) and m^(1/2) of wide
+the fitted powers (95% interval over seeds). Large, open: neurons that follow their own kinks under
+the errors of the limit kernel, nothing fitted. Dashed grey: the powers m^(-1/2) and m^(1/2) of wide
 networks; dotted, for the drift: the m^(-3/4) of independent flips."""
 QUANTITIES = {
     "displacement": ("farthest neuron", r"$\max_r\,|w_r(t) - w_r(0)|$", -0.5),

@@ -23,7 +23,7 @@ ORDER = 116
 CAPTION = """Logistic training loss of wide networks under the three flows, median and range over
 seeds, and (dashed) of the linear model with the limit kernel, without a fit. Dotted: 1/(gamma^2 t)
 and b/(gamma^2 t), whose constant is the margin; slopes in the legend are of the last half
-decade."""
+decade. A step is h of time: eta = h without momentum, about h^2 with it."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def plot(ds):
     axes.set(
         xscale="log",
         yscale="log",
-        xlabel=r"step $k$ (of $\eta = h$, with momentum about $h^2$)",
+        xlabel="step $k = t/h$",
         ylabel=r"loss $\sum_i \log(1 + e^{-y_i f_i})$",
     )
     axes.set_title(

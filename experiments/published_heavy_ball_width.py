@@ -48,7 +48,7 @@ def run(config, progress):
     methods = {f"beta = {beta:g}": nm.heavy_ball(config.eta, beta) for beta in config.betas}
     if 0 < config.late < config.epoch:
         most = max(config.betas)
-        methods[f"from step {config.late} beta = {most:g}"] = published.Late(
+        methods[f"beta = {most:g} from step {config.late}"] = published.Late(
             nm.heavy_ball(config.eta, 0.0), config.late, nm.heavy_ball(config.eta, most)
         )
     plain = nm.heavy_ball(1.0, config.betas[len(config.betas) // 2])
@@ -60,8 +60,7 @@ def run(config, progress):
 def limits(ds):
     """2 (1 + beta), of the momentum in the first steps."""
     return [
-        2.0 if name.startswith("from") else 2 * (1 + float(name.split()[-1]))
-        for name in ds.algorithm.values
+        2.0 if "from" in name else 2 * (1 + float(name.split()[-1])) for name in ds.algorithm.values
     ]
 
 
@@ -71,4 +70,7 @@ def headline(ds):
 
 @plotting.house_style
 def plot(ds):
-    return plotting.published_widths(ds, limits(ds), plotting.COLORS["heavy_ball"])
+    own = plotting.COLORS["heavy_ball"]
+    late = ["from" in name for name in ds.algorithm.values]
+    colors = plotting.shades(own, late.count(False)) + [plotting.THEORY] * late.count(True)
+    return plotting.published_widths(ds, limits(ds), colors, own)

@@ -89,5 +89,6 @@ def plot(ds):
         axes.set_xscale("log")
         if crossovers(ds, scaling) < ds.epoch[-1]:
             axes.axvline(crossovers(ds, scaling), color=plotting.MUTED, linestyle=":", linewidth=1)
-    row[2].set(ylabel="slope of log MSE in log k", ylim=(-2.5 * max(ds_), 0.5))
+    below = plotting.lowest(row[2], [-max(ds_)])
+    row[2].set(ylabel="slope of log MSE in log k", ylim=(below, 0.5))
     return figure

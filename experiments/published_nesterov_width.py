@@ -53,4 +53,6 @@ def headline(ds):
 
 @plotting.house_style
 def plot(ds):
-    return plotting.published_widths(ds, limits(ds), plotting.COLORS["nesterov"])
+    own = plotting.COLORS["nesterov"]
+    colors = plotting.shades(own, ds.sizes["algorithm"])
+    return plotting.published_widths(ds, limits(ds), colors, own)

@@ -107,7 +107,7 @@ def plot(ds):
     for axes, quantity in zip(row, ("drift", "gap"), strict=True):
         for name, color in zip(ds.activation.values, plotting.CYCLE[2:], strict=False):
             slope, half, prefactor = fit(ds, quantity, name)
-            label = f"{name} {plotting.power(slope, half)}"
+            label = f"{name}: {plotting.power(slope, half)}"
             plotting.band(
                 axes,
                 ds.width,

@@ -23,7 +23,7 @@ ORDER = 113
 CAPTION = """Left: gradient evaluations until the loss has fallen by the target factor on a kernel
 with evenly spaced log eigenvalues, against its condition number; lines: log(target)/(2 log rate)
 from each method's best rate; crosses: networks on digits, at their own kappa. Right: NAG-SC and the
-heavy ball with the same parameters (dots), the equation they share (dotted) and their
+heavy ball with the same parameters (points), the equation they share (dotted) and their
 high-resolution equations (lines)."""
 
 
@@ -208,7 +208,8 @@ def plot(ds):
         ylabel="gradient evaluations",
     )
     left.set_title(rf"work to $10^{{{np.log10(ds.attrs['target']):.3g}}}$ of the loss")
-    left.legend()
+    left.legend(loc="upper left")
+    left.set_ylim(top=10 * left.get_ylim()[1])
     for name in ds.pair.values:
         one = ds.curve.sel(pair=name)
         right.plot(

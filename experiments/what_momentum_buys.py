@@ -24,7 +24,7 @@ CAPTION = """Training loss against the number of steps, relative to its start: s
 dashed the closed form for its own kernel at the start, dotted that for infinite width, nothing
 fitted. Each method has the best parameters for its kernel and the target. Right: how many times
 fewer steps than gradient descent until the loss stays below a share of its start, for the network
-(dots) and its kernel (dashed)."""
+(points) and its kernel (dashed)."""
 METHODS = {
     "gradient_descent": "gradient descent",
     "heavy_ball": "heavy ball",

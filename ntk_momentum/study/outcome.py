@@ -230,14 +230,14 @@ def check_places(experiment: Experiment, out: Path) -> None:
 
 
 def _figures(name: str, out: Path) -> dict[str, Path]:
-    names = {"svg": f"{name}.svg", "pdf": f"{name}.pdf", "narrow": f"{name}-narrow.svg"}
-    return {kind: out / "figures" / file for kind, file in names.items()}
+    ends = {"svg": ".svg", "pdf": ".pdf", "narrow": "-narrow.svg", "column": "-narrow.pdf"}
+    return {kind: out / "figures" / f"{name}{end}" for kind, end in ends.items()}
 
 
 def draw(experiment: Experiment, module: Any, dataset: Any, out: Path) -> dict[str, Path]:
-    """figures/NAME.svg and .pdf, and NAME-narrow.svg with its panels one below the other for narrow
-    screens; NAME-VARIANT where parameters were chosen. Drawn again only when data or drawing code
-    changed."""
+    """figures/NAME.svg and .pdf, and NAME-narrow with its panels one below the other, for narrow
+    screens and for a column of a paper; NAME-VARIANT where parameters were chosen. Drawn again only
+    when data or drawing code changed."""
     variant = dataset.attrs.get("variant", "")
     paths = _figures(f"{experiment.name}-{variant}" if variant else experiment.name, out)
     for path in paths.values():
@@ -254,6 +254,8 @@ def draw(experiment: Experiment, module: Any, dataset: Any, out: Path) -> dict[s
         files.write_figure(paths["svg"], figure, key, metadata=svg)
         files.write_figure(paths["pdf"], figure, key, metadata=pdf)
         with plotting.stacked():
-            files.write_figure(paths["narrow"], module.plot(dataset), key, metadata=svg)
+            figure = module.plot(dataset)
+            files.write_figure(paths["narrow"], figure, key, metadata=svg)
+            files.write_figure(paths["column"], figure, key, metadata=pdf)
     require("matplotlib.pyplot", "drawing figures").close("all")
     return paths

@@ -1,8 +1,8 @@
 """House style of the figures: one colour per flow throughout, theory as lines, data as points or
 bands over seeds.
 
-Colours are those of Okabe and Ito, told apart by every kind of colour vision and, in their order,
-in grey.
+Colours are those of Okabe and Ito, told apart by every kind of colour vision. Printed in grey, two
+of them are alike: each has a marker of its own.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from .notation import shown
 
 COLORS = {"gradient_flow": "#0072b2", "heavy_ball": "#d55e00", "nesterov": "#009e73"}
 CYCLE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+MARKERS = dict(zip(CYCLE, "os^DvP", strict=True))
 THEORY = "#222222"
 MUTED = "#7a7a7a"
 ON_MAP = "#fffffe"
@@ -87,6 +88,8 @@ def house_style(
                 low, high = axis.get_view_interval()
                 if axis.get_scale() == "log" and axis.isDefault_majloc and high < 300 * low:
                     log_ticks(axis)  # else 2 x 10^1, 3 x 10^1 and so on overlap
+            _mark(figure)
+            _label(figure)
             # Ticks read the style, and panels their places, when they are first drawn: once, and as
             # for SVG, so that the formulas parsed here are those that are written.
             dpi = figure.dpi
@@ -96,6 +99,53 @@ def house_style(
         return figure
 
     return styled
+
+
+def _mark(figure: Any) -> None:
+    """In a panel of several colours of the cycle and of no other, each has its own marker: in place
+    of dots, and on solid curves, where these share no point."""
+    line = require("matplotlib.lines", "drawing figures").Line2D
+    marked: set[str] = set()
+    for axes in figure.axes:
+        drawn = [one for one in axes.lines if one.get_color() not in (THEORY, MUTED, ON_MAP)]
+        tones = list(dict.fromkeys(one.get_color() for one in drawn))
+        if len(tones) < 2 or not MARKERS.keys() >= set(tones):
+            continue
+        marked |= set(tones)
+        dots = {one.get_color() for one in drawn if one.get_marker() == "o"}
+        for one in drawn:
+            color = one.get_color()
+            if color not in dots and _solid(one) and one.get_linewidth() > 1:
+                start = 0.15 * (0.5 + tones.index(color) / len(tones))
+                one.set(marker=MARKERS[color], markevery=(start, 0.15))
+        handles = axes.get_legend().get_lines() if axes.get_legend() else []
+        _mark_dots([*drawn, *handles], handles if not dots else [])
+    for legend in figure.legends:
+        handles = [one for one in legend.findobj(line) if one.get_color() in marked]
+        _mark_dots(handles, handles)
+
+
+def _solid(one: Any) -> bool:
+    return (one.get_linestyle(), one.get_marker()) == ("-", "None")
+
+
+def _mark_dots(lines: Iterable[Any], bare: list[Any]) -> None:
+    """Markers by colour, in place of dots, and on what is solid among `bare`."""
+    for one in lines:
+        if one.get_color() in MARKERS and (
+            one.get_marker() == "o" or (one in bare and _solid(one))
+        ):
+            one.set_marker(MARKERS[one.get_color()])
+
+
+def _label(figure: Any) -> None:
+    """Panels one below the other: each has the label that the first of its row has, and the title
+    of the first of its column."""
+    grid = getattr(figure, "stacked_panels", np.empty((0, 0), object))
+    for (row, column), axes in np.ndenumerate(grid):
+        axes.set_ylabel(axes.get_ylabel() or grid[row, 0].get_ylabel())
+        title = axes.get_title(loc="left") or grid[0, column].get_title(loc="left")
+        axes.set_title(title, loc="left")
 
 
 _STACKED: ContextVar[bool] = ContextVar("_STACKED", default=False)
@@ -132,6 +182,7 @@ def panels(
         }
         at = place[0] * columns + place[1] + 1
         grid[place] = figure.add_subplot(count, 1, at, **others)
+    figure.stacked_panels = grid
     shape = [size for size in grid.shape if size > 1 or not squeeze]
     return figure, grid.reshape(shape) if shape else grid[0, 0]
 
@@ -221,9 +272,9 @@ def prediction(axes: Any, x: Any, samples: Any, *, color: str) -> None:
 
 
 def power(slope: float, half: float = np.nan) -> str:
-    """A fitted power of m, for a legend; nothing where there is no slope."""
+    """A fitted power of m, for a legend; "-" where there is no slope."""
     if np.isnan(slope):
-        return ""
+        return "-"
     return f"$m^{{{with_interval(slope, half)}}}$".replace("±", r"\pm")
 
 
@@ -263,16 +314,19 @@ def with_interval(value: float, half: float, digits: int = 2) -> str:
     return f"{value:.{digits}f}" + (f" ± {half:.{digits}f}" if np.isfinite(half) else "")
 
 
-def published_widths(ds: Any, limits: Iterable[float], color: str) -> Any:
+def published_widths(ds: Any, limits: Iterable[float], colors: Iterable[str], color: str) -> Any:
     """A data set of `published.against_width` in three panels; limits: of eta lambda_max, one for
-    each algorithm, dashed.
+    each algorithm, dashed; those of one limit, dash by dash.
 
     Dotted: the width at which the median eta lambda_max meets that limit. Crosses: eta lambda_max
     at the end.
     """
     figure, (loss, top, paper) = panels(1, 3, height=3.2)
     stiffness = ds.stiffness.transpose("seed", "width")
-    for name, limit, tone in zip(ds.algorithm.values, limits, CYCLE, strict=False):
+    limits = list(limits)
+    for k, (name, limit, tone) in enumerate(zip(ds.algorithm.values, limits, colors, strict=True)):
+        equal = [at for at, other in enumerate(limits) if abs(other / limit - 1) < 0.02]
+        dashes = (4 * equal.index(k), (4, 4 * len(equal) - 4 or 3))
         band(
             loss,
             ds.width,
@@ -283,7 +337,7 @@ def published_widths(ds: Any, limits: Iterable[float], color: str) -> Any:
         )
         settled = ds.settled.sel(algorithm=name).median("seed")
         top.plot(ds.width, settled, color=tone, marker="x", linewidth=0.8)
-        top.axhline(limit, color=tone, linestyle="--", linewidth=1)
+        top.axhline(limit, color=tone, linestyle=dashes, linewidth=1)
         loss.axvline(
             np.interp(limit, stiffness.median("seed"), ds.width, left=np.nan, right=np.nan),
             color=tone,
@@ -378,8 +432,14 @@ def published_decades(
     figure, row = published_epochs(ds, colors, decades)
     for limit, color in zip(limits, colors, strict=True):
         row[2].axhline(limit, color=color, linestyle=":", linewidth=1.2)
-    row[2].set(ylabel="decades per 1000 steps", ylim=(2.5 * min(limits), 0))
+    row[2].set(ylabel="decades per 1000 steps", ylim=(lowest(row[2], limits), 0))
     return figure
+
+
+def lowest(axes: Any, limits: list[float]) -> float:
+    """The lower end of an axis of slopes: those drawn, but none far below what they tend to."""
+    drawn = np.concatenate([line.get_ydata() for line in axes.lines])
+    return max(2.5 * min(limits), 1.1 * float(np.nanmin([*drawn, *limits])))
 
 
 def power_ticks(axis: Any, values: Any) -> None:

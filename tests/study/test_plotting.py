@@ -87,6 +87,31 @@ def test_shades_darken_towards_the_full_colour():
     assert plotting.shades("#0072b2", 4)[-1] == plotting.shades("#0072b2", 1)[0] == "#0072b2"
 
 
+def test_flows_in_one_panel_are_told_apart_without_colours_and_stacked_panels_without_neighbours():
+    x = [1.0, 2.0, 3.0, 4.0]
+
+    @plotting.house_style
+    def draw():
+        figure, grid = plotting.panels(2, 2)
+        for color in list(plotting.COLORS.values())[:2]:
+            grid[0, 0].plot(x, x, color=color, label=color)
+            grid[0, 1].plot(x, x, "o", color=color)
+            grid[0, 1].plot(x, x, color=color)  # through the points: none of its own
+        grid[0, 0].plot(x, x, color=plotting.THEORY)
+        grid[0, 0].set(ylabel="loss", title="a")
+        grid[0, 1].set_title("b")
+        plotting.legend_below(figure, grid[0, 0].get_legend_handles_labels(), 2)
+        return figure
+
+    with plotting.stacked():
+        figure = draw()
+    marks = [[line.get_marker() for line in axes.lines] for axes in figure.axes]
+    assert marks[:2] == [["o", "s", "None"], ["o", "None", "s", "None"]]
+    assert [line.get_marker() for line in figure.legends[0].get_lines()] == ["o", "s"]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["a", "b", "a", "b"]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "loss", "", ""]
+
+
 def test_a_discrete_twin_has_the_colour_of_its_flow():
     assert plotting.flow_color("gradient_descent eta=0.1") == plotting.flow_color("gradient_flow")
     assert plotting.flow_color("heavy_ball b=0.2") == plotting.flow_color("heavy_ball")
