@@ -135,8 +135,8 @@ def plot(ds):
                 marker="o",
                 label=title,
             )
-    row[0].set_ylabel("loss")
-    row[2].set_ylabel("loss")
+    for axes in (*plotting.labelled(row[:2]), row[2]):
+        axes.set_ylabel("loss")
     row[3].plot(
         ds.width,
         0.5 * float(ds.gap.sel(part="all").isel(width=0).min()) * (ds.width / ds.width[0]) ** -0.5,

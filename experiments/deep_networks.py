@@ -185,10 +185,12 @@ def plot(ds):
                 )
                 axes.plot(ds.step, kernel, color=plotting.THEORY, linestyle="--", linewidth=0.9)
             axes.set_yscale("log")
-        column[0].set_title(rf"{name}, $\kappa = {float(ds.kappa.sel(architecture=name)):.0f}$")
+        for axes in plotting.labelled(column):
+            axes.set_title(rf"{name}, $\kappa = {float(ds.kappa.sel(architecture=name)):.0f}$")
         column[1].set_xlabel("step")
         plotting.log_ticks(column[1].yaxis)
-    grid[0, 0].set_ylabel("training loss")
-    grid[1, 0].set_ylabel("test error")
+    for row, label in zip(grid, ("training loss", "test error"), strict=True):
+        for axes in plotting.labelled(row):
+            axes.set_ylabel(label)
     plotting.legend_below(figure, grid[0, 0].get_legend_handles_labels(), 3)
     return figure

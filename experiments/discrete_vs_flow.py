@@ -151,6 +151,7 @@ def plot(ds):
         )
         plotting.log_ticks(axes.xaxis)
         axes.legend(loc="lower right", fontsize=7)
-    row[0].set_ylabel("largest relative gap to the flow")
+    for axes in plotting.labelled(row):
+        axes.set_ylabel("largest relative gap to the flow")
     row[0].set_ylim(float(ds.gap.min()) / 100, None)  # below it the legend
     return figure

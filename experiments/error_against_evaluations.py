@@ -150,6 +150,7 @@ def plot(ds):
             title=plotting.FLOW_NAMES[flow],
             xlabel="evaluations of the right side",
         )
-    row[0, 0].set_ylabel("largest relative error of the loss")
+    for axes in plotting.labelled(row[0]):
+        axes.set_ylabel("largest relative error of the loss")
     plotting.legend_below(figure, row[0, 0].get_legend_handles_labels(), 3)
     return figure

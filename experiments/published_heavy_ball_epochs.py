@@ -7,7 +7,7 @@ beta))^2, so beta acts like the step eta / (1 - beta). The slope tends to that o
 eigenvalue's companion matrix z^2 - (1 + beta - x) z + beta. Beside each run, what the kernel of
 that network at initialisation predicts, with nothing fitted; in the authors' scaling the kernel
 moves, and with 500 neurons and targets up to 9 it does so in the paper's too, at the same eta
-lambda_max: wider networks close the gap (try --width 8000 --eta 3e-5). Changed by default: 50
+lambda_max: wider networks close the gap (try `--width 8000 --eta 3e-5`). Changed by default: 50
 digits of 8 x 8 pixels instead of 600 MNIST images (fewer images than pixels, as there), m = 500, a
 step that keeps eta lambda_max comparable, fewer epochs, two seeds for one.
 """

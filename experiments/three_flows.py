@@ -177,7 +177,9 @@ def plot(ds):
         axes.set(title=plotting.FLOW_NAMES[kind], xlabel=plotting.NATURAL_TIME[kind])
         axes.legend(loc="lower left")
     low, top = float(ds.predicted.min()), 2 * float(ds.guarantee.isel(step=slice(1, None)).max())
-    row[0].set(yscale="log", ylim=(low / 300, top), ylabel=r"loss $L(t) = |f - y|^2/2$")
+    row[0].set(yscale="log", ylim=(low / 300, top))
+    for axes in plotting.labelled(row):
+        axes.set_ylabel(r"loss $L(t) = |f - y|^2/2$")
     row[2].set(xscale="log")
     plotting.log_ticks(row[2].xaxis)
     figure.align_xlabels()

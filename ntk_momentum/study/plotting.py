@@ -89,7 +89,6 @@ def house_style(
                 if axis.get_scale() == "log" and axis.isDefault_majloc and high < 300 * low:
                     log_ticks(axis)  # else 2 x 10^1, 3 x 10^1 and so on overlap
             _mark(figure)
-            _label(figure)
             # Ticks read the style, and panels their places, when they are first drawn: once, and as
             # for SVG, so that the formulas parsed here are those that are written.
             dpi = figure.dpi
@@ -138,16 +137,6 @@ def _mark_dots(lines: Iterable[Any], bare: list[Any]) -> None:
             one.set_marker(MARKERS[one.get_color()])
 
 
-def _label(figure: Any) -> None:
-    """Panels one below the other: each has the label that the first of its row has, and the title
-    of the first of its column."""
-    grid = getattr(figure, "stacked_panels", np.empty((0, 0), object))
-    for (row, column), axes in np.ndenumerate(grid):
-        axes.set_ylabel(axes.get_ylabel() or grid[row, 0].get_ylabel())
-        title = axes.get_title(loc="left") or grid[0, column].get_title(loc="left")
-        axes.set_title(title, loc="left")
-
-
 _STACKED: ContextVar[bool] = ContextVar("_STACKED", default=False)
 
 
@@ -182,9 +171,14 @@ def panels(
         }
         at = place[0] * columns + place[1] + 1
         grid[place] = figure.add_subplot(count, 1, at, **others)
-    figure.stacked_panels = grid
     shape = [size for size in grid.shape if size > 1 or not squeeze]
     return figure, grid.reshape(shape) if shape else grid[0, 0]
+
+
+def labelled(axes: Any) -> list[Any]:
+    """Those of a row or column of panels that carry what is said of it: the first; all where panels
+    are stacked."""
+    return list(axes) if _STACKED.get() else [axes[0]]
 
 
 def flow_kind(label: str) -> str:
@@ -398,7 +392,8 @@ def published_epochs(
     for axes, title in zip(row, titles, strict=True):
         axes.set(title=title, xlabel="epoch (step)")
     row[2].sharex(row[1])
-    row[0].set_ylabel(f"mean squared error\n{ds.attrs['data']}, m = {ds.attrs['width']}")
+    for axes in labelled(row[:2]):
+        axes.set_ylabel(f"mean squared error\n{ds.attrs['data']}, m = {ds.attrs['width']}")
     for axes, scaling in zip(row, ds.scaling.values, strict=False):
         one = ds.sel(scaling=scaling)
         frame(axes, one.mse.sel(curve="run"))
