@@ -394,8 +394,10 @@ def best_widths(ds: Any, limits: Iterable[float]) -> dict[str, str]:
         near = widths[max(best - 1, 0)], widths[min(best + 1, widths.size - 1)]
         told = f"{widths[best]} ({meet:.0f})"
         if not np.isfinite(meet):
+            below = float(ds.stiffness.median("seed")[0]) < limit
             told = f"{widths[best]} (outside these widths)"
-        elif not near[0] <= meet <= near[1]:
+            meet = widths[-1] if below else widths[0]  # the end that it lies beyond
+        if not near[0] <= meet <= near[1]:
             told += ", so the limit does not explain it"
         lines[f"best width, {name} (eta lambda_max meets the limit at)"] = told
         lines[f"there, {name}: eta lambda_max at the start and the end (limit), peak / start"] = (

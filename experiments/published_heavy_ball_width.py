@@ -37,7 +37,8 @@ kernel."""
 @dataclass(frozen=True)
 class Config(published.Widths):
     betas: tuple[float, ...] = (0.0, 0.6, 0.9)
-    late: int = 30  # the largest beta also from this step on, without momentum before; 0: not
+    # the largest beta also from this step on, without momentum before, and up to it; 0: not
+    late: int = 30
 
 
 SIZES = {size: Config(**options) for size, options in published.WIDTHS.items()}
@@ -48,9 +49,11 @@ def run(config, progress):
     methods = {f"beta = {beta:g}": nm.heavy_ball(config.eta, beta) for beta in config.betas}
     if 0 < config.late < config.epoch:
         most = max(config.betas)
+        none, full = (nm.heavy_ball(config.eta, beta) for beta in (0.0, most))
         methods[f"beta = {most:g} from step {config.late}"] = published.Late(
-            nm.heavy_ball(config.eta, 0.0), config.late, nm.heavy_ball(config.eta, most)
+            none, config.late, full
         )
+        methods[f"beta = {most:g} to step {config.late}"] = published.Late(full, config.late, none)
     plain = nm.heavy_ball(1.0, config.betas[len(config.betas) // 2])
     return published.against_width(
         published.images(config.n, config.data), methods, plain, config, progress
@@ -60,7 +63,7 @@ def run(config, progress):
 def limits(ds):
     """2 (1 + beta), of the momentum in the first steps."""
     return [
-        2.0 if "from" in name else 2 * (1 + float(name.split()[-1])) for name in ds.algorithm.values
+        2.0 if "from" in name else 2 * (1 + float(name.split()[2])) for name in ds.algorithm.values
     ]
 
 
@@ -71,6 +74,6 @@ def headline(ds):
 @plotting.house_style
 def plot(ds):
     own = plotting.COLORS["heavy_ball"]
-    late = ["from" in name for name in ds.algorithm.values]
-    colors = plotting.shades(own, late.count(False)) + [plotting.THEORY] * late.count(True)
-    return plotting.published_widths(ds, limits(ds), colors, own)
+    plain = sum("step" not in name for name in ds.algorithm.values)
+    colors = [*plotting.shades(own, plain), plotting.THEORY, plotting.MUTED]
+    return plotting.published_widths(ds, limits(ds), colors[: ds.sizes["algorithm"]], own)

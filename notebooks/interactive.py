@@ -31,13 +31,13 @@ def _(mo):
     source = mo.ui.dropdown(
         ["sphere", "digits", "power law", "file"], value="digits", label="spectrum of"
     )
-    upload = mo.ui.file(filetypes=[".npy", ".npz"], label="kernel H, or H and y (.npy, .npz)")
+    upload = mo.ui.file(filetypes=[".npy", ".npz"], label="H (.npy, .npz)")
     n = mo.ui.slider(2, 64, value=20, label="n", show_value=True)
     exponent = mo.ui.slider(0.0, 3.0, 0.1, value=1.0, label="power", show_value=True)
     eta = mo.ui.slider(0.05, 4.0, 0.05, value=1.0, label="η λmax", show_value=True)
     beta = mo.ui.slider(0.0, 0.99, 0.01, value=0.8, label="β", show_value=True)
     d = mo.ui.slider(0.5, 12.0, 0.1, value=3.0, label="d", show_value=True)
-    batch = mo.ui.slider(1, 64, value=64, label="batch (n or more: full)", show_value=True)
+    batch = mo.ui.slider(1, 64, value=64, label="batch", show_value=True)
     m = mo.ui.slider(steps=[2**k for k in range(4, 14)], value=512, label="m", show_value=True)
     last = mo.ui.slider(100, 2000, 100, value=200, label="steps", show_value=True)
     return batch, beta, d, eta, exponent, last, m, n, source, upload
@@ -119,12 +119,20 @@ def _(batch, beta, count, d, eigenvalues, eta, kernel, last, nm, np, parts, star
 
 
 @app.cell
-def _(Figure, plotting):
-    # The figure is made once, and only its lines move: axes and labels take longer to make than to
-    # draw.
-    figure = Figure(figsize=(9, 3))
-    figure.subplots_adjust(0.09, 0.15, 0.99, 0.9, 0.15)
-    left, right = figure.subplots(1, 2)
+def _(Figure, io, plotting, rc_context):
+    def svg(figure):
+        """A figure as text, no wider than the screen; its letters are text, not outlines."""
+        with rc_context({"svg.fonttype": "none"}):
+            figure.savefig(file := io.StringIO(), format="svg")
+        return file.getvalue().replace("<svg ", '<svg style="max-width: 100%; height: auto" ', 1)
+
+    # The figures are made once, and only their lines move: axes and labels take longer to make than
+    # to draw.
+    with rc_context({**plotting.STYLE, "figure.constrained_layout.use": False}):
+        figures = [Figure(figsize=(4.4, 3)) for _ in range(2)]
+        for figure in figures:
+            figure.subplots_adjust(0.13, 0.15, 0.96, 0.9)
+        left, right = (figure.add_subplot() for figure in figures)
     names = {**plotting.FLOW_NAMES, "gradient_flow": "gradient descent"}
     slowest = {name: left.plot([], [], color=color)[0] for name, color in plotting.COLORS.items()}
     fastest = {
@@ -142,13 +150,13 @@ def _(Figure, plotting):
     )
     right.set(
         title="log₁₀ of the loss (dashed: on batches)", xlabel="step"
-    )  # a logarithmic axis takes longer to draw
+    )  # a logarithmic axis takes longer
     right.legend(loc="lower left")
     dashed = {
         name: right.plot([], [], "--", color=color, linewidth=1)[0]
         for name, color in plotting.COLORS.items()
     }
-    return dashed, fastest, figure, left, lines, names, right, slowest
+    return dashed, fastest, figures, left, lines, names, right, slowest, svg
 
 
 @app.cell
@@ -158,19 +166,18 @@ def _(
     dashed,
     errors,
     fastest,
-    figure,
-    io,
+    figures,
     left,
     lines,
     losses,
     noisy,
     np,
     parts,
-    rc_context,
     right,
     slowest,
     solved,
     steps,
+    svg,
     time,
 ):
     def logs(loss):
@@ -187,8 +194,7 @@ def _(
     top = float(logs(losses["heavy_ball"])[0])
     lowest = min(float(logs(loss).min()) for loss in losses.values())
     right.set(xlim=(0, steps[-1]), ylim=(max(lowest, top - 16) - 1, top + 2))
-    with rc_context({"svg.fonttype": "none"}):  # letters as text, not as outlines
-        figure.savefig(closed := io.StringIO(), format="svg")
+    closed = [svg(figure) for figure in figures]
     drawn = 1e3 * (time.perf_counter() - clock) - solved
     return closed, drawn
 
@@ -219,7 +225,8 @@ def _(
             mo.md("# Momentum: constant kernel and network"),
             mo.md(
                 "n samples; power law λ ~ 1/k^power; step η in units of 1/λmax; β of the heavy "
-                "ball; Nesterov's d; samples in a batch; m neurons."
+                "ball; Nesterov's d; samples in a batch (n or more: all); m neurons. A file has a "
+                "kernel H of yours, or H and the targets y."
             ),
             mo.hstack(
                 [
@@ -229,13 +236,14 @@ def _(
                 ],
                 justify="start",
                 gap=2,
+                wrap=True,
             ),
             mo.md(
                 f"λmin = {values[0]:.4g}, λmax = {values[-1]:.4g}, κ = "
                 f"{values[-1] / values[0]:.4g}; solved {solved:.0f} ms, drawn {drawn:.0f} ms"
                 + (f"; **unstable: {unstable}**" if unstable else "")
             ),
-            mo.Html(closed.getvalue()),
+            mo.hstack([mo.Html(panel) for panel in closed], justify="start", wrap=True),
         ]
     )
     return
@@ -268,21 +276,22 @@ def _(batch, jax, last, m, methods, mo, n, nm, sets, source):
 
 
 @app.cell
-def _(losses, m, names, noisy, np, plotting, runs, steps):
-    chart, axes = plotting.panels(1, 1, height=2.8, width=9.0)
+def _(losses, m, mo, names, noisy, np, plotting, runs, rc_context, steps, svg):
+    with rc_context(plotting.STYLE):
+        chart, axes = plotting.panels(1, 1, height=3.0, width=4.4)
     for method_name, run in runs.items():
         foretold = np.clip((noisy or losses)[method_name], 1e-16, 1e12)
         color = plotting.COLORS[method_name]
         axes.semilogy(steps, foretold, color=color, label=names[method_name])
-        axes.semilogy(run.ts, run.loss, "o", color=color)
+        axes.semilogy(run.ts, run.loss, plotting.MARKERS[color], color=color)
     title = "lines: closed form" + (", expected on batches" if noisy else "")
-    axes.set(title=f"{title}; points: {m.value} neurons", xlabel="step", ylabel="loss")
+    axes.set(title=f"{title}\npoints: {m.value} neurons", xlabel="step", ylabel="loss")
     start_loss = float(losses["heavy_ball"][0])
     axes.set_ylim(
         max(min(float(np.nanmin(run.loss)) for run in runs.values()) / 30, 1e-14), 30 * start_loss
     )
     axes.legend()
-    chart  # noqa: B018
+    mo.Html(svg(chart))
     return
 
 
