@@ -109,6 +109,72 @@ class Late(NamedTuple):
     then: AbstractOptimizer
 
 
+def settled(
+    net: TwoLayerNet,
+    data: Dataset,
+    optimizer: AbstractOptimizer,
+    steps: int,
+    every: int,
+    trainable: str,
+    after: int,
+) -> tuple[np.ndarray, float, np.ndarray]:
+    """`measured`, and what the kernel after so many steps predicts from there on, NaN before.
+
+    The method remembers what the run's own errors up to there would have left behind under that
+    kernel, so no velocity is lost and nothing fitted.
+    """
+    begin = train(
+        net, data, optimizer, after, loss=mean_squared, trainable=trainable, readouts=("f",)
+    )
+    errors = np.asarray(begin.f) - np.asarray(data.y)
+    kernel = empirical_ntk(begin.model, data.X, trainable=trainable)
+    rest = train(
+        net,
+        data,
+        optimizer,
+        steps - after,
+        save_every=every,
+        loss=mean_squared,
+        trainable=trainable,
+        readouts=("loss",),
+        state=begin.state,
+    )
+    curve = np.append(np.mean(np.square(errors[:-1:every]), axis=1), rest.loss)
+    foretold = _from_there(
+        kernel, jnp.asarray(errors), _on_errors(optimizer, data.n), (steps - after) // every, every
+    )
+    foretold = np.append(np.full(after // every, np.nan), ended(np.asarray(foretold)))
+    return curve, sharpness(rest.model, data, trainable), foretold
+
+
+@eqx.filter_jit
+def _from_there(
+    kernel: Float[Array, "n n"], errors: Float[Array, "s n"], method: Any, count: int, every: int
+) -> Float[Array, " c"]:
+    """The mean square of the error at every `every`-th of count * every steps after errors[-1]."""
+
+    def remember(memory: Any, error: Array) -> tuple[Any, None]:
+        return method.update(kernel @ error, memory, error)[1], None
+
+    def step(state: tuple[Array, Any], _: None) -> tuple[tuple[Array, Any], None]:
+        error, memory = state
+        change, memory = method.update(kernel @ error, memory, error)
+        return (error + change, memory), None
+
+    def steps(state: tuple[Array, Any], _: None) -> tuple[tuple[Array, Any], Array]:
+        state, _ = jax.lax.scan(step, state, None, length=every)
+        return state, jnp.mean(jnp.square(state[0]))
+
+    memory, _ = jax.lax.scan(remember, method.init(errors[0]), errors[:-1])
+    _, values = jax.lax.scan(steps, (errors[-1], memory), None, length=count)
+    return jnp.append(jnp.mean(jnp.square(errors[-1])), values)
+
+
+def _on_errors(optimizer: Any, n: int) -> Any:
+    """The method with the step that a step on the MSE is for the half-sum of squares."""
+    return eqx.tree_at(lambda method: method.eta, optimizer, jnp.asarray(2 * optimizer.eta / n))
+
+
 def predicted(
     net: TwoLayerNet,
     data: Dataset,
@@ -121,7 +187,7 @@ def predicted(
     fitted. Above the limit of stability it grows without bound: NaN from where it has left `FRAME`
     times its start, where no figure follows it."""
     kernel = empirical_ntk(net, data.X, trainable=trainable) if kernel is None else kernel
-    scaled = eqx.tree_at(lambda method: method.eta, optimizer, 2 * optimizer.eta / data.n)
+    scaled = _on_errors(optimizer, data.n)
     start = jax.vmap(net)(data.X) - data.y
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "the loss leaves the numbers", RuntimeWarning)
@@ -157,6 +223,7 @@ class Epochs:
     eta: float = 5e-4
     steps: int = 1500
     save_every: int = 5
+    settle: float = 0.1  # share of the steps after which the kernel is asked again
     seeds: int = 2
     data: str = "digits"  # images only: digits, or mnist:FOLDER as the authors have it
 
@@ -195,8 +262,8 @@ SCALINGS = {"authors": "all", "paper": "hidden"}  # and what is trained in each
 def against_epoch(
     methods: Callable[[float], Mapping[str, Any]], config: Epochs, progress: Any
 ) -> Any:
-    """The loss against the step by scaling, method and seed, run and prediction of the initial
-    kernel, as an xarray.Dataset.
+    """The loss against the step by scaling, method and seed, run and predictions of the initial
+    kernel and of that after `config.settle` of the steps, as an xarray.Dataset.
 
     methods: from a step on the MSE to optimizers by name. x: eta times the eigenvalues of the first
     seed's initial kernel, as a step on the MSE meets them. top: eta times `sharpness`, of the
@@ -205,7 +272,8 @@ def against_epoch(
     data, counts = images(config.n, config.data), np.arange(0, config.steps + 1, config.save_every)
     keep = getattr(progress, "keep", lambda name, compute: compute())
     names = list(methods(config.eta))
-    mse = np.empty((len(SCALINGS), 2, len(names), config.seeds, counts.size))
+    mse = np.empty((len(SCALINGS), 3, len(names), config.seeds, counts.size))
+    after = config.save_every * max(1, round(config.settle * config.steps / config.save_every))
     x, level = np.empty((len(SCALINGS), data.n)), 0.0
     top = np.empty((len(SCALINGS), len(names), config.seeds, 2))
     for k in range(config.seeds):
@@ -220,18 +288,20 @@ def against_epoch(
             for j, (name, method) in enumerate(methods(eta).items()):
 
                 def one(net=net, method=method, trainable=trainable):
-                    curve, end = measured(
-                        net, data, method, config.steps, config.save_every, trainable
+                    curve, end, later = settled(
+                        net, data, method, config.steps, config.save_every, trainable, after
                     )
-                    return [*curve, end]
+                    return [*curve, end, *later]
 
-                *mse[i, 0, j, k], end = keep(f"{scaling} {name} {k}", one)
+                found = keep(f"{scaling} {name} {k}", one)
+                mse[i, 0, j, k], mse[i, 2, j, k] = found[: counts.size], found[counts.size + 1 :]
+                end = found[counts.size]
                 top[i, j, k] = level, eta * end
                 mse[i, 1, j, k] = predicted(net, data, method, counts, trainable, kernel)
                 progress(j + 1 + len(names) * (i + len(SCALINGS) * k), mse[:, 0, :, :, 0].size)
     coords = {
         "scaling": list(SCALINGS),
-        "curve": ["run", "prediction"],
+        "curve": ["run", "prediction", "settled"],
         "algorithm": names,
         "epoch": counts,
         "moment": ["start", "end"],
@@ -305,14 +375,14 @@ def end_slopes(ds: Any, methods: Iterable[Any]) -> dict[str, str]:
     methods, middle, lines = list(methods), ds.mse.median("seed"), {}
     for scaling in ds.scaling.values:
         for name, limit in zip(ds.algorithm.values, companion(ds, scaling, methods), strict=True):
-            run, prediction = (
+            run, prediction, later = (
                 decades(one)[1][-1] for one in middle.sel(scaling=scaling, algorithm=name)
             )
             key = (
                 f"decades per 1000 steps at the end, {name}, scaling: {scaling}; run / "
-                "prediction / companion matrix"
+                "prediction / that of the kernel later / companion matrix"
             )
-            lines[key] = f"{said(run)} / {said(prediction)} / {limit:.2f}"
+            lines[key] = f"{said(run)} / {said(prediction)} / {said(later)} / {limit:.2f}"
     return lines
 
 

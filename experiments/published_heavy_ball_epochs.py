@@ -21,8 +21,9 @@ from ntk_momentum.study import plotting
 
 ORDER = 91
 CAPTION = """Mean squared error under the heavy ball, median and range over seeds: solid the run,
-dashed the prediction from its own initial kernel, without a fit. Right: decades per 1000 steps;
-dotted: the companion-matrix rate of the smallest eigenvalue."""
+dashed the prediction of its own initial kernel, dash-dotted that of its kernel after a tenth of the
+steps, without a fit. Right: decades per 1000 steps; dotted: the companion-matrix rate of the
+smallest eigenvalue."""
 
 
 @dataclass(frozen=True)

@@ -370,8 +370,8 @@ def published_epochs(
     """A data set of `published.against_epoch` in three panels: the loss in both parametrisations,
     and the local slope in the paper's.
 
-    local: from a curve to (steps, slope). Solid and shaded: runs; dashed: predictions. Returns
-    (figure, axes).
+    local: from a curve to (steps, slope). Solid and shaded: runs; dashed: predictions; dash-dotted:
+    those of the kernel later. Returns (figure, axes).
     """
     figure, row = panels(1, 3, height=3.3, width=8.4)
     titles = (
@@ -384,6 +384,8 @@ def published_epochs(
             one = ds.mse.sel(scaling=scaling, algorithm=name).isel(epoch=slice(1, None))
             band(axes, one.epoch, one.sel(curve="run"), color=color, label=shown(str(name)))
             prediction(axes, one.epoch, one.sel(curve="prediction"), color=color)
+            later = one.sel(curve="settled").median("seed")
+            axes.plot(one.epoch, later, color=color, linestyle=(0, (3, 1, 1, 1)), linewidth=1)
         for curve, style in (("run", "-"), ("prediction", "--")):
             one = ds.mse.sel(scaling="paper", algorithm=name, curve=curve).median("seed")
             row[2].plot(
@@ -401,13 +403,14 @@ def published_epochs(
             start, ends = float(one.top[..., 0].max()), one.top[..., 1].median("seed")
             told = f"{float(ends.min()):.2g} to {float(ends.max()):.2g} at the end"
             axes.text(
-                0.03,
-                0.03,
+                0.97,
+                0.97,
                 "predictions of $H(0)$ leave the frame:\n"
                 rf"$2\eta\lambda_{{\max}}/n$ = {start:.2g} at the start,"
                 f"\n{told}",
                 transform=axes.transAxes,
-                va="bottom",
+                va="top",
+                ha="right",
                 fontsize=7,
                 color=MUTED,
             )

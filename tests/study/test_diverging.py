@@ -1,10 +1,14 @@
 """Figures whose predictions diverge: above the limit of stability a constant kernel's prediction
 grows without bound while the network, whose kernel falls, does not."""
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
 
+import ntk_momentum as nm
 from ntk_momentum.study.registry import experiments
 from ntk_momentum.study.report import met_expectation
 
@@ -22,8 +26,9 @@ def against_epoch(published, names):
     decay = 30 * np.exp(-EPOCH / 300) + 1e-3
     with np.errstate(over="ignore"):
         growth = np.stack([30.0 * np.exp(2.0 * EPOCH), decay + np.exp(0.02 * EPOCH - 7)])
-    mse = np.empty((2, 2, len(names), 2, EPOCH.size))
+    mse = np.empty((2, 3, len(names), 2, EPOCH.size))
     mse[:, 0] = decay
+    mse[:, 2] = np.where(EPOCH < 100, np.nan, decay)
     mse[:, 1] = np.stack([published.ended(curve) for curve in growth])[:, None, None]
     return xr.Dataset(
         {
@@ -36,7 +41,7 @@ def against_epoch(published, names):
         },
         {
             "scaling": ["authors", "paper"],
-            "curve": ["run", "prediction"],
+            "curve": ["run", "prediction", "settled"],
             "algorithm": names,
             "epoch": EPOCH,
         },
@@ -58,6 +63,21 @@ def test_predictions_that_diverge_leave_the_frame_and_not_the_axis(name):
     said = module.headline(ds)
     assert any("diverges" in value for value in said.values())
     assert not any("nan" in str(value) or "inf" in str(value) for value in said.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "method", [nm.nesterov_torch(1.0, 3.0), nm.multi_step_momentum(1.0, 0.2, 0.5)]
+)
+def test_from_where_a_kernel_has_settled_its_prediction_is_the_run(method):
+    published = experiments()["published_heavy_ball_epochs"].load().published
+    data = published.images(10)
+    net = published.network(40, data.input_size, key=jax.random.key(0), scheme="paper")
+    step = 1 / published.sharpness(net, data, "output")  # trained alone, its kernel never moves
+    method = eqx.tree_at(lambda method: method.eta, method, jnp.asarray(step))
+    curve, _, later = published.settled(net, data, method, 40, 5, "output", 10)
+    assert np.isnan(later[:2]).all() and curve[-1] < 0.5 * curve[2]
+    np.testing.assert_allclose(later[2:], curve[2:], rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["published_heavy_ball_width", "published_nesterov_width"])
