@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 import xarray
+from ntk_momentum.experiments._unit import unit_data
 
 import ntk_momentum as nm
-from ntk_momentum.data import open_data
 from ntk_momentum.study import plotting
 from ntk_momentum.theory import bounds
 
@@ -67,7 +67,7 @@ def methods(config, b):
 
 
 def run(config, progress):
-    data = open_data(config.data, config.n)
+    data = unit_data(config.data, config.n)
     net = nm.init_two_layer(config.width, data.input_size, key=jax.random.key(0))
     kernel, residual0 = nm.empirical_ntk(net, data.X), jax.vmap(net)(data.X) - data.y
     table = methods(

@@ -13,9 +13,9 @@ import diffrax
 import jax
 import numpy as np
 import xarray
+from ntk_momentum.experiments._unit import unit_data
 
 import ntk_momentum as nm
-from ntk_momentum.data import open_data
 from ntk_momentum.dynamics.solver import LazyExponential, RungeKutta
 from ntk_momentum.study import plotting
 from ntk_momentum.theory import bounds
@@ -63,7 +63,7 @@ SIZES = {
 
 
 def run(config, progress):
-    data = open_data(config.data, config.n)
+    data = unit_data(config.data, config.n)
     net = nm.init_two_layer(config.width, data.input_size, key=jax.random.key(1))
     lambda0 = np.linalg.eigvalsh(nm.infinite_ntk(data.X))[0]
     b = float(bounds.paper_friction(lambda0))

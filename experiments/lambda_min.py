@@ -9,9 +9,9 @@ trains; a wide one starts at lambda_0 and stays. The kernel is (2.8), evaluated 
 from dataclasses import dataclass
 
 import numpy as np
+from ntk_momentum.experiments._unit import unit_data
 
 import ntk_momentum as nm
-from ntk_momentum.data import open_data
 from ntk_momentum.study import plotting
 from ntk_momentum.theory import bounds
 
@@ -49,7 +49,7 @@ SIZES = {
 
 
 def run(config, progress):
-    data = open_data(config.data, config.n)
+    data = unit_data(config.data, config.n)
     lam0 = float(np.linalg.eigvalsh(nm.infinite_ntk(data.X))[0])
     flow = nm.HeavyBall(float(bounds.paper_friction(lam0)))
     ts = config.horizon / np.sqrt(lam0) * np.linspace(0, 1, config.times)

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
+from ntk_momentum.experiments._unit import unit_data
 
 import ntk_momentum as nm
-from ntk_momentum.data import open_data
 from ntk_momentum.study import plotting
 from ntk_momentum.theory import bounds
 
@@ -67,7 +67,7 @@ SIZES = {
 
 
 def run(config, progress):
-    data = open_data(config.data, config.n)
+    data = unit_data(config.data, config.n)
     lam0 = float(np.linalg.eigvalsh(nm.infinite_ntk(data.X))[0])
     slow = {
         "gradient_flow": 1 / lam0,

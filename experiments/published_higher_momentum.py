@@ -17,10 +17,10 @@ from ntk_momentum.study import plotting
 
 ORDER = 104
 CAPTION = """Mean squared error under multi-step momentum (beta1, beta2), median and range over
-seeds: solid the run, dashed the prediction of its own initial kernel, dash-dotted that of its
-kernel after a tenth of the steps, without a fit. In the colour of the text: the heavy ball whose
-beta is the last pair's sum. Right: decades per 1000 steps; dotted: the rate of the smallest
-eigenvalue from its 3 x 3 companion matrix."""
+seeds: solid the run, dashed the prediction of its own initial kernel, dash-dotted, where that
+leaves the frame, that of its kernel after a tenth of the steps, without a fit. In the colour of the
+text: the heavy ball whose beta is the last pair's sum. Right: decades per 1000 steps; dotted: the
+rate of the smallest eigenvalue from its 3 x 3 companion matrix."""
 
 
 @dataclass(frozen=True)

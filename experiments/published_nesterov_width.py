@@ -3,10 +3,12 @@
 The authors' fourth and fifth figures, one run and the mean of ten seeds: the loss after a fixed
 number of steps has its minimum at a moderate width. Their kernel grows like m, and Nesterov's limit
 of stability, 2 (1 + beta)/(1 + 2 beta) of eta lambda_max, falls from 2 to 4/3 as its momentum k/(k
-+ d) grows: the best width is near the one where the initial kernel meets it, for every d. In the
-paper's scaling, m^(-1/2), the kernel does not grow and wider runs come closer to what their kernel
-predicts. Changed by default: 50 digits, widths 500 to 3000, epoch 100, a step that puts the limit
-among these widths.
++ d) grows: the best width is near the one where the initial kernel meets it. On the authors' images
+that holds for d = 2; for d = 10, whose momentum is still small in the first steps, the best width
+lies beyond it, as without momentum: the network is thrown to where its kernel is smaller and trains
+on from there. In the paper's scaling, m^(-1/2), the kernel does not grow and wider runs come closer
+to what their kernel predicts. Changed by default: 50 digits, widths 500 to 3000, epoch 100, a step
+that puts the limit among these widths.
 """
 
 from dataclasses import dataclass, replace

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
+from ntk_momentum.experiments._unit import unit_data
 
 import ntk_momentum as nm
-from ntk_momentum.data import open_data
 from ntk_momentum.method.special import kappa
 from ntk_momentum.study import plotting
 from ntk_momentum.theory import bounds
@@ -60,7 +60,7 @@ SIZES = {
 
 
 def run(config, progress):
-    data = open_data(config.data, config.n)
+    data = unit_data(config.data, config.n)
     limit = nm.infinite_ntk(data.X)
     lam0 = float(np.linalg.eigvalsh(limit)[0])
     flows = [

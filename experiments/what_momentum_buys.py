@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
+from ntk_momentum.experiments._unit import unit_data
 
 import ntk_momentum as nm
-from ntk_momentum.data import open_data
 from ntk_momentum.study import plotting
 
 ORDER = 1
@@ -52,7 +52,7 @@ SIZES = {
 
 def run(config, progress):
     xr = plotting.require("xarray", "experiments")
-    data = open_data(config.data, config.n)
+    data = unit_data(config.data, config.n)
     net = nm.init_two_layer(config.width, data.input_size, key=jax.random.key(0))
     kernels = {"own": nm.empirical_ntk(net, data.X), "infinite": nm.infinite_ntk(data.X)}
     residual = jax.vmap(net)(data.X) - data.y

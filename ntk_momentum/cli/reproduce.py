@@ -76,7 +76,7 @@ def reproduce(size: str, out: Path, only: tuple[str, ...], shared: Shared) -> in
             bar.finish_piece()
             said = f"{outcome.status} ({outcome.seconds:.1f} s)"
             said += f". {outcome.message}" if outcome.message else ""
-            (LOG.error if outcome.trace else LOG.info)("%s: %s", experiment.name, said)
+            (LOG.error if outcome.status == "failed" else LOG.info)("%s: %s", experiment.name, said)
         if ledger:
             begun = time.perf_counter()
             try:

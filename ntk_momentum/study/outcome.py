@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from .. import files
-from ..errors import MissingPackage, check_choice, check_path, no_type_check, require
+from ..errors import InputError, MissingPackage, check_choice, check_path, no_type_check, require
 from ..progress import OnProgress, check_progress
 from ..results import store
 from ..results.provenance import identity_of, provenance
@@ -175,8 +175,9 @@ def _outcome(outcome: Outcome, out: Path, progress: OnProgress | None, compute: 
         raise
     except Exception as error:  # one failed experiment must not stop the others
         outcome.status = "failed"
-        outcome.message = f"{type(error).__name__}: {error}"
-        outcome.trace = traceback.format_exc()
+        asked = isinstance(error, InputError)  # its sentence says what to try: no trace
+        outcome.message = str(error) if asked else f"{type(error).__name__}: {error}"
+        outcome.trace = "" if asked else traceback.format_exc()
         outcome.error = error
     outcome.seconds = time.perf_counter() - start
     return outcome

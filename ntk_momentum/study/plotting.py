@@ -384,8 +384,9 @@ def published_epochs(
             one = ds.mse.sel(scaling=scaling, algorithm=name).isel(epoch=slice(1, None))
             band(axes, one.epoch, one.sel(curve="run"), color=color, label=shown(str(name)))
             prediction(axes, one.epoch, one.sel(curve="prediction"), color=color)
-            later = one.sel(curve="settled").median("seed")
-            axes.plot(one.epoch, later, color=color, linestyle=(0, (3, 1, 1, 1)), linewidth=1)
+            if one.sel(curve="prediction").isnull().any():
+                later = one.sel(curve="settled").median("seed")
+                axes.plot(one.epoch, later, color=color, linestyle=(0, (3, 1, 1, 1)), linewidth=1)
         for curve, style in (("run", "-"), ("prediction", "--")):
             one = ds.mse.sel(scaling="paper", algorithm=name, curve=curve).median("seed")
             row[2].plot(
@@ -449,10 +450,11 @@ def power_ticks(axis: Any, values: Any) -> None:
 
 
 def log_ticks(axis: Any) -> None:
-    """Label a logarithmic axis at powers of ten, in full; where its data span less than two
-    decades, at 3 times these too, less than one, at 2 and 5 times."""
+    """Label a logarithmic axis at powers of ten, in full; where its data, or the limits set for it,
+    span less than two decades, at 3 times these too, less than one, at 2 and 5 times."""
     ticker = require("matplotlib.ticker", "drawing figures")
-    low, high = axis.get_data_interval()
+    chosen = not getattr(axis.axes, f"get_autoscale{axis.axis_name}_on")()
+    low, high = axis.get_view_interval() if chosen else axis.get_data_interval()
     wide = high > 10 * low > 0
     between = (1.0,) if high > 100 * low > 0 else (1.0, 3.0) if wide else (1.0, 2.0, 5.0)
     locator = ticker.LogLocator(subs=between)

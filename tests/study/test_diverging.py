@@ -80,6 +80,34 @@ def test_from_where_a_kernel_has_settled_its_prediction_is_the_run(method):
     np.testing.assert_allclose(later[2:], curve[2:], rtol=1e-12)
 
 
+@pytest.mark.slow
+def test_a_run_slower_than_its_kernel_has_neurons_held_at_their_kinks():
+    published = experiments()["published_heavy_ball_epochs"].load().published
+    data = published.images(20)
+    net = published.network(100, data.input_size, key=jax.random.key(0), scheme="paper")
+    eta = 0.9 / published.sharpness(net, data, "hidden")
+    how = {"save_every": 300, "loss": published.mean_squared, "readouts": ("f",)}
+    half, end = (nm.train(net, data, nm.gradient_descent(eta), k, **how) for k in (300, 600))
+    ts = 2 * eta / data.n * np.array([0, 150, 300])
+    flow = nm.simulate(
+        half.model,
+        data,
+        nm.GradientFlow(),
+        ts,
+        readouts=("f", "sliding", "sliding_kernel", "kernel"),
+    )
+    error = np.asarray(flow.f) - np.asarray(data.y)
+    run = np.sum(np.square(np.asarray(end.f[-1]) - np.asarray(data.y)))
+    foretold = {}
+    for name in ("kernel", "sliding_kernel"):  # 150 steps before the end
+        values, vectors = np.linalg.eigh(getattr(flow, name)[1])
+        left = np.exp(-values * float(ts[2] - ts[1])) * (vectors.T @ error[1])
+        foretold[name] = left @ left / run
+    assert np.sum(error[2] ** 2) == pytest.approx(run, rel=0.02)  # the flow is as slow
+    assert flow.sliding[1] > 10 * flow.sliding[0]
+    assert foretold["sliding_kernel"] == pytest.approx(1, abs=0.03) and foretold["kernel"] < 0.6
+
+
 @pytest.mark.parametrize("name", ["published_heavy_ball_width", "published_nesterov_width"])
 def test_a_width_figure_says_where_its_prediction_diverges(name):
     module = experiments()[name].load()
