@@ -283,7 +283,7 @@ def _(losses, m, mo, names, noisy, np, plotting, runs, rc_context, steps, svg):
         foretold = np.clip((noisy or losses)[method_name], 1e-16, 1e12)
         color = plotting.COLORS[method_name]
         axes.semilogy(steps, foretold, color=color, label=names[method_name])
-        axes.semilogy(run.ts, run.loss, plotting.MARKERS[color], color=color)
+        axes.semilogy(run.ts, run.loss, plotting.MARKER_OF[color], color=color)
     title = "lines: closed form" + (", expected on batches" if noisy else "")
     axes.set(title=f"{title}\npoints: {m.value} neurons", xlabel="step", ylabel="loss")
     start_loss = float(losses["heavy_ball"][0])

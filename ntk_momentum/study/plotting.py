@@ -20,7 +20,7 @@ from .notation import shown
 
 COLORS = {"gradient_flow": "#0072b2", "heavy_ball": "#d55e00", "nesterov": "#009e73"}
 CYCLE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-MARKERS = dict(zip(CYCLE, "os^DvP", strict=True))
+MARKER_OF = dict(zip(CYCLE, "os^DvP", strict=True))
 THEORY = "#222222"
 MUTED = "#7a7a7a"
 ON_MAP = "#fffffe"
@@ -108,7 +108,7 @@ def _mark(figure: Any) -> None:
     for axes in figure.axes:
         drawn = [one for one in axes.lines if one.get_color() not in (THEORY, MUTED, ON_MAP)]
         tones = list(dict.fromkeys(one.get_color() for one in drawn))
-        if len(tones) < 2 or not MARKERS.keys() >= set(tones):
+        if len(tones) < 2 or not MARKER_OF.keys() >= set(tones):
             continue
         marked |= set(tones)
         dots = {one.get_color() for one in drawn if one.get_marker() == "o"}
@@ -116,7 +116,7 @@ def _mark(figure: Any) -> None:
             color = one.get_color()
             if color not in dots and _solid(one) and one.get_linewidth() > 1:
                 start = 0.15 * (0.5 + tones.index(color) / len(tones))
-                one.set(marker=MARKERS[color], markevery=(start, 0.15))
+                one.set(marker=MARKER_OF[color], markevery=(start, 0.15))
         handles = axes.get_legend().get_lines() if axes.get_legend() else []
         _mark_dots([*drawn, *handles], handles if not dots else [])
     for legend in figure.legends:
@@ -131,10 +131,10 @@ def _solid(one: Any) -> bool:
 def _mark_dots(lines: Iterable[Any], bare: list[Any]) -> None:
     """Markers by colour, in place of dots, and on what is solid among `bare`."""
     for one in lines:
-        if one.get_color() in MARKERS and (
+        if one.get_color() in MARKER_OF and (
             one.get_marker() == "o" or (one in bare and _solid(one))
         ):
-            one.set_marker(MARKERS[one.get_color()])
+            one.set_marker(MARKER_OF[one.get_color()])
 
 
 _STACKED: ContextVar[bool] = ContextVar("_STACKED", default=False)
