@@ -8,11 +8,13 @@ a batch job, it is a line of the log now and then, so that nothing is lost or to
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from .errors import InputError, described, require
 
@@ -23,6 +25,7 @@ LINE_SECONDS = 30.0
 Chosen, not measured."""
 
 OnProgress = Callable[[int, int], None]
+F = TypeVar("F", bound=Callable)
 
 
 def check_progress(progress: Any, what: str = "working") -> OnProgress | None:
@@ -54,6 +57,77 @@ def _own_bar(what: str) -> OnProgress:
             bar.close()
 
     return progress
+
+
+class _Told:
+    """progress(done, total) of one call, remembered, so that it is repeated where nothing moves,
+    and ends with all done."""
+
+    heard: ClassVar[list[_Told | None]] = []
+    """Those that compiled programs report to: the last, which began last."""
+
+    def __init__(self, progress: OnProgress):
+        self.progress, self.last = progress, (0, 1)
+        self.error: Exception | None = None
+        self.lock, self.over = threading.Lock(), threading.Event()
+
+    def __call__(self, done: int, total: int) -> None:
+        with self.lock:
+            self.last = done, total
+            self.progress(done, total)
+
+    def report(self, done: Any, total: Any) -> None:
+        """Called by a program, which an error must not stop half-way."""
+        try:
+            self(int(done), int(total))
+        except Exception as error:
+            self.error = error
+
+    def repeat(self) -> None:
+        """One call into a library may take minutes, and compiling a program too."""
+        while not self.over.wait(LINE_SECONDS / 6):
+            self.report(*self.last)
+
+
+def with_progress(function: F) -> F:
+    """Settles the argument `progress` of a public function: one that counts where its work is
+    counted (its own calls, or `report` in its programs), and elsewhere tells of begin and end."""
+
+    @functools.wraps(function)
+    def call(*args: Any, progress: OnProgress | bool | None = None, **options: Any) -> Any:
+        progress = check_progress(progress, function.__name__)
+        told = None if progress is None else _Told(progress)
+        _Told.heard.append(told)
+        try:
+            if told is None:
+                return function(*args, **options)
+            jax = require("jax", "computing")
+            threading.Thread(target=told.repeat, daemon=True).start()
+            found = jax.block_until_ready(function(*args, progress=told, **options))
+            jax.effects_barrier()
+        finally:
+            _Told.heard.remove(told)
+            if told is not None:
+                told.over.set()
+        if told.error is not None:
+            raise told.error
+        if told.last[0] < told.last[1]:
+            told(told.last[1], told.last[1])
+        return found
+
+    return call  # type: ignore[return-value]
+
+
+def report(done: Any, total: Any, due: Any = True) -> None:
+    """Inside a compiled program: to whom it may concern, so much is done, where it is due. A
+    program that reports is not kept in the compilation cache."""
+    jax = require("jax", "computing")
+
+    def tell(done: Any, total: Any) -> None:
+        if _Told.heard and _Told.heard[-1] is not None:
+            _Told.heard[-1].report(done, total)
+
+    jax.lax.cond(due, lambda: jax.debug.callback(tell, done, total), lambda: None)
 
 
 def print_line(line: str) -> None:
@@ -152,12 +226,13 @@ class Bar:
 
     def _line(self, done: float, elapsed: float) -> str:
         clock = require("tqdm", "the progress bar").tqdm.format_interval
-        line = f"{self._name}: {done:.3g} of {self._total} ({done / max(self._total, 1):.0%}), "
-        line += f"{clock(elapsed)} elapsed"
+        count = "" if self._total == 1 else f"{done:.3g} of {self._total}, "
+        line = f"{self._name}: {count}{done / max(self._total, 1):.0%}, {clock(elapsed)} elapsed"
         rate = (done - self._skipped) / elapsed
         if rate > 0:
             left = (self._total - done) / rate
-            line += f", {60 * rate:.3g} a minute, about {clock(left)} remaining"
+            line += f", {60 * rate:.3g} a minute" if count else ""
+            line += f", about {clock(left)} remaining"
         return line
 
     def close(self) -> None:

@@ -387,6 +387,7 @@ CALLS: dict[str, dict[str, tuple[Any, Any]]] = {
         "x2": (None, {"text": "x", "others": np.ones((5, 3)), "nan": np.full((5, 4), nan)}),
         **_kernel,
         "per_layer": (False, "flag"),
+        "progress": (None, "progress"),
     },
     "plan_ntk": {
         "model": (net, "model"),
@@ -443,6 +444,7 @@ CALLS: dict[str, dict[str, tuple[Any, Any]]] = {
         "key": (key, "key"),
         "samples": (2, KINDS["whole"] | {"1": 1}),
         "output": ("trace-mean", "name"),
+        "progress": (None, "progress"),
     },
     "spectrum": {
         "kernel": (eye, "kernel"),
@@ -450,6 +452,7 @@ CALLS: dict[str, dict[str, tuple[Any, Any]]] = {
             ones,
             {k: v for k, v in KINDS["vector"].items() if k != "None"} | {"zero": np.zeros(5)},
         ),
+        "progress": (None, "progress"),
     },
     "Friction": {
         "b": (
@@ -561,6 +564,7 @@ CALLS: dict[str, dict[str, tuple[Any, Any]]] = {
         ),
         "flow": (nm.HeavyBall(1.0), "flow or optimizer"),
         "ts": ([0.0, 1.0], "times"),
+        "progress": (None, "progress"),
     },
     "simulate": {
         "model": (net, "model"),
@@ -713,12 +717,14 @@ CALLS: dict[str, dict[str, tuple[Any, Any]]] = {
         "kernel": (eye, KINDS["kernel"] | KINDS["negative kernel"]),
         "share": (0.9, "share"),
         "sampling": ("without_replacement", "name"),
+        "progress": (None, "progress"),
     },
     "critical_step": {
         "optimizer": (nm.heavy_ball(0.1, 0.5), "our optimizer"),
         "kernel": (eye, KINDS["kernel"] | KINDS["negative kernel"]),
         "batch_size": (2, KINDS["whole"] | {"6": 6}),
         "sampling": ("without_replacement", "name"),
+        "progress": (None, "progress"),
     },
     "predict_stochastic": {
         "kernel": (eye, KINDS["kernel"] | KINDS["negative kernel"]),
@@ -730,6 +736,7 @@ CALLS: dict[str, dict[str, tuple[Any, Any]]] = {
         "method": ("exact", "name"),
         "runs": (4, "whole"),
         "probe": (None, {"an array": eye, "3": 3}),
+        "progress": (None, "progress"),
     },
     "simulate_stochastic": {
         "kernel": (eye, KINDS["kernel"] | KINDS["negative kernel"]),
@@ -745,6 +752,7 @@ CALLS: dict[str, dict[str, tuple[Any, Any]]] = {
         "loss": (nm.squared, "loss"),
         "trainable": (None, {"of no model": "hidden"}),
         "where": (None, {"of no model": len}),
+        "progress": (None, "progress"),
     },
     "run_experiment": {
         "name": ("three_flows", "name"),

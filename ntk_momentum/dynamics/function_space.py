@@ -26,7 +26,7 @@ from ..loss import Loss, as_targets, check_targets, is_known, output_gradient, s
 from ..method import AbstractFlow, AbstractOptimizer, State
 from ..method.base import Number
 from ..numerics import Numerics, check_config
-from ..progress import OnProgress, check_progress
+from ..progress import OnProgress, check_progress, with_progress
 from . import ritz
 from .constant_kernel import (
     array,
@@ -257,8 +257,15 @@ class Law(eqx.Module):
         return jnp.sqrt(jnp.maximum(jnp.diagonal(self.covariance, axis1=1, axis2=2), 0.0))
 
 
+@with_progress
 def predict_law(
-    ntk: Any, nngp: Any, y: Any, flow: AbstractFlow | AbstractOptimizer, ts: Any
+    ntk: Any,
+    nngp: Any,
+    y: Any,
+    flow: AbstractFlow | AbstractOptimizer,
+    ts: Any,
+    *,
+    progress: OnProgress | bool | None = None,
 ) -> Law:
     """Mean and covariance of f(t) over initialisations of infinitely wide networks.
 
@@ -275,6 +282,7 @@ def predict_law(
         y: Targets, (n,) or (n, k).
         flow: A flow, or an optimizer.
         ts: Times, (T,), or step counts for an optimizer.
+        progress: Called as progress(done, 1); True for a bar.
 
     Returns:
         The law: mean (T, n + q) or (T, n + q, k), covariance (T, n + q, n + q) of each output (they

@@ -31,7 +31,7 @@ from ..method import (
     precise_mode,
     warn_of_precision,
 )
-from ..progress import OnProgress
+from ..progress import OnProgress, with_progress
 from . import ritz
 from .constant_kernel import (
     array,
@@ -150,6 +150,7 @@ def response(eigenvalues: Any, flow: AbstractFlow, ts: Any) -> Float[Array, "T n
 
 
 @no_type_check
+@with_progress
 def predict(
     kernel: Any,
     residual0: Any,
@@ -205,7 +206,8 @@ def predict(
         products: With an operator, so many products, whatever their error.
         tol: With an operator, the error asked for, as a share of |Delta(0)|; 1e-8 in float64, 1e-5
             in float32 if None.
-        progress: With an operator, called as progress(products done, products expected).
+        progress: Called as progress(products done, products expected), of an array as
+            progress(done, 1); True for a bar.
 
     Returns:
         The errors, losses and, with a test kernel, predictions at all times; from products an
@@ -237,10 +239,10 @@ def predict(
         scalar, ts = True, given[None]
     if ridge is not None:
         check_positive("the ridge", ridge, strict=False)
-    if (products, tol, progress) != (None, None, None) and not is_operator(kernel):
+    if (products, tol) != (None, None) and not is_operator(kernel):
         raise InputError(
-            f"products={products!r}, tol={tol!r} and progress={progress!r} must belong to a kernel "
-            "given as an operator, got an array; give them to nm.modes, or leave them out."
+            f"products={products!r} and tol={tol!r} must belong to a kernel given as an operator, "
+            "got an array; give them to nm.modes, or leave them out."
         )
     if velocity0 is not None:
         check_launch(flow)

@@ -41,7 +41,7 @@ from ..errors import (
 from ..kernel import Modes, Spectrum, lanczos
 from ..memory import check_fits
 from ..method import AbstractFlow, AbstractOptimizer, GradientFlow, check_method_kind
-from ..progress import OnProgress, check_progress
+from ..progress import OnProgress, check_progress, with_progress
 from .constant_kernel import array, check_times, is_operator, launch_of, shaped, square
 from .responses import check_launch, error_of, moved, numbers_of, slots_of
 
@@ -64,6 +64,7 @@ def default_tol(dtype: Any) -> float:
 
 
 @no_type_check
+@with_progress
 def modes(
     kernel: Any,
     residual0: Any,
@@ -120,7 +121,6 @@ def modes(
         raise InputError("with velocity0 give the flow too: gradient flow has no velocity.")
     flow = GradientFlow() if flow is None else flow
     check_method_kind("flow", flow, (AbstractFlow, AbstractOptimizer))
-    progress = check_progress(progress, "modes")
     if velocity0 is not None:
         check_launch(flow)
     products = None if products is None else check_whole("products", products, example=100)
@@ -146,7 +146,9 @@ def modes(
         ts = np.sort(np.atleast_1d(np.asarray(ts, float)))
     most = min(MOST_PRODUCTS if products is None else int(products), size)
     watch = None if products is not None else (flow, ts, ridge, tol)
-    run, count = _grown(operator, start, most, watch, velocity0 is not None, progress)
+    run, count = _grown(
+        operator, start, most, watch, velocity0 is not None, check_progress(progress)
+    )
     found = lanczos.ritz(run, count, shape, tol, velocity0 is not None)
     lowest, highest = float(found.values[0]), float(jnp.max(jnp.abs(found.values)))
     if lowest < -(np.finfo(dtype).eps ** 0.5) * highest:

@@ -28,6 +28,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ..errors import InputError, concrete
+from ..progress import report
 
 _NOTHING = 4.0
 """What is left of a vector counts as zero below so many times round-off of the largest product.
@@ -82,12 +83,18 @@ def resized(run: Lanczos, products: int) -> Lanczos:
 
 
 def extend(
-    run: Lanczos, operator: Any, first: int | Int[Array, ""], last: int | Int[Array, ""]
+    run: Lanczos,
+    operator: Any,
+    first: int | Int[Array, ""],
+    last: int | Int[Array, ""],
+    told: bool = False,
 ) -> Lanczos:
     """Products number first, ..., last - 1. With Python's numbers differentiable in reverse mode
-    too, as whole numbers of jax one program for all of them."""
+    too, as whole numbers of jax one program for all of them. told: to whom is watching."""
 
     def step(k: Array, run: Lanczos) -> Lanczos:
+        if told:
+            report(k, last)
         width = run.width
         block = jax.lax.dynamic_slice_in_dim(run.basis, k * width, width)
         moved = apply(operator, block)

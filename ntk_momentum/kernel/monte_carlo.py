@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Key
 
 from ..errors import InputError, brief, check_callable, check_key, check_whole, described
 from ..memory import check_fits, in_short
+from ..progress import OnProgress, report, with_progress
 from .empirical import empirical_ntk
 
 
@@ -27,6 +28,7 @@ class MonteCarlo(NamedTuple):
     error: Float[Array, "n1 ..."]
 
 
+@with_progress
 def monte_carlo_ntk(
     make: Callable,
     x1: Any,
@@ -34,6 +36,7 @@ def monte_carlo_ntk(
     *,
     key: Key[Array, ""],
     samples: int = 32,
+    progress: OnProgress | bool | None = None,
     **options: Any,
 ) -> MonteCarlo:
     """The mean of `empirical_ntk` over random models: for kernels that have no closed form.
@@ -49,6 +52,7 @@ def monte_carlo_ntk(
         x2: Inputs, (n2, ...); None means x1.
         key: As from `jax.random.key`.
         samples: Models drawn, at least 2.
+        progress: Called as progress(models done, models); True for a bar.
         options: Those of `empirical_ntk`, except per_layer.
 
     Returns:
@@ -102,6 +106,8 @@ def monte_carlo_ntk(
         ) -> tuple[tuple[Array, Array], None]:
             count, key = step
             mean, spread = carry
+            if progress is not None:
+                report(count - 1, samples)
             new = kernel(key)
             moved = mean + (new - mean) / count
             return (moved, spread + (new - mean) * (new - moved)), None

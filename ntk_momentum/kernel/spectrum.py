@@ -18,6 +18,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from ..errors import InputError, check_interval, check_positive, check_real, concrete
 from ..memory import check_fits, shape_of
+from ..progress import OnProgress, with_progress
 from . import lanczos
 from .lanczos import Modes
 
@@ -166,7 +167,14 @@ class Spectrum(eqx.Module):
         return self.shares
 
 
-def spectrum(kernel: Any, y: ArrayLike | None = None, *, products: int = 100) -> Spectrum:
+@with_progress
+def spectrum(
+    kernel: Any,
+    y: ArrayLike | None = None,
+    *,
+    products: int = 100,
+    progress: OnProgress | bool | None = None,
+) -> Spectrum:
     """The spectrum of a kernel, and the shares of labels in its eigenvectors.
 
         H = sum_k lambda_k u_k u_k^T,  shares_k = <u_k, y>^2 / |y|^2
@@ -182,6 +190,7 @@ def spectrum(kernel: Any, y: ArrayLike | None = None, *, products: int = 100) ->
             `nm.modes`, for the part of the spectrum that y takes part in.
         y: Labels, (n,) or (n, k); of modes those they were found for.
         products: With an operator, so many products with it.
+        progress: Called as progress(products done, products); True for a bar.
 
     Returns:
         Eigenvalues (ascending), eigenvectors and shares.
@@ -200,7 +209,7 @@ def spectrum(kernel: Any, y: ArrayLike | None = None, *, products: int = 100) ->
             raise InputError("modes hold the error they were found for; leave y out.")
         return _of_modes(kernel)
     if hasattr(kernel, "mv") and hasattr(kernel, "in_structure"):
-        return _of_operator(kernel, y, products)
+        return _of_operator(kernel, y, products, progress is not None)
     check_fits(
         4 * math.prod(shape_of(kernel)),  # the eigenvectors, and what LAPACK works in
         f"the eigenvectors of a kernel of shape {shape_of(kernel)}",
@@ -257,7 +266,7 @@ def _of_modes(found: Modes) -> Spectrum:
     return Spectrum(found.values, found.vectors, size / jnp.sum(size))
 
 
-def _of_operator(operator: Any, y: Any, products: int) -> Spectrum:
+def _of_operator(operator: Any, y: Any, products: int, told: bool) -> Spectrum:
     check_positive("products", products)
     structure = operator.in_structure()
     if y is None or np.shape(y) != getattr(structure, "shape", None):
@@ -268,5 +277,6 @@ def _of_operator(operator: Any, y: Any, products: int) -> Spectrum:
         )
     start = jnp.asarray(y, structure.dtype)
     count = min(int(products), start.size)
-    run = lanczos.extend(lanczos.started(start.reshape(1, -1), count), operator, 0, count)
+    run = lanczos.started(start.reshape(1, -1), count)
+    run = lanczos.extend(run, operator, 0, count, told)
     return _of_modes(lanczos.ritz(run, lanczos.exhausted(run, count) or count, start.shape, 1.0))

@@ -20,6 +20,7 @@ from typing import Any
 
 import diffrax
 import equinox as eqx
+import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import lineax
@@ -43,6 +44,7 @@ from ..errors import (
 )
 from ..loss import Loss, output_gradient, squared
 from ..method import AbstractFlow, GradientFlow, State, check_linear, check_method_kind
+from ..progress import OnProgress, report, with_progress
 from .sampling import noise_strength
 
 
@@ -72,6 +74,7 @@ class Diffusion(eqx.Module):
 
 
 @no_type_check
+@with_progress
 def simulate_stochastic(
     kernel: Any,
     residual0: Any,
@@ -88,6 +91,7 @@ def simulate_stochastic(
     loss: Loss = squared,
     trainable: Any = None,
     where: Callable | None = None,
+    progress: OnProgress | bool | None = None,
 ) -> Diffusion:
     """Paths of a flow with the noise that mini-batches give its discrete twin of step h.
 
@@ -121,6 +125,7 @@ def simulate_stochastic(
         loss: As in `nm.simulate`, a sum over samples; of a model only.
         trainable: As in `nm.simulate`.
         where: As in `nm.simulate`.
+        progress: Called as progress(hundredths done, 100); True for a bar.
 
     Returns:
         Errors and losses of each path.
@@ -178,6 +183,7 @@ def simulate_stochastic(
         problem, start, flow, check_times(ts, dtype=dtype), jnp.asarray(size, dtype),
         jnp.asarray(h if dt is None else dt, dtype), n, runs, key,
         diffrax.Euler() if solver is None else solver,
+        diffrax.NoProgressMeter() if progress is None else _Meter(),
     )  # fmt: skip
 
 
@@ -227,10 +233,27 @@ def _of_kernel(
     return ErrorProblem(jnp.asarray(kernel, start.dtype)), start, len(start)
 
 
+class _Meter(diffrax.AbstractProgressMeter):
+    """Reports hundredths of the time; all paths take the same steps."""
+
+    def init(self) -> Array:
+        """Of nothing."""
+        return jnp.zeros((), jnp.int32)
+
+    def step(self, state: Array, progress: Any) -> Array:
+        """After a step."""
+        now = eqxi.unvmap_max(jnp.asarray(100 * progress, jnp.int32))
+        report(now, 100, eqxi.unvmap_all(now > state))
+        return now
+
+    def close(self, state: Array) -> None:
+        """Nothing is left."""
+
+
 @eqx.filter_jit
 def _paths(
     problem: AbstractProblem, start: Any, flow: AbstractFlow, ts: Array, size: Array, dt: Array,
-    n: int, runs: int, key: Any, solver: Any,
+    n: int, runs: int, key: Any, solver: Any, meter: Any,
 ) -> Diffusion:  # fmt: skip
     shape = jax.ShapeDtypeStruct((n,), ts.dtype)
 
@@ -254,6 +277,7 @@ def _paths(
         return diffrax.diffeqsolve(
             terms, solver, 0.0, ts[-1], dt, flow.init(start), max_steps=None,
             saveat=diffrax.SaveAt(ts=ts, fn=look), adjoint=diffrax.ForwardMode(),
+            progress_meter=meter,
         ).ys  # fmt: skip
 
     seen = jax.vmap(one)(jax.random.split(key, runs))

@@ -28,6 +28,7 @@ from ..dynamics.solver import Sampling, check_batch
 from ..errors import InputError, check_interval, check_positive, concrete, described, no_type_check
 from ..kernel import Modes, spectrum
 from ..method import AbstractOptimizer
+from ..progress import OnProgress, with_progress
 from .levels import few_levels, random_modes
 from .linear import StepMatrix, check_method, late_step
 from .sampling import noise_strength
@@ -55,12 +56,14 @@ class CriticalStep:
 
 
 @no_type_check
+@with_progress
 def critical_step(
     optimizer: AbstractOptimizer,
     kernel: Any,
     *,
     batch_size: int,
     sampling: Sampling = "without_replacement",
+    progress: OnProgress | bool | None = None,
 ) -> CriticalStep:
     """The largest step size at which training on mini-batches is stable under a constant kernel.
 
@@ -79,6 +82,7 @@ def critical_step(
         batch_size: B, samples a step.
         sampling: As in `nm.predict_stochastic`; reshuffled batches have no such limit in closed
             form.
+        progress: Called as progress(done, 1); True for a bar.
 
     Returns:
         The exact limit, to 1e-6 (from few products the closure's), the closure's and the full
@@ -102,12 +106,14 @@ def critical_step(
 
 
 @no_type_check
+@with_progress
 def critical_batch(
     optimizer: AbstractOptimizer,
     kernel: Any,
     *,
     share: float = 0.9,
     sampling: Sampling = "without_replacement",
+    progress: OnProgress | bool | None = None,
 ) -> int:
     """The smallest batch whose critical step is at least a share of the full batch's.
 
@@ -122,6 +128,7 @@ def critical_batch(
         share: In (0, 1).
         sampling: As in `nm.critical_step`. With replacement B = n has noise too, and batches larger
             than n are tried.
+        progress: Called as progress(done, 1); True for a bar.
 
     Returns:
         B; n times 2^20 where even that is too small.

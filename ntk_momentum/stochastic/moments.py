@@ -32,6 +32,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ..progress import report
 from .linear import LinearSteps
 
 REFRESHED = 8
@@ -64,6 +65,7 @@ def exact_moments(
     tau: float | Array,
     outputs: int,
     rows: Float[Array, "M N"] | None,
+    told: bool = False,
 ) -> SecondMoments:
     """Moments at the saved step counts. start: in the eigenbasis. vectors: U, a sample's outputs
     in `outputs` rows one after another. rows: K* U."""
@@ -101,7 +103,7 @@ def exact_moments(
 
     zero = jnp.zeros((s, *start.shape), start.dtype)
     still = tuple(no_covariance(s, (len(lam), mu.size), start.dtype) for lam, mu in pairs)
-    return _course(step, read, (zero.at[0].set(start), zero, still), saved)
+    return _course(step, read, (zero.at[0].set(start), zero, still), saved, told)
 
 
 def _parts(size: int) -> list[tuple[slice, slice]]:
@@ -177,12 +179,16 @@ def no_covariance(s: int, shape: tuple[int, ...], dtype: Any) -> Blocks:
     return tuple(tuple(jnp.zeros(shape, dtype) for _ in range(s)) for _ in range(s))
 
 
-def _course(step: Callable, read: Callable, begin: tuple, saved: Array) -> Any:
+def _course(step: Callable, read: Callable, begin: tuple, saved: Array, told: bool) -> Any:
     """`read` of the state at each saved step count, from `begin` at 0."""
+
+    def counted(k: Array, state: tuple) -> tuple:
+        report(k, saved[-1], k % (1 + saved[-1] // 100) == 0)
+        return step(k, state)
 
     def segment(carry: tuple, end: Array) -> tuple:
         k, state = carry
-        state = jax.lax.fori_loop(k, end, step, state)
+        state = jax.lax.fori_loop(k, end, counted if told else step, state)
         return (end, state), read(*state)
 
     return jax.lax.scan(segment, (jnp.zeros_like(saved[0]), begin), saved)[1]
@@ -200,6 +206,7 @@ def closure_moments(
     rows: Float[Array, "M N"] | None,
     vectors: Float[Array, "n p"] | None = None,
     shares: Float[Array, "n N"] | None = None,
+    told: bool = False,
 ) -> SecondMoments:
     """The mode-diagonal closure. multiplicity: of each eigenvalue; one that carries the error and
     stands for none of its own has 0. vectors: of the first ones, which carry the error; shares: of
@@ -245,4 +252,4 @@ def closure_moments(
     zero = jnp.zeros((s, *start.shape), start.dtype)
     still = no_covariance(s, eigenvalues.shape, start.dtype)
     begin = zero.at[0].set(start), zero, still, jnp.ones_like(eigenvalues), jnp.zeros((), jnp.int32)
-    return _course(step, read, begin, saved)
+    return _course(step, read, begin, saved, told)

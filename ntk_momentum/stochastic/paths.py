@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from ..progress import report
 from .linear import LinearSteps
 from .sampling import draw_batches
 
@@ -38,13 +39,17 @@ def sample_paths(
     sampling: str,
     outputs: int,
     key: Key[Array, ""],
+    told: bool = False,
 ) -> Paths:
     """Runs from the error `start`, (N, columns) in the samples' own order."""
     n = len(matrix) // outputs
     batches = n // batch_size if sampling == "reshuffled" else 1
     last = saved[-1]
+    every = 1 + last // (100 * batches)
 
     def block(epoch: Array, carry: tuple) -> tuple:
+        if told:
+            report(epoch * batches, last, epoch % every == 0)
         # the batches of an epoch are drawn together, and those of one step alone
         chosen = draw_batches(
             jax.random.fold_in(key, epoch), batches, runs, n, batch_size, sampling

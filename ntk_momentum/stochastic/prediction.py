@@ -30,6 +30,7 @@ from ..errors import (
 from ..kernel import Modes
 from ..memory import check_fits
 from ..method import AbstractOptimizer
+from ..progress import OnProgress, with_progress
 from .levels import Levels, every_level, few_levels
 from .linear import LinearSteps, check_method, linear_steps
 from .moments import SecondMoments, closure_moments, exact_moments
@@ -101,6 +102,7 @@ class StochasticPrediction(eqx.Module):
 
 
 @no_type_check
+@with_progress
 def predict_stochastic(
     kernel: Any,
     residual0: Any,
@@ -115,6 +117,7 @@ def predict_stochastic(
     runs: int = 256,
     key: Key[Array, ""] | None = None,
     probe: Modes | None = None,
+    progress: OnProgress | bool | None = None,
 ) -> StochasticPrediction:
     """The expected loss of training on mini-batches under a constant kernel, without a fit.
 
@@ -155,6 +158,7 @@ def predict_stochastic(
             default is key 0.
         probe: With `nm.modes`, the modes of random vectors of the same kernel, which say how many
             eigenvalues there are beside those that the error takes part in.
+        progress: Called as progress(steps done, steps); True for a bar.
 
     Returns:
         Expected losses, their scatter, second moments and test points.
@@ -174,7 +178,7 @@ def predict_stochastic(
     runs = check_whole("runs", runs, example=256)
     if key is not None:
         check_key("key", key)
-    counts, few = _counts(steps), None
+    counts, few, told = _counts(steps), None, progress is not None
     if isinstance(kernel, Modes) or is_operator(kernel):
         if method not in ("auto", "closure") or test_kernel is not None or test0 is not None:
             raise InputError(
@@ -219,7 +223,7 @@ def predict_stochastic(
     saved = jnp.asarray(counts, jnp.int32)
     tau = noise_strength(B, n, sampling)
     if few is not None:
-        made = _closure(mean, moved, saved, few.levels, tau, outputs, None)
+        made = _closure(mean, moved, saved, few.levels, tau, outputs, None, told)
         return _finite_or_infinite(made, optimizer, B)
     matrix = jnp.asarray(kernel, dtype).reshape(size, size)
     matrix = (matrix + matrix.T) / 2
@@ -233,15 +237,15 @@ def predict_stochastic(
         return _finite_or_infinite(_from_course(mean, course, eigenvalues), optimizer, B)
     if method == "sampled":
         key = jax.random.key(0) if key is None else key
-        paths = sample_paths(moved, saved, matrix, start, runs, B, sampling, outputs, key)
+        paths = sample_paths(moved, saved, matrix, start, runs, B, sampling, outputs, key, told)
         return _finite_or_infinite(_from_paths(mean, paths, rows, test0, eigenvalues), optimizer, B)
     seen = None if rows is None else rows @ vectors
     if method == "closure":
         levels = every_level(eigenvalues, vectors, start)
-        made = _closure(mean, moved, saved, levels, tau, outputs, seen)
+        made = _closure(mean, moved, saved, levels, tau, outputs, seen, told)
     else:
         found = exact_moments(
-            moved, saved, eigenvalues, vectors, vectors.T @ start, tau, outputs, seen
+            moved, saved, eigenvalues, vectors, vectors.T @ start, tau, outputs, seen, told
         )
         error = jnp.zeros(len(counts), dtype)
         made = _from_moments(mean, found, eigenvalues, columns, method, error)
@@ -250,19 +254,19 @@ def predict_stochastic(
 
 def _closure(
     mean: Prediction, moved: LinearSteps, saved: Array, levels: Levels, tau: float, outputs: int,
-    rows: Array | None,
+    rows: Array | None, told: bool,
 ) -> StochasticPrediction:  # fmt: skip
     """The closure, and what it moves by when its noise is spread evenly."""
     energy = lambda m: jnp.sum(m.mean**2, axis=(1, 2)) + jnp.sum(m.variance, axis=1)
 
-    def closed(tau: Any, *places: Array) -> SecondMoments:
+    def closed(tau: Any, told: bool, vectors: Any = None, shares: Any = None) -> SecondMoments:
         start = levels.eigenvalues, levels.multiplicity, levels.start
-        return closure_moments(moved, saved, *start, tau, outputs, rows, *places)
+        return closure_moments(moved, saved, *start, tau, outputs, rows, vectors, shares, told)
 
-    found = closed(tau, levels.vectors, levels.shares)
+    found = closed(tau, told, levels.vectors, levels.shares)
     # of few levels the sum of their squares, which noise is in proportion to, is an estimate
     ends = (1.0,) if isinstance(levels.doubt, float) else (1 - levels.doubt, 1 + levels.doubt)
-    others = [jnp.abs(energy(closed(tau * end)) / energy(found) - 1) for end in ends]
+    others = [jnp.abs(energy(closed(tau * end, False)) / energy(found) - 1) for end in ends]
     # up to now, since the two may pass each other
     error = jax.lax.cummax(jnp.max(jnp.stack(others), axis=0))
     if mean.error is not None:

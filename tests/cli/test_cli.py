@@ -418,7 +418,7 @@ def test_progress_without_a_terminal_is_lines_with_what_is_left(monkeypatch, cap
         bar.piece("sphere, width 8")(1, 2)
         bar.finish_piece()
     half, end = capsys.readouterr().err.splitlines()
-    assert half.startswith("sphere, width 8: 1.5 of 4 (38%), 00:00 elapsed, ") and "50%" in end
+    assert half.startswith("sphere, width 8: 1.5 of 4, 38%, 00:00 elapsed, ") and "50%" in end
     assert "a minute, about 00:0" in half and half.endswith("remaining")
     with progress.listen(quiet=True), progress.Bar(1) as bar:
         bar.finish_piece()
