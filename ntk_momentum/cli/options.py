@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import difflib
 import functools
 import inspect
 import io
@@ -177,6 +178,30 @@ def as_json(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return str(value)
+
+
+def in_one_line(said: str, arguments: Sequence[str], options: Sequence[str], name: str) -> str:
+    """What the parser says in a box of many lines, of a command called `name`: options that are
+    not known with those that are near, and what is no value of an option with what would be."""
+    framed = said.startswith("╭")
+    lines = [line.strip("│ ") for line in said.splitlines()[1 if framed else 2 :]]
+    told = " ".join(itertools.takewhile(lambda line: not set(line) <= {"─", "-"}, lines))
+    see = f"see ntk-momentum {name + ' ' if name else ''}--help."
+    if found := re.match("Unrecognized [a-z ]*: ([^ ,]+)", told):
+        word, known = found[1], [option.replace("_", "-") for option in options]
+        near = difflib.get_close_matches(word.partition("=")[0].lstrip("-"), known, n=1, cutoff=0.7)
+        guess = f". Did you mean --{near[0]}? S" if near else "; s"
+        return f"unknown {'option' if word.startswith('-') else 'word'} {word}{guess}{see[1:]}"
+    if found := re.match(r"Error parsing (--[\w-]+)", told):
+        parts = (part for word in arguments for part in word.split("=", 1))
+        value = next((part for part in parts if part == found[1]), None) and next(parts, "")
+        (_, *metavar) = next(line for line in lines if line.startswith(f"{found[1]} ")).split()
+        kinds = {"INT": "a whole number", "FLOAT": "a number", "FLOAT FLOAT": "two numbers"}
+        wanted = kinds.get(" ".join(metavar), " ".join(metavar))
+        return f"{found[1]} must be {wanted}, got {value!r}; {see}"
+    if found := re.match(r"Missing (?:from [^:]*: |value for argument ')([\w-]+)", told):
+        return f"{found[1]} is missing{', or its value' if found[1].startswith('-') else ''}; {see}"
+    return f"{told.rstrip('.')}; {see}"
 
 
 def _quiet(hint: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import io
 import itertools
 import operator
 import os
@@ -29,7 +30,7 @@ from .diagnose import Diagnose
 from .doctor import Doctor
 from .export import Export
 from .list import List
-from .options import Shared, check, command, tidied, wrapped
+from .options import Shared, check, command, in_one_line, tidied, wrapped
 from .plot import Plot
 from .reproduce import Reproduce
 from .run import RunOne, with_options
@@ -116,14 +117,26 @@ def parse(arguments: Sequence[str]) -> Main:
         known = {**COMMANDS, "run": with_options(arguments)} if first == "run" else COMMANDS
         check(known[first], arguments)
     helps = {"-h", "--help"} & set(arguments)
-    with tidied(_width()) if helps else contextlib.nullcontext():
-        return tyro.cli(
-            _offered(known, brief=first is None),
-            prog="ntk-momentum",
-            description=wrapped(Main.__doc__ or "", _width()),
-            args=list(arguments),
-            config=MARKERS,
-        )
+    said = io.StringIO()
+    try:
+        with (
+            tidied(_width()) if helps else contextlib.nullcontext(),
+            contextlib.redirect_stderr(said),
+        ):
+            return tyro.cli(
+                _offered(known, brief=first is None),
+                prog="ntk-momentum",
+                description=wrapped(Main.__doc__ or "", _width()),
+                args=list(arguments),
+                config=MARKERS,
+            )
+    except SystemExit as left:
+        if not left.code:
+            raise
+    classes: list[Any] = [Main] if first is None else [Main, known[first]]
+    options = [field.name for cls in classes for field in dataclasses.fields(cls)]
+    asked = [word for word in (first, getattr(known.get(first or ""), "own", None)) if word]
+    raise InputError(in_one_line(said.getvalue(), arguments, options, " ".join(asked)))
 
 
 def print_completion(shell: str) -> None:

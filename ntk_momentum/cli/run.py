@@ -31,6 +31,7 @@ class RunOne:
     out: Path = Path("results")
     """A run that was stopped goes on from there."""
 
+    own = ""  # the experiment that is named
     given = tuple[str, ...]()  # names of the experiment's own options that were given
 
     def __call__(self, shared: Shared) -> int:
@@ -62,7 +63,11 @@ def with_options(arguments: Sequence[str]) -> type:
     words = {word.lstrip("-").replace("-", "_") for word in given}
     example = f"Example: ntk-momentum run {name} --size smoke"
     doc = f"{known[name].title}.\n\nDefaults are those of --size default.\n\n{example}"
-    space = {"__doc__": doc, "given": tuple(option for option in options if option in words)}
+    space = {
+        "__doc__": doc,
+        "own": name,
+        "given": tuple(option for option in options if option in words),
+    }
     return dataclasses.make_dataclass(
         "RunOne", fields, bases=(RunOne,), namespace=space, frozen=True
     )

@@ -74,6 +74,8 @@ class Sweep:
     p: int = 20
     data_seed: int = 0
     """Seed of that draw."""
+    on_duplicates: Literal["error", "drop", "allow"] = "error"
+    unit: bool = False
     flows: tuple[str, ...] = ("gradient_flow", "heavy_ball", "nesterov:3")
     """Written as NAME:PARAMETER=NUMBERS, e.g. heavy_ball:b=0.1,0.2,0.4 nesterov:d=2..8
     hessian_damped:b=0.5,gamma=0.01..0.16x2: one for each combination of values. Numbers are lists
@@ -255,7 +257,8 @@ class Sweep:
 
     def sources(self) -> tuple[Source, ...]:
         """The data sets by name."""
-        return tuple(Source(name, self.n, self.p, self.data_seed) for name in self.data)
+        drawn = self.n, self.p, self.data_seed, self.on_duplicates, self.unit
+        return tuple(Source(name, *drawn) for name in self.data)
 
     def named_methods(self) -> tuple[named.NamedMethod, ...]:
         """The flows, or the optimizers, in plain values."""

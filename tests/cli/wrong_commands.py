@@ -59,6 +59,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "--n": "count",
         "--p": "count",
         "--data-seed": "seed",
+        "--on-duplicates": "choice",
         "--model": "model",
         "--activation": "choice",
         "--trainable": "choice",
