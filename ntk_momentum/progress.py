@@ -229,7 +229,7 @@ class Bar:
         count = "" if self._total == 1 else f"{done:.3g} of {self._total}, "
         line = f"{self._name}: {count}{done / max(self._total, 1):.0%}, {clock(elapsed)} elapsed"
         rate = (done - self._skipped) / elapsed
-        if rate > 0:
+        if rate > 0 and done < self._total:
             left = (self._total - done) / rate
             line += f", {60 * rate:.3g} a minute" if count else ""
             line += f", about {clock(left)} remaining"

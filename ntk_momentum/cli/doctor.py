@@ -22,10 +22,11 @@ class Doctor:
         start(shared)
 
         told = provenance()
+        versions = told.pop("versions")
         cost = double.cost(require("jax", "this command"))
         record = {
             **told,
-            **told.pop("versions"),
+            **versions,
             "float64": f"{cost:.1f} times float32's time of a product",
             "compiled": cache.told(),
         }

@@ -92,11 +92,13 @@ def print_forecast(sweep: Sweep, out: Path, shared: Shared) -> int:
     from ..results.sweep import forecast
 
     told = forecast(sweep, out)
+    missing = told.units - told.kept
     lines = [
         f"{out}: units: {told.units} ({told.kept} there already), runs: {told.runs}",
         f"memory: {gib(told.bytes)} for the largest unit, of {told.unit_runs} runs, on a device",
-        f"time: about {told.seconds:.3g} s for the units that are missing, from short runs of the "
-        "narrowest network, scaled with time and width, and compiling",
+        f"time: about {told.seconds:.3g} s for the {missing} units that are missing, "
+        f"{told.seconds / max(missing, 1):.3g} s each, from short runs of the narrowest network, "
+        "scaled with time and width, and compiling",
         "nothing was written",
     ]
     shared.show({"out": out, **as_json(told)}, "\n".join(lines))

@@ -23,7 +23,7 @@ import numpy as np
 
 from .. import files
 from ..errors import InputError
-from ..memory import check_fits
+from ..memory import MARGIN, available, check_fits, gib
 from ..progress import LOG, Bar
 from . import named, store, work
 from .grid import Source, Sweep
@@ -290,9 +290,15 @@ def _example_problem(
 
 
 def _make_plan(
-    sweep: Sweep, data: Dataset, model: Callable | None, lambda0: float, strategy: str | None
+    sweep: Sweep,
+    data: Dataset,
+    model: Callable | None,
+    lambda0: float,
+    strategy: str | None,
+    memory: float,
 ) -> Plan:
-    """The plan of a sweep on one data set: the one place where its options are handed on."""
+    """The plan of a sweep on one data set: the one place where its options are handed on. memory:
+    bytes that it may take."""
     from ..dynamics.training import step_counts
     from ..ensembles import planning
     from ..loss import check_targets
@@ -331,6 +337,7 @@ def _make_plan(
         sweep.chosen_seeds(),
         ts,
         strategy=strategy,
+        memory_limit=memory,
         **training,
         **{**built, **_compared(sweep, data, model, built)},
     )
@@ -367,8 +374,8 @@ def _kept_plan(
     write: bool,
     name_of: Callable[[Plan, Unit], str],
 ) -> Plan:
-    """The plan of a sweep on one data set, with the strategy that was chosen when the sweep began;
-    a file says what was planned, for `status`."""
+    """The plan of a sweep on one data set, with the strategy and the memory of when the sweep
+    began, on which its units depend; a file says what was planned, for `status`."""
     check_fits(
         max(sweep.neurons) * data.input_size if model is None else 0,
         f"{max(sweep.neurons)} neurons of {data.input_size} weights",
@@ -384,19 +391,33 @@ def _kept_plan(
     )
     lambda0 = _lambda0(sweep, data, model) if sweep.needs_lambda0() else math.nan
     path = folder / f"sweep-{plan_identity}.json"
+    free = MARGIN * available()
+
+    def planned(kept: dict[str, Any]) -> tuple[Plan, list[str]]:
+        """By the memory of when the sweep began where its units fit; else by what is free."""
+        chosen = kept.get("strategy") or sweep.strategy or strategy
+        made = _make_plan(sweep, data, model, lambda0, chosen, kept.get("memory", free))
+        if made.bytes > free:
+            made = _make_plan(sweep, data, model, lambda0, chosen, free)
+        names = [name_of(made, unit) for unit in made.units]
+        if names != kept.get("files", names):
+            told = "%s: less memory is free than the %s when the sweep began: units that do not fit"
+            LOG.warning(told + " are smaller, and done anew", data.name, gib(kept["memory"]))
+        return made, names
+
     if not write:
-        kept = _chosen(path)
-        return _make_plan(sweep, data, model, lambda0, kept or sweep.strategy or strategy)
+        return planned(_chosen(path))[0]
     with work.Locks(folder) as locks:
         locks.take(path.name, wait=True)  # one process chooses
         files.set_aside(path, "sweep", plan_identity)
         kept = _chosen(path)
-        made = _make_plan(sweep, data, model, lambda0, kept or sweep.strategy or strategy)
-        if kept is None:
+        made, names = planned(kept)
+        if names != kept.get("files"):
             record = {
                 "strategy": made.strategy,
+                "memory": free,
                 "units": len(made.units),
-                "files": [name_of(made, unit) for unit in made.units],
+                "files": names,
                 "data": data.name,
                 "grid": sweep,
                 "lambda0": lambda0,
@@ -406,11 +427,12 @@ def _kept_plan(
     return made
 
 
-def _chosen(path: Path) -> str | None:
-    """The strategy kept in a sweep's configuration file; None where there is none that is whole."""
+def _chosen(path: Path) -> dict[str, Any]:
+    """What a sweep's file says was planned; nothing where there is none that is whole."""
     if not files.whole(path, "sweep"):
-        return None
-    return str(json.loads(path.read_text(encoding="utf-8"))["strategy"])
+        return {}
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
 def _label(source: Source, data: Dataset) -> str:

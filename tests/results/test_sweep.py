@@ -266,6 +266,22 @@ def test_leftovers_of_a_killed_writer_are_removed(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
 
 
+def test_a_sweep_goes_on_by_the_units_it_began_with_whatever_memory_is_free(
+    tmp_path, pretended, monkeypatch, caplog
+):
+    asked = grid(flows=("gradient_flow",), seeds=8)
+    needed = sweep.forecast(asked, tmp_path).bytes / sweep.MARGIN
+    free = lambda share: monkeypatch.setattr(sweep, "available", lambda: share * needed)
+    free(0.8)
+    assert sweep.carry_out(asked, tmp_path).units == 2
+    free(2.0)
+    more = sweep.carry_out(asked, tmp_path)
+    assert len(more.done.kept) == more.units == 2 and not caplog.records
+    free(0.62)
+    less = sweep.carry_out(asked, tmp_path)
+    assert len(less.done.computed) == less.units > 2 and "less memory is free" in caplog.text
+
+
 def test_a_damaged_configuration_is_set_aside(tmp_path, pretended):
     small = grid(flows=("gradient_flow",))
     sweep.carry_out(small, tmp_path)
