@@ -23,7 +23,8 @@ _HOMES = {
         "normalize",
         "sphere",
     ),
-    "judge.diagnosis": ("diagnose", "linearize"),
+    "judge.diagnosis": ("diagnose",),
+    "judge.linearization": ("linearize",),
     "errors": ("InputError", "MissingPackage"),
     "dynamics.function_space": ("predict_law", "simulate_function"),
     "loss": ("huber", "logistic", "softmax_cross_entropy", "squared"),
@@ -125,7 +126,8 @@ if TYPE_CHECKING:
     from .errors import InputError, MissingPackage
     from .judge.advice import advise
     from .judge.certificate import certify
-    from .judge.diagnosis import diagnose, linearize
+    from .judge.diagnosis import diagnose
+    from .judge.linearization import linearize
     from .kernel import (
         Modes,
         empirical_ntk,

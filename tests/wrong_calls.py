@@ -232,6 +232,7 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "reference": {"of another size": np.eye(3), "text": "x", "nan": np.full((5, 5), nan), "3": 3},
     "progress": {"3": 3, "text": "bar"},
+    "optimizers": {"3": 3, "none": [], "a flow": [nm.HeavyBall(1.0)], "text": "heavy_ball"},
     "flag": {"text": "no", "None": None, "2": 2, "an array": np.ones(2)},
     "path": {
         "None": None,
@@ -655,6 +656,7 @@ CALLS: dict[str, dict[str, tuple[Any, Any]]] = {
         "max_steps": (100, "whole"),
         "progress": (None, "progress"),
         "probe": (None, {"an array": eye, "3": 3}),
+        "optimizers": (None, "optimizers"),
     },
     "diagnose": {
         "model": (net, "model"),

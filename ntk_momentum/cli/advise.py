@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ..errors import InputError
 from ..network.loading import check_function, load_model
+from ..results.named import named_methods, read_methods
 from ..words import data_word
 from .options import Shared, as_json, command
 from .start import start
@@ -42,6 +43,9 @@ class Advise:
     objective: Literal["steps", "rate"] = "steps"
     """steps: fewest steps to the target. rate: fastest decay in the long run, whatever the
     error."""
+    optimizers: tuple[str, ...] = ()
+    """Written as for `sweep`, e.g. heavy_ball:eta=0.05,beta=0.9: what these take, in the place of
+    the best parameters of each method."""
     batch_size: int | None = None
     """Default: all. Gives steps of the expected loss, epochs and examples, and the critical batch
     of each method."""
@@ -56,6 +60,8 @@ class Advise:
         data_word(self.data)
         if self.model:
             check_function(self.model)
+        for text in self.optimizers:
+            read_methods(text, "optimizer")
         start(shared)
         return print_advice(self, shared)
 
@@ -66,7 +72,8 @@ def print_advice(asked: Advise, shared: Shared) -> int:
 
     from ..data import warn_unless_unit
     from ..dynamics.preparation import check_output, unequal_shapes
-    from ..judge.advice import TRIED_STEPS, advise, check_advice
+    from ..judge.advice import advise
+    from ..judge.trial import TRIED_STEPS, check_advice
     from ..kernel import empirical_ntk, infinite_ntk
     from ..memory import check_fits
     from ..network.model import outputs
@@ -80,6 +87,8 @@ def print_advice(asked: Advise, shared: Shared) -> int:
         f"the kernel of {data.n} samples and its eigenvectors",
         "use fewer samples",
     )
+    named = [one for text in asked.optimizers for one in named_methods(text, "optimizer")]
+    given = {one.label: one.build(math.nan) for one in named}
     key = jax.random.key(asked.seed)
     if asked.model:
         net = load_model(asked.model, key, asked.width or 2048)
@@ -120,6 +129,7 @@ def print_advice(asked: Advise, shared: Shared) -> int:
             target=asked.target,
             margin=asked.margin,
             objective=asked.objective,
+            optimizers=given or None,
             batch_size=asked.batch_size,
             sampling=asked.sampling,
             progress=bar.piece("looking for the best parameters"),
@@ -147,30 +157,59 @@ def print_advice(asked: Advise, shared: Shared) -> int:
             )
             lines.append(f"{name:20}  predicted {predicted:8.0f}  actual {took:>8}")
         if left_out:
-            lines.append(f"not tried, more than {TRIED_STEPS} steps: {', '.join(left_out)}")
+            lines.append(
+                f"not tried, unstable or more than {TRIED_STEPS} steps: {', '.join(left_out)}"
+            )
         off = [name for name, (told, took) in tried.items() if not abs(took - told) <= 0.2 * told]
         if off:
-            record["off"] = why = _why_off(asked, net, data, advice.lambda_min)
+            record["off"] = why = _why_off(
+                asked, net, data, {name: (advice[name], tried[name][1]) for name in off}
+            )
             lines.append(f"more than 20 % off, {', '.join(off)}: {why}")
     shared.show(record, "\n".join(lines))
     return 0
 
 
-def _why_off(asked: Advise, net: Any, data: Any, lambda_min: float) -> str:
-    """Why training took another number of steps than was foretold."""
+def _why_off(asked: Advise, net: Any, data: Any, off: dict[str, tuple[Any, float]]) -> str:
+    """Why training took another number of steps than was foretold. off: recommendation and actual
+    steps, by method."""
     import numpy as np
 
+    from ..dynamics.training import train
+    from ..judge.advice import advise
     from ..kernel import empirical_ntk
+    from ..network.model import outputs
 
+    X = data.X if asked.model else data.X.reshape(data.n, -1)
+    error = np.asarray(outputs(net, X) - data.y)
+
+    def kernel_of(net: Any) -> np.ndarray:
+        kernel = empirical_ntk(net, X, output="trace-sum" if error.ndim == 1 else "full")
+        return np.reshape(kernel, (error.size, -1))
+
+    kernel, told = kernel_of(net), ""
     if asked.batch_size is None and asked.model is None and asked.width is None:
-        kernel = empirical_ntk(net, data.X.reshape(data.n, -1))
-        own = float(np.linalg.eigvalsh(np.asarray(kernel))[0])
-        if not 0.8 * lambda_min <= own <= 1.25 * lambda_min:
-            return (
-                f"the advice is for infinite width; this network's own kernel has lambda_min = "
-                f"{own:.4g}, not {lambda_min:.4g}. --width {net.width} gives advice of its own."
-            )
+        given = {name: one.optimizer for name, (one, _) in off.items()}
+        found = advise(kernel, error, target=asked.target, optimizers=given)
+        own = {name: one.steps for name, one in found.methods.items()}
+        steps = ", ".join(f"{name} {_count(count)}" for name, count in own.items())
+        told = f"the advice is for infinite width; by this network's own kernel they take {steps}; "
+        if all(abs(own[name] - took) <= 0.2 * took for name, (_, took) in off.items()):
+            return f"{told}--width {net.width} gives advice of its own."
+    name, (one, _) = min(off.items(), key=lambda pair: pair[1][0].steps)
+    count = int(one.steps)
+    run = train(net, data, one.optimizer, count, readouts=["loss"], save_every=count)
+    moved = kernel_of(run.model) - kernel
+    eigenvalues, vectors = np.linalg.eigh(kernel)
+    shares = np.cumsum((vectors.T @ error.reshape(-1)) ** 2) / np.sum(error**2)
+    needed = eigenvalues[np.searchsorted(shares, asked.target)]  # below it, less of the error lies
     return (
-        "the kernel moves while it trains; ntk-momentum diagnose says how far, and wider networks "
-        "or smaller targets keep it."
+        f"{told}in the {count} steps of {name} the kernel moves by "
+        f"{100 * np.linalg.norm(moved) / np.linalg.norm(kernel):.2g} % of its norm, which is "
+        f"{np.linalg.norm(moved, 2) / needed:.3g} times the smallest eigenvalue that the target "
+        f"needs ({needed:.3g}); wider networks, or smaller targets of the data, keep it."
     )
+
+
+def _count(steps: float) -> str:
+    return f"{steps:.0f}" if steps < math.inf else "for ever"

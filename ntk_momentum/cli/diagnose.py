@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
-from ..errors import InputError, require
+from ..errors import InputError, require, unknown_name
 from ..network.loading import check_function, load_model
 from ..progress import Bar
-from ..results.named import read_loss
+from ..results.named import named_methods, read_loss, read_methods
 from ..words import data_word
 from .options import Shared, as_json, command
 from .start import start
+
+BY_NAME = ("gradient_descent", "heavy_ball", "nesterov", "adam")
+"""What trains by name alone: what is left open comes from the kernel's spectrum."""
 
 
 @command
@@ -42,9 +46,10 @@ class Diagnose:
     """Of that MLP, and of a model that takes a width."""
     depth: int = 2
     """Hidden layers of that MLP."""
-    optimizer: Literal["gradient_descent", "heavy_ball", "nesterov", "adam"] = "gradient_descent"
-    """What trains it. Momentum recommended for a constant kernel lies near its
-    stability limit, which few networks bear."""
+    optimizer: str = "gradient_descent"
+    """What trains it: gradient_descent, heavy_ball, nesterov or adam, with --eta, --beta and
+    --d; or any with its parameters, as for `sweep`, e.g. heavy_ball:eta=0.05,beta=0.9. Momentum
+    recommended for a constant kernel lies near its stability limit, which few networks bear."""
     eta: float | None = None
     """Default: 1/lambda_max of the kernel for gradient_descent and nesterov, the best
     for a constant kernel for heavy_ball, 1e-3 for adam."""
@@ -67,6 +72,12 @@ class Diagnose:
         if self.model:
             check_function(self.model)
         read_loss(self.loss)
+        if ":" not in self.optimizer and self.optimizer not in BY_NAME:
+            raise unknown_name("value of --optimizer", self.optimizer, BY_NAME)
+        if ":" in self.optimizer and len(read_methods(self.optimizer, "optimizer")) > 1:
+            raise InputError(
+                f"--optimizer must be one method, got {self.optimizer}; give one number each."
+            )
         start(shared)
         return print_diagnosis(self, shared)
 
@@ -80,11 +91,11 @@ def print_diagnosis(asked: Diagnose, shared: Shared) -> int:
     from ..results.grid import Source
     from ..results.named import build_loss
 
-    needs = {"beta": "heavy_ball", "d": "nesterov"}
-    for option, optimizer in needs.items():
-        if getattr(asked, option) is not None and asked.optimizer != optimizer:
+    needs = {"eta": BY_NAME, "beta": ("heavy_ball",), "d": ("nesterov",)}
+    for option, optimizers in needs.items():
+        if getattr(asked, option) is not None and asked.optimizer not in optimizers:
             raise InputError(
-                f"--{option} goes with --optimizer {optimizer}, got --optimizer "
+                f"--{option} goes with --optimizer {' or '.join(optimizers)}, got --optimizer "
                 f"{asked.optimizer}; leave it out."
             )
     loss = build_loss(asked.loss)
@@ -141,6 +152,8 @@ def build(asked: Diagnose, low: float, top: float) -> Any:
     spectrum at the start."""
     from ..method import best_parameters, gradient_descent, heavy_ball, nesterov
 
+    if ":" in asked.optimizer:
+        return named_methods(asked.optimizer, "optimizer")[0].build(math.nan)
     if asked.optimizer == "adam":
         return require("optax", "adam").adam(1e-3 if asked.eta is None else asked.eta)
     if asked.optimizer == "gradient_descent":

@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from ..dynamics import ritz
 from ..dynamics.constant_kernel import check_semidefinite, is_operator
 from ..dynamics.solver import Sampling
-from ..dynamics.training import train
 from ..errors import (
     InputError,
     check_choice,
@@ -30,21 +28,24 @@ from ..errors import (
     check_whole,
     described,
     no_type_check,
-    unknown_name,
 )
 from ..kernel import Modes, Spectrum, spectrum
 from ..method import (
     AbstractOptimizer,
     best_parameters,
     best_restart_period,
+    check_method_kind,
     nesterov,
     restarted_nesterov,
+    spectral_radius,
+    stability_limit,
 )
-from ..numerics import Numerics
+from ..method.nesterov import AbstractNesterovMethod
+from ..method.restart import RestartedNesterovMethod
 from ..progress import OnProgress, check_progress
 from ..stochastic.levels import few_levels
-from ..theory import bounds
 from .batches import BatchedKernel
+from .recommendation import Advice, Recommendation
 from .steps import count_steps
 
 CUTS = 24
@@ -53,11 +54,6 @@ Chosen, not measured: for kappa = 1e6 neighbours differ by a factor 1.8, hence r
 D = np.geomspace(1.0, 100.0, CUTS)
 """Nesterov's constants tried besides the standard 3. Chosen, not measured: a larger d damps
 longer, and by 100 the momentum is below 1/2 for the first hundred steps."""
-TRIED_STEPS = 20_000
-"""Predicted steps up to which `check_advice` tries a method. Chosen, not measured: minutes."""
-DRAWS = 16
-"""Runs that advice for mini-batches is tried by. Chosen: their mean loss scatters by a quarter
-where noise is as large as the loss, and the step at which it stays below a target by less."""
 METHODS = (
     "gradient_descent",
     "heavy_ball",
@@ -66,139 +62,6 @@ METHODS = (
     "restarted_nesterov",
     "triple_momentum",
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Recommendation:
-    """One method with its best parameters for a kernel.
-
-    eta_limit: the step size at which this momentum turns unstable; rate: the factor of the slowest
-    mode per step in the long run (nan where it changes from step to step); steps: predicted until
-    the loss stays below the target, inf when more than max_steps; peak: the largest loss on the
-    way, in units of the initial one, 1 where it never rises above; friction, time_step: of the flow
-    it discretises (d/t for Nesterov's); period: steps between restarts.
-
-    On mini-batches eta_limit is where the expected loss turns to grow for ever, steps those of the
-    expected loss, epochs and examples what they draw, and critical_batch the smallest batch whose
-    limit is within 10 % of the full batch's.
-    """
-
-    method: str
-    optimizer: AbstractOptimizer
-    eta: float
-    eta_limit: float
-    rate: float
-    steps: float
-    peak: float = 1.0
-    beta: float | None = None
-    d: float | None = None
-    friction: float | None = None
-    time_step: float | None = None
-    period: int | None = None
-    epochs: float | None = None
-    examples: float | None = None
-    critical_batch: int | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Advice:
-    """Recommendations by method, with the spectrum and the target (relative loss) they are for.
-    Printed as a table. batch_size: None for the full batch."""
-
-    lambda_min: float
-    lambda_max: float
-    target: float
-    margin: float
-    methods: dict[str, Recommendation]
-    batch_size: int | None = None
-    sampling: str = "without_replacement"
-
-    def __getitem__(self, name: str) -> Recommendation:
-        if name not in self.methods:
-            raise unknown_name("method", name, self.methods)
-        return self.methods[name]
-
-    @property
-    def safe_friction(self) -> float:
-        """b = sqrt(lambda_min + (1 + margin) lambda_max): at it the heavy ball's flow decays under
-        every motion of the kernel between the two, whatever its drift
-        (`nm.theory.bounds.safe_friction`)."""
-        return float(bounds.safe_friction(self.lambda_min, (1 + self.margin) * self.lambda_max))
-
-    @property
-    def safe_rate(self) -> float:
-        """The exponent of L that is certain then: 2 lambda_min/`safe_friction`."""
-        return float(bounds.safe_rate(self.lambda_min, (1 + self.margin) * self.lambda_max))
-
-    @property
-    def best(self) -> Recommendation:
-        """The method with the fewest predicted steps; the first of those that tie."""
-        return min(self.methods.values(), key=lambda r: (r.steps, r.rate))
-
-    def __str__(self) -> str:
-        head: tuple[str, ...] = (
-            "method",
-            "eta",
-            "eta limit",
-            "beta",
-            "d",
-            "friction b",
-            "restart every",
-            "rate",
-            f"steps to {self.target:g} L(0)",
-            "peak / L(0)",
-        )
-        body = [
-            [
-                r.method,
-                *(_show(x) for x in (r.eta, r.eta_limit)),
-                _show(r.beta, digits(r.beta)),
-                _show(r.d),
-                f"{r.d:.3g}/t" if r.d is not None and r.friction is None else _show(r.friction),
-                _show(r.period),
-                "" if math.isnan(r.rate) else f"{r.rate:.6f}",
-                _show(r.steps),
-                f"{r.peak:.4g}",
-            ]
-            for r in self.methods.values()
-        ]
-        if self.batch_size is not None:
-            head += ("epochs", "examples", "critical batch")
-            for row, r in zip(body, self.methods.values(), strict=True):
-                row += [_show(x) for x in (r.epochs, r.examples, r.critical_batch)]
-        widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in (head, *body)
-        ]
-        kappa = self.lambda_max / self.lambda_min
-        first = (
-            f"lambda_min = {self.lambda_min:.4g}, lambda_max = {self.lambda_max:.4g}, "
-            f"kappa = {kappa:.4g}, margin {self.margin:g}"
-        )
-        if self.batch_size is not None:
-            first += f", batches of {self.batch_size} drawn {self.sampling.replace('_', ' ')}"
-        safe = (
-            f"heavy ball that decays however the kernel moves between lambda_min and (1 + margin) "
-            f"lambda_max: friction b = {self.safe_friction:.4g}, L at least like "
-            f"e^(-{self.safe_rate:.3g} t)"
-        )
-        return "\n".join([first, *lines, safe])
-
-
-def digits(beta: float | None) -> int:
-    """Digits that tell a momentum from 1: two of 1 - beta, four at least."""
-    return max(4, 1 - math.floor(math.log10(1 - beta))) if beta is not None and beta < 1 else 4
-
-
-def _show(value: float | int | None, figures: int = 4) -> str:
-    return (
-        ""
-        if value is None
-        else str(int(value))
-        if value == int(min(value, 2**53))
-        else f"{value:.{figures}g}"
-    )
 
 
 @no_type_check
@@ -210,6 +73,7 @@ def advise(
     margin: float = 0.1,
     objective: str = "steps",
     max_steps: int = 10**6,
+    optimizers: Any = None,
     batch_size: int | None = None,
     sampling: Sampling = "without_replacement",
     probe: Any = None,
@@ -240,6 +104,8 @@ def advise(
         objective: "steps", the fewest to the target for this error, or "rate", the best for any
             error in the long run.
         max_steps: Predicted steps beyond this are infinite.
+        optimizers: Methods with parameters of your own, judged in the place of tuned ones: a list,
+            or a dictionary by name, of linear ones with one step size eta. Full batch.
         batch_size: B, samples a step; None for all of them.
         sampling: How they are drawn, as in `nm.predict_stochastic`; reshuffled ones, whose noise is
             smaller, are judged as if each were drawn afresh.
@@ -264,7 +130,7 @@ def advise(
     check_positive("margin", margin, strict=False, example=0.1)
     check_choice("objective", objective, ("steps", "rate"))
     max_steps = check_whole("max_steps", max_steps, example=10**6)
-    few = None
+    given, few = _given(optimizers, batch_size), None
     if batch_size is not None and (isinstance(kernel, Modes) or is_operator(kernel)):
         few = few_levels(kernel, residual0, probe, tol=0.1 * target**0.5)
         kernel, residual0 = few.modes, None
@@ -291,9 +157,16 @@ def advise(
     low, high = float(eigenvalues[seen][0]), float(eigenvalues[-1]) * (1 + margin)
     found = {}
     batches = None if batch_size is None else BatchedKernel.of(kernel, batch_size, sampling, few)
-    for k, name in enumerate(METHODS):
+    for k, name in enumerate(given or METHODS):
         if progress is not None:
-            progress(k, len(METHODS))
+            progress(k, len(given or METHODS))
+        if name in given:
+            found[name] = _describe(name, given[name], math.inf, math.inf, eigenvalues[seen])
+            if given[name].eta < found[name].eta_limit:  # else it never stays below
+                course = count_steps([given[name]], eigenvalues, size, target, max_steps)[0]
+                course = dict(zip(("steps", "peak"), course, strict=True))
+                found[name] = dataclasses.replace(found[name], **course)
+            continue
         candidates = list(_candidates(name, low, high, objective))
         if batches is not None:
             if name != "restarted_nesterov":
@@ -310,7 +183,7 @@ def advise(
             best = 0
         found[name] = _describe(name, candidates[best], *courses[best], eigenvalues[seen])
     if progress is not None:
-        progress(len(METHODS), len(METHODS))
+        progress(len(given or METHODS), len(given or METHODS))
     size_and_way = () if batches is None else (batches.size, batches.sampling)
     return Advice(low, float(eigenvalues[-1]), target, margin, found, *size_and_way)
 
@@ -337,6 +210,35 @@ def _on_batches(
         epochs=examples / batches.n,
         critical_batch=critical,
     )
+
+
+def _given(optimizers: Any, batch_size: Any) -> dict[str, AbstractOptimizer]:
+    """Methods by name, or by kind and numbers."""
+    if optimizers is None:
+        return {}
+    if batch_size is not None:
+        raise InputError(
+            "optimizers must be left out with a batch_size; try nm.predict_stochastic for the "
+            "expected loss of one."
+        )
+    named = optimizers if isinstance(optimizers, Mapping) else {}
+    several = optimizers if isinstance(optimizers, list | tuple) else [optimizers]
+    some = list(optimizers.values() if isinstance(optimizers, Mapping) else several)
+    for one in some:
+        check_method_kind("optimizers", one, AbstractOptimizer)
+        if not one.linear or not hasattr(one, "eta"):
+            raise InputError(
+                f"optimizers must be linear methods with one step size eta, got {described(one)}; "
+                "try [nm.heavy_ball(0.1, 0.9)]."
+            )
+    if not some:
+        raise InputError("optimizers must hold at least one method, got none; leave it out.")
+    return dict(named) or {_named(one): one for one in some}
+
+
+def _named(optimizer: AbstractOptimizer) -> str:
+    numbers = ((f.name, getattr(optimizer, f.name)) for f in dataclasses.fields(optimizer))
+    return f"{optimizer.name}:{','.join(f'{key}={float(x):.6g}' for key, x in numbers)}"
 
 
 def check_share(target: Any) -> None:
@@ -422,8 +324,12 @@ def _describe(
     lambda, which turn unstable at lambda = 2 (1 + beta)/(eta + 2 delta): delta = 0 for GD (beta =
     0) and HB, beta eta for Nesterov's method with constant momentum."""
     eta, d = float(optimizer.eta), getattr(optimizer, "d", None)
+    first = optimizer.name == "gradient_descent"
     beta, delta = float(getattr(optimizer, "beta", 0.0)), float(getattr(optimizer, "delta", 0.0))
-    if d is not None:
+    if not first and d is None and not hasattr(optimizer, "beta"):
+        limit = eta * (bearable(optimizer) or math.nan) / eigenvalues[-1]
+        rate = float(np.max(spectral_radius(optimizer, eigenvalues)))
+    elif d is not None:
         limit, rate = 4 / (3 * eigenvalues[-1]), math.nan  # momentum k/(k + d) tends to 1
     else:
         limit = 2 * (1 + beta) / (1 + 2 * delta / eta) / eigenvalues[-1]
@@ -436,7 +342,6 @@ def _describe(
             )
         )
         rate = max(rate, float(np.sqrt(np.max(product, where=half**2 < product, initial=0.0))))
-    first = name == "gradient_descent"
     flow, h = optimizer.flow()
     return Recommendation(
         name,
@@ -446,7 +351,7 @@ def _describe(
         rate,
         steps,
         peak,
-        beta=None if first or d is not None else beta,
+        beta=None if first or not hasattr(optimizer, "beta") else beta,
         d=None if d is None else float(d),
         friction=None if first or d is not None else float(flow.b),
         time_step=float(h),
@@ -454,59 +359,13 @@ def _describe(
     )
 
 
-def check_advice(
-    advice: Advice,
-    model: Any,
-    data: Any,
-    *,
-    trainable: Any = None,
-    where: Callable | None = None,
-    config: Numerics = Numerics(),
-    key: Any = None,
-    progress: OnProgress | bool | None = None,
-) -> dict[str, tuple[float, float]]:
-    """Train a model with each recommendation of up to `TRIED_STEPS` steps: (predicted, actual)
-    steps until the loss stays below the target, by method; inf: not within twice the predicted,
-    NaN: the loss rose tenfold above its predicted peak, or left the finite numbers. On mini-batches
-    it is the mean loss of `DRAWS` runs, as the expected one is foretold. key: of the batches, where
-    the advice is for them. progress: called as progress(steps done, all steps); True for a bar."""
-    found = {}
-    told = check_progress(progress, "check_advice")
-    methods = {name: r for name, r in advice.methods.items() if r.steps <= TRIED_STEPS}
-    counts = [2 * int(r.steps) + 10 for r in methods.values()]
-    drawn: list[dict[str, Any]] = [{}]
-    if advice.batch_size is not None:
-        keys = jax.random.split(jax.random.key(0) if key is None else key, DRAWS)
-        way = {"batch_size": advice.batch_size, "sampling": advice.sampling}
-        drawn = [{**way, "key": one} for one in keys]
-    before, total = 0, len(drawn) * sum(counts)
-    for count, (name, r) in zip(counts, methods.items(), strict=True):
-        losses = []
-        for draw in drawn:
-            run = train(
-                model,
-                data,
-                r.optimizer,
-                count,
-                trainable=trainable,
-                where=where,
-                readouts=["loss"],
-                config=config,
-                progress=None if told is None else _part(told, before, count, total),
-                **draw,
-            )
-            losses.append(np.asarray(run.loss))
-            before += count
-        loss = np.mean(losses, axis=0)
-        stays = int(np.flatnonzero(~(loss <= advice.target * loss[0]))[-1]) + 1
-        steady = np.max(loss) <= 10 * r.peak * loss[0]  # false for NaN
-        actual = float(stays) if stays < len(loss) else math.inf
-        found[name] = (r.steps, actual if steady else math.nan)
-    if told is not None:
-        told(total, total)
-    return found
-
-
-def _part(told: OnProgress, before: int, own: int, total: int) -> OnProgress:
-    """The progress of a part of some work, of which so much was done before it."""
-    return lambda done, of: told(before + own * done // of, total)
+def bearable(optimizer: Any) -> float | None:
+    """The largest eigenvalue that an optimizer bears; None where no limit is known."""
+    if isinstance(optimizer, AbstractNesterovMethod | RestartedNesterovMethod):
+        return 4 / (3 * float(optimizer.eta))  # as its momentum tends to 1
+    if not isinstance(optimizer, AbstractOptimizer):
+        return None
+    try:
+        return stability_limit(optimizer)
+    except InputError:  # it changes from step to step
+        return None

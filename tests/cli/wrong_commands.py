@@ -15,6 +15,7 @@ WORDS = {
     "size": ("smok", "3"),
     "data": ("didgits", "absent.npz", "absent.csv", "mnist:absent", "digits:digti", "sphere:class"),
     "model": ("absent.py:make", "mine.py", "model.txt:make", "mine.py:absent", "mine.py:fails"),
+    "optimizer": ("heavy_bal:eta=1,beta=0.9", "heavy_ball:eta=0.1", "heavy_ball:eta=x,beta=0"),
     "loss": ("hubr", "huber:x", "huber:-1", "softmax"),
     "choice": ("misspelt", "3"),
     "file": ("mine.txt", "folder.svg"),
@@ -36,6 +37,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "--target": "share",
         "--margin": "not negative",
         "--objective": "choice",
+        "--optimizers": "optimizer",
         "--on-duplicates": "choice",
     },
     f"diagnose {SMALL}": {
@@ -52,6 +54,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "--steps": "count",
         "--on-duplicates": "choice",
     },
+    f"diagnose {SMALL}  ": {"--optimizer": "optimizer"},
     f"diagnose {SMALL} --optimizer heavy_ball --eta 0.1": {"--beta": "momentum"},
     f"diagnose {SMALL} --optimizer nesterov --eta 0.1": {"--d": "number"},
     f"sweep {SMALL} --flows gradient_flow --widths 8 --t-end 1 --times 3": {

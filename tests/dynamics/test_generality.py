@@ -11,7 +11,7 @@ import ntk_momentum as nm
 from ntk_momentum.dynamics.defaults import default_reference
 from ntk_momentum.ensembles import program
 from ntk_momentum.ensembles.planning import plan
-from ntk_momentum.judge.diagnosis import linearize
+from ntk_momentum.judge.linearization import linearize
 from ntk_momentum.network.model import trainable_spec
 
 KEY = jax.random.key(0)

@@ -9,8 +9,9 @@ import pytest
 
 import ntk_momentum as nm
 from ntk_momentum import cli
-from ntk_momentum.judge.advice import METHODS, advise, check_advice, modes_of
+from ntk_momentum.judge.advice import METHODS, advise, modes_of
 from ntk_momentum.judge.steps import count_steps, steps_to
+from ntk_momentum.judge.trial import check_advice
 from ntk_momentum.method import heavy_ball, nesterov, restarted_nesterov, spectral_radius
 from ntk_momentum.theory import switching
 
@@ -279,3 +280,16 @@ def test_a_decomposition_and_products_give_the_advice_of_the_kernel():
         for name in METHODS:
             assert found[name].steps == pytest.approx(plain[name].steps, abs=1, rel=0.02)
             assert found[name].eta == pytest.approx(plain[name].eta, rel=0.1)
+
+
+def test_given_methods_take_what_the_same_ones_do_where_they_are_found():
+    tuned = advise(HARD, EVEN)
+    given = advise(HARD, EVEN, optimizers={r.method: r.optimizer for r in tuned.methods.values()})
+    assert given.methods == tuned.methods
+    large = [
+        nm.gradient_descent(2.5),
+        nm.heavy_ball(5.0, 0.9),
+        nm.multi_step_momentum(5.0, 0.5, 0.1),
+    ]
+    for found in advise(HARD, EVEN, optimizers=large).methods.values():
+        assert found.steps == found.peak == math.inf and found.eta > found.eta_limit

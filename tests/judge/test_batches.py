@@ -7,8 +7,8 @@ import pytest
 import ntk_momentum as nm
 from ntk_momentum import cli
 from ntk_momentum.errors import InputError
-from ntk_momentum.judge.advice import check_advice
 from ntk_momentum.judge.batches import EXACT_UP_TO, BatchedKernel
+from ntk_momentum.judge.trial import check_advice
 
 DATA = nm.sphere(12, 6, key=jax.random.key(0))
 H = np.asarray(nm.infinite_ntk(DATA.X))

@@ -14,9 +14,11 @@ import ntk_momentum as nm
 from ntk_momentum import cli
 from ntk_momentum.cli.diagnose import perceptron
 from ntk_momentum.dynamics.preparation import weight_problem
-from ntk_momentum.judge.diagnosis import Diagnosis, diagnose, linearize
+from ntk_momentum.judge.diagnosis import diagnose
 from ntk_momentum.judge.drift import drifts as drifts_of
 from ntk_momentum.judge.drift import ends_by_products, local, outermost
+from ntk_momentum.judge.finding import Diagnosis
+from ntk_momentum.judge.linearization import linearize
 from ntk_momentum.loss import logistic
 from ntk_momentum.network.loading import load_model
 

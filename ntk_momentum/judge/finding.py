@@ -1,0 +1,235 @@
+"""What a diagnosis found: four questions, each with its number and its thresholds, the verdict that
+follows from them, and what to do about it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from ..method import HeavyBallMethod, best_parameters
+from .recommendation import digits
+
+LAZY, RICH = 0.1, 0.5
+"""From where on something has moved, and from where on far: conventions. Below a tenth, predictions
+by the kernel are good to a digit; above a half, most of the motion is not the kernel's."""
+DIVERGED = 10.0
+"""A run has diverged when its loss is no number, or ends at so many times its start. One that only
+bounces on the way has not: above the limit of stability a network's loss rises until its kernel has
+fallen below it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One question of a diagnosis: the answer in a word, the number behind it, and what the number
+    is and which thresholds it is held against."""
+
+    question: str
+    answer: str
+    value: float
+    meaning: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnosis:
+    """How far a run is from its own kernel's prediction, by four questions with a number each.
+
+    ts: saved step counts; loss, predicted_loss: of the model and of its linearisation; gap: |f -
+    f_lin| over the predictions' largest motion max_k |f_lin(k) - f(0)|, at each saved step.
+    kernel_drift, feature_drift, weight_drift: relative Frobenius distances of H, of the tangent
+    features J and of the trained weights between the first and the last step; turn: the sine of the
+    angle between the two kernels, 0 where H has only grown or shrunk. top: lambda_max of H, times
+    the loss's curvature, at the first and the last step, and limit: the largest that the optimizer
+    bears (None where none is known). low: the smallest eigenvalue at the start above round-off.
+    remedy: after a run that diverged, the largest of a few smaller steps that did not (None: none).
+    """
+
+    ts: np.ndarray
+    loss: np.ndarray
+    predicted_loss: np.ndarray
+    gap: np.ndarray
+    kernel_drift: float
+    turn: float
+    feature_drift: float
+    weight_drift: float
+    top: tuple[float, float]
+    limit: float | None
+    low: float
+    reason: str
+    remedy: float | None = None
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the loss is no number, or ends at ten times its start."""
+        last = float(self.loss[-1])
+        return not math.isfinite(last) or last > DIVERGED * float(self.loss[0])
+
+    @property
+    def stability(self) -> Finding:
+        """Whether the optimizer bears the kernel's largest eigenvalue, at the start and as the
+        kernel moves."""
+        bears = math.nan if self.limit is None else max(self.limit, 1e-300)  # 0: no step is stable
+        share = [top / bears for top in self.top]
+        start, end = share
+        meaning = (
+            "no limit is known for this optimizer"
+            if self.limit is None
+            else f"lambda_max over what the step bears: {start:.3g} at the start, "
+            + (f"{end:.3g} at the end" if math.isfinite(end) else "no number at the end")
+            + "; a constant kernel is unstable from 1 on"
+        )
+        most = (1 + LAZY) * max(self.loss[0], float(np.max(self.predicted_loss)))
+        bounced = max(share) < 1 and np.max(self.loss) > most
+        if bounced:
+            at = int(np.argmax(self.loss))
+            meaning += (
+                f", and so was this one on the way: at step {self.ts[at]:.0f} the loss was "
+                f"{self.loss[at] / self.loss[0]:.3g} times its start"
+            )
+        answer = (
+            "diverged"
+            if self.diverged
+            else "loss is up"  # at the last step, above its start
+            if self.loss[-1] > self.loss[0]
+            else "unknown"
+            if self.limit is None
+            else ("bounced" if bounced else "stable" if end < 1 else "became unstable")
+            if start < 1
+            else ("unstable at first" if end < 1 else "unstable")
+        )
+        return Finding("is the step stable?", answer, max(share), meaning)
+
+    @property
+    def kernel(self) -> Finding:
+        """How far the kernel moves."""
+        return Finding(
+            "does the kernel move?",
+            _grade(self.kernel_drift, "stays", "moves", "moves far"),
+            self.kernel_drift,
+            f"|H - H_0| / |H_0| at the last step; stays below {LAZY}, far from {RICH} on",
+        )
+
+    @property
+    def function(self) -> Finding:
+        """How far the function leaves the prediction."""
+        worst = float(np.max(self.gap))
+        at = self.ts[int(np.argmax(self.gap))]
+        if not np.isfinite(self.predicted_loss).all() or (
+            self.predicted_loss[-1] > DIVERGED * self.predicted_loss[0]
+        ):
+            meaning = "the prediction itself diverges: its kernel stays above the limit"
+            return Finding("does f follow the prediction?", "no prediction", math.nan, meaning)
+        return Finding(
+            "does f follow the prediction?",
+            _grade(worst, "follows", "in outline", "leaves it"),
+            worst,
+            f"largest |f - f_lin| over the predicted motion, at step {at:.0f}; follows below "
+            f"{LAZY}, leaves from {RICH} on",
+        )
+
+    @property
+    def features(self) -> Finding:
+        """Whether the kernel turns, which a change of its size alone does not make it do."""
+        return Finding(
+            "do features change?",
+            _grade(self.turn, "stay", "turn", "turn far"),
+            self.turn,
+            f"sine of the angle between H and H_0 (J itself moved by {self.feature_drift:.3g} "
+            f"relative, the weights by {self.weight_drift:.3g}); stay below {LAZY}, far from "
+            f"{RICH} on",
+        )
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """All four."""
+        return self.stability, self.kernel, self.function, self.features
+
+    @property
+    def verdict(self) -> str:
+        """In a word: diverged; else rich where the kernel or its features move by more than a half;
+        lazy where they, and the function against its prediction if there is one, stay within a
+        tenth; and between.
+
+        The kernel counts too, since on the training points every run that fits the targets ends
+        with no gap; and a gap alone makes no run rich, since momentum near its limit of stability
+        makes a large one of a small change of the kernel.
+        """
+        moved = max(self.kernel_drift, self.turn)
+        if self.diverged or not math.isfinite(moved):
+            return "diverged"
+        if moved >= RICH:
+            return "rich"
+        gap = self.function.value
+        return "lazy" if moved < LAZY and (math.isnan(gap) or gap < LAZY) else "between"
+
+    @property
+    def momentum(self) -> HeavyBallMethod:
+        """The heavy ball that is best in the long run for a constant kernel with the spectrum of
+        the start, its largest eigenvalue taken a tenth larger."""
+        method: Any = best_parameters("heavy_ball", self.low, 1.1 * self.top[0]).optimizer
+        return method
+
+    @property
+    def advice(self) -> str:
+        """What to do about it."""
+        if self.diverged and self.remedy is not None:
+            return (
+                f"take a smaller step: with eta = {self.remedy:.4g} the same number of steps ends "
+                "below the start (tried)"
+            )
+        if self.diverged:
+            return (
+                "the loss left the finite numbers, or ended at ten times its start; scale inputs "
+                "and targets to order one (nm.normalize), or take a much smaller step"
+            )
+        if self.verdict != "lazy":
+            return (
+                "parameters tuned to H(0) hold for as long as the kernel stays; try larger widths, "
+                "smaller targets, or `ntk-momentum advise --check`"
+            )
+        method = self.momentum
+        return (
+            f"for a constant kernel of this spectrum the best heavy ball is eta = {method.eta:.4g},"
+            f" beta = {method.beta:.{digits(float(method.beta))}g}; `ntk-momentum advise` compares "
+            "all methods"
+        )
+
+    def __str__(self) -> str:
+        meaning = {
+            "lazy": "the run keeps its kernel; the theory of constant kernels applies",
+            "between": "the kernel's prediction holds in outline only",
+            "rich": (
+                "the run leaves its kernel: features are learnt, and no constant kernel "
+                "describes it"
+            ),
+            "diverged": "this step is too large for this model",
+        }
+        at = np.unique(np.linspace(0, len(self.ts) - 1, min(6, len(self.ts))).astype(int))
+        table = [
+            (
+                f"{self.ts[i]:8.0f}  {self.loss[i]:12.5g}  {self.predicted_loss[i]:12.5g}  "
+                f"{self.gap[i]:10.3g}"
+            )
+            for i in at
+        ]
+        asked = [
+            f"{one.question:30} {one.answer:18} {one.value:10.3g}  {one.meaning}"
+            for one in self.findings
+        ]
+        return "\n".join(
+            [
+                f"{self.verdict}: {meaning[self.verdict]}.",
+                *asked,
+                f"{'step':>8}  {'loss':>12}  {'predicted':>12}  {'gap of f':>10}",
+                *table,
+                self.advice,
+            ]
+        )
+
+
+def _grade(value: float, small: str, middle: str, large: str) -> str:
+    if not math.isfinite(value):
+        return "no number"
+    return small if value < LAZY else middle if value < RICH else large
