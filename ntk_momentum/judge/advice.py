@@ -161,11 +161,11 @@ def advise(
         if progress is not None:
             progress(k, len(given or METHODS))
         if name in given:
-            found[name] = _describe(name, given[name], math.inf, math.inf, eigenvalues[seen])
-            if given[name].eta < found[name].eta_limit:  # else it never stays below
+            told = _describe(name, given[name], math.inf, math.inf, eigenvalues[seen])
+            if told.eta < told.eta_limit:  # else it never stays below
                 course = count_steps([given[name]], eigenvalues, size, target, max_steps)[0]
-                course = dict(zip(("steps", "peak"), course, strict=True))
-                found[name] = dataclasses.replace(found[name], **course)
+                told = dataclasses.replace(told, steps=course[0], peak=course[1])
+            found[name] = told
             continue
         candidates = list(_candidates(name, low, high, objective))
         if batches is not None:

@@ -45,6 +45,9 @@ FORMED = 2048
 eigendecomposition, it is known by its products."""
 PRODUCTS = 100
 """Of each kernel, for its ends."""
+LOOKED_AT = 512
+"""Samples times outputs up to which a hundred kernels are looked at where the loss bounced: ten
+seconds."""
 TRIALS = 6
 """Smaller steps tried after one that diverged, each a quarter of the one before."""
 
@@ -190,6 +193,12 @@ def diagnose(
         low,
         run.reason,
     )
+    if diagnosis.bounced and loss is squared and kernel is not None and len(kernel) <= LOOKED_AT:
+        to = int(run.ts[np.argmax(run.loss)])  # the kernel is looked at on the way there
+        fine = {**options, "readouts": ["lambda_max"], "save_every": max(1, to // 100)}
+        seen = np.asarray(train(model, data, optimizer, to, **chosen, **fine).lambda_max)
+        highest = float(np.max(seen)), int(np.argmax(seen)) * fine["save_every"]
+        return dataclasses.replace(diagnosis, highest=highest)
     if not diagnosis.diverged or not isinstance(optimizer, AbstractOptimizer):
         return diagnosis
     for k in range(1, TRIALS + 1):

@@ -15,10 +15,12 @@ from .recommendation import digits
 LAZY, RICH = 0.1, 0.5
 """From where on something has moved, and from where on far: conventions. Below a tenth, predictions
 by the kernel are good to a digit; above a half, most of the motion is not the kernel's."""
-DIVERGED = 10.0
-"""A run has diverged when its loss is no number, or ends at so many times its start. One that only
-bounces on the way has not: above the limit of stability a network's loss rises until its kernel has
-fallen below it."""
+DIVERGED, LOST = 10.0, 1e6
+"""A run has diverged when its loss is no number, or ends at the first times its start. One that
+only bounces on the way has not: above the limit of stability a network's loss rises, tenfold or so,
+until its kernel has fallen below it. Chosen, not measured: from the second times its start on it is
+not that network which comes back, but what is left of it, as a constant where all neurons are off.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +44,9 @@ class Diagnosis:
     features J and of the trained weights between the first and the last step; turn: the sine of the
     angle between the two kernels, 0 where H has only grown or shrunk. top: lambda_max of H, times
     the loss's curvature, at the first and the last step, and limit: the largest that the optimizer
-    bears (None where none is known). low: the smallest eigenvalue at the start above round-off.
+    bears (None where none is known). highest: where the loss bounced, (lambda_max, step) at its
+    largest up to the largest loss (None where it was not looked for). low: the smallest eigenvalue
+    at the start above round-off.
     remedy: after a run that diverged, the largest of a few smaller steps that did not (None: none).
     """
 
@@ -59,12 +63,22 @@ class Diagnosis:
     low: float
     reason: str
     remedy: float | None = None
+    highest: tuple[float, int] | None = None
 
     @property
     def diverged(self) -> bool:
-        """Whether the loss is no number, or ends at ten times its start."""
-        last = float(self.loss[-1])
-        return not math.isfinite(last) or last > DIVERGED * float(self.loss[0])
+        """Whether the loss is no number, ends at ten times its start, or was a million times it."""
+        last, start = float(self.loss[-1]), float(self.loss[0])
+        most = float(np.max(self.loss))
+        return not math.isfinite(most) or last > DIVERGED * start or most > LOST * start
+
+    @property
+    def bounced(self) -> bool:
+        """Whether the loss rose on the way though the step was borne at the start and at the
+        end."""
+        most = (1 + LAZY) * max(self.loss[0], float(np.max(self.predicted_loss)))
+        borne = self.limit is not None and max(self.top) < self.limit
+        return borne and not self.diverged and bool(np.max(self.loss) > most)
 
     @property
     def stability(self) -> Finding:
@@ -80,14 +94,13 @@ class Diagnosis:
             + (f"{end:.3g} at the end" if math.isfinite(end) else "no number at the end")
             + "; a constant kernel is unstable from 1 on"
         )
-        most = (1 + LAZY) * max(self.loss[0], float(np.max(self.predicted_loss)))
-        bounced = max(share) < 1 and np.max(self.loss) > most
-        if bounced:
+        if self.bounced:
             at = int(np.argmax(self.loss))
-            meaning += (
-                f", and so was this one on the way: at step {self.ts[at]:.0f} the loss was "
-                f"{self.loss[at] / self.loss[0]:.3g} times its start"
-            )
+            times = f"{self.loss[at] / self.loss[0]:.3g} times its start"
+            meaning += f"; at step {self.ts[at]:.0f} the loss was {times}"
+            if self.highest is not None:
+                share.append(self.highest[0] / bears)
+                meaning += f", and lambda_max {share[-1]:.3g} of that at step {self.highest[1]}"
         answer = (
             "diverged"
             if self.diverged
@@ -95,7 +108,7 @@ class Diagnosis:
             if self.loss[-1] > self.loss[0]
             else "unknown"
             if self.limit is None
-            else ("bounced" if bounced else "stable" if end < 1 else "became unstable")
+            else ("bounced" if self.bounced else "stable" if end < 1 else "became unstable")
             if start < 1
             else ("unstable at first" if end < 1 else "unstable")
         )

@@ -81,6 +81,12 @@ BOUNCE = np.array([1.0, 40.0, 0.25])
         ),
         # the same where the kernel is below the limit at both ends
         ({"loss": BOUNCE}, "lazy", ("bounced", "stays", "follows", "stay")),
+        # nor is what comes back from a million times the start the network that began
+        (
+            {"loss": np.array([1.0, 1e7, 0.9]), "top": (3.0, 1.5)},
+            "diverged",
+            ("diverged", "stays", "follows", "stay"),
+        ),
         # a gap alone makes no run rich
         ({"gap": np.array([0.0, 0.9, 0.1])}, "between", ("stable", "stays", "leaves it", "stay")),
         # only the prediction explodes, above 2/lambda_max
@@ -112,6 +118,13 @@ def test_stability_kernel_function_and_features_are_told_apart(changed, verdict,
 
 
 @pytest.mark.slow
+def test_where_the_loss_bounced_the_kernel_was_above_the_limit_on_the_way():
+    net = eqx.nn.MLP(DATA.input_size, "scalar", 64, 2, key=jax.random.key(0))
+    found = diagnose(net, DATA, lambda low, top: nm.heavy_ball(2.6 / top, 0.9), steps=60)
+    assert found.stability.answer == "bounced" and max(found.top) < found.limit < found.highest[0]
+    assert f"at step {found.highest[1]}" in found.stability.meaning
+
+
 def test_a_step_that_diverged_is_never_recommended():
     model = eqx.nn.MLP(10, "scalar", 32, 2, key=jax.random.key(1))
     far = nm.Dataset(DATA.X, 1e4 * DATA.y)
