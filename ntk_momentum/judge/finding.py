@@ -17,10 +17,10 @@ LAZY, RICH = 0.1, 0.5
 by the kernel are good to a digit; above a half, most of the motion is not the kernel's."""
 DIVERGED, LOST = 10.0, 1e6
 """A run has diverged when its loss is no number, or ends at the first times its start. One that
-only bounces on the way has not: above the limit of stability a network's loss rises, tenfold or so,
-until its kernel has fallen below it. Chosen, not measured: from the second times its start on it is
-not that network which comes back, but what is left of it, as a constant where all neurons are off.
-"""
+only bounces on the way has not: above the limit of stability a network's loss rises, 900 times on
+one table, until its kernel has fallen below it. Chosen, not measured: from the second times its
+start on it is not that network which comes back, but what is left of it, as a constant where all
+neurons are off."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -437,7 +437,7 @@ def _chosen(path: Path) -> dict[str, Any]:
 
 def _label(source: Source, data: Dataset) -> str:
     """How a data set is called in the results; drawn ones by their seed too."""
-    drawn = not Path(source.name).is_file()
+    drawn = not Path(source.name.partition(":")[0]).is_file()
     return f"{data.name} seed {source.seed}" if drawn else data.name
 
 
