@@ -295,6 +295,13 @@ def _latex(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _csv(rows: Sequence[dict[str, Any]]) -> list[str]:
+    # a number a column: loss, loss_lowest and loss_highest
+    of = lambda name, value: (
+        {name: value.median, f"{name}_lowest": value.lowest, f"{name}_highest": value.highest}
+        if isinstance(value, OverSeeds)
+        else {name: value}
+    )
+    rows = [{k: v for pair in row.items() for k, v in of(*pair).items()} for row in rows]
     names, _ = _columns(rows)
     text = io.StringIO()
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")

@@ -1,6 +1,7 @@
 """The command line: help at once, exit codes that tell, one clear line for bad input, and no
 half-written result."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ import ntk_momentum as nm
 from ntk_momentum import cli, progress
 from ntk_momentum.cli import double
 from ntk_momentum.cli.advise import Advise, _why_off
+from ntk_momentum.judge.advice import advise
 from ntk_momentum.ledger import check, ledger
 from ntk_momentum.study import registry
 
@@ -448,17 +450,22 @@ def test_a_sweep_is_watched_drawn_and_written(house, capsys):
     ):
         assert run("plot", out, *look, "--to", out / "loss.svg") == 0
     assert 'width="237.6pt"' not in (out / "loss.svg").read_text()
-    assert run("table", out, "--format", "csv") == 0
     capsys.readouterr()
+    assert run("table", out, "--format", "csv") == 0
+    assert ",loss,loss_lowest,loss_highest" in capsys.readouterr().out
     assert run("table", out, "--json") == 0
     row = json.loads(capsys.readouterr().out)["sweeps"][0]
     assert row["loss"]["lowest"] <= row["loss"]["median"] <= row["loss"]["highest"]
 
 
 def test_advice_that_missed_says_whether_the_kernel_is_another_or_moves():
-    data, net = (
-        nm.sphere(5, 3, key=jax.random.key(0)),
-        nm.init_two_layer(8, 3, key=jax.random.key(1)),
+    data = nm.sphere(5, 3, key=jax.random.key(0))
+    net = nm.init_two_layer(8, 3, key=jax.random.key(1))
+    own = advise(nm.empirical_ntk(net, data.X), jax.vmap(net)(data.X) - data.y)["gradient_descent"]
+    other = dataclasses.replace(own, steps=3.0)
+    asked, took = Advise(), {"gradient_descent": (other, own.steps)}
+    assert f"own kernel they take gradient_descent {own.steps:.0f}; --width 8" in _why_off(
+        asked, net, data, took
     )
-    assert "own kernel has lambda_min" in _why_off(Advise(), net, data, 10.0)
-    assert "kernel moves" in _why_off(Advise(width=8), net, data, 10.0)
+    told = _why_off(Advise(width=8), net, data, took)
+    assert "in the 3 steps of gradient_descent the kernel moves by" in told
