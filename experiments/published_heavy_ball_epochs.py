@@ -20,6 +20,7 @@ seeds for one.
 from dataclasses import dataclass
 
 from ntk_momentum.experiments import _published as published
+from ntk_momentum.experiments import _published_figures as figures
 
 import ntk_momentum as nm
 from ntk_momentum.study import plotting
@@ -58,6 +59,6 @@ def headline(ds):
 @plotting.house_style
 def plot(ds):
     tones = plotting.shades(plotting.COLORS["heavy_ball"], ds.sizes["algorithm"])
-    return plotting.published_decades(
+    return figures.decades(
         ds, tones, published.decades, published.companion(ds, "paper", methods(ds))
     )

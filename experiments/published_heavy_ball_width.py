@@ -23,6 +23,7 @@ authors' one run.
 from dataclasses import dataclass, replace
 
 from ntk_momentum.experiments import _published as published
+from ntk_momentum.experiments import _published_figures as figures
 
 import ntk_momentum as nm
 from ntk_momentum.study import plotting
@@ -78,4 +79,4 @@ def plot(ds):
     own = plotting.COLORS["heavy_ball"]
     plain = sum("step" not in name for name in ds.algorithm.values)
     colors = [*plotting.shades(own, plain), plotting.THEORY, plotting.MUTED]
-    return plotting.published_widths(ds, limits(ds), colors[: ds.sizes["algorithm"]], own)
+    return figures.widths(ds, limits(ds), colors[: ds.sizes["algorithm"]], own)

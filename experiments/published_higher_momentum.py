@@ -11,6 +11,7 @@ default: 50 digits of 8 x 8 pixels for 600 MNIST images, m = 500, fewer epochs, 
 from dataclasses import dataclass
 
 from ntk_momentum.experiments import _published as published
+from ntk_momentum.experiments import _published_figures as figures
 
 import ntk_momentum as nm
 from ntk_momentum.study import plotting
@@ -62,6 +63,6 @@ def plot(ds):
         *plotting.shades(plotting.COLORS["heavy_ball"], ds.sizes["algorithm"] - 1),
         plotting.THEORY,
     ]
-    return plotting.published_decades(
+    return figures.decades(
         ds, tones, published.decades, published.companion(ds, "paper", methods(ds))
     )

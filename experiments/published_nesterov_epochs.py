@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from ntk_momentum.experiments import _published as published
+from ntk_momentum.experiments import _published_figures as figures
 
 import ntk_momentum as nm
 from ntk_momentum.study import plotting
@@ -83,7 +84,7 @@ def headline(ds):
 @plotting.house_style
 def plot(ds):
     greens = plotting.shades(plotting.COLORS["nesterov"], ds.sizes["algorithm"] - 1)
-    figure, row = plotting.published_epochs(ds, [plotting.COLORS["gradient_flow"], *greens], power)
+    figure, row = figures.epochs(ds, [plotting.COLORS["gradient_flow"], *greens], power)
     ds_ = [float(name.split()[-1]) for name in ds.algorithm.values[1:]]
     for d, color in zip(ds_, greens, strict=True):
         row[2].axhline(-d, color=color, linestyle=":", linewidth=1.2)
@@ -91,6 +92,6 @@ def plot(ds):
         axes.set_xscale("log")
         if crossovers(ds, scaling) < ds.epoch[-1]:
             axes.axvline(crossovers(ds, scaling), color=plotting.MUTED, linestyle=":", linewidth=1)
-    below = plotting.lowest(row[2], [-max(ds_)])
+    below = figures.lowest(row[2], [-max(ds_)])
     row[2].set(ylabel="slope of log MSE in log k", ylim=(below, 0.5))
     return figure

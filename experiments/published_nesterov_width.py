@@ -14,6 +14,7 @@ that puts the limit among these widths.
 from dataclasses import dataclass, replace
 
 from ntk_momentum.experiments import _published as published
+from ntk_momentum.experiments import _published_figures as figures
 
 import ntk_momentum as nm
 from ntk_momentum.study import plotting
@@ -57,4 +58,4 @@ def headline(ds):
 def plot(ds):
     own = plotting.COLORS["nesterov"]
     colors = plotting.shades(own, ds.sizes["algorithm"])
-    return plotting.published_widths(ds, limits(ds), colors, own)
+    return figures.widths(ds, limits(ds), colors, own)
