@@ -587,5 +587,17 @@ def test_pytorchs_nesterov_is_the_published_one_and_not_the_printed_one():
         jnp.diag(stiffness), jnp.array(path[0]), nm.nesterov(eta, d), steps
     ).residual
     assert np.abs(torch - printed).max() > 1e-3
+    data = nm.sphere(5, 3, key=jax.random.key(0))  # and on a network, from the same weights
+    net = nm.init_two_layer(8, 3, key=jax.random.key(1))
+    slope = jax.jit(
+        jax.grad(
+            lambda w: (
+                0.5 * jnp.sum(jnp.square(net.output @ jax.nn.relu(w @ data.X.T) / 8**0.5 - data.y))
+            )
+        )
+    )
+    path = sgd(lambda w: np.asarray(slope(w)), np.asarray(net.hidden), eta, momenta[:40])
+    run = nm.train(net, data, nm.nesterov_torch(eta, d), 40, save_every=40, readouts=["f"])
+    np.testing.assert_allclose(run.model.hidden, path[-1], rtol=0, atol=1e-13)
     flow, h = nm.nesterov_torch(eta, d).flow()
     assert flow.d == d and h == pytest.approx(0.1)
