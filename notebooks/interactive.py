@@ -129,9 +129,9 @@ def _(Figure, io, plotting, rc_context):
     # The figures are made once, and only their lines move: axes and labels take longer to make than
     # to draw.
     with rc_context({**plotting.STYLE, "figure.constrained_layout.use": False}):
-        figures = [Figure(figsize=(4.4, 3)) for _ in range(2)]
+        figures = [Figure(figsize=(4, 2.8)) for _ in range(2)]
         for figure in figures:
-            figure.subplots_adjust(0.13, 0.15, 0.96, 0.9)
+            figure.subplots_adjust(0.17, 0.15, 0.96, 0.9)
         left, right = (figure.add_subplot() for figure in figures)
     names = {**plotting.FLOW_NAMES, "gradient_flow": "gradient descent"}
     slowest = {name: left.plot([], [], color=color)[0] for name, color in plotting.COLORS.items()}
@@ -151,7 +151,7 @@ def _(Figure, io, plotting, rc_context):
     right.set(
         title="log₁₀ of the loss (dashed: on batches)", xlabel="step"
     )  # a logarithmic axis takes longer
-    right.legend(loc="lower left")
+    right.legend(loc="lower left", frameon=False)
     dashed = {
         name: right.plot([], [], "--", color=color, linewidth=1)[0]
         for name, color in plotting.COLORS.items()
@@ -243,7 +243,7 @@ def _(
                 f"{values[-1] / values[0]:.4g}; solved {solved:.0f} ms, drawn {drawn:.0f} ms"
                 + (f"; **unstable: {unstable}**" if unstable else "")
             ),
-            mo.hstack([mo.Html(panel) for panel in closed], justify="start", wrap=True),
+            mo.hstack([mo.Html(panel) for panel in closed], justify="start", gap=0.5, wrap=True),
         ]
     )
     return
@@ -276,13 +276,13 @@ def _(batch, jax, last, m, methods, mo, n, nm, sets, source):
 
 
 @app.cell
-def _(losses, m, mo, names, noisy, np, plotting, runs, rc_context, steps, svg):
+def _(losses, m, mo, noisy, np, plotting, runs, rc_context, steps, svg):
     with rc_context(plotting.STYLE):
-        chart, axes = plotting.panels(1, 1, height=3.0, width=4.4)
+        chart, axes = plotting.panels(1, 1, height=2.8, width=4.0)
     for method_name, run in runs.items():
         foretold = np.clip((noisy or losses)[method_name], 1e-16, 1e12)
         color = plotting.COLORS[method_name]
-        axes.semilogy(steps, foretold, color=color, label=names[method_name])
+        axes.semilogy(steps, foretold, color=color)
         axes.semilogy(run.ts, run.loss, plotting.MARKER_OF[color], color=color)
     title = "lines: closed form" + (", expected on batches" if noisy else "")
     axes.set(title=f"{title}\npoints: {m.value} neurons", xlabel="step", ylabel="loss")
@@ -290,7 +290,6 @@ def _(losses, m, mo, names, noisy, np, plotting, runs, rc_context, steps, svg):
     axes.set_ylim(
         max(min(float(np.nanmin(run.loss)) for run in runs.values()) / 30, 1e-14), 30 * start_loss
     )
-    axes.legend()
     mo.Html(svg(chart))
     return
 
