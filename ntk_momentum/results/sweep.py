@@ -295,7 +295,7 @@ def _make_plan(
     model: Callable | None,
     lambda0: float,
     strategy: str | None,
-    memory: float,
+    memory: float | None = None,
 ) -> Plan:
     """The plan of a sweep on one data set: the one place where its options are handed on. memory:
     bytes that it may take."""
