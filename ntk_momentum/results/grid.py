@@ -41,7 +41,7 @@ class Source:
 
     def __post_init__(self) -> None:
         for field in ("n", "p"):
-            check_positive(field, getattr(self, field))
+            check_positive(field, getattr(self, field), example=50)
         check_seed("seed", self.seed)
 
     def load(self) -> Dataset:
