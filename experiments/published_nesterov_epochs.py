@@ -7,9 +7,9 @@ eigenvalue with x = 2 eta lambda / n also loses the factor (1 - x) per step, whi
 power at k = d/x: the largest eigenvalues pass it at once, the smallest last. From there the decay
 is geometric, which the flow has not. Dashed: the initial kernel's prediction, without a fit, in the
 authors' and in the paper's scaling at the same eta lambda_max. In the authors' the kernel moves; in
-the paper's neurons are held at their kinks, which takes from the kernel that acts (see the heavy
-ball's figure). Wider networks close the gap (try `--width 8000 --eta 3e-5`). Changed by default: 50
-digits of 8 x 8 pixels for 600 MNIST images, m = 500, fewer epochs, two seeds for one.
+the paper's it hardly does, and runs are slower all the same (see the heavy ball's figure). Wider
+networks close the gap (try `--width 8000 --eta 3e-5`). Changed by default: 50 digits of 8 x 8
+pixels for 600 MNIST images, m = 500, fewer epochs, two seeds for one.
 """
 
 from dataclasses import dataclass
