@@ -103,7 +103,7 @@ def norm(A: np.ndarray) -> float:
 
 def highest(A: np.ndarray) -> float:
     """The largest eigenvalue of a symmetric matrix."""
-    # Routines for one eigenvalue are a fifth faster, and fail on some matrices next to the identity.
+    # Routines for one eigenvalue are a fifth faster, and fail on some matrices near the identity.
     return float(np.linalg.eigvalsh(A)[-1])
 
 
