@@ -257,5 +257,6 @@ def _widths(axis, ds):
         axis.plot(ds.asked.sel(set=name), row, "s", color=plotting.THEORY, label=named)
     axis.set(title="which width?", xlabel="width $m$", xscale="log")
     axis.set_yticks(rows, ds.set.values)
+    axis.set_xlim(1, 100 * float(ds.asked.max()))
     axis.set_ylim(-0.7, len(rows) + 1.3)
     axis.legend(ncols=2, fontsize="small", loc="upper left")

@@ -8,7 +8,7 @@ import scipy.linalg
 
 from ntk_momentum.dynamics.trajectory import Trajectory
 from ntk_momentum.judge import certificate, forms, moving
-from ntk_momentum.theory.lyapunov import reference_distance
+from ntk_momentum.theory.lyapunov import reference_distance, reference_rate
 
 PIECES, STEPS = 3, 2  # of constant kernel in a step of the solver, of steps between two saves
 
@@ -402,6 +402,9 @@ def test_a_form_grows_into_the_next_by_at_most_what_is_paid():
     for i, k in np.ndindex(2, 2):
         most = scipy.linalg.eigh(matrix(k), matrix(i), eigvals_only=True)[-1]
         assert paid[i, k] == pytest.approx(np.log(most), abs=1e-9)
+    free = reference_rate(b, beta, 0.5 * run.epsilon(lift, beta * (b - beta)).sum(0))
+    local = forms._energy(run, b, lift, beta).local  # of one unit of time each
+    assert local == pytest.approx(free - np.array([0.0, paid[0, 1]]))
 
 
 def test_the_norm_of_a_path_is_bounded_closely():
