@@ -23,11 +23,11 @@ Form = Literal["simple", "relative", "lifted", "spectral", "moving"]
 DENSE = 128
 """Up to so many samples the choice of forms has every eigenvalue, beyond them Lanczos steps.
 Chosen."""
-COMPARED = 12
+LOOKED_AT = 12
 """Saves at which forms are compared, with lines in between. Chosen."""
 FLOORS = np.append([1e-6, 1e-4, 1e-2], 2.0 ** np.arange(-5, 10))
 """lambda_min(S) of the lifted forms, over lambda_0. Chosen."""
-FRICTIONS = np.array([0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0])
+TRIED_FRICTIONS = np.array([0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0])
 """b/2 over sqrt(lambda_0), of which the best is told. Chosen."""
 
 
@@ -91,12 +91,12 @@ class Motion(NamedTuple):
                     named = lift[i], shift[i]
                     if named not in known:
                         scale = (self.values + lift[i] - shift[i]) ** -0.5
-                        known[named] = norm((moved - lift[i] * self.vectors) * scale)
+                        known[named] = operator_norm((moved - lift[i] * self.vectors) * scale)
                     found[end, i] = known[named]
         return found
 
 
-def norm(A: np.ndarray) -> float:
+def operator_norm(A: np.ndarray) -> float:
     """||A||_2, by A^T A: right to all digits, as it is the largest of the singular values."""
     return float(np.sqrt(max(highest(A.T @ A), 0.0)))
 
@@ -120,7 +120,7 @@ def nonnegative_norm(A: np.ndarray) -> float:
         if bound <= 1.001 * float(x @ y / (x @ x)):
             return float(np.sqrt(bound))
         x = y / y.max() + 1e-9  # stays positive where a block of A falls behind
-    return norm(A)
+    return operator_norm(A)
 
 
 class Energy(NamedTuple):
@@ -322,9 +322,9 @@ def _drawn(run: Motion, roughly: Callable, lift: np.ndarray, shift: np.ndarray) 
 
 def _compared(run: Motion) -> list[int]:
     """Saves at which forms are compared, half of them where the kernel moves."""
-    even = np.linspace(0, len(run.ts) - 1, COMPARED // 2)
+    even = np.linspace(0, len(run.ts) - 1, LOOKED_AT // 2)
     moved = np.append(0.0, np.cumsum(run.lengths))
-    often = np.searchsorted(moved, moved[-1] * np.linspace(0, 1, COMPARED // 2, endpoint=False))
+    often = np.searchsorted(moved, moved[-1] * np.linspace(0, 1, LOOKED_AT // 2, endpoint=False))
     return np.unique(np.append(even.astype(int), often)).tolist()
 
 
@@ -371,10 +371,10 @@ def _best_beta(run: Motion, epsilon: Callable[[float], Any]) -> float:
 
 
 def friction_for(run: Motion) -> tuple[float, float]:
-    """(b, rate): the friction out of `FRICTIONS` at which lifted forms with beta = b/2 have the
+    """(b, rate): the friction out of `TRIED_FRICTIONS` at which lifted forms with beta = b/2 have the
     largest mean rate."""
     roughly, floors, found = _roughly(run), run.lam0 * FLOORS[::2], []
-    for b in 2 * np.sqrt(run.lam0) * FRICTIONS:
+    for b in 2 * np.sqrt(run.lam0) * TRIED_FRICTIONS:
         lift, beta = floors - run.lam0 + b**2 / 4, np.full_like(floors, b / 2)
         found.append((*_scheduled(run, b, lift, beta, roughly, lasting=True), b))
     lift, beta, _, b = max(found, key=lambda one: one[2])

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .forms import Energy, Motion, highest, norm
+from .forms import Energy, Motion, highest, operator_norm
 
 STARTS = (0.0, 1.2, 1.5, 2.0)
 """Where it may begin: t sqrt(lambda_min) in units of sqrt|q|. Chosen; later ones bound the end ever
@@ -89,7 +89,7 @@ def _pieces(run: Motion, d: float, kept: int, first: int) -> _Pieces:
         for end in (0, 1):
             if first + k + end != reference:
                 moved = H[k + end] @ vectors - vectors * values
-                epsilon[end, k] = norm(moved / np.sqrt(values - shift[k]))
+                epsilon[end, k] = operator_norm(moved / np.sqrt(values - shift[k]))
         if k + 1 < at.size and at[k + 1] != reference:
             changes = q / ts[k + 1] ** 2
             if values[0] > changes:
