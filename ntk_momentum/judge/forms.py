@@ -371,7 +371,7 @@ def _best_beta(run: Motion, epsilon: Callable[[float], Any]) -> float:
 
 
 def friction_for(run: Motion) -> tuple[float, float]:
-    """(b, rate): the one of `TRIED_FRICTIONS` at which lifted forms with beta = b/2 have the largest
+    """(b, rate): the one of `TRIED_FRICTIONS` where lifted forms with beta = b/2 have the largest
     mean rate."""
     roughly, floors, found = _roughly(run), run.lam0 * FLOORS[::2], []
     for b in 2 * np.sqrt(run.lam0) * TRIED_FRICTIONS:
