@@ -13,7 +13,7 @@ import functools
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 PACKAGE = Path(__file__).resolve().parents[1]
 _NAME = "ntk_momentum"
@@ -92,26 +92,30 @@ def _homes(package: Path) -> dict[str, str]:
     return {}
 
 
-class _Stripped(ast.NodeTransformer):
-    """Without docstrings, strings that stand alone, and what only type checkers see."""
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        alone = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        return None if alone else self.generic_visit(node)
-
-    def visit_If(self, node: ast.If) -> ast.AST | None:
-        named = {getattr(node.test, part, None) for part in ("id", "attr")}
-        return None if "TYPE_CHECKING" in named else self.generic_visit(node)
-
-    def generic_visit(self, node: ast.AST) -> ast.AST:
-        node = super().generic_visit(node)
-        if getattr(node, "body", None) == []:
-            node.body = [ast.Pass()]  # type: ignore[attr-defined]
-        return node
-
-
 def _bare(text: str) -> ast.Module:
-    return _Stripped().visit(ast.parse(text))
+    """Without docstrings, strings that stand alone, and what only type checkers see."""
+    tree = ast.parse(text)
+    _strip(tree)
+    return tree
+
+
+def _strip(node: Any) -> None:
+    # Statements alone: of expressions there are ten times as many, and none is looked for in them.
+    for part in ("body", "orelse", "finalbody", "handlers", "cases"):
+        inside = getattr(node, part, None)
+        if isinstance(inside, list):
+            inside[:] = [statement for statement in inside if not _unseen(statement)]
+            for statement in inside:
+                _strip(statement)
+    if getattr(node, "body", None) == []:
+        node.body = [ast.Pass()]
+
+
+def _unseen(node: ast.AST) -> bool:
+    if isinstance(node, ast.If):
+        return "TYPE_CHECKING" in {getattr(node.test, part, None) for part in ("id", "attr")}
+    value = getattr(node, "value", None) if isinstance(node, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
 def _imported(tree: ast.Module, room: str) -> set[str]:
@@ -120,9 +124,11 @@ def _imported(tree: ast.Module, room: str) -> set[str]:
     room: the package that a relative import of one dot means.
     """
     bound: dict[str, str] = {}  # name in the module -> dotted name
-    found = set()
+    found, chains = set(), list[ast.Attribute]()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
+        if isinstance(node, ast.Attribute):
+            chains.append(node)
+        elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
             for alias in node.names:
                 top = alias.name.partition(".")[0]
@@ -134,7 +140,8 @@ def _imported(tree: ast.Module, room: str) -> set[str]:
                 found.add(source)
             found |= {f"{source}.{alias.name}" for alias in node.names}
             bound |= {alias.asname or alias.name: f"{source}.{alias.name}" for alias in node.names}
-    for node in ast.walk(tree):
+    for chain in chains:
+        node: ast.expr = chain
         parts: list[str] = []
         while isinstance(node, ast.Attribute):
             parts, node = [node.attr, *parts], node.value
