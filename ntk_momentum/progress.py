@@ -102,13 +102,15 @@ def with_progress(function: F) -> F:
             if told is None:
                 return function(*args, **options)
             jax = require("jax", "computing")
-            threading.Thread(target=told.repeat, daemon=True).start()
+            clock = threading.Thread(target=told.repeat, daemon=True)
+            clock.start()
             found = jax.block_until_ready(function(*args, progress=told, **options))
             jax.effects_barrier()
         finally:
             _Told.heard.remove(told)
             if told is not None:
                 told.over.set()
+        clock.join()  # nothing is said after the end
         if told.error is not None:
             raise told.error
         if told.last[0] < told.last[1]:
