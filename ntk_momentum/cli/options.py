@@ -69,6 +69,7 @@ SHARED = {
     "save_every": "Steps between two saved ones.",
     "seed": "Seed of all that is drawn.",
     "seeds": "Networks drawn per width, from as many seeds in a row.",
+    "settle": "Share of the steps after which a prediction starts again, from the kernel there.",
     "size": "How large: smoke, default or full.",
     "steps": "Steps taken.",
     "target": "Share of the initial loss to reach.",
