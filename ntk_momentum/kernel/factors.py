@@ -180,7 +180,7 @@ def products(jaxpr: Jaxpr, leaves: int) -> dict[int, Product | Convolution]:
                 continue
             constants = 0
             if eqn.primitive.name == "scan":
-                constants, body = eqn.params["num_consts"], eqn.params["jaxpr"]
+                (constants, _), body = _handed(eqn), eqn.params["jaxpr"]
                 walk(body.jaxpr, _tags(body, tagged[:constants]), (*steps, eqn.params["length"]))
             for operand, tag in enumerate(tagged):
                 if tag is not None and operand >= constants:
@@ -207,6 +207,14 @@ def _tags(inner: Any, tagged: list[int | None]) -> dict:
     return {v: t for v, t in zip(inner.jaxpr.invars, tagged, strict=False) if t is not None}
 
 
+def _handed(scan: Any) -> tuple[int, int]:
+    """How many of a scan's inputs are constants, and how many are carried from step to step."""
+    if "num_consts" in scan.params:
+        return scan.params["num_consts"], scan.params["num_carry"]
+    constants, carried, _ = scan.params["ft_in"].unpack()  # from JAX 0.12 on
+    return len(constants), len(carried)
+
+
 def _scanned(
     eqn: Any,
     values: list,
@@ -216,8 +224,8 @@ def _scanned(
     inputs: dict,
 ) -> list:
     """A scan, evaluated as `_evaluate` does its body: probes and inputs have the steps first."""
-    p = eqn.params
-    body, constants, carried = p["jaxpr"], p["num_consts"], p["num_consts"] + p["num_carry"]
+    p, (constants, moving) = eqn.params, _handed(eqn)
+    body, carried = p["jaxpr"], constants + moving
     own = {tag: probes[tag] for tag in tags.values() if tag in chosen}
 
     def step(carry: list, now: tuple[dict, list]) -> tuple[list, tuple[list, dict]]:
@@ -225,7 +233,7 @@ def _scanned(
         seen: dict = {}
         args = [*values[:constants], *carry, *x]
         out = _evaluate(body.jaxpr, body.consts, args, tags, chosen, here, seen)
-        return out[: p["num_carry"]], (out[p["num_carry"] :], seen)
+        return out[:moving], (out[moving:], seen)
 
     xs = own, values[carried:]
     end, (rows, seen) = jax.lax.scan(
@@ -260,7 +268,7 @@ def _evaluate(
                 inner.jaxpr, inner.consts, values, _tags(inner, tagged), chosen, probes, inputs
             )
         elif eqn.primitive.name == "scan" and looked_into:
-            marks = _tags(eqn.params["jaxpr"], tagged[: eqn.params["num_consts"]])
+            marks = _tags(eqn.params["jaxpr"], tagged[: _handed(eqn)[0]])
             results = _scanned(eqn, values, marks, chosen, probes, inputs)
         else:
             bound = eqn.primitive.get_bind_params(eqn.params)
