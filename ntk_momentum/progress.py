@@ -23,6 +23,8 @@ LOG.addHandler(logging.NullHandler())
 LINE_SECONDS = 30.0
 """Seconds between two lines where there is no terminal; the first comes after a sixth of that.
 Chosen, not measured."""
+SILENT_SECONDS = 5.0
+"""Seconds after which a piece that says nothing is told of again, where a line is due. Chosen."""
 
 OnProgress = Callable[[int, int], None]
 F = TypeVar("F", bound=Callable)
@@ -85,7 +87,7 @@ class _Told:
 
     def repeat(self) -> None:
         """One call into a library may take minutes, and compiling a program too."""
-        while not self.over.wait(LINE_SECONDS / 6):
+        while not self.over.wait(SILENT_SECONDS):
             self.report(*self.last)
 
 
@@ -184,8 +186,9 @@ class Bar:
             self._bar = tqdm.tqdm(total=total, file=sys.stderr, bar_format=layout, unit=" pieces")
         self._say = (say or LOG.info) if shown and self._bar is None else None
         self._total, self._done, self._skipped, self._name = total, 0, 0, ""
-        self._begun = time.perf_counter()
+        self._begun, self._at = time.perf_counter(), 0.0
         self._said = self._begun - LINE_SECONDS * 5 / 6
+        self._lock, self._over = threading.Lock(), threading.Event()
         self._torn = contextlib.ExitStack()  # lines of the log above the bar, not through it
         if self._bar is not None:
             redirect = require("tqdm.contrib.logging", "the progress bar").logging_redirect_tqdm
@@ -217,14 +220,22 @@ class Bar:
         if self._bar is not None:
             self._move(float(self._done))
 
-    def _move(self, done: float) -> None:
-        if self._bar is not None:
-            self._bar.n = done
-            self._bar.refresh()
-        now = time.perf_counter()
-        if self._say is not None and now - self._said >= LINE_SECONDS:
-            self._said = now
-            self._say(self._line(done, now - self._begun))
+    def _move(self, done: float | None) -> None:
+        with self._lock:
+            self._at = done = self._at if done is None else done
+            if self._bar is not None:
+                self._bar.n = done
+                self._bar.refresh()
+            now = time.perf_counter()
+            if self._say is not None and now - self._said >= LINE_SECONDS:
+                self._said = now
+                self._say(self._line(done, now - self._begun))
+
+    def _tick(self) -> None:
+        """A piece may say nothing for minutes, and time goes on."""
+        while not self._over.wait(SILENT_SECONDS):
+            if self._name:
+                self._move(None)
 
     def _line(self, done: float, elapsed: float) -> str:
         clock = require("tqdm", "the progress bar").tqdm.format_interval
@@ -239,11 +250,14 @@ class Bar:
 
     def close(self) -> None:
         """Take the bar from the terminal's last line."""
+        self._over.set()
         self._torn.close()
         if self._bar is not None:
             self._bar.close()
 
     def __enter__(self) -> Bar:
+        if self._bar is not None or self._say is not None:
+            threading.Thread(target=self._tick, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:

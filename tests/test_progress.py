@@ -98,7 +98,7 @@ def test_it_counts_to_the_end_and_finds_the_same(name):
 
 
 def test_what_does_not_count_is_not_silent(monkeypatch):
-    monkeypatch.setattr(progress, "LINE_SECONDS", 0.06)
+    monkeypatch.setattr(progress, "SILENT_SECONDS", 0.01)
     slowly = progress.with_progress(lambda progress=None: time.sleep(0.1))
     said, _ = told(lambda how: slowly(**how))
     assert said[0] == (0, 1) and len(said) > 2 and said[-1] == (1, 1)

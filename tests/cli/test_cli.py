@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -425,6 +426,16 @@ def test_progress_without_a_terminal_is_lines_with_what_is_left(monkeypatch, cap
     with progress.listen(quiet=True), progress.Bar(1) as bar:
         bar.finish_piece()
     assert capsys.readouterr().err == "" and not progress.LOG.isEnabledFor(logging.INFO)
+
+
+def test_a_piece_that_says_nothing_is_told_of_again(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.02)
+    monkeypatch.setattr(progress, "SILENT_SECONDS", 0.01)
+    with progress.listen(), progress.Bar(1) as bar:
+        bar.piece("quiet")
+        time.sleep(0.3)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) > 1 and set(lines) == {"quiet: 0%, 00:00 elapsed"}
 
 
 @pytest.mark.slow
