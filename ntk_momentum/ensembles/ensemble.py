@@ -26,6 +26,7 @@ from ..method import AbstractFlow, AbstractOptimizer, innermost
 from ..numerics import Numerics, on_host
 from ..progress import OnProgress, check_progress
 from . import program
+from .ahead import ready
 from .axes import flow_values as flow_values
 from .axes import plain_name
 from .lanes import run_compacted
@@ -233,7 +234,7 @@ def ensemble(
 def run_plan(made: Plan, progress: OnProgress | None = None) -> Ensemble:
     """Every unit of a plan, put together; progress is called as progress(units done, units)."""
     blocks = []
-    for unit in made.units:
+    for unit in ready(made):
         blocks.append(run_unit(made, unit))
         if progress is not None:
             progress(len(blocks), len(made.units))
@@ -247,8 +248,7 @@ def run_unit(made: Plan, unit: Unit) -> Ensemble:
     if unit.strategy == "compacted":
         outcome = run_compacted(batch, unit.lanes)
     else:
-        how = program.How(unit.strategy, unit.lanes, unit.layout, made.over)
-        outcome = program.run_batch(batch, how)
+        outcome = program.run_batch(batch, made.how(unit))
     shape = (len(unit.flows), len(unit.widths), len(unit.seeds))
     several = (1,) if made.stacked else ()
 

@@ -25,10 +25,10 @@ WASTE = 0.25
 less than half of one: there networks are padded to powers of two, so that all sweeps share
 programs, which take longer to compile, and idle lanes cost less."""
 
-SPARE = 2**21
+SPARE = 2**19
 """Preactivations of a sample, over all runs of a program, that padding may add: computing on them
-took 1.5 to 2.5 us each in a whole run (10 sphere(20, 5) time constants), and a program of its own
-4 s to compile."""
+took 1.5 to 3 us each in a whole run (sphere(20, 5), 50 digits), and a program of its own takes 2 to
+3 s to compile, while others run (`ahead`)."""
 
 
 def units_of(made: Plan, unit_runs: int, free: int | float, layout: str | None) -> Iterator[Unit]:

@@ -109,27 +109,32 @@ class Solved(NamedTuple):
     rejected: Int[Array | np.ndarray, ...]
 
 
+def lowered(batch: Batch, how: How) -> Any:
+    """The program of a batch, to be compiled before it is run."""
+    return ensemble_program.lower(_placed(batch, how), how)  # type: ignore[attr-defined]
+
+
 def run_batch(batch: Batch, how: How) -> Solved:
     """Every run of a batch, as arrays on the host. Over devices of several processes, each calls
     this with the same batch."""
     over = how.over
-    if over is not None and over.size > 1:
-        if how.layout == "runs":
-            batch = _fill(batch, -batch.seed.size % over.size)
-        batch = jax.tree.map(
-            lambda leaf: (
-                jax.device_put(np.asarray(leaf), NamedSharding(over, P()))
-                if eqx.is_array(leaf)
-                else leaf
-            ),
-            batch,
-        )
-    outcome = ensemble_program(batch, how)
+    outcome = ensemble_program(_placed(batch, how), how)
     if over is not None and over.is_multi_process:
         from jax.experimental.multihost_utils import process_allgather
 
         return process_allgather(outcome, tiled=True)
     return jax.device_get(outcome)
+
+
+def _placed(batch: Batch, how: How) -> Batch:
+    """The batch on all of its devices, which a program for one device takes from the host."""
+    over = how.over
+    if over is None or over.size == 1:
+        return batch
+    if how.layout == "runs":
+        batch = _fill(batch, -batch.seed.size % over.size)
+    place = lambda leaf: jax.device_put(np.asarray(leaf), NamedSharding(over, P()))
+    return jax.tree.map(lambda leaf: place(leaf) if eqx.is_array(leaf) else leaf, batch)
 
 
 def make(

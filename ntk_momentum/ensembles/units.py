@@ -104,6 +104,10 @@ class Plan:
             "strategy": self.strategy,
         }
 
+    def how(self, unit: Unit) -> program.How:
+        """How the runs of a unit share the plan's devices."""
+        return program.How(unit.strategy, unit.lanes, unit.layout, self.over)
+
     def batch(self, unit: Unit) -> program.Batch:
         """The arrays of a unit, runs in the order (flow, width, seed)."""
         runs = [

@@ -77,7 +77,7 @@ def collectives():
             data(), FLOWS[:1], [32], 1, TIMES, readouts=["loss"], layout="neurons", solver=solver
         )
         (unit,) = made.units
-        how = program.How(unit.strategy, unit.lanes, unit.layout, made.over)
+        how = made.how(unit)
         compiled = (
             program.ensemble_program.lower(made.batch(unit), how).compile().compiled.as_text()
         )

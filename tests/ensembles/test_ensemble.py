@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import ntk_momentum as nm
 from ntk_momentum.dynamics.solver import RungeKutta
 from ntk_momentum.ensembles import lanes, program
+from ntk_momentum.ensembles.ensemble import run_plan
 from ntk_momentum.ensembles.packing import buckets
 from ntk_momentum.ensembles.planning import plan
 from ntk_momentum.network.model import outputs
@@ -188,6 +189,23 @@ def test_small_nets_share_a_program_whatever_their_widths_and_units(caplog):
         if record.startswith("Finished XLA compilation of jit(ensemble_program)")
     ]
     assert len(programs) == 1 and run.ok
+
+
+@pytest.mark.slow
+def test_programs_are_compiled_ahead_of_their_units_and_once(caplog, monkeypatch):
+    made = plan(DATA, FLOWS, [16], 4, TS[:3], readouts=["f"], unit_runs=3)
+    assert len(made.units) > 2
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    jax.config.update("jax_log_compiles", True)  # in all threads
+    try:
+        with caplog.at_level("WARNING"):
+            ahead = run_plan(made)
+    finally:
+        jax.config.update("jax_log_compiles", False)
+    begins = "Finished XLA compilation of jit(ensemble_program)"
+    assert sum(line.startswith(begins) for line in caplog.messages) == 2  # two kinds of flows
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    np.testing.assert_array_equal(ahead.f, run_plan(made).f)
 
 
 @pytest.mark.parametrize("antisymmetric", [False, True])

@@ -20,7 +20,7 @@ TS = np.linspace(0, 1, 3)
 
 def reserved(made, unit):
     """Bytes that the compiler reserves for a unit."""
-    how = program.How(unit.strategy, unit.lanes, unit.layout, made.over)
+    how = made.how(unit)
     found = (
         program.ensemble_program.lower(made.batch(unit), how).compile().compiled.memory_analysis()
     )
