@@ -186,6 +186,7 @@ class Bar:
             self._bar = tqdm.tqdm(total=total, file=sys.stderr, bar_format=layout, unit=" pieces")
         self._say = (say or LOG.info) if shown and self._bar is None else None
         self._total, self._done, self._skipped, self._name = total, 0, 0, ""
+        self._parts: dict[str, float] = {}  # of the pieces that are going on
         self._begun, self._at = time.perf_counter(), 0.0
         self._said = self._begun - LINE_SECONDS * 5 / 6
         self._lock, self._over = threading.Lock(), threading.Event()
@@ -194,22 +195,31 @@ class Bar:
             redirect = require("tqdm.contrib.logging", "the progress bar").logging_redirect_tqdm
             self._torn.enter_context(redirect(loggers=[LOG]))
 
-    def piece(self, name: str) -> OnProgress:
-        """Begin a piece: progress(done, total) moves the bar within it."""
-        self._name = name
+    def piece(self, name: str, beside: bool = False) -> OnProgress:
+        """Begin a piece, in the place of the last or `beside` those that go on: progress(done,
+        total) moves the bar within it."""
         LOG.debug("%s: begun", name)
-        if self._bar is not None:
-            self._bar.set_description_str(name)
+        self._parts = {**self._parts, name: 0.0} if beside else {name: 0.0}
+        self._call()
 
         def progress(done: int, total: int) -> None:
-            self._move(self._done + min(1.0, done / max(total, 1)))
+            self._parts[name] = min(1.0, done / max(total, 1))
+            self._move(sum(self._parts.values(), float(self._done)))
 
         return progress
 
-    def finish_piece(self) -> None:
-        """End the piece, however far it reported."""
+    def finish_piece(self, name: str | None = None) -> None:
+        """End a piece, that of this name or all that go on, however far it reported."""
+        for ended in [name] if name else list(self._parts):
+            self._parts.pop(ended, None)
         self._done += 1
-        self._move(float(self._done))
+        self._move(sum(self._parts.values(), float(self._done)))
+        self._call()
+
+    def _call(self) -> None:
+        self._name = ", ".join(self._parts) or self._name
+        if self._bar is not None:
+            self._bar.set_description_str(self._name)
 
     def skip_piece(self) -> None:
         """A piece that was done before: it counts for the bar, not for the rate."""

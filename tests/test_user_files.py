@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 _LOADER = SourceFileLoader("benchmarks", str(ROOT / "scripts" / "bench"))
 benchmarks = module_from_spec(spec_from_loader("benchmarks", _LOADER))
 _LOADER.exec_module(benchmarks)
+REPRODUCE = "reproduce --size smoke --only decay claims --jobs 1"
 SWEEP = "--data sphere --n 4 --p 3 --flows gradient_flow --widths 8 --seeds 2 --times 3 --t-end 1"
 
 
@@ -79,7 +80,7 @@ def claims() -> list[ledger.Claim]:
 
 CASES: dict[str, Callable[[Path], object]] = {
     "run": command("run", "decay", "--size", "smoke", "--out", "@"),
-    "reproduce": command("reproduce", "--size", "smoke", "--only", "decay", "claims", "--out", "@"),
+    "reproduce": command(*REPRODUCE.split(), "--out", "@"),
     "sweep": command("sweep", *SWEEP.split(), "--out", "@"),
     "verify": command("verify", "--to", "@.json"),
     "verify without a suffix": command("verify", "--to", "@"),

@@ -2,6 +2,7 @@
 half-written result."""
 
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -21,9 +22,10 @@ import ntk_momentum as nm
 from ntk_momentum import cli, progress
 from ntk_momentum.cli import double
 from ntk_momentum.cli.advise import Advise, _why_off
+from ntk_momentum.errors import InputError
 from ntk_momentum.judge.advice import advise
 from ntk_momentum.ledger import check, ledger
-from ntk_momentum.study import registry
+from ntk_momentum.study import registry, side_by_side
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,6 +41,7 @@ def house(tmp_path, monkeypatch):
         return [claim("eq-2.5", True), claim("thm-2", False)]
 
     monkeypatch.setattr(ledger, "verify", verify)
+    monkeypatch.setattr(side_by_side, "processes", lambda pieces: 1)  # others know of no patches
     return tmp_path, calls
 
 
@@ -234,6 +237,30 @@ def test_one_failed_experiment_does_not_stop_the_others(house, capsys):
         "no luck" in (out / "report.html").read_text()
         and json.loads((out / "claims.json").read_text())["claims"][0]["id"] == "eq-2.5"
     )
+
+
+@pytest.mark.slow
+def test_processes_side_by_side_leave_what_one_leaves(house, capsys):
+    alone, beside = (house[0] / name for name in ("alone", "beside"))
+    words = ("reproduce", "--size", "smoke", "--only", "decay", "broken", "--json")
+    records = []
+    for out, jobs in ((alone, 1), (beside, 2)):
+        assert run(*words, "--out", out, "--jobs", jobs) == 1
+        said = capsys.readouterr()
+        assert "decay: computed" in said.err and "broken: failed" in said.err
+        records.append(json.loads(said.out)["experiments"])
+    names = ("experiment", "status", "headline", "message")
+    one, other = ([{name: each[name] for name in names} for each in all] for all in records)
+    assert one == other
+    figures = [(out / "figures" / "decay.svg").read_text().splitlines() for out in (alone, beside)]
+    assert figures[0][:-1] == figures[1][:-1]  # but for the mark
+
+
+def test_a_process_that_dies_is_told_of():
+    dies = functools.partial(os._exit, 9)
+    said = pytest.raises(InputError, match=r"code 9 .* last; .*--jobs 1")
+    with progress.Bar(1, shown=False) as bar, said:
+        list(side_by_side.side_by_side({"last": print}, 2, bar, dies))
 
 
 def test_a_touched_claims_file_is_refused_and_a_missing_one_made_again(house, capsys):
