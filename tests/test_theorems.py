@@ -18,24 +18,31 @@ BIB = (ROOT / "docs" / "theorems.bib").read_text(encoding="utf-8")
 STATEMENT = re.compile(r"^\*\*(Theorem|Lemma|Corollary|Proposition) (\d+)", re.MULTILINE)
 
 
+PARTS = [
+    part.partition("\n## ")[0]
+    for part in re.split(STATEMENT.pattern.replace("(", "(?:"), PAGE, flags=re.MULTILINE)[1:]
+]
+CLAIMS = r"Claims? ((?:`[\w.-]+`(?: \([^)]*\))?,? ?(?:and on networks |and )?)+)"
+NAMED = {
+    f"{kind} {number}": set(re.findall(r"`([\w.-]+)`", " ".join(re.findall(CLAIMS, part))))
+    for (kind, number), part in zip(STATEMENT.findall(PAGE), PARTS, strict=True)
+}
+"""The claims that each statement says it is run by."""
+
+
 def test_statements_are_numbered_in_one_row_and_name_their_proof_sharpness_and_claim():
     assert [int(n) for _, n in STATEMENT.findall(PAGE)] == list(range(1, 17))
-    for part in re.split(STATEMENT.pattern.replace("(", "(?:"), PAGE, flags=re.MULTILINE)[1:]:
-        part = part.partition("\n## ")[0]
+    for part, named in zip(PARTS, NAMED.values(), strict=True):
         assert part.count("*Proof.*") == part.count("∎") == 1 and "*Sharp:*" in part
-        named = re.findall(
-            r"Claims? ((?:`[\w.-]+`(?: \([^)]*\))?,? ?(?:and on networks )?)+)", part
-        )
-        ids = re.findall(r"`([\w.-]+)`", " ".join(named))
-        assert ids and set(ids) <= set(entries()), part[:80]
+        assert named and named <= set(entries()), part[:80]
 
 
-def test_claims_cite_statements_that_stand_on_the_page():
-    known = {f"{kind} {number}" for kind, number in STATEMENT.findall(PAGE)}
+def test_a_claim_cites_a_statement_where_that_names_the_claim_and_nowhere_else():
     for entry in entries().values():
+        cited = set()
         for kind, numbers in re.findall(r"([A-Z][a-z]+?)s? ([\d, and]+)", entry.theorem or ""):
-            kind = {"Propositio": "Proposition", "Corollarie": "Corollary"}.get(kind, kind)
-            assert {f"{kind} {n}" for n in re.findall(r"\d+", numbers)} <= known, entry.theorem
+            cited |= {f"{kind} {number}" for number in re.findall(r"\d+", numbers)}
+        assert cited == {name for name, ids in NAMED.items() if entry.id in ids}, entry.id
 
 
 def test_the_latex_is_what_the_page_gives():

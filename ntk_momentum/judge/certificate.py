@@ -133,10 +133,14 @@ class Certificate:
             begin = self.ts[np.argmax(np.isfinite(self.bound))]
             power = f"like t^-{self.rate:.4g} from t = {begin:.4g} on"
             how = power if moving else f"at rate {self.rate:.4g}"
-            best = "" if moving else f"; {self.best_rate:.4g} at b = {self.best_friction:.4g}"
+            better = (
+                f"; a heavy ball at b = {self.best_friction:.4g} whose kernel moved so would have "
+                f"{self.best_rate:.4g}"
+            )
             return (
-                f"certified ({self.form}): L decays {how} (lambda0 = {self.lam0:.4g}, impulses "
-                f"{self.impulses:.3g}, reference {self.reference}){best}"
+                f"certified ({self.form} form): L decays {how} (lambda0 = {self.lam0:.4g}, impulses"
+                f" {self.impulses:.3g}, reference {self.reference})"
+                + (better if self.best_rate > self.rate else "")
             )
         return f"not certified: {self.missing}"
 

@@ -149,8 +149,8 @@ def _at(inner: str, raised: bool) -> str:
     return f"{mark}{inner}" if len(inner) == 1 else f"{mark}({inner})"
 
 
-_OVER = {"^": "\u0302", "\u02d9": "\u0307", "\u00a8": "\u0308"}
-"""What stands above a letter, as a combining sign: hat, dot, two dots."""
+_OVER = {"^": "\u0302", "\u02d9": "\u0307", "\u00a8": "\u0308", "\u00af": "\u0304"}
+"""What stands above a letter, as a combining sign: hat, dot, two dots, bar."""
 _PRIMES = {"\u0307": "′", "\u0308": "″"}
 """The same of a capital that few fonts can put a dot over."""
 _SPACED = frozenset("=<>≤≥≪≠≈∼→+−-±⇒∈⪰≻")
@@ -176,7 +176,7 @@ def _in_line(node: Any) -> str:
             parts = [parts[0], "", parts[1]]
         scripts = zip("\ue000\ue001", parts[1:], strict=False)
         base, after = parts[0].rstrip(), " " if re.fullmatch("[a-z]{2,} ", parts[0]) else ""
-        return base + "".join(f"{sign}{one}\ue002" for sign, one in scripts if one) + after
+        return base + "".join(_at_its_place(sign, one) for sign, one in scripts if one) + after
     if name == "mfrac":
         above, below = parts
         above = above if re.fullmatch("[\\w√\ue000-\ue002]+", above) else f"({above})"
@@ -193,6 +193,10 @@ def _in_line(node: Any) -> str:
     if name == "mspace" or (name in ("mo", "mi") and said in _SPACED):
         return f" {said} "
     return f"{said} " if name in ("mi", "mo") and len(said) > 1 else said
+
+
+def _at_its_place(sign: str, script: str) -> str:
+    return script if script in "\u2032\u2033" else f"{sign}{script}\ue002"  # primes are raised
 
 
 def _is_fraction(node: Any) -> bool:

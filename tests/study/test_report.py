@@ -237,8 +237,10 @@ def test_the_theorems_are_those_of_the_page_and_beside_the_claims(out, page):
         page.ids
     )
     assert "#theorem-3" in page.links
-    said = re.sub(r"<[^>]+>", "", setting + "".join(one.title + one.statement for one in found))
-    assert "proof" not in said.lower() and not re.search(r"[\\$*`]", said)
+    made = setting + "".join(one.title + one.statement for one in found)
+    said = html.unescape(re.sub(r"<[^>]+>", "", made))
+    assert "proof" not in said.lower() and not re.search(r"[\\$*`&]", said)
+    assert not re.search("<su[bp]>[\u2032\u00af]", made)  # a prime or a bar stands at its letter
     assert {number for e in ledger.entries().values() for number in numbers(e.theorem)} <= {
         one.number for one in found
     }

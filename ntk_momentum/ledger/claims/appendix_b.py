@@ -162,7 +162,7 @@ def eq_b_4(setting: Setting) -> Forms:
     kind="bound",
     fault="false",
     under="constant kernel",
-    theorem="Proposition 13",
+    theorem="Proposition 13, Theorem 14",
     note=r"""As printed the hypothesis is $\lambda_{\min}(H) \le \lambda_0/2$, which $H = 0$
     satisfies: $L$ stays $L(0)$ while $\hat L(0) = 0$. With $\ge$, the printed constant bounds
     $\hat L$; $L$ needs a further $2/\lambda_0$ (the ratio $L/\hat L(0)$ scales as $1/\lambda$,

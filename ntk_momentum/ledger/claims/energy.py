@@ -67,7 +67,7 @@ def eq_a_5(setting: Setting) -> Forms:
     kind="bound",
     fault="false",
     under="network",
-    theorem="Lemma 2",
+    theorem="Lemma 2, Proposition 11",
     note=r"""Between crossings $H$ is constant and $\dot V \le -\alpha V$ if $H \ge \alpha^2$.
     Across a crossing $H$ jumps: $V$ is multiplied by at most $\rho = \max(1,
     \lambda_{\max}(H_-^{-1} H_+))$, and the impulse $\iota$ adds at most $|\iota|/\sqrt{2}$ to
@@ -229,7 +229,7 @@ def eq_a_7(setting: Setting) -> Forms:
     kind="identity",
     fault="false",
     under="network",
-    theorem="Proposition 11",
+    theorem="Propositions 11 and 15",
     note=r"""The total energy of $\ddot w + b\dot w + \nabla L = 0$ is $E = L + |\dot w|^2/2$,
     with $\dot E = -b|\dot w|^2$. $V$ is another function: it has another unit, and their
     quotient varies along a run. $L, w$ and $\dot w$ are continuous where a neuron crosses its

@@ -66,7 +66,7 @@ def turning(b: float, center: float, radius: float) -> tuple[float, float]:
     kind="bound",
     fault="false",
     under="network, impulses apart",
-    theorem="Theorems 3 and 4, Corollary 5, Proposition 6",
+    theorem="Theorems 3 and 4, Corollary 5, Propositions 6 and 8",
     note=r"""$H(s) \ge \lambda_0/2$ with a piecewise-constant $H$ does not imply decay: $b = 2
     \sqrt{\mu}, H = \mu$ while $\Delta$ moves out and $25 \mu$ while it returns. Half a cycle:
     critical motion out, $v/(e \sqrt{\mu})$; stiff return, arriving with speed $\sqrt{h} e^{-(\pi

@@ -87,7 +87,7 @@ def _tails(setting: Setting) -> dict[tuple[float, int], list[Tail]]:
     kind="rate",
     fault="proof gap",
     under="network",
-    theorem="Theorem 12, Proposition 15",
+    theorem="Theorems 12 and 14, Proposition 15",
     experiment="three_flows",
     note=r"""Lemma 8 applies a theorem on a fixed convex function to a kernel that moves, and
     $\lambda_{\min}$ alone cannot suffice there (lemma-8). On networks the law holds, with the
@@ -239,7 +239,7 @@ def _certified(run: Crossings) -> tuple[np.ndarray, float]:
     kind="bound",
     fault="proof gap",
     under="network, as certified",
-    theorem="Theorem 3",
+    theorem="Lemma 2, Proposition 16",
     experiment="three_flows",
     note=r"""'Both optimizers can provably find the global minimum': they do, on wide networks.
     The paper's proofs do not show it, since $\lambda_{\min}(H(t)) \ge \lambda_0/2$ does not

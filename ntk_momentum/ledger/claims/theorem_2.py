@@ -133,7 +133,7 @@ def remark_zero_velocity(setting: Setting) -> Forms:
     kind="bound",
     fault="proof gap",
     under="network, impulses apart",
-    theorem="Theorem 3",
+    theorem="Theorems 1, 3 and 4",
     experiment="three_flows",
     note=r"""$\dot V = -\alpha V - (\alpha/2) \Delta\cdot(H - \alpha^2) \Delta -
     (\alpha/2)|\dot\Delta|^2$ for constant $H \ge \alpha^2 = \lambda_0/2$, and $V(0) = \hat L(0)
