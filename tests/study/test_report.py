@@ -390,8 +390,6 @@ def test_a_number_that_misses_what_is_expected_says_so():
     assert met("slope (expected -0.5)", "-0.52 ± 0.03") is True
     assert met("run / prediction", "-1.56 / -2.28 / -0.77") is False
     assert met("min of lambda_min (theorems: >= 0.5)", "0.61 at m = 8, 0.49 at m = 16") is False
-    assert met("slope (expected -0.75 to -0.5)", "-0.84 ± 0.16") is True
-    assert met("slope (expected -0.75 to -0.5)", "-0.30 ± 0.16") is False
     for values, wide in {
         "0.29 at m = 8, 0.98 at m = 16": True,
         "1.01 at m = 8, 0.97 at m = 16": True,

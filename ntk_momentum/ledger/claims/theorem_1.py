@@ -26,7 +26,8 @@ from .setting import Setting
     $H$ by $O(1/m)$: $\|H(t) - H(0)\| = O(m^{-1/2})$. Were as many pairs to switch on as off,
     their signs would average to $m^{-3/4}$; but only an active neuron feels its own sample, so
     switching off prevails by a fixed share and $-1/2$ is the limit. With many samples the share
-    is small, and $-3/4$ is what moderate widths may show. Against the lazy twin, $O(m^{1/2})$
+    is small, and moderate widths may show $-3/4$, or faster still where a neuron switches several
+    pairs at once, fewer in a wider network (lazy_training). Against the lazy twin, $O(m^{1/2})$
     neurons whose pattern changed part by $O(m^{-1/2})$ each, so $\|W - W_{\rm lazy}\| \sim
     m^{-1/4}$, while $\|W_{\rm lazy} - W(0)\| = O(1)$.""",
 )
@@ -78,9 +79,9 @@ def remark_lazy_training(setting: Setting) -> Forms:
             largest_final_loss=left.max(),
         ),
         every(
-            r"slopes in $m$: $-1/2$ for displacement, $\|H(0)-H^\infty\|, \|H(t)-H(0)\|$ and "
-            r"$\Delta$ against its frozen-kernel twin, $-1/4$ for $\|W-W_{\rm lazy}\|, +1/2$ for "
-            "the pairs that cross; every 95% interval excludes the powers a quarter away",
+            r"slopes in $m$, in the limit: $-1/2$ for displacement, $\|H(0)-H^\infty\|, "
+            r"\|H(t)-H(0)\|$ and $\Delta$ against its frozen-kernel twin, $-1/4$ for "
+            r"$\|W-W_{\rm lazy}\|, +1/2$ for the pairs that cross; every 95% interval excludes the powers a quarter away",
             setting.on_crossings,
             {name: agrees(slopes[name], value) for name, value in expected.items()},
             APART,
