@@ -245,6 +245,7 @@ class Widths:
     seeds: int = 2
     epoch: int = 100
     eta: float = 4e-4
+    after: int = 30  # steps, half of all at most, after which the kernel is asked again
     # of the paper's parametrisation, whose kernel does not grow with m; 0: n / (2 lambda_max)
     eta_paper: float = 0.0
     data: str = "digits"  # images only: digits, or mnist:FOLDER as the authors have it
@@ -392,15 +393,17 @@ def against_width(
     """The loss after `config.epoch` steps by method, width and seed, and what the width does to the
     kernel, as an xarray.Dataset.
 
-    mse: of the authors' network. stiffness: eta times `sharpness` of its initial kernel; settled:
-    of its last; peak: its largest loss on the way over that at the start. ratio: in the paper's
+    mse: of the authors' network; foretold: by the kernel and the velocity that `config.after` steps
+    leave, NaN of a `Late` method. stiffness: eta times `sharpness` of its initial kernel; settled:
+    of its last; peak: its largest loss over that at the start. ratio: in the paper's
     parametrisation, hidden layer trained by `plain`, the loss over the prediction of the network's
-    own kernel, at every second width. config: has widths, seeds, epoch and eta.
+    own kernel, at every second width. config: a `Widths`.
     """
     widths, seeds = config.widths, range(config.seeds)
     keep = getattr(progress, "keep", lambda name, compute: compute())
     lazy = widths[::-2][::-1]
-    mse, settled, peak = np.empty((3, len(methods), len(widths), len(seeds)))
+    mse, last, peak, foretold = np.empty((4, len(methods), len(widths), len(seeds)))
+    after = min(config.after, config.epoch // 2)
     stiffness, ratio = np.empty(mse.shape[1:]), np.empty((len(lazy), len(seeds)))
     for j, width in enumerate(widths):
         for k in seeds:
@@ -409,11 +412,17 @@ def against_width(
             for i, method in enumerate(methods.values()):
 
                 def one(net=net, method=method):
-                    curve, end = measured(net, data, method, config.epoch, 1)
-                    return curve[-1], config.eta * end, np.max(curve) / curve[0]
+                    if isinstance(method, Late):
+                        curve, end = measured(net, data, method, config.epoch, 1)
+                        later = [np.nan]
+                    else:
+                        curve, end, later = settled(
+                            net, data, method, config.epoch, 1, "all", after
+                        )
+                    return curve[-1], config.eta * end, np.max(curve) / curve[0], later[-1]
 
                 found = keep(f"{list(methods)[i]} {width} {k}", one)
-                mse[i, j, k], settled[i, j, k], peak[i, j, k] = found
+                mse[i, j, k], last[i, j, k], peak[i, j, k], foretold[i, j, k] = found
             if width in lazy:
                 wide = network(width, data.input_size, key=jax.random.key(k), scheme="paper")
                 slow = config.eta_paper or 1 / sharpness(wide, data, "hidden")
@@ -431,8 +440,9 @@ def against_width(
     variables = {
         "mse": (("algorithm", *runs), mse),
         "stiffness": (runs, stiffness),
-        "settled": (("algorithm", *runs), settled),
+        "settled": (("algorithm", *runs), last),
         "peak": (("algorithm", *runs), peak),
+        "foretold": (("algorithm", *runs), foretold),
         "ratio": (("lazy_width", "seed"), ratio),
     }
     coords = {
@@ -442,7 +452,7 @@ def against_width(
         "seed": list(seeds),
     }
     return require("xarray", "experiments").Dataset(
-        variables, coords=coords, attrs={"data": data.name, "epoch": config.epoch}
+        variables, coords=coords, attrs={"data": data.name, "epoch": config.epoch, "after": after}
     )
 
 
@@ -454,8 +464,8 @@ def crossing(widths: Any, stiffness: Any, limit: float) -> float:
 
 def best_widths(ds: Any, limits: Iterable[float]) -> dict[str, str]:
     """The headline of a data set of `against_width`: where each curve is lowest and where eta
-    lambda_max meets its limit; whether that explains the first, to within one width; and what
-    happens at the best width."""
+    lambda_max meets its limit; whether that explains the first, to within one width, or what the
+    first steps leave does; and what happens at the best width."""
     lines, widths = {}, ds.width.values
     for name, limit in zip(ds.algorithm.values, limits, strict=True):
         one = ds.sel(algorithm=name).median("seed")
@@ -470,6 +480,12 @@ def best_widths(ds: Any, limits: Iterable[float]) -> dict[str, str]:
         if not near[0] <= meet <= near[1]:
             told += ", so the limit does not explain it"
         lines[f"best width, {name} (eta lambda_max meets the limit at)"] = told
+        off = (one.foretold / one.mse - 1).values
+        if np.isfinite(off).any():
+            found = widths[int(np.nanargmin(one.foretold.values))]
+            key = f"best width, {name}, foretold by its kernel after {ds.attrs['after']} steps"
+            lines[key] = f"{found}, its losses by {np.nanmin(off):+.0%} to {np.nanmax(off):+.0%}"
+            lines[key] += "" if near[0] <= found <= near[1] else ", so that does not explain it"
         lines[f"there, {name}: eta lambda_max at the start and the end (limit), peak / start"] = (
             f"{float(ds.stiffness.median('seed')[best]):.2f}, {float(one.settled[best]):.2f} "
             f"({limit:.2f}), {float(one.peak[best]):.2f}"

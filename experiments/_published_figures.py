@@ -14,8 +14,8 @@ def widths(ds: Any, limits: Iterable[float], colors: Iterable[str], color: str) 
     """A data set of `against_width` in three panels; limits: of eta lambda_max, one for each
     algorithm, dashed; those of one limit, dash by dash.
 
-    Dotted: the width at which the median eta lambda_max meets that limit. Crosses: eta lambda_max
-    at the end.
+    Dotted: the width at which the median eta lambda_max meets that limit. Dash-dotted: the loss
+    that the kernel after the first steps foretells. Crosses: eta lambda_max at the end.
     """
     figure, (loss, top, paper) = plotting.panels(1, 3, height=3.2)
     stiffness = ds.stiffness.transpose("seed", "width")
@@ -31,6 +31,8 @@ def widths(ds: Any, limits: Iterable[float], colors: Iterable[str], color: str) 
             label=notation.shown(str(name)),
             marker="o",
         )
+        later = ds.foretold.sel(algorithm=name).median("seed")
+        loss.plot(ds.width, later, color=tone, linestyle=(0, (3, 1, 1, 1)), linewidth=1)
         settled = ds.settled.sel(algorithm=name).median("seed")
         top.plot(ds.width, settled, color=tone, marker="x", linewidth=0.8)
         top.axhline(limit, color=tone, linestyle=dashes, linewidth=1)

@@ -119,13 +119,16 @@ def test_a_width_figure_says_where_its_prediction_diverges(name):
             "stiffness": (("width", "seed"), np.array([[2.5], [4.0], [8.0]])),
             "settled": (("algorithm", "width", "seed"), 0.2 * mse),
             "peak": (("algorithm", "width", "seed"), mse),
+            "foretold": (("algorithm", "width", "seed"), 1.1 * mse),
             "ratio": (("lazy_width", "seed"), np.array([[np.nan], [1.1]])),
         },
         {"algorithm": methods, "width": [100, 300, 900], "lazy_width": [100, 900]},
-        {"epoch": 50, "data": "made up"},
+        {"epoch": 50, "data": "made up", "after": 8},
     )
     module.plot(ds)
     said = module.headline(ds)
+    key = f"best width, {methods[0]}, foretold by its kernel after 8 steps"
+    assert said[key] == "300, its losses by +10% to +10%"
     assert not any("nan" in str(value) for value in said.values())
     assert "300" in said[f"best width, {methods[0]} (eta lambda_max meets the limit at)"]
     limit = np.asarray(module.limits(ds))[1]

@@ -81,7 +81,8 @@ def remark_lazy_training(setting: Setting) -> Forms:
         every(
             r"slopes in $m$, in the limit: $-1/2$ for displacement, $\|H(0)-H^\infty\|, "
             r"\|H(t)-H(0)\|$ and $\Delta$ against its frozen-kernel twin, $-1/4$ for "
-            r"$\|W-W_{\rm lazy}\|, +1/2$ for the pairs that cross; every 95% interval excludes the powers a quarter away",
+            r"$\|W-W_{\rm lazy}\|, +1/2$ for the pairs that cross; every "
+            "95% interval excludes the powers a quarter away",
             setting.on_crossings,
             {name: agrees(slopes[name], value) for name, value in expected.items()},
             APART,
