@@ -127,7 +127,7 @@ def gist(form: dict[str, Any]) -> str:
     measured = form["measured"]
     if "left shape" in measured:
         left, right = (number(measured[f"{side} shape"]) or "scalar" for side in ("left", "right"))
-        return f"a {left} against a {right} array".replace(", ", " × ")
+        return f"shapes differ: {left} against {right}".replace(", ", " × ")
     if isinstance(measured.get("failures"), dict):
         worst = max(case["failures"] / case["draws"] for case in measured["failures"].values())
         return f"fails in {worst:.0%} of draws, allowed {measured['allowed']:.0%}"
