@@ -295,7 +295,7 @@ def lemma_9(setting: Setting) -> Forms:
             r"$L(t) \le B_d (\sqrt{\lambda_{\min}} t)^{-2d/3} L(0)$, constant $H, B_d = \sup "
             r"s^{2d/3} \Lambda_d(s)^2$ by Bessel's function, attained",
             f"H_inf of {setting.on_points}, d = 9; one mode, both solved step by step",
-            {"bound": ratio <= 1 + 1e-6, "attained": abs(met - 1) < 1e-4},
+            {"L below it": ratio <= 1 + 1e-6, "attained by one mode": abs(met - 1) < 1e-4},
             1e-4,
             largest_ratio=ratio,
             supremum_of_one_mode_over_B=met,

@@ -164,7 +164,7 @@ def remark_piecewise_linear(setting: Setting) -> Forms:
         every(
             "piecewise linear activations are the maxout ones (maxima of linear functions)",
             "sigma(z) = max(-1, min(1, z)) at 0, 1, 2",
-            {"convex": gap <= 0},
+            {"the clipped identity is convex": gap <= 0},
             convexity_gap=gap,
         ),
         every(

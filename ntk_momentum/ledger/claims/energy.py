@@ -105,7 +105,7 @@ def eq_a_6(setting: Setting) -> Forms:
             r"$\dot V \le -\alpha V$ between crossings where $H \ge \alpha^2$; $\sqrt{V_+} "
             r"\le \sqrt{\rho V_-} + |\iota|/\sqrt{2}$ across",
             setting.on_crossings,
-            {"between": decays <= 1 + 1e-7, "across": jumps <= 1 + 1e-9},
+            {"between crossings": decays <= 1 + 1e-7, "across each": jumps <= 1 + 1e-9},
             1e-7,
             largest_ratio_between=decays,
             largest_ratio_across=jumps,
@@ -196,13 +196,13 @@ def eq_a_7(setting: Setting) -> Forms:
             r"constant $H$: $\dot V + \alpha V = -(\alpha/2) \Delta\cdot(H - \alpha^2) \Delta - "
             r"(\alpha/2)|\dot\Delta|^2$",
             instance,
-            {"squares": energy.along(field) == squares, "the program's": program < 1e-9},
+            {"as polynomials": energy.along(field) == squares, "the program's": program < 1e-9},
         ),
         derived(
             r"constant $H, b = 2 \sqrt{\mu}$: $\dot V^\sharp = -2\sqrt\mu\,V^\sharp$",
             instance,
             {
-                "exactly": sharp.along(field) == -2 * s * sharp,
+                "as polynomials": sharp.along(field) == -2 * s * sharp,
                 "along three modes, by the program": np.ptp(better * np.exp(2 * alpha * ts))
                 < 1e-9 * better[0],
             },
@@ -307,7 +307,7 @@ def eq_a_8(setting: Setting) -> Forms:
             r"$V(0) = \hat L(0) + (\alpha^2/4)|\Delta(0)|^2$ and $\hat L(t) \le e^{-\alpha t} "
             r"\hat L(0)$",
             "n = 1, H = alpha^2 = 1/4, b = 1, Delta(0) = 1",
-            {"V(0)": abs(energy - stated) < 1e-12, "bound": printed[:, 0].max() <= 1 + 1e-9},
+            {"V(0)": abs(energy - stated) < 1e-12, "L^ below it": printed[:, 0].max() <= 1 + 1e-9},
             V0=energy,
             V0_printed=stated,
             largest_ratio=printed[:, 0].max(),

@@ -270,8 +270,8 @@ def lemma_5(setting: Setting) -> Forms:
             r"the same at the width of Lemma 4, $c = \sqrt{2 \pi}/16$",
             f"{setting.on_points}, m = {width}, {few} draws, every pair within reach changed",
             {
-                "drift": np.mean(moved >= lam0 / 4) <= DELTA,
-                "lambda_min": np.mean(start - moved <= lam0 / 2) <= DELTA,
+                "drift below lambda0/4": np.mean(moved >= lam0 / 4) <= DELTA,
+                "lambda_min above lambda0/2": np.mean(start - moved <= lam0 / 2) <= DELTA,
                 "c by Markov, exactly": 4 * m**2 * solved / s == d * expected / 4,
             },
             DELTA,

@@ -1,4 +1,4 @@
-"""Section 2: the kernel, its limit and when that is positive, the pseudo-loss."""
+"""Section 2: the kernel, its limit, when that is positive and how large, the pseudo-loss."""
 
 from __future__ import annotations
 
@@ -252,5 +252,56 @@ def eq_2_8(setting: Setting) -> Forms:
                 np.abs(printed(scaled, np.asarray(scaled.output) ** 2) - by_autodiff(scaled)).max()
             ),
             1e-12,
+        ),
+    )
+
+
+@claim(
+    "remark-lambda0-half",
+    section="3",
+    kind="bound",
+    fault="hypothesis",
+    note=r"""$\mathrm{tr}\,H^\infty = n/2$ gives $\lambda_0 \le 1/2$, with equality iff $H^\infty
+    = \frac12 I$, that is iff every pair of inputs is orthogonal or antipodal; $n = 1$ included.
+    Norms other than one scale it: $|x| = 2$ gives 2.""",
+)
+def remark_lambda0_half(setting: Setting) -> Forms:
+    rng = setting.rng(3)
+    near = np.eye(3) + 0.05 * rng.standard_normal((3, 3))
+    sets = {
+        "one unit input": np.eye(2)[:1],
+        "orthonormal basis of R^3": np.eye(3),
+        "{+-e_i}, R^2": np.concatenate([np.eye(2), -np.eye(2)]),
+        "nearly orthogonal, R^3": near / np.linalg.norm(near, axis=1, keepdims=True),
+        setting.data.name: setting.X,
+    }
+    found = {name: float(np.linalg.eigvalsh(infinite_kernel(Z))[0]) for name, Z in sets.items()}
+    flat = {
+        name: bool(np.all((np.abs(Z @ Z.T) < 1e-12) | (np.abs(np.abs(Z @ Z.T) - 1) < 1e-12)))
+        for name, Z in sets.items()
+    }
+    return (
+        every(
+            r"$\lambda_0 < 1/2$",
+            "named sets",
+            {name: v < 0.5 - 1e-12 for name, v in found.items()},
+            lambda0=found,
+        ),
+        every(
+            r"unit inputs: $\lambda_0 \le 1/2$",
+            "named sets",
+            {name: v <= 0.5 + 1e-12 for name, v in found.items()},
+            1e-12,
+            lambda0=found,
+        ),
+        every(
+            "with equality iff every pair is orthogonal or antipodal",
+            "named sets",
+            {name: (v > 0.5 - 1e-12) == flat[name] for name, v in found.items()},
+            1e-12,
+        ),
+        drawing(
+            r"Smallest eigenvalue of $H^\infty$ against $1/2$, which some sets reach.",
+            by_name("lambda0", found, 0.5),
         ),
     )

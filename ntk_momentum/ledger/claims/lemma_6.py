@@ -146,7 +146,10 @@ def lemma_6(setting: Setting) -> Forms:
             r"implies $L \le (2/\lambda_0) e^{-\sqrt{\lambda_0/2} t} \hat L_\infty(0)$; $|w_r(t) "
             r"- w_r(0)| \le (\sqrt{2}/\alpha^3) \sqrt{n \hat L_\infty(0)/m}$",
             f"kernels in R^(3x3) that feed V; {setting.on_crossings}",
-            {"moving": attack <= 1 + 1e-9, "displacement": corrected_moves <= 1},
+            {
+                "the loss, moving kernels": attack <= 1 + 1e-9,
+                "displacement of networks": corrected_moves <= 1,
+            },
             1e-9,
             ratios=[attack, corrected_moves],
             lambda0_of_points=lam0,
@@ -170,10 +173,13 @@ def lemma_6(setting: Setting) -> Forms:
                     f"safe friction, h = {name}": 0 < measured < predicted * (1 + 1e-6)
                     for name, (measured, predicted) in safe.items()
                 },
-                "factor": abs(growth / bounds.heavy_ball_switching_factor(25.0) - 1) < 1e-6,
+                "h = 25 grows by this factor": abs(
+                    growth / bounds.heavy_ball_switching_factor(25.0) - 1
+                )
+                < 1e-6,
                 "one sample is safe up to 17.85": abs(threshold - 17.85) < 0.01,
-                "identity": error < 1e-6,
-                "displacement": constant_ratio <= 1,
+                "w(t) - w(0), frozen kernel": error < 1e-6,
+                "displacement, frozen kernel": constant_ratio <= 1,
             },
             1e-6,
             exponents_measured_and_predicted=ceilings,
@@ -265,12 +271,9 @@ def lemma_7(setting: Setting) -> Forms:
             b,
             12.0,
         )
-        pseudo0 = float(0.5 * run.kernel_start[0, 0] * run.residual[0, 0] ** 2)
-        R, R1 = (
-            bounds.lemma_5_radius(n, delta, lam0),
-            bounds.displacement_corrected(alpha, n, m, pseudo0),
-        )
         energy0 = 0.5 * lam0 * run.residual[0, 0] ** 2  # V(0) = L^_inf(0), from rest
+        R = bounds.lemma_5_radius(n, delta, lam0)
+        R1 = bounds.displacement_corrected(alpha, n, m, energy0)
         drift = run.drift.max() + abs(run.kernel_start[0, 0] - lam0)
         curve = (
             np.sqrt(energy0 * np.exp(-alpha * run.times)) + run.summed / np.sqrt(2)
@@ -296,7 +299,7 @@ def lemma_7(setting: Setting) -> Forms:
             r"the paper does not define $B(b, \lambda_0, \epsilon)$ and $C(\epsilon)$",
         ),
         every(
-            r"$(\sqrt{2}/\alpha^3) \sqrt{n \hat L(0)/m} < R$ implies the same, with $L \le "
+            r"$(\sqrt{2}/\alpha^3) \sqrt{n \hat L_\infty(0)/m} < R$ implies the same, with $L \le "
             r"(2/\lambda_0)(e^{-\alpha t/2} \sqrt{\hat L_\infty(0)} + \sum|\iota|/\sqrt{2})^2$",
             f"n = 1, m = {m}, delta = {delta}, b = 1, two seeds",
             good,

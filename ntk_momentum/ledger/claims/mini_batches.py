@@ -185,7 +185,7 @@ def remark_sgd_momentum(setting: Setting) -> Forms:
             {
                 "in proportion to eta": abs(orders[-1] - 1) < 0.2,
                 "ever closer": abs(orders[-1] - 1) < abs(orders[0] - 1) + 0.02,
-                "grows": np.all(np.diff(limits) > 0),
+                "the critical step grows with B": np.all(np.diff(limits) > 0),
                 "small batch": 2 / 3 < first < 3 / 2,
                 "full batch": abs(last - 1) < 1e-6,
             },
@@ -257,7 +257,10 @@ def remark_sgd_nesterov(setting: Setting) -> Forms:
             "for batches above $n/3$ the expected loss converges, and a constant momentum has a "
             "stable step at every batch",
             f"{setting.on_kernel}, B = {n // 2} with k/(k + 3), B = 1 with beta = {BETA}",
-            {"converges": large[-1] < 1e-3 * large[0], "a constant momentum": constant > 0},
+            {
+                "k/(k + 3) converges": large[-1] < 1e-3 * large[0],
+                "a constant momentum": constant > 0,
+            },
             share_left=large[-1] / large[0],
         ),
         every(

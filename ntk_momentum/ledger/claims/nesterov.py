@@ -182,7 +182,7 @@ def eq_4_3(setting: Setting) -> Forms:
         derived(
             r"$H \Delta = \partial L/\partial\Delta$",
             "n = 1, polynomials in H and Delta, L = Delta^2/2",
-            {"equal": (D * D / 2).derivative("D") == H * D},
+            {"H Delta = dL/dDelta": (D * D / 2).derivative("D") == H * D},
         ),
         identity(
             r"$\ddot\Delta + (d/t) \dot\Delta + \partial\hat L/\partial\Delta = 0$, constant $H$",

@@ -97,7 +97,7 @@ def remark_rate_exponents(setting: Setting) -> Forms:
         every(
             "the exponent is exactly $d$, every $d > 0$",
             "one mode, d = 0.5 ... 9, t from 20 to 2000",
-            {d: abs(v - float(d)) < 0.02 for d, v in found.items()},
+            {f"exponent at d = {d}": abs(v - float(d)) < 0.02 for d, v in found.items()},
             0.02,
             exponents=found,
         ),

@@ -40,7 +40,7 @@ def remark_lazy_training(setting: Setting) -> Forms:
     slopes = {
         name: slope(widths, values)
         for name, values in (
-            ("displacement", moved),
+            ("displacement of neurons", moved),
             ("||H(t)-H(0)||", drift),
             ("pairs that cross", pairs),
         )
@@ -58,7 +58,7 @@ def remark_lazy_training(setting: Setting) -> Forms:
         start[start_widths == w].mean() for w in (start_widths.min(), start_widths.max())
     )
     expected = {
-        "displacement": -0.5,
+        "displacement of neurons": -0.5,
         "||H(0)-H_inf||": -0.5,
         "||H(t)-H(0)||": -0.5,
         "pairs that cross": 0.5,
@@ -207,7 +207,7 @@ def thm_1(setting: Setting) -> Forms:
             r"constant $H$: $L(t) \le \exp(-2 \lambda_{\min} t) L(0)$, and no larger exponent",
             setting.on_kernel,
             {
-                "bound": ratio <= 1 + 1e-9,
+                "L below it": ratio <= 1 + 1e-9,
                 "exponent attained": abs(tail / bounds.gradient_flow_rate(values[0]) - 1) < 0.02,
             },
             0.02,

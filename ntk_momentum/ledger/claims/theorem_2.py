@@ -196,7 +196,7 @@ def thm_2(setting: Setting) -> Forms:
             {
                 "constant kernel": corrected <= 1 + 1e-9,
                 "moving kernel": attack <= 1 + 1e-9,
-                "network": network <= 1 + 1e-9,
+                "network, within lambda0/2": network <= 1 + 1e-9,
             },
             1e-9,
             constant_kernel_ratio=corrected,
@@ -212,10 +212,10 @@ def thm_2(setting: Setting) -> Forms:
             "modes lambda from lambda0/2, or lambda0, to 1e4 times that; a turning reflection of "
             "two samples, lambda0 = 1/2, epsilon/lambda0 = 0.1 ... 0.5",
             {
-                "first": critical <= 1 + 1e-9,
-                "first attained": critical > 1 - 1e-9,
-                "second": double <= 1 + 1e-9,
-                "second attained": double > 0.99,
+                "H >= lambda0/2: L below it": critical <= 1 + 1e-9,
+                "H >= lambda0/2: attained": critical > 1 - 1e-9,
+                "H >= lambda0: L below it": double <= 1 + 1e-9,
+                "H >= lambda0: attained": double > 0.99,
                 **{
                     f"epsilon = {name} lambda0 is attained": abs(measured - predicted) < 1e-6
                     and abs(measured - (1 - float(name))) < 1e-6
