@@ -6,10 +6,14 @@ of the flow (4.2) has the envelope t^(-d/2), so the MSE falls like k^(-d). At a 
 eigenvalue with x = 2 eta lambda / n also loses the factor (1 - x) per step, which overtakes the
 power at k = d/x: the largest eigenvalues pass it at once, the smallest last. From there the decay
 is geometric, which the flow has not. Dashed: the initial kernel's prediction, without a fit, in the
-authors' and in the paper's scaling at the same eta lambda_max. In the authors' the kernel moves; in
-the paper's it hardly does, and runs are slower all the same (see the heavy ball's figure). Wider
-networks close the gap (try `--width 8000 --eta 3e-5`). Changed by default: 50 digits of 8 x 8
-pixels for 600 MNIST images, m = 500, fewer epochs, two seeds for one.
+authors' and in the paper's scaling at the same eta lambda_max. In the authors' the kernel moves at
+first, and then the loss falls faster than by any kernel: at d = 2 that of step 750 foretells sixty
+times what is left at 1500. Crossings are why (Proposition 15). Each turns motion that the outputs
+see into motion that they do not, on which friction acts twice as fast: after 300 steps 85 % of the
+weights' kinetic energy is hidden at d = 2, 76 % at d = 3, 77 % at d = 6. In the paper's scaling the
+kernel hardly moves, and runs are slower all the same (see the heavy ball's figure). Wider networks
+close the gap (try `--width 8000 --eta 3e-5`). Changed by default: 50 digits of 8 x 8 pixels for 600
+MNIST images, m = 500, fewer epochs, two seeds for one.
 """
 
 from dataclasses import dataclass
@@ -71,7 +75,7 @@ def headline(ds):
             slopes = " / ".join(
                 published.said(plotting.power_law(one.epoch, one)[0])
                 if one.notnull().all()
-                else "diverges"
+                else ("diverges" if one.isnull()[-1] else "begins later")
                 for one in late.median("seed", skipna=False)
             )
             lines[
