@@ -7,8 +7,8 @@ beyond which the first steps throw the network away from its initialisation befo
 shrinks. So the best width grows with beta here; on the authors' 600 MNIST images it shrank (5500,
 4500, 3500), from one run a width, which the limit does not explain. There it is not that sharp:
 losses at widths 3000 to 4500 lie within 8 % of one another, and the best of 2500 to 6000 is 4500
-for beta = 0 and 0.6, and for 0.9 4500 with one seed and 3500 with another. The U itself is made in
-the first thirty steps: the kernel and the velocity that they leave foretell the loss at the end
+for beta = 0 and 0.6, and for 0.9 4500 with one seed and 3500 with two. The U itself is made in the
+first thirty steps: the kernel and the velocity that they leave foretell the loss at the end
 (dash-dotted), on those images at epoch 200 to 4 % for beta = 0 and 0.6 and to 15 % for 0.9, and its
 lowest place to within what is flat. Two controls tell what momentum does in these steps: the same
 beta, but only from step 30 on, when gradient descent has landed, and only up to step 30. On those
