@@ -23,7 +23,8 @@ class Diagnose:
 
     Four questions with a number each: is the step stable, for the kernel at the start and as it
     moves; does the kernel move; does the function follow the prediction; do features change. Moved
-    is from 0.1 on, far from 0.5.
+    is from 0.1 on, far from 0.5. The verdict is lazy, between, rich, rescaled (the kernel's size
+    moves, not its direction), unstable (only the prediction diverges), diverged or dead.
 
     Example: ntk-momentum diagnose --data mine.npz --model mymodel.py:make --optimizer adam --eta
     1e-3
@@ -101,11 +102,12 @@ def print_diagnosis(asked: Diagnose, shared: Shared) -> int:
     loss = build_loss(asked.loss)
     data = Source(asked.data, asked.n, asked.p, asked.seed, asked.on_duplicates, asked.unit).load()
     check_fits(8 * data.y.size**2, f"the kernels of {data.n} samples", "use fewer samples")
-    check_fits(
-        8 * asked.width * (asked.width * max(asked.depth - 1, 0) + data.input_size),
-        "the MLP's weights",
-        "use a smaller --width",
-    )
+    if not asked.model:
+        check_fits(
+            8 * asked.width * (asked.width * max(asked.depth - 1, 0) + data.input_size),
+            "the MLP's weights",
+            "use a smaller --width",
+        )
     key = jax.random.key(asked.seed)
     model = (
         load_model(asked.model, key, asked.width)

@@ -233,12 +233,21 @@ def _given(optimizers: Any, batch_size: Any) -> dict[str, AbstractOptimizer]:
             )
     if not some:
         raise InputError("optimizers must hold at least one method, got none; leave it out.")
-    return dict(named) or {_named(one): one for one in some}
+    return dict(named) or {spelt(one): one for one in some}
 
 
-def _named(optimizer: AbstractOptimizer) -> str:
-    numbers = ((f.name, getattr(optimizer, f.name)) for f in dataclasses.fields(optimizer))
-    return f"{optimizer.name}:{','.join(f'{key}={float(x):.6g}' for key, x in numbers)}"
+def spelt(optimizer: Any) -> str:
+    """A method as the command line takes it, heavy_ball:eta=0.1,beta=0.9; another by its type."""
+    if not isinstance(optimizer, AbstractOptimizer):
+        return f"an optimizer that is none of ours ({type(optimizer).__name__})"
+    told = []
+    for field in dataclasses.fields(optimizer):
+        value = getattr(optimizer, field.name)
+        if isinstance(value, str):
+            told.append(f"{field.name}={value}")
+        elif np.ndim(value) == 0 and not callable(value):  # no schedule
+            told.append(f"{field.name}={float(value):.6g}")
+    return f"{optimizer.name}:{','.join(told)}"
 
 
 def check_share(target: Any) -> None:

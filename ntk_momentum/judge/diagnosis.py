@@ -33,7 +33,7 @@ from ..products import in_force
 from ..progress import OnProgress, check_progress
 from ..stochastic import critical_step
 from . import drift
-from .advice import bearable
+from .advice import bearable, spelt
 from .finding import Diagnosis
 from .linearization import linearize
 
@@ -132,6 +132,12 @@ def diagnose(
         if not bool(jnp.all(jnp.isfinite(f0 if kernel is None else kernel))):
             raise InputError(why_no_start(problem, w))
         low, top = _ends(problem, w, f0, kernel, products)
+    if top == 0:
+        raise InputError(
+            "the model must have outputs that depend on what is trained, got a kernel of zeros: "
+            "the model is dead, as where every ReLU is off on every input; take other initial "
+            "weights, smaller biases, or inputs scaled to order one (nm.normalize)."
+        )
     if optimizer is None:
         optimizer = gradient_descent(1 / top)
     elif made:
@@ -167,7 +173,7 @@ def diagnose(
     with in_force(config.precision, weights_dtype(w)):
         f1, later = drift.outset(problem, end, products is None)
         found = drift.drifts(problem, w, end, kernel, later)
-        moved, turn, features, weights = (float(one) for one in found)
+        moved, turn, features, weights, growth, *contrast = (float(one) for one in found)
         whole = math.isfinite(moved) and bool(jnp.all(jnp.isfinite(f1)))
         last = _ends(problem, end, f1, later, products)[1] if whole else math.nan
     diagnosis = Diagnosis(
@@ -192,6 +198,9 @@ def diagnose(
         ),
         low,
         run.reason,
+        growth=growth,
+        contrast=tuple(contrast),
+        trained_by=f"{spelt(optimizer)}, {steps} steps",
     )
     if diagnosis.bounced and loss is squared and kernel is not None and len(kernel) <= LOOKED_AT:
         to = int(run.ts[np.argmax(run.loss)])  # the kernel is looked at on the way there

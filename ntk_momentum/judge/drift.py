@@ -28,14 +28,14 @@ def outset(problem: WeightProblem, w: PyTree, formed: bool) -> tuple[Array, Arra
 
 
 def outermost(kernel: Array) -> tuple[float, float]:
-    """(smallest eigenvalue above round-off, largest)."""
+    """(smallest eigenvalue above round-off, largest); zeros of a kernel that is zero."""
     return _visible(np.linalg.eigvalsh(np.asarray(kernel)))
 
 
 def _visible(values: np.ndarray) -> tuple[float, float]:
     seen = values > values.size * np.finfo(values.dtype).eps * values[-1]
     if not seen.any():
-        raise InputError("the kernel is zero to round-off; nothing can be learnt with it.")
+        return 0.0, 0.0
     return float(values[seen][0]), float(values[-1])
 
 
@@ -83,17 +83,25 @@ def drifts(
     end: PyTree,
     kernel: Array | None,
     later: Array | None,
-) -> tuple[Array, Array, Array, Array]:
-    """(|H - H_0|/|H_0|, the sine of the angle between H and H_0, |J - J_0|/|J_0|, |w - w_0|/|w_0|);
-    without the kernels from products, H e = J J^T e. Sums over unit vectors e, or the mean over
-    random signs."""
+) -> tuple[Array, ...]:
+    """(|H - H_0|/|H_0|, the sine of the angle between H and H_0, |J - J_0|/|J_0|, |w - w_0|/|w_0|,
+    |H|/|H_0|, contrast at the start, at the end); without the kernels from products, H e = J J^T e.
+    Sums over unit vectors e, or the mean over random signs.
+
+    contrast: |C J|^2/|J|^2, with C taking off the mean over inputs, 0 where J is the same for all
+    or zero: no step then changes one output of the model without the others."""
     moved = jax.tree.map(jnp.subtract, end, start)
     f0, push, pull = linear_maps(problem.f, start)
     _, push_later, pull_later = linear_maps(problem.f, end)
 
     def row(unit: Array) -> Array:
-        one, other = pull(unit), pull_later(unit)
+        one, other, apart = (
+            pull(unit),
+            pull_later(unit),
+            unit - jnp.mean(unit, axis=0, keepdims=True),
+        )
         parts = [norm(jax.tree.map(jnp.subtract, other, one)) ** 2, norm(one) ** 2]
+        parts += [norm(x) ** 2 for x in (other, pull(apart), pull_later(apart))]
         if kernel is None:
             H0, H = push(one), push_later(other)
             parts += [jnp.sum(pair) for pair in ((H - H0) ** 2, H0**2, H**2, H0 * H)]
@@ -106,10 +114,12 @@ def drifts(
     sums = jnp.sum(jax.lax.map(row, probes.reshape(-1, *f0.shape)), axis=0)
     features = jnp.sqrt(sums[0] / sums[1])
     if kernel is None or later is None:
-        far, size, size_later = jnp.sqrt(sums[2:5])
-        cosine = sums[5] / size / size_later
+        far, size, size_later = jnp.sqrt(sums[5:8])
+        cosine = sums[8] / size / size_later
     else:
         far, size, size_later = norm(later - kernel), norm(kernel), norm(later)
         cosine = jnp.sum(kernel / size * (later / size_later))
     turn = jnp.sqrt(jnp.maximum(1 - cosine**2, 0.0))
-    return far / size, turn, features, norm(moved) / norm(start)
+    share = lambda part, whole: jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1.0), 0.0)
+    contrast = [jnp.ones(())] * 2 if len(f0) == 1 else [*map(share, sums[3:5], sums[1:3])]
+    return far / size, turn, features, norm(moved) / norm(start), size_later / size, *contrast

@@ -15,6 +15,10 @@ from .recommendation import digits
 LAZY, RICH = 0.1, 0.5
 """From where on something has moved, and from where on far: conventions. Below a tenth, predictions
 by the kernel are good to a digit; above a half, most of the motion is not the kernel's."""
+DEAD = 1e-4
+"""Share of the tangent features that tells inputs apart, below which a model is dead: what it has
+to learn takes as many times the steps of a constant as that is small. Raw tables, whose rows are
+all but parallel, have a hundredth, standardised ones nearly all. Chosen, not measured."""
 DIVERGED, LOST = 10.0, 1e6
 """A run has diverged when its loss is no number, or ends at the first times its start. One that
 only bounces on the way has not: above the limit of stability a network's loss rises, 900 times on
@@ -42,12 +46,15 @@ class Diagnosis:
     f_lin| over the predictions' largest motion max_k |f_lin(k) - f(0)|, at each saved step.
     kernel_drift, feature_drift, weight_drift: relative Frobenius distances of H, of the tangent
     features J and of the trained weights between the first and the last step; turn: the sine of the
-    angle between the two kernels, 0 where H has only grown or shrunk. top: lambda_max of H, times
+    angle between the two kernels, 0 where H has only grown or shrunk; growth: |H|/|H_0|. contrast:
+    the share of the features that tells inputs apart, sum_i |J_i - mean J|^2 / sum_i |J_i|^2, at
+    the first and the last step. top: lambda_max of H, times
     the loss's curvature, at the first and the last step, and limit: the largest that the optimizer
     bears (None where none is known). highest: where the loss bounced, (lambda_max, step) at its
     largest up to the largest loss (None where it was not looked for). low: the smallest eigenvalue
     at the start above round-off.
     remedy: after a run that diverged, the largest of a few smaller steps that did not (None: none).
+    trained_by: the optimizer.
     """
 
     ts: np.ndarray
@@ -64,6 +71,9 @@ class Diagnosis:
     reason: str
     remedy: float | None = None
     highest: tuple[float, int] | None = None
+    growth: float = 1.0
+    contrast: tuple[float, float] = (1.0, 1.0)
+    trained_by: str = ""
 
     @property
     def diverged(self) -> bool:
@@ -121,7 +131,8 @@ class Diagnosis:
             "does the kernel move?",
             _grade(self.kernel_drift, "stays", "moves", "moves far"),
             self.kernel_drift,
-            f"|H - H_0| / |H_0| at the last step; stays below {LAZY}, far from {RICH} on",
+            f"|H - H_0| / |H_0| at the last step, where |H| / |H_0| is {self.growth:.3g}; stays "
+            f"below {LAZY}, far from {RICH} on",
         )
 
     @property
@@ -150,8 +161,8 @@ class Diagnosis:
             _grade(self.turn, "stay", "turn", "turn far"),
             self.turn,
             f"sine of the angle between H and H_0 (J itself moved by {self.feature_drift:.3g} "
-            f"relative, the weights by {self.weight_drift:.3g}); stay below {LAZY}, far from "
-            f"{RICH} on",
+            f"relative, the weights by {self.weight_drift:.3g}; {self.contrast[1]:.2g} of J tells "
+            f"inputs apart); stay below {LAZY}, far from {RICH} on",
         )
 
     @property
@@ -161,21 +172,36 @@ class Diagnosis:
 
     @property
     def verdict(self) -> str:
-        """In a word: diverged; else rich where the kernel or its features move by more than a half;
-        lazy where they, and the function against its prediction if there is one, stay within a
-        tenth; and between.
+        """In a word, the first of these that holds:
+
+        dead where no input is told from another, at the start or, after a run that did not diverge,
+        at the end; diverged; rich where the kernel or its features move by more than a half, and
+        its features by more than a tenth; rescaled where the kernel changes its size, not its
+        direction; unstable where the prediction diverges and the run does not; lazy where the
+        kernel, and the function against its prediction if there is one, stay within a tenth; and
+        between.
 
         The kernel counts too, since on the training points every run that fits the targets ends
         with no gap; and a gap alone makes no run rich, since momentum near its limit of stability
         makes a large one of a small change of the kernel.
         """
         moved = max(self.kernel_drift, self.turn)
-        if self.diverged or not math.isfinite(moved):
+        if self.contrast[0] < DEAD:
+            return "dead"
+        if self.diverged:
             return "diverged"
-        if moved >= RICH:
+        if self.contrast[1] < DEAD:
+            return "dead"
+        if not math.isfinite(moved):
+            return "diverged"
+        if moved >= RICH and self.turn >= LAZY:
             return "rich"
+        if moved >= LAZY and self.turn < LAZY:
+            return "rescaled"
         gap = self.function.value
-        return "lazy" if moved < LAZY and (math.isnan(gap) or gap < LAZY) else "between"
+        if math.isnan(gap):
+            return "unstable"
+        return "lazy" if moved < LAZY and gap < LAZY else "between"
 
     @property
     def momentum(self) -> HeavyBallMethod:
@@ -197,16 +223,33 @@ class Diagnosis:
                 "the loss left the finite numbers, or ended at ten times its start; scale inputs "
                 "and targets to order one (nm.normalize), or take a much smaller step"
             )
+        if self.verdict == "dead":
+            return (
+                "take other initial weights (a larger spread, smaller biases), or standardise the "
+                "inputs' columns where rows hardly differ"
+                + ("" if self.contrast[0] < DEAD else ", or a smaller step: it died on the way")
+            )
+        if self.verdict == "unstable" and self.limit:
+            return (
+                f"a step {1.1 * self.top[0] / self.limit:.3g} times smaller follows a constant "
+                "kernel; this one waits until lambda_max has fallen"
+            )
+        if self.verdict == "rescaled":
+            return (
+                f"predict with {self.growth:.3g} times the kernel of the start where it ends, and "
+                "tune to that; `ntk-momentum advise --check` trains with the advice"
+            )
         if self.verdict != "lazy":
             return (
                 "parameters tuned to H(0) hold for as long as the kernel stays; try larger widths, "
                 "smaller targets, or `ntk-momentum advise --check`"
             )
-        method = self.momentum
+        method, kappa = self.momentum, self.top[0] / self.low
         return (
-            f"for a constant kernel of this spectrum the best heavy ball is eta = {method.eta:.4g},"
-            f" beta = {method.beta:.{digits(float(method.beta))}g}; `ntk-momentum advise` compares "
-            "all methods"
+            f"for a constant kernel of this spectrum (kappa = {kappa:.4g}) the best heavy ball is "
+            f"eta = {method.eta:.4g}, beta = {method.beta:.{digits(float(method.beta))}g}: in the "
+            f"long run {math.sqrt(kappa):.3g} times fewer steps than gradient descent, before that "
+            "less; `ntk-momentum advise` counts them"
         )
 
     def __str__(self) -> str:
@@ -216,6 +259,18 @@ class Diagnosis:
             "rich": (
                 "the run leaves its kernel: features are learnt, and no constant kernel "
                 "describes it"
+            ),
+            "rescaled": (
+                f"the kernel ends {self.growth:.3g} times as large in the same direction, so that "
+                "features stay and only the speed changes"
+            ),
+            "unstable": (
+                "the prediction by a constant kernel diverges and the run does not, so that its "
+                "theory says nothing of this run"
+            ),
+            "dead": (
+                f"all but {DEAD:g} of the model's derivative is the same for all inputs, as where "
+                "every ReLU is off: it learns one number for all of them"
             ),
             "diverged": "this step is too large for this model",
         }
@@ -234,6 +289,7 @@ class Diagnosis:
         return "\n".join(
             [
                 f"{self.verdict}: {meaning[self.verdict]}.",
+                *([f"trained by {self.trained_by}"] if self.trained_by else []),
                 *asked,
                 f"{'step':>8}  {'loss':>12}  {'predicted':>12}  {'gap of f':>10}",
                 *table,

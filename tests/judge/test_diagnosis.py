@@ -92,15 +92,20 @@ BOUNCE = np.array([1.0, 40.0, 0.25])
         # only the prediction explodes, above 2/lambda_max
         (
             {"predicted_loss": np.array([1.0, 1e9, 1e18]), "top": (3.0, 2.9)},
-            "lazy",
+            "unstable",
             ("unstable", "stays", "no prediction", "stay"),
         ),
         # the kernel grows and does not turn
         (
-            {"kernel_drift": 0.8, "top": (1.0, 1.8)},
-            "rich",
+            {"kernel_drift": 0.8, "top": (1.0, 1.8), "growth": 1.8},
+            "rescaled",
             ("stable", "moves far", "follows", "stay"),
         ),
+        # and turns
+        ({"kernel_drift": 0.8, "turn": 0.2}, "rich", ("stable", "moves far", "follows", "turn")),
+        # no input is told from another, from the start or in the end
+        ({"contrast": (0.0, 0.0)}, "dead", ("stable", "stays", "follows", "stay")),
+        ({"contrast": (1.0, 0.0)}, "dead", ("stable", "stays", "follows", "stay")),
         ({"turn": 0.3}, "between", ("stable", "stays", "follows", "turn")),
         (
             {"loss": np.array([1.0, 4.0, 16.0]), "top": (1.0, 5.0)},
@@ -115,6 +120,32 @@ def test_stability_kernel_function_and_features_are_told_apart(changed, verdict,
     assert found.verdict == verdict
     assert tuple(one.answer for one in found.findings) == answers
     assert "nan at" not in str(found) and len(str(found).splitlines()) == 10
+    assert ("died on the way" in found.advice) == (found.contrast == (1.0, 0.0))
+
+
+class Shifted(eqx.Module):
+    """One hidden ReLU layer, every argument lower by 50: all are off."""
+
+    hidden: eqx.nn.Linear
+    out: eqx.nn.Linear
+
+    def __call__(self, x):
+        return self.out(jax.nn.relu(self.hidden(x) - 50.0))
+
+
+@pytest.mark.slow
+def test_a_network_whose_neurons_are_all_off_is_dead():
+    one, other = jax.random.split(jax.random.key(0))
+    hidden = eqx.nn.Linear(10, 8, key=one)
+    net, biasless = (
+        Shifted(hidden, eqx.nn.Linear(8, "scalar", key=other, use_bias=bias))
+        for bias in (True, False)
+    )
+    found = diagnose(net, DATA, steps=2, saves=1)
+    assert found.verdict == "dead" and max(found.contrast) < 1e-9
+    assert str(found).splitlines()[1] == f"trained by gradient_descent:eta={1 / 6:.6g}, 2 steps"
+    with pytest.raises(nm.InputError, match="every ReLU is off"):
+        diagnose(biasless, DATA, steps=2)
 
 
 @pytest.mark.slow
@@ -163,10 +194,9 @@ def test_drifts_are_frobenius_distances():
     end = jax.tree.map(lambda leaf: 1.1 * leaf, w)
     kernel = problem.kernel(w)
     later = problem.kernel(end)
-    norms, turn, features, weights = drifts_of(problem, w, end, kernel, later)
-    np.testing.assert_allclose(
-        drifts_of(problem, w, end, None, None), (norms, turn, features, weights), rtol=1e-6
-    )
+    found = drifts_of(problem, w, end, kernel, later)
+    np.testing.assert_allclose(drifts_of(problem, w, end, None, None), found, rtol=1e-6)
+    norms, turn, features, weights, growth, *contrast = found
     drifts = norms, features, weights
     H0, H1 = np.asarray(kernel), np.asarray(later)
     cosine = np.sum(H0 * H1) / np.linalg.norm(H0) / np.linalg.norm(H1)
@@ -181,6 +211,9 @@ def test_drifts_are_frobenius_distances():
         drifts[0], np.linalg.norm(later @ later.T - J @ J.T) / np.linalg.norm(J @ J.T), rtol=1e-8
     )
     np.testing.assert_allclose(drifts[2], 0.1, rtol=1e-8)
+    np.testing.assert_allclose(growth, np.linalg.norm(H1) / np.linalg.norm(H0), rtol=1e-8)
+    shares = [np.sum((one - one.mean(axis=0)) ** 2) / np.sum(one**2) for one in (J, later)]
+    np.testing.assert_allclose(contrast, shares, rtol=1e-8)
     # the quadratic model of the logistic loss at f = 0: curvature 1/4 everywhere
     curved = local(kernel, problem.f(w), problem)[0]
     np.testing.assert_allclose(ends_by_products(problem, w, 9), outermost(curved), rtol=1e-8)
@@ -193,7 +226,7 @@ def test_drifts_are_frobenius_distances():
 def test_products_in_the_kernels_place_diagnose_alike():
     net = nm.init_two_layer(16, 10, key=jax.random.key(1))
     one, other = (diagnose(net, DATA, steps=4, saves=2, products=p) for p in (None, 6))
-    for name in ("gap", "kernel_drift", "turn", "feature_drift", "top", "low", "limit"):
+    for name in ("gap", "kernel_drift", "turn", "feature_drift", "top", "low", "limit", "contrast"):
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-6)
 
 
