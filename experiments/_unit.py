@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ntk_momentum.data import Dataset, normalize, open_data
+from ntk_momentum.data import Dataset, normalize, open_data, standardize
 
 
 def unit_data(text: str, n: int) -> Dataset:
@@ -12,6 +12,4 @@ def unit_data(text: str, n: int) -> Dataset:
     X = np.asarray(data.X)
     if np.allclose(np.linalg.norm(X, axis=1), 1):
         return data
-    spread = X.std(axis=0)
-    X = (X - X.mean(axis=0)) / np.where(spread > 0, spread, 1)
-    return Dataset(normalize(X), data.y, name=data.name)
+    return Dataset(normalize(standardize(X)), data.y, name=data.name)

@@ -22,6 +22,7 @@ _HOMES = {
         "load_table",
         "normalize",
         "sphere",
+        "standardize",
     ),
     "judge.diagnosis": ("diagnose",),
     "judge.linearization": ("linearize",),
@@ -112,6 +113,7 @@ if TYPE_CHECKING:
         load_table,
         normalize,
         sphere,
+        standardize,
     )
     from .dynamics.function_space import predict_law, simulate_function
     from .dynamics.prediction import Prediction, predict, response

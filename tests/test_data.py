@@ -14,6 +14,7 @@ import pytest
 
 import ntk_momentum as nm
 from ntk_momentum.data import dataset, open_data, warn_unless_unit
+from ntk_momentum.results.grid import Source
 
 KEY = jax.random.key(0)
 
@@ -440,3 +441,22 @@ def test_sizes_are_asked_before_they_are_taken(tmp_path):
         archive.writestr("y.npy", header.getvalue())
     with pytest.raises(nm.InputError, match=r"X in .*bomb\.npz, of shape"):
         nm.load_npz(tmp_path / "bomb.npz")
+
+
+def test_standardized_columns_have_mean_zero_and_variance_one():
+    X = np.random.default_rng(0).normal(size=(6, 3)) * [1e200, 1.0, 1e-200] + [0.0, 1e3, 0.0]
+    X[:, 2] = 7.0
+    found = nm.standardize(X)
+    np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-12)
+    np.testing.assert_allclose(found.std(axis=0), [1, 1, 0], rtol=1e-12)
+
+
+def test_a_file_gives_so_many_rows_at_random_standardized_before_scaled(tmp_path):
+    X = np.arange(12.0).reshape(6, 2) ** 2 + 1
+    np.savez(tmp_path / "mine.npz", X=X, y=np.arange(6.0))
+    name = str(tmp_path / "mine.npz")
+    assert open_data(name).n == 6 and open_data(name, 50).n == 6
+    few = open_data(name, 4)
+    np.testing.assert_array_equal(few.X, X[np.asarray(few.y, int)])
+    both = Source(name, unit=True, standardize=True).load()
+    np.testing.assert_allclose(both.X, nm.normalize(nm.standardize(X)), rtol=1e-14)

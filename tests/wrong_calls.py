@@ -348,6 +348,7 @@ CALLS: dict[str, dict[str, tuple[Any, Any]]] = {
         "on_duplicates": ("error", "duplicates"),
     },
     "normalize": {"X": (np.eye(5), "inputs")},
+    "standardize": {"X": (np.eye(5), "inputs")},
     "sphere": {"n": (5, "whole"), "p": (4, "whole"), "key": (key, "key")},
     "huber": {"delta": (1.0, "positive")},
     "squared": {"f": (ones, "values"), "y": (ones, "values")},

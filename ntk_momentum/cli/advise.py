@@ -26,12 +26,13 @@ class Advise:
     """Digits: the 8 x 8 images that ship with the package; sphere: random; MNIST: IDX files;
     arrays: .npz; tables: .csv, .tsv or .parquet. What the targets mean may follow: digits:digit,
     mnist:FOLDER:class, mine.csv:species:sign."""
-    n: int = 50
-    """Files of arrays and tables are taken whole."""
+    n: int | None = None
+    """Default: 50, and files of arrays and tables whole."""
     p: int = 20
     seed: int = 0
     on_duplicates: Literal["error", "drop", "allow"] = "error"
     unit: bool = False
+    standardize: bool = False
     model: str | None = None
     """FUNCTION(width, key=key), or FUNCTION(key=key), returns an Equinox model of one input: advice
     from its own kernel."""
@@ -81,7 +82,8 @@ def print_advice(asked: Advise, shared: Shared) -> int:
     from ..progress import Bar
     from ..results.grid import Source
 
-    data = Source(asked.data, asked.n, asked.p, asked.seed, asked.on_duplicates, asked.unit).load()
+    drawn = asked.data, asked.n, asked.p, asked.seed
+    data = Source(*drawn, asked.on_duplicates, asked.unit, asked.standardize).load()
     check_fits(
         5 * data.y.size**2,
         f"the kernel of {data.n} samples and its eigenvectors",

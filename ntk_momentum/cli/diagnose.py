@@ -34,12 +34,13 @@ class Diagnose:
     """Digits: the 8 x 8 images that ship with the package; sphere: random; MNIST: IDX files;
     arrays: .npz; tables: .csv, .tsv or .parquet. What the targets mean may follow: digits:digit,
     mnist:FOLDER:class, mine.csv:species:sign."""
-    n: int = 50
-    """Files of arrays and tables are taken whole."""
+    n: int | None = None
+    """Default: 50, and files of arrays and tables whole."""
     p: int = 20
     seed: int = 0
     on_duplicates: Literal["error", "drop", "allow"] = "error"
     unit: bool = False
+    standardize: bool = False
     model: str | None = None
     """FUNCTION(width, key=key), or FUNCTION(key=key), returns an Equinox model of one input
     (default: a ReLU MLP)."""
@@ -87,6 +88,7 @@ def print_diagnosis(asked: Diagnose, shared: Shared) -> int:
     """Print how lazy a model is on a data set."""
     import jax
 
+    from ..data import Dataset
     from ..judge.diagnosis import diagnose
     from ..memory import check_fits
     from ..results.grid import Source
@@ -100,7 +102,8 @@ def print_diagnosis(asked: Diagnose, shared: Shared) -> int:
                 f"{asked.optimizer}; leave it out."
             )
     loss = build_loss(asked.loss)
-    data = Source(asked.data, asked.n, asked.p, asked.seed, asked.on_duplicates, asked.unit).load()
+    drawn = asked.data, asked.n, asked.p, asked.seed
+    data = Source(*drawn, asked.on_duplicates, asked.unit, asked.standardize).load()
     check_fits(8 * data.y.size**2, f"the kernels of {data.n} samples", "use fewer samples")
     if not asked.model:
         check_fits(
@@ -108,6 +111,8 @@ def print_diagnosis(asked: Diagnose, shared: Shared) -> int:
             "the MLP's weights",
             "use a smaller --width",
         )
+    if not asked.model:  # the MLP reads images as rows
+        data = Dataset(data.X.reshape(data.n, -1), data.y, "allow", name=data.name)
     key = jax.random.key(asked.seed)
     model = (
         load_model(asked.model, key, asked.width)
@@ -132,18 +137,13 @@ def print_diagnosis(asked: Diagnose, shared: Shared) -> int:
 
 
 def perceptron(data: Any, width: int, depth: int, key: Any) -> Any:
-    """Flattened input, `depth` hidden ReLU layers of one width, and the outputs that the targets
+    """Inputs (n, p), `depth` hidden ReLU layers of one width, and the outputs that the targets
     want."""
     import equinox as eqx
     import jax.numpy as jnp
 
     if width < 1 or depth < 1:
         raise InputError(f"width and depth must be positive, got {width} and {depth}.")
-    if data.X.ndim != 2:
-        raise InputError(
-            f"the built-in MLP takes inputs (n, p), got {data.X.shape}; flatten them "
-            "or give --model FILE.py:FUNCTION."
-        )
     size: Any = "scalar" if data.y.ndim == 1 else data.y.shape[1]
     dtype = jnp.result_type(data.X, float)  # also where the inputs are integers
     return eqx.nn.MLP(data.input_size, size, width, depth, key=key, dtype=dtype)

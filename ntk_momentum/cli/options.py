@@ -56,7 +56,7 @@ SHARED = {
     "loss": "What is trained on.",
     "margin": "How much lambda_max may grow before a step is unstable.",
     "model": "FILE.py:FUNCTION.",
-    "n": "Number of samples.",
+    "n": "Number of samples; of a file of arrays or a table so many rows at random, at most.",
     "on_duplicates": (
         "What becomes of identical and of zero inputs of a file: error refuses them, drop keeps "
         "one of each, allow goes on with a singular kernel."
@@ -71,6 +71,10 @@ SHARED = {
     "seeds": "Networks drawn per width, from as many seeds in a row.",
     "settle": "Share of the steps after which a prediction starts again, from the kernel there.",
     "size": "How large: smoke, default or full.",
+    "standardize": (
+        "Scale every column of the inputs to mean zero and variance one, before --unit: of a table "
+        "whose columns differ in size."
+    ),
     "steps": "Steps taken.",
     "target": "Share of the initial loss to reach.",
     "times": "Saved times, equally spaced from 0.",

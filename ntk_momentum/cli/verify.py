@@ -36,14 +36,14 @@ class Verify:
     data: str | None = None
     """Unit inputs and scalar targets for the claims about data and networks: as for `sweep`
     (default: digits and sphere)."""
-    n: int = 50
-    """Files of arrays and tables are taken whole."""
+    n: int | None = None
+    """Default: 50, and files of arrays and tables whole."""
     seed: int = 0
 
     def __call__(self, shared: Shared) -> int:
         from ..results.grid import Source
 
-        if self.n < 1:
+        if self.n is not None and self.n < 1:
             raise InputError(f"--n must be at least 1, got {self.n}.")
         claim_ids(self.claims)
         if self.data is not None:

@@ -5,6 +5,7 @@ The paper assumes unit inputs, |x_i| = 1, no two of which coincide (section 2, F
 
 from .dataset import Dataset as Dataset
 from .dataset import normalize as normalize
+from .dataset import standardize as standardize
 from .dataset import warn_unless_unit as warn_unless_unit
 from .labels import encode_labels as encode_labels
 from .loaders import load_digits as load_digits

@@ -240,7 +240,8 @@ def _read_idx(folder: Path, stem: str) -> np.ndarray:
     if path is None:
         raise InputError(
             f"the folder must hold {stem} or {stem}.gz of MNIST, got {folder} without them; put "
-            "its four IDX files there."
+            "its four IDX files there. Images in other files are read into an array of one image a "
+            "row and saved with their labels by np.savez('mine.npz', X=images, y=labels)."
         )
     try:
         packed = path.suffix == ".gz"
@@ -332,7 +333,7 @@ def load_mnist(
 
 def open_data(
     text: str,
-    n: int = 50,
+    n: int | None = None,
     p: int = 20,
     seed: int = 0,
     target: str | None = None,
@@ -345,7 +346,8 @@ def open_data(
             an .npz, .csv, .tsv or .parquet file. What the targets mean may follow after a colon, as
             in "digits:digit", "mnist:FOLDER:class" or "mine.csv:sign" (see `encode_labels`), and
             before it a table's column of labels, as in "mine.csv:species:class".
-        n: Samples drawn; files are taken whole.
+        n: Samples; of a table or an .npz so many rows at random, at most. None for 50 drawn ones,
+            and files whole.
         p: Input size of the sphere.
         seed: Of the draw.
         target: What the targets mean, where `text` does not say it.
@@ -362,20 +364,25 @@ def open_data(
         >>> open_data("digits:class", n=5).y.shape
         (5, 10)
     """
-    key = jax.random.key(seed)
+    key, drawn = jax.random.key(seed), 50 if n is None else n
     named = data_word(text, target)
     known: dict[str, Any] = {} if named.target is None else {"target": named.target}
     if named.kind == "mnist":
-        return load_mnist(named.path, n, key=key, **known)
+        return load_mnist(named.path, drawn, key=key, **known)
     if named.kind == "digits":
-        return load_digits(n, key=key, **known)
+        return load_digits(drawn, key=key, **known)
     if named.kind == "sphere":
         if known:
             raise InputError(
                 f"the sphere's targets are +1 and -1 at random, got {named.target!r}; leave it out."
             )
-        return sphere(n, p, key=key)
+        return sphere(drawn, p, key=key)
     known["on_duplicates"] = on_duplicates
     if named.kind == "table":
-        return load_table(named.path, named.label, **known)
-    return load_npz(named.path, **known)
+        data = load_table(named.path, named.label, **known)
+    else:
+        data = load_npz(named.path, **known)
+    if n is None or n >= data.n:
+        return data
+    rows = _pick(n, data.n, key, "the file")
+    return Dataset(data.X[rows], data.y[rows], "allow", name=data.name)

@@ -84,8 +84,10 @@ def load_table(
             faults.append(str(error).rstrip("."))
     if faults:
         raise InputError(
-            f"inputs must be finite numbers: {'; '.join(faults[:NAMED])}. Repair the columns, or "
-            "choose others by features=[...]."
+            f"inputs must be finite numbers: {'; '.join(faults[:NAMED])}. In pandas, "
+            "table.dropna() leaves out rows with gaps, table.drop(columns=[...]) columns, and "
+            "pandas.get_dummies(table, columns=[...]) makes 0 and 1 of words; pass the frame to "
+            "nm.load_table, or save it by to_csv(path, index=False)."
         )
     X = np.column_stack(arrays)
     y = encode_labels(plain(f"column {wanted[0]!r}", table[wanted[0]]), target)

@@ -33,23 +33,28 @@ class Source:
     """A data set by name, as `data.open_data` takes it."""
 
     name: str
-    n: int = 50
+    n: int | None = None
     p: int = 20
     seed: int = 0
     on_duplicates: str = "error"
     unit: bool = False
+    standardize: bool = False
 
     def __post_init__(self) -> None:
         for field in ("n", "p"):
-            check_positive(field, getattr(self, field), example=50)
+            if (value := getattr(self, field)) is not None:
+                check_positive(field, value, example=50)
         check_seed("seed", self.seed)
 
     def load(self) -> Dataset:
-        """The data set."""
-        from ..data import Dataset, normalize, open_data
+        """The data set, standardised first."""
+        from ..data import Dataset, normalize, open_data, standardize
 
         data = open_data(self.name, self.n, self.p, self.seed, on_duplicates=self.on_duplicates)
-        return Dataset(normalize(data.X), data.y, "allow", name=data.name) if self.unit else data
+        for asked, scaled in ((self.standardize, standardize), (self.unit, normalize)):
+            if asked:
+                data = Dataset(scaled(data.X), data.y, "allow", name=data.name)
+        return data
 
 
 def _decides(usual: Any) -> Any:
@@ -69,13 +74,14 @@ class Sweep:
     """One or more. Digits: the 8 x 8 images that ship with the package; sphere: random; MNIST: IDX
     files; arrays: .npz; tables: .csv, .tsv or .parquet. What the targets mean may follow:
     digits:digit, mnist:FOLDER:class, mine.csv:species:sign."""
-    n: int = 50
-    """Files of arrays and tables are taken whole."""
+    n: int | None = None
+    """Default: 50, and files of arrays and tables whole."""
     p: int = 20
     data_seed: int = 0
     """Seed of that draw."""
     on_duplicates: Literal["error", "drop", "allow"] = "error"
     unit: bool = False
+    standardize: bool = False
     flows: tuple[str, ...] = ("gradient_flow", "heavy_ball", "nesterov:3")
     """Written as NAME:PARAMETER=NUMBERS, e.g. heavy_ball:b=0.1,0.2,0.4 nesterov:d=2..8
     hessian_damped:b=0.5,gamma=0.01..0.16x2: one for each combination of values. Numbers are lists
@@ -143,7 +149,7 @@ class Sweep:
 
     def __post_init__(self) -> None:
         for option, most in (
-            ("n", None),
+            *([] if self.n is None else [("n", None)]),
             ("p", None),
             ("seeds", LARGEST_COUNT),
             ("unit_runs", LARGEST_COUNT),
@@ -257,7 +263,7 @@ class Sweep:
 
     def sources(self) -> tuple[Source, ...]:
         """The data sets by name."""
-        drawn = self.n, self.p, self.data_seed, self.on_duplicates, self.unit
+        drawn = self.n, self.p, self.data_seed, self.on_duplicates, self.unit, self.standardize
         return tuple(Source(name, *drawn) for name in self.data)
 
     def named_methods(self) -> tuple[named.NamedMethod, ...]:

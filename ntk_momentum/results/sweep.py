@@ -116,7 +116,7 @@ def _pieces(sweep: Sweep, folder: Path, write: bool = True) -> list[work.Piece]:
     resolve(sweep.readouts, ())  # a misspelt name is an error of the whole
     for source in sweep.sources():
         if source.name == "sphere" and sweep.needs_lambda0():  # before so many are drawn
-            _check_kernel(source.n, source.n)
+            _check_kernel(source.n or 50, source.n or 50)
     sets = [(source, source.load()) for source in sweep.sources()]
     code, origin = code_of("ensembles.ensemble"), provenance()
     model, settings = sweep.make_model(), {**sweep.settings(), "dtype": origin["dtype"]}

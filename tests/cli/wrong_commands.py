@@ -178,7 +178,6 @@ WHOLE = {
     "diagnose --d 3": "--d goes with",
     "diagnose --beta 0.5": "--beta goes with",
     "diagnose --loss softmax": "np.eye",
-    "diagnose --data images.npz": "flatten",
 }
 """Commands that are wrong as a whole, and what is said to them."""
 
