@@ -192,11 +192,15 @@ def _why_off(asked: Advise, net: Any, data: Any, off: dict[str, tuple[Any, float
     kernel, told = kernel_of(net), ""
     if asked.batch_size is None and asked.model is None and asked.width is None:
         given = {name: one.optimizer for name, (one, _) in off.items()}
-        found = advise(kernel, error, target=asked.target, optimizers=given)
+        try:
+            found = advise(kernel, error, target=asked.target, optimizers=given)
+        except InputError as fault:  # less of the error is out of reach at infinite width
+            return f"the advice is for infinite width; of this network's own kernel {fault}"
         own = {name: one.steps for name, one in found.methods.items()}
         steps = ", ".join(f"{name} {_count(count)}" for name, count in own.items())
         told = f"the advice is for infinite width; by this network's own kernel they take {steps}; "
-        if all(abs(own[name] - took) <= 0.2 * took for name, (_, took) in off.items()):
+        took = [(own[name], took) for name, (_, took) in off.items()]
+        if all(math.isfinite(took) and abs(own - took) <= 0.2 * took for own, took in took):
             return f"{told}--width {net.width} gives advice of its own."
     name, (one, _) = min(off.items(), key=lambda pair: pair[1][0].steps)
     count = int(one.steps)
@@ -205,13 +209,20 @@ def _why_off(asked: Advise, net: Any, data: Any, off: dict[str, tuple[Any, float
     eigenvalues, vectors = np.linalg.eigh(kernel)
     shares = np.cumsum((vectors.T @ error.reshape(-1)) ** 2) / np.sum(error**2)
     needed = eigenvalues[np.searchsorted(shares, asked.target)]  # below it, less of the error lies
+    times = np.linalg.norm(moved, 2) / needed
+    wide = (
+        "a wider network"
+        if asked.model or times < 1
+        else f"some {net.width * times**2:.2g} neurons (it falls like the root of the width)"
+    )
     return (
         f"{told}in the {count} steps of {name} the kernel moves by "
         f"{100 * np.linalg.norm(moved) / np.linalg.norm(kernel):.2g} % of its norm, which is "
-        f"{np.linalg.norm(moved, 2) / needed:.3g} times the smallest eigenvalue that the target "
-        f"needs ({needed:.3g}); wider networks, or smaller targets of the data, keep it."
+        f"{times:.3g} times the smallest eigenvalue that the target needs ({needed:.3g}). The "
+        "actual steps are what this network takes; predicted ones want a movement below once that "
+        f"eigenvalue: {wide}, standardised columns of a table, or a target that needs larger ones."
     )
 
 
 def _count(steps: float) -> str:
-    return f"{steps:.0f}" if steps < math.inf else "for ever"
+    return f"{steps:.0f}" if steps < math.inf else "more than 10^6"

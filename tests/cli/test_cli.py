@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import logging
+import math
 import os
 import re
 import subprocess
@@ -507,3 +508,5 @@ def test_advice_that_missed_says_whether_the_kernel_is_another_or_moves():
     )
     told = _why_off(Advise(width=8), net, data, took)
     assert "in the 3 steps of gradient_descent the kernel moves by" in told
+    never = _why_off(asked, net, data, {"gradient_descent": (other, math.inf)})
+    assert "--width" not in never and "the kernel moves by" in never  # inf - x <= 0.2 inf
