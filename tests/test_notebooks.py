@@ -41,7 +41,7 @@ def test_executed_notebook_is_of_this_script_and_of_no_machine(path):
         ast.dump(ast.parse(block)) for block in blocks if not block.startswith(" [markdown]")
     ], "run scripts/notebooks"
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
-    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert any("image/svg+xml" in output.get("data", {}) for output in outputs)
     assert not any(
         output["output_type"] == "error" or output.get("name") == "stderr" for output in outputs
     )

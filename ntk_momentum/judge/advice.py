@@ -44,6 +44,7 @@ from ..method.nesterov import AbstractNesterovMethod
 from ..method.restart import RestartedNesterovMethod
 from ..progress import OnProgress, check_progress
 from ..stochastic.levels import few_levels
+from ..stochastic.linear import changes
 from .batches import BatchedKernel
 from .recommendation import Advice, Recommendation
 from .steps import count_steps
@@ -105,7 +106,7 @@ def advise(
             error in the long run.
         max_steps: Predicted steps beyond this are infinite.
         optimizers: Methods with parameters of your own, judged in the place of tuned ones: a list,
-            or a dictionary by name, of linear ones with one step size eta. Full batch.
+            or a dictionary by name, of linear ones with one step size eta.
         batch_size: B, samples a step; None for all of them.
         sampling: How they are drawn, as in `nm.predict_stochastic`; reshuffled ones, whose noise is
             smaller, are judged as if each were drawn afresh.
@@ -130,7 +131,7 @@ def advise(
     check_positive("margin", margin, strict=False, example=0.1)
     check_choice("objective", objective, ("steps", "rate"))
     max_steps = check_whole("max_steps", max_steps, example=10**6)
-    given, few = _given(optimizers, batch_size), None
+    given, few = _given(optimizers), None
     if batch_size is not None and (isinstance(kernel, Modes) or is_operator(kernel)):
         few = few_levels(kernel, residual0, probe, tol=0.1 * target**0.5)
         kernel, residual0 = few.modes, None
@@ -161,6 +162,10 @@ def advise(
         if progress is not None:
             progress(k, len(given or METHODS))
         if name in given:
+            if batches is not None:
+                asked = [given[name]], margin, eigenvalues, size, target, max_steps
+                found[name] = _on_batches(name, batches, *asked, as_given=True)
+                continue
             told = _describe(name, given[name], math.inf, math.inf, eigenvalues[seen])
             if told.eta < told.eta_limit:  # else it never stays below
                 course = count_steps([given[name]], eigenvalues, size, target, max_steps)[0]
@@ -197,9 +202,15 @@ def _on_batches(
     size: np.ndarray,
     target: float,
     max_steps: int,
+    as_given: bool = False,
 ) -> Recommendation:
-    """The candidate that needs the fewest examples, described."""
-    chosen, steps, peak = batches.tried(candidates, margin, eigenvalues, size, target, max_steps)
+    """The candidate that needs the fewest examples, described; or the one that is given, with its
+    own step."""
+    chosen, steps, peak = candidates[0], math.inf, math.inf
+    # where momentum tends to 1 no step may be stable for ever, and many long enough
+    if not as_given or changes(chosen) or float(chosen.eta) < batches.limits(chosen)[0]:
+        tried = candidates, margin, eigenvalues, size, target, max_steps
+        chosen, steps, peak = batches.tried(*tried, scales=(1.0,) if as_given else None)
     eta_limit, critical = batches.limits(chosen)
     examples = steps * batches.size
     return dataclasses.replace(
@@ -212,15 +223,10 @@ def _on_batches(
     )
 
 
-def _given(optimizers: Any, batch_size: Any) -> dict[str, AbstractOptimizer]:
+def _given(optimizers: Any) -> dict[str, AbstractOptimizer]:
     """Methods by name, or by kind and numbers."""
     if optimizers is None:
         return {}
-    if batch_size is not None:
-        raise InputError(
-            "optimizers must be left out with a batch_size; try nm.predict_stochastic for the "
-            "expected loss of one."
-        )
     named = optimizers if isinstance(optimizers, Mapping) else {}
     several = optimizers if isinstance(optimizers, list | tuple) else [optimizers]
     some = list(optimizers.values() if isinstance(optimizers, Mapping) else several)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -81,10 +82,11 @@ class BatchedKernel:
 
     def tried(
         self, candidates: list, margin: float, modes: np.ndarray, size: np.ndarray, target: float,
-        max_steps: int,
+        max_steps: int, scales: Sequence[float] | None = None,
     ) -> tuple[Any, float, float]:  # fmt: skip
         """(optimizer, steps, peak) of the candidate with the fewest steps until the expected loss
-        stays below the target; the first where none arrives."""
+        stays below the target; the first where none arrives. scales: of each step, in the place of
+        those that noise and the full batch allow."""
         times = np.ones_like(modes)
         if self.levels is not None:
             modes, times, size = self.levels
@@ -95,10 +97,10 @@ class BatchedKernel:
             limit = closure_limits(late, values, times, self.n, self.outputs).estimate(self.tau)
             # where momentum tends to 1 no step may be stable for ever, and many long enough
             most = 1.0 if changes(candidate) else limit
-            scales = {min(1.0, share * most) for share in SCALES} | ({1.0} if most >= 1 else set())
+            shares = {min(1.0, share * most) for share in SCALES} | ({1.0} if most >= 1 else set())
             every += [
                 (_scaled(candidate, c), _padded(P, c * g, more_P, c * more_g, d))
-                for c in sorted(scales, reverse=True)
+                for c in scales or sorted(shares, reverse=True)
                 if c > 0
             ]
         dtype = jnp.result_type(modes.dtype, float)

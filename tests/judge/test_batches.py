@@ -1,5 +1,7 @@
 """Advice for mini-batches: predicted steps against the exact expectation and against training."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -55,6 +57,16 @@ def test_small_batches_take_small_steps(advice):
     full = nm.advise(H, -DATA.y, target=0.02)
     for name, r in advice.methods.items():
         assert r.eta <= full[name].eta and r.steps >= full[name].steps
+
+
+def test_given_methods_on_batches_take_their_own_step(advice):
+    best = advice["heavy_ball"]
+    far = nm.heavy_ball(1.1 * best.eta_limit, best.beta)
+    found = nm.advise(
+        H, -DATA.y, target=0.02, batch_size=3, optimizers={"mine": best.optimizer, "far": far}
+    )
+    same = dataclasses.replace(best, method="mine")
+    assert repr(found["mine"]) == repr(same) and found["far"].steps == np.inf
 
 
 def test_the_batch_has_to_fit():
