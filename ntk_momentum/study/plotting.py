@@ -115,12 +115,27 @@ def _mark(figure: Any) -> None:
             color = one.get_color()
             if color not in dots and _solid(one) and one.get_linewidth() > 1:
                 start = 0.15 * (0.5 + tones.index(color) / len(tones))
-                one.set(marker=MARKER_OF[color], markevery=(start, 0.15))
+                one.set(marker=MARKER_OF[color], markevery=_spaced(axes, one, start, 0.15))
         handles = axes.get_legend().get_lines() if axes.get_legend() else []
         _mark_dots([*drawn, *handles], handles if not dots else [])
     for legend in figure.legends:
         handles = [one for one in legend.findobj(line) if one.get_color() in marked]
         _mark_dots(handles, handles)
+
+
+def _spaced(axes: Any, one: Any, start: float, apart: float) -> list[int]:
+    """Points of a curve at these shares of the axis below, and not of its own length, by which one
+    that oscillates is crowded."""
+    points, _ = np.asarray(one.get_xydata(), float), axes.get_xlim()  # limits are found when asked
+    with np.errstate(all="ignore"):  # what a logarithmic axis cannot show
+        across = (axes.transData - axes.transAxes).transform(points)[:, 0]
+    wanted = np.arange(start, 1, apart)
+    inside = np.flatnonzero(np.isfinite(points).all(axis=1) & (across >= 0) & (across <= 1))
+    if not len(inside):
+        return []
+    near = np.argmin(np.abs(across[inside, None] - wanted), axis=0)
+    close = np.abs(across[inside][near] - wanted) < apart / 2  # the curve may end before
+    return sorted({int(inside[k]) for k in near[close]})
 
 
 def _solid(one: Any) -> bool:

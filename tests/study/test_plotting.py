@@ -4,6 +4,7 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 
 from ntk_momentum.study import plotting, report
 
@@ -114,6 +115,14 @@ def test_flows_in_one_panel_are_told_apart_without_colours_and_stacked_panels_wi
 def test_a_discrete_twin_has_the_colour_of_its_flow():
     assert plotting.flow_color("gradient_descent eta=0.1") == plotting.flow_color("gradient_flow")
     assert plotting.flow_color("heavy_ball b=0.2") == plotting.flow_color("heavy_ball")
+
+
+def test_markers_of_a_curve_that_oscillates_are_evenly_spaced_along_the_axis():
+    axes = Figure().subplots()
+    k = np.arange(201)
+    (one,) = axes.plot(k, np.cos(2 * k))
+    at = k[plotting._spaced(axes, one, 0.1, 0.2)]
+    assert len(at) == 5 and np.all(np.abs(np.diff(at) - 44) <= 1)  # margins: 220 in all
 
 
 @pytest.mark.parametrize("name", ["paper", "talk"])
