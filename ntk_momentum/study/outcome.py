@@ -245,6 +245,7 @@ def draw(experiment: Experiment, module: Any, dataset: Any, out: Path) -> dict[s
         files.check_target(path, "figure")
     matplotlib = require("matplotlib", "drawing figures")
     by = {"data": dataset.attrs["checksum"], "matplotlib": matplotlib.__version__}
+    by |= plotting.chosen()
     key = identity_of(experiment.code("plot"), by, computed=False)
     if all(files.current(path, "figure", key) for path in paths.values()):
         return paths

@@ -73,15 +73,27 @@ STYLE = {
 }
 
 
+def chosen() -> dict[str, Any]:
+    """What the user has set in this process, as by `plt.style.use("ntk_momentum.paper")`: it goes
+    before the house's style and the figures' own width."""
+    matplotlib = require("matplotlib", "drawing figures")
+    now, before = matplotlib.rcParams, matplotlib.rcParamsOrig
+    return {key: now[key] for key in (*STYLE, "figure.figsize") if now[key] != before[key]}
+
+
 def house_style(
     plot: Callable[..., Any], more: Mapping[str, Any] | None = None
 ) -> Callable[..., Any]:
-    """Decorator of a function that returns a Figure: it is drawn, and laid out once, under `STYLE`
-    and what is `more`; nothing global changes."""
+    """Decorator of a function that returns a Figure: it is drawn, and laid out once, under `STYLE`,
+    what the user has set and what is `more`; nothing global changes. Panels are stacked where the
+    user's figures are less than 5 inches wide."""
 
     @functools.wraps(plot)
     def styled(*args: Any, **kwargs: Any) -> Any:
-        with require("matplotlib", "drawing figures").rc_context({**STYLE, **(more or {})}):
+        own = chosen()
+        narrow = more is None and "figure.figsize" in own and own["figure.figsize"][0] < 5
+        context = require("matplotlib", "drawing figures").rc_context
+        with context({**STYLE, **own, **(more or {})}), stacked() if narrow else context():
             figure = plot(*args, **kwargs)
             for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
                 low, high = axis.get_view_interval()
@@ -165,17 +177,19 @@ def stacked() -> Iterator[None]:
 
 
 def panels(
-    rows: int, columns: int, *, height: float = 2.7, width: float = 7.4, **options: Any
+    rows: int, columns: int, *, height: float = 2.7, width: float | None = None, **options: Any
 ) -> tuple[Any, Any]:
-    """(figure, axes) of one row or more; `height` is that of a row, in inches. No pyplot: nothing
-    to close."""
+    """(figure, axes) of one row or more; `height` is that of a row, in inches, `width` that of a
+    page (7.4) or what the user has set. No pyplot: nothing to close."""
     figure_module = require("matplotlib.figure", "drawing figures")
+    own = chosen().get("figure.figsize", (None,))[0]
+    width = width or own or 7.4
     if not _STACKED.get():
         figure = figure_module.Figure(figsize=(width, height * rows), layout="constrained")
         return figure, figure.subplots(rows, columns, **options)
     count, squeeze = rows * columns, options.pop("squeeze", True)
     sharing = {axis: options.get(f"share{axis}", False) for axis in "xy"}
-    figure = figure_module.Figure(figsize=(3.7, 2.8 * count), layout="constrained")
+    figure = figure_module.Figure(figsize=(min(own or 3.7, 3.7), 2.8 * count), layout="constrained")
     grid = np.empty((rows, columns), object)
     for place in np.ndindex(rows, columns):
         # of what shares an axis, the first has it; labels stay on all

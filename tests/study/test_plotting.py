@@ -139,6 +139,25 @@ def test_a_style_for_users_has_the_colours_and_manners_of_the_house(name):
     assert {key: found[key] for key in told} == {key: manners[key] for key in told}
 
 
+def test_an_experiments_figure_takes_the_users_style():
+    import matplotlib.style
+
+    def figure():
+        found, (left, _) = plotting.panels(1, 2)
+        left.set_xlabel("step")
+        return found
+
+    drawn = {}
+    for name in ("paper", "talk"):
+        with matplotlib.style.context(f"ntk_momentum.{name}"):
+            one = plotting.house_style(figure)()
+            wanted = matplotlib.rcParams["figure.figsize"][0], matplotlib.rcParams["axes.labelsize"]
+            assert (one.get_figwidth(), one.axes[0].xaxis.label.get_size()) == wanted
+        drawn[name] = one.axes[0].get_subplotspec().get_gridspec().get_geometry()
+    assert drawn == {"paper": (2, 1), "talk": (1, 2)}
+    assert plotting.house_style(figure)().get_figwidth() == 7.4
+
+
 def test_white_upon_a_map_stays_white_on_a_dark_page(tmp_path):
     path = tmp_path / "map.svg"
     path.write_text(
