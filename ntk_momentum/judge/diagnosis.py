@@ -173,7 +173,7 @@ def diagnose(
     with in_force(config.precision, weights_dtype(w)):
         f1, later = drift.outset(problem, end, products is None)
         found = drift.drifts(problem, w, end, kernel, later)
-        moved, turn, features, weights, growth, *contrast = (float(one) for one in found)
+        moved, turn, features, weights, growth, before, after = (float(one) for one in found)
         whole = math.isfinite(moved) and bool(jnp.all(jnp.isfinite(f1)))
         last = _ends(problem, end, f1, later, products)[1] if whole else math.nan
     diagnosis = Diagnosis(
@@ -199,7 +199,7 @@ def diagnose(
         low,
         run.reason,
         growth=growth,
-        contrast=tuple(contrast),
+        contrast=(before, after),
         trained_by=f"{spelt(optimizer)}, {steps} steps",
     )
     if diagnosis.bounced and loss is squared and kernel is not None and len(kernel) <= LOOKED_AT:
