@@ -270,7 +270,7 @@ class Diagnosis:
             ),
             "dead": (
                 f"all but {DEAD:g} of the model's derivative is the same for all inputs, as where "
-                "every ReLU is off: it learns one number for all of them"
+                "every ReLU is off, or one column dwarfs the others: it learns one number for all"
             ),
             "diverged": "this step is too large for this model",
         }
