@@ -19,9 +19,9 @@ from dataclasses import dataclass, replace
 import jax
 import numpy as np
 import xarray
+from ntk_momentum.experiments._unit import unit_data
 
 import ntk_momentum as nm
-from ntk_momentum.data import open_data
 from ntk_momentum.study import plotting
 from ntk_momentum.theory import bounds
 from ntk_momentum.words import data_word
@@ -74,7 +74,7 @@ def run(config, progress):
     met = np.zeros((len(sets), len(config.narrow)), bool)
     numerics = nm.Numerics(tol=config.tol)
     for i, (name, n) in enumerate(sets):
-        data = open_data(name, n)
+        data = unit_data(name, n)
         limit = np.asarray(nm.infinite_ntk(data.X))
         lam0 = scale[i] = float(np.linalg.eigvalsh(limit)[0])
         # where Proposition 10's displacement meets the radius of Lemma 5, and |Delta(0)| = |y|
