@@ -78,7 +78,8 @@ _HOMES = {
     ),
     "dynamics.ritz": ("modes",),
     "dynamics.prediction": ("Prediction", "predict", "response"),
-    "dynamics.readout": ("Observer", "Snapshot"),
+    "dynamics.readout": ("Observer",),
+    "dynamics.snapshot": ("Snapshot",),
     "dynamics.simulation": ("simulate", "simulate_error"),
     "dynamics.training": ("train",),
     "ensembles.training": ("train_ensemble",),
@@ -117,9 +118,10 @@ if TYPE_CHECKING:
     )
     from .dynamics.function_space import predict_law, simulate_function
     from .dynamics.prediction import Prediction, predict, response
-    from .dynamics.readout import Observer, Snapshot
+    from .dynamics.readout import Observer
     from .dynamics.ritz import modes
     from .dynamics.simulation import simulate, simulate_error
+    from .dynamics.snapshot import Snapshot
     from .dynamics.solver import AbstractIntegrator, KrylovExponential, LazyExponential, RungeKutta
     from .dynamics.training import train
     from .dynamics.trajectory import Trajectory

@@ -4,14 +4,17 @@ machines, containers and schedulers."""
 import subprocess
 import sys
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import ntk_momentum as nm
 from ntk_momentum import memory
 
+KEY = jax.random.key(1)
 MB = 2**20
 NOT_LIMITED = 2**63 - 4096  # what cgroup v1 says then
 
@@ -190,3 +193,18 @@ def test_saved_read_outs_are_counted_with_their_times(monkeypatch):
 )
 def test_bytes_are_said_in_words(size, words):
     assert memory.gib(size) == words
+
+
+def test_training_on_many_samples_forms_no_kernel_unless_one_is_read(monkeypatch):
+    monkeypatch.setattr(memory, "_free", lambda device: 50 * MB)  # the kernel takes 128 MB
+    inputs = np.random.default_rng(0).standard_normal((2000, 3))
+    data = nm.Dataset(inputs, np.stack([inputs[:, 0], inputs[:, 1]], 1))
+    net = eqx.nn.Linear(3, 2, key=KEY)
+
+    def run(readouts):
+        return nm.train(net, data, optax.sgd(1e-3), 2, batch_size=8, key=KEY, readouts=readouts)
+
+    largest = run({"loss": "loss", "largest": lambda s: jnp.max(s.f)}).largest
+    np.testing.assert_allclose(largest[0], jnp.max(jax.vmap(net)(data.X)), rtol=1e-6)
+    with pytest.raises(nm.InputError, match=r"over 4000 outputs .* readouts=\['loss', 'f'\]"):
+        run(["kernel_drift"])

@@ -18,7 +18,8 @@ from ..network.kinks import smooth
 from ..network.model import asked
 from .objective import AbstractProblem, WeightProblem
 from .preparation import weights_dtype
-from .readout import READOUTS, Observer, Readout, Snapshot
+from .readout import READOUTS, Observer, Readout
+from .snapshot import Snapshot
 from .solver import (
     AbstractIntegrator,
     Batches,

@@ -244,7 +244,7 @@ def refuse(
     remedies = {
         needed.state: f"use fewer neurons, float32{more}",
         needed.slab: f"use fewer neurons or samples, float32{more}",
-        needed.kernel: "use fewer samples or float32",
+        needed.kernel: "use fewer samples, float32, or read-outs that need no kernel: loss",
         needed.readouts * runs: (
             "save fewer times, leave out read-outs such as 'kernel', or give unit_runs= fewer runs"
         ),

@@ -12,6 +12,7 @@ the number of steps taken.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -42,7 +43,8 @@ from .coordinates import Decomposition
 from .defaults import as_integrator, default_names, default_reference, wants_reference
 from .objective import AbstractProblem, WeightProblem
 from .preparation import Choices, as_reference, weight_problem, weights_dtype
-from .readout import Readout, Snapshot, read_off, resolve, watch
+from .readout import Readout, may_read_start, read_off, resolve, watch
+from .snapshot import Snapshot
 from .solver import REASONS, AbstractIntegrator, Batches
 from .solver.base import NO_START, NOT_FINITE, NOT_REFINED, Progress
 from .solver.restarting import restarting
@@ -275,8 +277,11 @@ class Run(eqx.Module):
             if self.flow is not None:
                 observer.check(self.flow)
         first = self.first()
-        # here, not inside the loop; removed by the compiler when nothing reads it
-        _ = first.kernel
+        if may_read_start(self.readouts):
+            # Here, not inside the loop; removed by the compiler when nothing reads it. What is too
+            # large is refused where something does.
+            with contextlib.suppress(InputError):
+                _ = first.kernel
 
         def advance(progress: Progress, t1: Array) -> Progress:
             # A run that has failed goes no further: NaN would only make it creep.

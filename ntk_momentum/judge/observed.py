@@ -22,7 +22,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..dynamics.objective import norm
-from ..dynamics.readout import Observer, Snapshot
+from ..dynamics.readout import Observer
+from ..dynamics.snapshot import Snapshot
 from ..errors import InputError
 from ..loss import squared
 from ..method import AbstractFlow, AbstractMomentumFlow, GradientFlow, Nesterov

@@ -9,7 +9,8 @@ import pytest
 
 import ntk_momentum as nm
 from ntk_momentum.dynamics.function_space import FunctionProblem
-from ntk_momentum.dynamics.readout import Flips, KernelRises, KernelVariation, Snapshot
+from ntk_momentum.dynamics.readout import Flips, KernelRises, KernelVariation
+from ntk_momentum.dynamics.snapshot import Snapshot
 from ntk_momentum.loss import squared
 
 DATA = nm.sphere(4, 3, key=jax.random.key(0))
