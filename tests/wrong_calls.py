@@ -133,14 +133,6 @@ KINDS: dict[str, dict[str, Any]] = {
         "text": "adam",
         "optax's not called": optax.adam,
     },
-    "our optimizer": {
-        "None": None,
-        "0.1": 0.1,
-        "not called": nm.heavy_ball,
-        "a flow": nm.HeavyBall(1.0),
-        "text": "adam",
-        "optax's": optax.sgd(0.1),
-    },
     "kernel": {
         "None": None,
         "text": "x",
@@ -638,7 +630,7 @@ CALLS: dict[str, dict[str, tuple[Any, Any]]] = {
     },
     "train_ensemble": {
         **_ensemble,
-        "optimizers": (nm.heavy_ball(0.1, 0.5), "our optimizer"),
+        "optimizers": (nm.heavy_ball(0.1, 0.5), "optimizer"),
         "steps": (2, "whole"),
         "save_every": (1, "whole"),
     },

@@ -23,7 +23,14 @@ from ..errors import (
     described,
 )
 from ..memory import check_fits
-from ..method import AbstractFlow, AbstractOptimizer, check_linear, check_method_kind, innermost
+from ..method import (
+    AbstractFlow,
+    AbstractOptimizer,
+    as_optimizer,
+    check_linear,
+    check_method_kind,
+    innermost,
+)
 from ..network.checks import check_weights
 from ..network.two_layer import check_elementwise, weights_of
 
@@ -43,6 +50,8 @@ def axes(
     )
     several = isinstance(methods, list | tuple) and type(methods) in (list, tuple)
     methods = tuple(methods) if several else (methods,)
+    if kind is AbstractOptimizer:
+        methods = tuple(as_optimizer(one, f"optimizer_{i}") for i, one in enumerate(methods))
     for method in methods:
         check_method_kind(runs, method, kind)
         check_linear(method)

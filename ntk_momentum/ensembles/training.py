@@ -51,7 +51,8 @@ def train_ensemble(
 
     Args:
         data: As in `ensemble`.
-        optimizers: One or more of `ntk_momentum.method`, in the place of flows.
+        optimizers: One or more, in the place of flows: of `ntk_momentum.method`, which share a
+            program where they differ in numbers alone, or optax's, a program each.
         widths: As in `ensemble`.
         seeds: As in `ensemble`.
         steps: Steps taken, a multiple of save_every.

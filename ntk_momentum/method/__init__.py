@@ -2,7 +2,9 @@
 side."""
 
 from .adapted import Decayed as Decayed
+from .adapted import Foreign as Foreign
 from .adapted import Scheduled as Scheduled
+from .adapted import as_optimizer as as_optimizer
 from .adapted import innermost as innermost
 from .base import AbstractFlow as AbstractFlow
 from .base import AbstractMomentumFlow as AbstractMomentumFlow

@@ -1,4 +1,4 @@
-"""Methods whose step size follows a schedule, or whose weights decay."""
+"""Methods whose step size follows a schedule, whose weights decay, or that another package has."""
 
 from __future__ import annotations
 
@@ -112,6 +112,44 @@ def adapted(
     known = concrete(weight_decay)
     plain = known is not None and known.ndim == 0 and known == 0
     return made if plain else Decayed(made, weight_decay)
+
+
+class Foreign(AbstractOptimizer):
+    """An optimizer of another package, such as an `optax.chain`, under a name. Its numbers lie in
+    its functions, so each one is a kind of its own, with a program of its own."""
+
+    begin: Callable = eqx.field(static=True)
+    step: Callable = eqx.field(static=True)
+    label: str = eqx.field(static=True)
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """What it is called in results."""
+        return self.label
+
+    @property
+    def linear(self) -> bool:
+        """Nobody says so."""
+        return False
+
+    @property
+    def init(self) -> Callable:  # type: ignore[override]
+        """The other package's."""
+        return self.begin
+
+    @property
+    def update(self) -> Callable:  # type: ignore[override]
+        """The other package's, with a signature that says what else it takes."""
+        return self.step
+
+
+def as_optimizer(method: Any, label: str) -> Any:
+    """A transformation of optax's, or of anybody's, as an optimizer of this package; anything else
+    as it is."""
+    foreign = hasattr(method, "init") and hasattr(method, "update")
+    if not foreign or isinstance(method, eqx.Module | type):
+        return method
+    return Foreign(method.init, method.update, label)
 
 
 def innermost(method: Any) -> Any:

@@ -427,7 +427,10 @@ def _place(method: Any) -> str:
     if isinstance(method, AbstractOptimizer):
         return ", since optimizers go to nm.train and nm.train_ensemble"
     if not isinstance(method, type) and hasattr(method, "init") and hasattr(method, "update"):
-        return ": optax.sgd(eta, beta) is nm.heavy_ball(eta, beta), others of optax go to nm.train"
+        return (
+            ": optax.sgd(eta, beta) is nm.heavy_ball(eta, beta), others of optax go to nm.train "
+            "and nm.train_ensemble"
+        )
     return ""
 
 

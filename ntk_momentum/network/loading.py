@@ -1,4 +1,4 @@
-"""Models that users name on the command line, as FILE.py:FUNCTION."""
+"""Functions that users name on the command line, as FILE.py:FUNCTION: models and optimizers."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from typing import Any
 from ..errors import InputError
 
 
-def check_function(text: str) -> tuple[Path, str]:
+def check_function(text: str, option: str = "--model") -> tuple[Path, str]:
     """(file, name) of FILE.py:FUNCTION. Raises `InputError` where it is written otherwise, or there
     is no such file."""
     file, _, name = text.rpartition(":")
     path = Path(file)
     if not file or not name.isidentifier() or path.suffix != ".py":
-        raise InputError(f"--model must be FILE.py:FUNCTION, got {text!r}; try mymodel.py:make.")
+        raise InputError(f"{option} must be FILE.py:FUNCTION, got {text!r}; try mymodel.py:make.")
     if not path.is_file():
         raise InputError(
-            f"no file {path} for --model {text}; give the path of a Python file, from {Path.cwd()}."
+            f"no file {path} for {option} {text}; give the path of a Python file, from "
+            f"{Path.cwd()}."
         )
     return path, name
 
 
-def load_function(text: str) -> Callable:
+def load_function(text: str, option: str = "--model") -> Callable:
     """The function that FILE.py:FUNCTION names. Runs that file. Raises `InputError` unless all goes
     well."""
-    path, name = check_function(text)
+    path, name = check_function(text, option)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -38,7 +39,7 @@ def load_function(text: str) -> Callable:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise InputError(f"--model {text} failed: {type(error).__name__}, {error}.") from error
+        raise InputError(f"{option} {text} failed: {type(error).__name__}, {error}.") from error
     finally:
         sys.path.pop(0)
     functions = [

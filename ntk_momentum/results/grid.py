@@ -91,7 +91,9 @@ class Sweep:
     optimizers: tuple[str, ...] = ()
     """Discrete training in the place of flows, written as these are, e.g.
     gradient_descent:eta=0.05 heavy_ball:eta=0.01..0.04x2,beta=0.9,weight_decay=0. (heavy_ball
-    names a flow and an optimizer, of other parameters, so the two have an option each.)"""
+    names a flow and an optimizer, of other parameters, so the two have an option each.) Your own:
+    FILE.py:FUNCTION, which returns any with optax's init and update, e.g. mine.py:make:eta=0.01,0.1
+    of def make(eta): return optax.adamw(eta)."""
     batch_sizes: tuple[int | str, ...] = ()
     """Of optimizers, each with each optimizer: numbers, ranges and full, e.g. 1..64x4 full
     (default: full)."""
@@ -278,7 +280,7 @@ class Sweep:
         if not self.batch_sizes:
             return labels
         return tuple(
-            f"{label}{',' if ':' in label else ':'}batch_size={size}"
+            f"{label}{',' if ':' in label.rpartition('.py:')[2] else ':'}batch_size={size}"
             for label in labels
             for size in self.batch_sizes
         )
@@ -324,10 +326,10 @@ class Sweep:
         if self.reference not in (named.INFINITE, named.NO_REFERENCE):
             values["reference"] = f"{Path(self.reference).name} {_digest(self.reference)}"
         if self.model:
-            file, _, function = self.model.rpartition(":")
-            code = code_in_file(Path(file), {function})
-            values["model"] = f"{Path(file).name}:{function} {code.digest[:16]}"
+            values["model"] = _code(self.model)
             del values["activation"], values["antisymmetric"]
+        if code := {text for text in map(_function, self.optimizers) if text}:
+            values["optimizers"] = ", ".join(sorted(map(_code, code)))
         if not self.batch_sizes:
             del values["sampling"]
         return {**values, **dataclasses.asdict(self.numerics())}
@@ -335,6 +337,19 @@ class Sweep:
     def make_model(self) -> Callable | None:
         """The user's function (width, key=key); None for the two-layer network."""
         return load_maker(self.model) if self.model else None
+
+
+def _function(label: str) -> str:
+    """FILE.py:FUNCTION of an optimizer's label; nothing of one that is the package's."""
+    file, py, rest = label.rpartition(".py:")
+    return file + py + rest.partition(":")[0] if py else ""
+
+
+def _code(text: str) -> str:
+    """FILE.py:FUNCTION and the hash of what it runs."""
+    file, _, function = text.rpartition(":")
+    code = code_in_file(Path(file), {function})
+    return f"{Path(file).name}:{function} {code.digest[:16]}"
 
 
 def _digest(path: str | Path) -> str:

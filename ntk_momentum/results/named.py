@@ -9,7 +9,8 @@ Numbers are written as a list with commas of single numbers and ranges, both end
     256..4096x2        each twice the one before
 
 and a flow as NAME, NAME:NUMBERS (of its first parameter) or NAME:PARAMETER=NUMBERS,..., where each
-combination of the values is a flow.
+combination of the values is a flow. An optimizer of one's own, optax's among them, is what a
+function returns: FILE.py:FUNCTION, with that function's parameters behind it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import words
 from ..errors import InputError, unknown_name
+from ..network.loading import load_function
 
 if TYPE_CHECKING:
     import numpy as np
@@ -124,6 +126,23 @@ WORDS = {"flow": words.flows, "optimizer": words.optimizers}
 """The same by their words alone, without JAX."""
 
 
+def word_of(kind: str, name: str) -> words.FlowWord:
+    """What a flow or an optimizer takes, and says of itself; of one's own, FILE.py:FUNCTION, its
+    function does. Raises `InputError` where there is none."""
+    if own(kind, name):
+        made = load_function(name, "--optimizers")
+        return words.FlowWord(inspect.signature(made).parameters, inspect.getdoc(made) or "")
+    known = WORDS[kind]()
+    if name not in known:
+        raise unknown_name(kind, name, known)
+    return known[name]
+
+
+def own(kind: str, text: str) -> bool:
+    """Whether it is FILE.py:FUNCTION, with parameters or without."""
+    return kind == "optimizer" and ".py:" in text
+
+
 def _high_resolution(method: Callable) -> Callable[..., AbstractFlow]:
     """The flow of a method with the method's own parameters."""
 
@@ -170,7 +189,7 @@ class NamedMethod:
 
     @property
     def _parameters(self) -> Mapping[str, inspect.Parameter]:
-        return WORDS[self.kind]()[self.name].parameters
+        return word_of(self.kind, self.name).parameters
 
     @property
     def label(self) -> str:
@@ -188,15 +207,36 @@ class NamedMethod:
     @property
     def customary(self) -> set[str]:
         """The customary parameters that were left out."""
+        if own(self.kind, self.name):
+            return set()
         return (set(self._parameters) & set(CUSTOMARY)) - {key for key, _ in self.given}
 
     def build(self, lambda0: float) -> AbstractFlow | AbstractOptimizer:
         """The flow or the optimizer; a friction left out is the paper's sqrt(2 lambda_0), a
         constant d left out 3."""
+        if own(self.kind, self.name):
+            return self._build_own()
         usual = {"b": math.sqrt(2 * lambda0) if "b" in self.customary else None, "d": 3.0}
         return KINDS[self.kind]()[self.name](
             **dict(self.given) | {key: usual[key] for key in self.customary}
         )
+
+    def _build_own(self) -> AbstractOptimizer:
+        """What the user's function returns. Raises `InputError` for what is no optimizer."""
+        from ..method import AbstractOptimizer, as_optimizer, check_method_kind
+
+        try:
+            made = load_function(self.name, "--optimizers")(**dict(self.given))
+        except InputError:
+            raise
+        except Exception as error:  # the user's code: anything may be raised
+            raise InputError(
+                f"--optimizers {self.label} failed: {type(error).__name__}, {error}; it must "
+                "return an optimizer, such as optax.adam(eta)."
+            ) from error
+        made = as_optimizer(made, self.label)
+        check_method_kind(f"what --optimizers {self.label} returns", made, AbstractOptimizer)
+        return made
 
 
 def named_methods(text: str, kind: str = "flow") -> tuple[NamedMethod, ...]:
@@ -213,11 +253,10 @@ def named_methods(text: str, kind: str = "flow") -> tuple[NamedMethod, ...]:
 
 def read_methods(text: str, kind: str = "flow") -> tuple[NamedMethod, ...]:
     """`named_methods`, their names and parameters looked up but not yet their values."""
-    name, colon, rest = text.partition(":")
-    known = WORDS[kind]()
-    if name not in known:
-        raise unknown_name(kind, name, known)
-    parameters = known[name].parameters
+    file, py, rest = text.partition(".py:") if own(kind, text) else ("", "", text)
+    name, colon, rest = rest.partition(":")
+    name = file + py + name
+    parameters = word_of(kind, name).parameters
     values: dict[str, list[float | str]] = {}
     if colon and not parameters:
         raise InputError(f"{name} has no parameter, got {text!r}; write {name}.")

@@ -160,12 +160,13 @@ def test_the_discrete_prediction_is_the_methods_steps_on_the_error(method):
 
 def test_an_ensemble_of_trainings_is_each_alone():
     optimizers = [nm.heavy_ball(0.1, 0.8), nm.gradient_descent(0.2), nm.heavy_ball(0.05, 0.5)]
+    optimizers.append(optax.chain(optax.clip(0.5), optax.adamw(0.1, weight_decay=0.01)))
     runs = nm.train_ensemble(
         DATA, optimizers, [8, 16], [3, 5], 12, save_every=4, readouts=["loss", "f", "flips"]
     )
-    assert runs.ok and runs.loss.shape == (3, 2, 2, 4) and runs.f.shape == (3, 2, 2, 4, 6)
+    assert runs.ok and runs.loss.shape == (4, 2, 2, 4) and runs.f.shape == (4, 2, 2, 4, 6)
     np.testing.assert_array_equal(runs.ts[0], [0, 4, 8, 12])
-    for i, j, k in ((0, 0, 1), (1, 1, 0), (2, 1, 1)):
+    for i, j, k in ((0, 0, 1), (1, 1, 0), (2, 1, 1), (3, 0, 0)):
         net = nm.init_two_layer(runs.widths[j], 4, key=jax.random.key(runs.seeds[k]))
         alone = nm.train(
             net, DATA, optimizers[i], 12, save_every=4, readouts=["loss", "f", "flips"]

@@ -267,3 +267,31 @@ def test_a_users_model_is_known_by_the_code_of_its_function_and_not_by_its_comme
     first = model()
     assert model(comment="# a comment\n", other="def elsewhere(): return 4\n") == first
     assert len({first, model(size=4), model(value="SIZE + width")}) == 3
+
+
+def test_a_users_optimizer_is_known_by_its_parameters_and_its_code(tmp_path):
+    file = tmp_path / "mine.py"
+
+    def swept(word="make:eta=0.1,0.2", sign="-", **options):
+        code = f"lambda g, s, w: ({sign}eta * g, s)"
+        file.write_text(
+            "import optax\ndef make(eta, decay=0.0):\n"
+            f"    return optax.GradientTransformation(lambda w: (), {code})\ndef no(): return 3\n"
+        )
+        return Sweep(optimizers=(f"{file}:{word}",), **options)
+
+    mine = swept(batch_sizes=(2, "full"))
+    steps = [one.build(1.0).update(3.0, (), None)[0] for one in mine.named_methods()]
+    np.testing.assert_allclose(steps, [-0.3, -0.6])
+    sizes = [f"{file}:make:{eta},batch_size={size}" for eta in (0.1, 0.2) for size in (2, "full")]
+    assert list(mine.labels()) == sizes
+    code = mine.settings()["optimizers"]
+    assert code.startswith("mine.py:make ") and code != swept(sign="2 *").settings()["optimizers"]
+    for word, said in (
+        ("make", "needs eta"),
+        ("make:et=1", "Did you mean 'eta'"),
+        ("no", "must be an optimizer, got 3"),
+        ("other", "defines no 'other'"),
+    ):
+        with pytest.raises(InputError, match=said):
+            swept(word)
