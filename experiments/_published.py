@@ -223,7 +223,7 @@ class Epochs:
     eta: float = 5e-4
     steps: int = 1500
     save_every: int = 5
-    settle: float = 0.1  # share of the steps after which the kernel is asked again
+    settle: float = 0.1
     seeds: int = 2
     data: str = "digits"  # images only: digits, or mnist:FOLDER as the authors have it
 

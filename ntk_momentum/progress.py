@@ -85,10 +85,18 @@ class _Told:
         except Exception as error:
             self.error = error
 
-    def repeat(self) -> None:
-        """One call into a library may take minutes, and compiling a program too."""
-        while not self.over.wait(SILENT_SECONDS):
-            self.report(*self.last)
+
+def _clock(over: threading.Event, tell: Callable[[], Any]) -> threading.Thread:
+    """Tell again and again until it is over: a call into a library, or compiling a program, may say
+    nothing for minutes."""
+
+    def tick() -> None:
+        while not over.wait(SILENT_SECONDS):
+            tell()
+
+    clock = threading.Thread(target=tick, daemon=True)
+    clock.start()
+    return clock
 
 
 def with_progress(function: F) -> F:
@@ -104,8 +112,7 @@ def with_progress(function: F) -> F:
             if told is None:
                 return function(*args, **options)
             jax = require("jax", "computing")
-            clock = threading.Thread(target=told.repeat, daemon=True)
-            clock.start()
+            clock = _clock(told.over, lambda: told.report(*told.last))
             found = jax.block_until_ready(function(*args, progress=told, **options))
             jax.effects_barrier()
         finally:
@@ -241,18 +248,13 @@ class Bar:
                 self._said = now
                 self._say(self._line(done, now - self._begun))
 
-    def _tick(self) -> None:
-        """A piece may say nothing for minutes, and time goes on."""
-        while not self._over.wait(SILENT_SECONDS):
-            if self._name:
-                self._move(None)
-
     def _line(self, done: float, elapsed: float) -> str:
         clock = require("tqdm", "the progress bar").tqdm.format_interval
         count = "" if self._total == 1 else f"{done:.3g} of {self._total}, "
         line = f"{self._name}: {count}{done / max(self._total, 1):.0%}, {clock(elapsed)} elapsed"
         rate = (done - self._skipped) / elapsed
-        if rate > 0 and done < self._total:
+        # the first line comes while programs are compiled, and knows no rate
+        if rate > 0 and done < self._total and elapsed > LINE_SECONDS / 2:
             left = (self._total - done) / rate
             line += f", {60 * rate:.3g} a minute" if count else ""
             line += f", about {clock(left)} remaining"
@@ -267,7 +269,7 @@ class Bar:
 
     def __enter__(self) -> Bar:
         if self._bar is not None or self._say is not None:
-            threading.Thread(target=self._tick, daemon=True).start()
+            _clock(self._over, lambda: self._move(None) if self._name else None)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -169,7 +169,7 @@ def _pieces(sweep: Sweep, folder: Path, write: bool = True) -> list[work.Piece]:
                 "precision": sweep.precision,
             }
             title = (
-                f"{described['data']}, {' '.join(labels)}, width {_brief(widths)}, seed "
+                f"{described['data']}, {_ends(labels)}, width {_brief(widths)}, seed "
                 f"{_brief(seeds)}"
             )
             path = folder / name_of(made, unit)
@@ -439,6 +439,11 @@ def _label(source: Source, data: Dataset) -> str:
     """How a data set is called in the results; drawn ones by their seed too."""
     drawn = not Path(source.name.partition(":")[0]).is_file()
     return f"{data.name} seed {source.seed}" if drawn else data.name
+
+
+def _ends(labels: list[str]) -> str:
+    """The first of a unit's flows and the last: there may be hundreds."""
+    return labels[0] if len(labels) == 1 else f"{labels[0]} to {labels[-1]}"
 
 
 def _brief(values: list[int]) -> str:
