@@ -38,10 +38,10 @@ from .precise import precise_mode as precise_mode
 from .precise import warn_of_precision as warn_of_precision
 from .restart import RestartedNesterov as RestartedNesterov
 from .restart import RestartedNesterovMethod as RestartedNesterovMethod
-from .restart import RestartPeriod as RestartPeriod
-from .restart import best_restart_period as best_restart_period
 from .restart import restarted_nesterov as restarted_nesterov
-from .restart import restarted_response as restarted_response
+from .restart_period import RestartPeriod as RestartPeriod
+from .restart_period import best_restart_period as best_restart_period
+from .restart_period import restarted_response as restarted_response
 from .spectrum import Best as Best
 from .spectrum import amplification as amplification
 from .spectrum import best_parameters as best_parameters
