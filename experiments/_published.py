@@ -376,15 +376,20 @@ def end_slopes(ds: Any, methods: Iterable[Any]) -> dict[str, str]:
     methods, middle, lines = list(methods), ds.mse.median("seed"), {}
     for scaling in ds.scaling.values:
         for name, limit in zip(ds.algorithm.values, companion(ds, scaling, methods), strict=True):
-            run, prediction, later = (
-                decades(one)[1][-1] for one in middle.sel(scaling=scaling, algorithm=name)
-            )
+            run, prediction, later = map(_end, middle.sel(scaling=scaling, algorithm=name))
             key = (
                 f"decades per 1000 steps at the end, {name}, scaling: {scaling}; run / "
                 "prediction / that of the kernel later / companion matrix"
             )
-            lines[key] = f"{said(run)} / {said(prediction)} / {said(later)} / {limit:.2f}"
+            lines[key] = f"{run} / {prediction} / {later} / {limit:.2f}"
     return lines
+
+
+def _end(one: Any) -> str:
+    """The slope at the end of a curve in words."""
+    slope = float(decades(one)[1][-1])
+    few = np.isfinite(float(one[-1])) and not np.isfinite(slope)
+    return "too few steps saved" if few else said(slope)
 
 
 def against_width(

@@ -22,10 +22,10 @@ class List:
     the function that runs each; all of them where none is named."""
 
     flows: tuple[str, ...] | None = None
-    """Their parameters, equations and units; all of them where none is named."""
+    """With equations and units, those named; else all in a sentence each."""
 
     optimizers: tuple[str, ...] | None = None
-    """Their parameters, equations and units; all of them where none is named."""
+    """With equations and units, those named; else all in a sentence each."""
 
     def __call__(self, shared: Shared) -> int:
         from ..study.registry import experiments, folder
@@ -42,7 +42,9 @@ class List:
                     for name, text in found.items()
                 ]
                 for first, *rest in found.values():
-                    lines += [first, *(f"    {line}".rstrip() for line in rest), ""]
+                    told = rest if names else " ".join([*rest, ""]).partition(". ")[:1]
+                    lines += [first, *(f"    {line}".rstrip() for line in told)]
+                    lines += [""] if names else []
         if self.claims is not None:
             known = claims()
             named = claim_ids(self.claims) if self.claims else known

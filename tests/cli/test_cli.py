@@ -339,6 +339,8 @@ def test_every_flow_is_listed_with_its_parameters(capsys):
     assert run("list", "--flows") == 0
     said = capsys.readouterr().out
     assert "heavy_ball:b=sqrt(2 lambda_0)" in said and "triple_momentum:mu=...,smooth" in said
+    assert "Args:" not in said and run("list", "--flows", "nesterov") == 0
+    assert "Args:" in capsys.readouterr().out
 
 
 def test_one_process_of_one_needs_no_runtime(house, capsys, monkeypatch):
