@@ -18,15 +18,17 @@ from . import store, work
 class Standing:
     """How far a sweep is on one data set.
 
-    units: planned; done: there and whole; held: of the others, those that a process of this machine
-    or file system is computing now; damaged: there, but not whole. runs, failed: of the units that
-    are done. mean_seconds: of a unit; left_seconds: of all that are missing, one after another;
+    code: of the user's model and optimizers, by name and hash, once a unit is done. units: planned;
+    done: there and whole; held: of the others, those that a process of this machine or file system
+    is computing now; damaged: there, but not whole. runs, failed: of the units that are done.
+    mean_seconds: of a unit; left_seconds: of all that are missing, one after another;
     quiet_seconds: since the last was finished (NaN where none is).
     """
 
     data: str
     strategy: str
     grid: dict[str, Any]
+    code: str
     units: int
     done: int
     held: int
@@ -37,10 +39,19 @@ class Standing:
     left_seconds: float
     quiet_seconds: float
 
+    @property
+    def what(self) -> str:
+        """What tells it from the other sweeps of its folder."""
+        axes = ("flows", "optimizers", "batch_sizes", "widths")
+        sizes = [(len(self.grid[axis]), axis.replace("_", " ")) for axis in axes]
+        sizes.append((self.grid["seeds"], "seeds"))
+        counted = [f"{n} {name if n > 1 else name[:-1]}" for n, name in sizes if n]
+        return ", ".join([self.data, *counted, *([self.code] if self.code else [])])
+
     def __str__(self) -> str:
         missing = self.units - self.done
         share = self.done / max(self.units, 1)
-        line = f"{self.data}: {self.done} of {self.units} units ({share:.0%}), {self.runs} runs"
+        line = f"{self.what}: {self.done} of {self.units} units ({share:.0%}), {self.runs} runs"
         line += f", {self.failed} failed" if self.failed else ", none failed"
         if self.damaged:
             line += f"; {self.damaged} damaged, which are computed again"
@@ -99,6 +110,7 @@ def _standing(place: Path, record: dict[str, Any]) -> Standing:
         record["data"],
         record["strategy"],
         record["grid"],
+        _code(done[0]) if done else "",
         len(record["files"]),
         len(done),
         _held(place, missing),
@@ -109,6 +121,12 @@ def _standing(place: Path, record: dict[str, Any]) -> Standing:
         mean * (len(missing) + damaged),
         min(since, default=float("nan")),
     )
+
+
+def _code(attributes: dict[str, Any]) -> str:
+    """FILE.py:FUNCTION and hash of what is the user's own."""
+    settings = json.loads(attributes["settings"])
+    return ", ".join(settings[name] for name in ("model", "optimizers") if settings.get(name))
 
 
 def _held(place: Path, names: list[str]) -> int:

@@ -21,6 +21,7 @@ from ntk_momentum.network.loading import load_maker
 from ntk_momentum.progress import Bar
 from ntk_momentum.results import store, sweep, work
 from ntk_momentum.results.grid import Source, Sweep
+from ntk_momentum.results.status import standing
 
 
 def grid(**changes) -> Sweep:
@@ -116,6 +117,7 @@ def test_a_sweep_of_a_users_model_is_found_again_while_its_file_stays_as_it_is(t
     np.testing.assert_allclose(store.read_dataset(path)["loss"], runs.loss, rtol=1e-8)
     file.write_text(file.read_text().replace("tanh", "sin"))
     assert len(sweep.carry_out(mine, tmp_path / "out").done.computed) == 1
+    assert len({one.what for one in standing(tmp_path / "out")}) == 2  # told apart by their code
     with pytest.raises(InputError, match="leave it out"):
         grid(model=mine.model, antisymmetric=True)
 
