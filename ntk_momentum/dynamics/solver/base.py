@@ -111,15 +111,22 @@ class AbstractIntegrator(eqx.Module):
     def start(
         self,
         problem: AbstractProblem,
-        flow: AbstractFlow,
+        flow: Any,
         state: State,
         watcher: Watcher,
         numerics: Numerics,
         dtype: Any,
     ) -> Progress:
-        """Progress at t = 0, without memory unless a solver has one."""
+        """Progress at t = 0."""
+        memory = self.first_memory(problem, flow, state, numerics, dtype)
         t, none = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
-        return Progress(t, state, (), watcher.init(problem, t, state), none, none, none)
+        return Progress(t, state, memory, watcher.init(problem, t, state), none, none, none)
+
+    def first_memory(
+        self, problem: Any, flow: Any, state: State, numerics: Numerics, dtype: Any
+    ) -> PyTree:
+        """What the solver remembers at t = 0; nothing unless it says so."""
+        return ()
 
     @abc.abstractmethod
     def advance(

@@ -36,18 +36,10 @@ class Descent(AbstractIntegrator):
             self.batches is None and isinstance(method, AbstractOptimizer) and bool(method.linear)
         )
 
-    def start(
-        self,
-        problem: AbstractProblem,
-        flow: Any,
-        state: State,
-        watcher: Watcher,
-        numerics: Numerics,
-        dtype: Any,
-    ) -> Progress:
-        t, zero = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
-        watched = watcher.init(problem, t, state)
-        return Progress(t, state, flow.init(state.w), watched, zero, zero, zero)
+    def first_memory(
+        self, problem: Any, flow: Any, state: State, numerics: Numerics, dtype: Any
+    ) -> PyTree:
+        return flow.init(state.w)
 
     def why_not(self, problem: AbstractProblem, method: Any, w: PyTree) -> str | None:
         try:

@@ -87,21 +87,13 @@ class KrylovExponential(AbstractIntegrator):
             return f"it solves flows that are linear in the gradient, and {name} is not"
         return None
 
-    def start(
-        self,
-        problem: AbstractProblem,
-        flow: Any,
-        state: State,
-        watcher: Watcher,
-        numerics: Numerics,
-        dtype: Any,
-    ) -> Progress:
-        t, none = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
+    def first_memory(
+        self, problem: Any, flow: Any, state: State, numerics: Numerics, dtype: Any
+    ) -> PyTree:
         scale = jnp.maximum(problem.lambda_max(state.w), jnp.finfo(dtype).tiny)
         h = (0.05 / flow.fastest_rate(scale)).astype(dtype)
         step = _Step(problem, flow, self.size, numerics)
-        progress = (step.memory(state), h, none + 0.0)
-        return Progress(t, state, progress, watcher.init(problem, t, state), none, none, none)
+        return step.memory(state), h, jnp.zeros((), jnp.int32) + 0.0
 
     def advance(
         self,

@@ -91,25 +91,15 @@ class LazyExponential(AbstractIntegrator):
         seconds as well."""
         return self.order + (flow.init(jnp.zeros(())).v is not None)
 
-    def start(
-        self,
-        problem: Any,
-        flow: Any,
-        state: State,
-        watcher: Watcher,
-        numerics: Numerics,
-        dtype: Any,
-    ) -> Progress:
+    def first_memory(
+        self, problem: Any, flow: Any, state: State, numerics: Numerics, dtype: Any
+    ) -> PyTree:
         net = _as_linear(problem, state.w, roundoff(numerics.tol, dtype))
         by_products = takes_products(net.y.shape[0]) if self.products is None else self.products
         memory = Memory.first(net, state.w, state.v, lambda kernel: remembered(kernel, by_products))
         scale = jnp.maximum(largest(memory.at), jnp.finfo(dtype).tiny)
         h = (0.05 / flow.fastest_rate(scale)).astype(dtype)
-        h = jax.lax.stop_gradient(h)
-        zero = jnp.zeros((), jnp.int32)
-        t = jnp.zeros((), dtype)
-        watched = watcher.init(problem, t, state)
-        return Progress(t, state, (memory, h, zero), watched, zero, zero, zero)
+        return memory, jax.lax.stop_gradient(h), jnp.zeros((), jnp.int32)
 
     def advance(
         self,

@@ -88,22 +88,13 @@ class RungeKutta(AbstractIntegrator):
             )
         return tableau.num_stages - tableau.fsal
 
-    def start(
-        self,
-        problem: AbstractProblem,
-        flow: Any,
-        state: State,
-        watcher: Watcher,
-        numerics: Numerics,
-        dtype: Any,
-    ) -> Progress:
-        t = jnp.zeros((), dtype)
+    def first_memory(
+        self, problem: Any, flow: Any, state: State, numerics: Numerics, dtype: Any
+    ) -> PyTree:
         scale = jax.lax.stop_gradient(problem.lambda_max(state.w))
         h = _rounded(0.1 / flow.fastest_rate(scale)).astype(dtype)
         first, _, _ = _steps(self.method, problem, flow)
-        memory = scale, _arrays(first(t, h, state)), (jnp.ones((), dtype), h)
-        zero = jnp.zeros((), jnp.int32)
-        return Progress(t, state, memory, watcher.init(problem, t, state), zero, zero, zero)
+        return scale, _arrays(first(jnp.zeros((), dtype), h, state)), (jnp.ones((), dtype), h)
 
     def advance(
         self,
