@@ -117,6 +117,7 @@ def settled(
     every: int,
     trainable: str,
     after: int,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[np.ndarray, float, np.ndarray]:
     """`measured`, and what the kernel after so many steps predicts from there on, NaN before.
 
@@ -138,6 +139,7 @@ def settled(
         trainable=trainable,
         readouts=("loss",),
         state=begin.state,
+        progress=progress,
     )
     curve = np.append(np.mean(np.square(errors[:-1:every]), axis=1), rest.loss)
     foretold = _from_there(
@@ -287,11 +289,12 @@ def against_epoch(
             eta = level / eigenvalues[-1]
             x[i] = eta * eigenvalues if k == 0 else x[i]
             for j, (name, method) in enumerate(methods(eta).items()):
+                before, runs = j + len(names) * (i + len(SCALINGS) * k), mse[:, 0, :, :, 0].size
 
-                def one(net=net, method=method, trainable=trainable):
-                    curve, end, later = settled(
-                        net, data, method, config.steps, config.save_every, trainable, after
-                    )
+                def one(net=net, method=method, trainable=trainable, before=before, runs=runs):
+                    part = lambda done, total: progress(before * total + done, runs * total)
+                    steps = config.steps, config.save_every
+                    curve, end, later = settled(net, data, method, *steps, trainable, after, part)
                     return [*curve, end, *later]
 
                 found = keep(f"{scaling} {name} {k}", one)
@@ -299,7 +302,7 @@ def against_epoch(
                 end = found[counts.size]
                 top[i, j, k] = level, eta * end
                 mse[i, 1, j, k] = predicted(net, data, method, counts, trainable, kernel)
-                progress(j + 1 + len(names) * (i + len(SCALINGS) * k), mse[:, 0, :, :, 0].size)
+                progress(before + 1, runs)
     coords = {
         "scaling": list(SCALINGS),
         "curve": ["run", "prediction", "settled"],
