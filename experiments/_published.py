@@ -247,7 +247,7 @@ class Widths:
     seeds: int = 2
     epoch: int = 100
     eta: float = 4e-4
-    after: int = 30  # steps, half of all at most, after which the kernel is asked again
+    after: int = 30
     # of the paper's parametrisation, whose kernel does not grow with m; 0: n / (2 lambda_max)
     eta_paper: float = 0.0
     data: str = "digits"  # images only: digits, or mnist:FOLDER as the authors have it

@@ -24,7 +24,7 @@ FAST = {
     "nesterov_torch restarted_nesterov restarted_response softmax_cross_entropy spectral_radius "
     "squared stability_limit triple_momentum",
     "reads or draws": "encode_labels init_two_layer load_digits load_mnist load_npz load_table "
-    "normalize open_results sphere",
+    "normalize open_results sphere standardize",
     "computes nothing yet": "fully_connected_ntk infinite_ntk_operator linearize ntk_operator "
     "plan_ntk",
     "a formula, entry by entry": "infinite_ntk response",

@@ -133,6 +133,14 @@ KINDS: dict[str, dict[str, Any]] = {
         "text": "adam",
         "optax's not called": optax.adam,
     },
+    "our optimizer": {
+        "None": None,
+        "0.1": 0.1,
+        "not called": nm.heavy_ball,
+        "a flow": nm.HeavyBall(1.0),
+        "text": "adam",
+        "optax's": optax.sgd(0.1),
+    },
     "kernel": {
         "None": None,
         "text": "x",

@@ -39,6 +39,7 @@ C = TypeVar("C", bound=type)
 NAMES = {Path: "PATH", str: "TEXT", int: "INT", float: "FLOAT"}
 
 SHARED = {
+    "after": "Steps, half of all at most, after which the kernel is asked again.",
     "batch_size": "Samples in a step.",
     "batch_sizes": "Samples in a step.",
     "beta": "Momentum.",

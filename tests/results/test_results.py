@@ -91,7 +91,13 @@ def test_a_variant_tells_settings_apart_and_data_sets_of_different_sizes_fit(fol
     np.savez(tmp_path / "mine.npz", X=np.eye(6)[:5], y=np.ones(5))
     sweep.carry_out(grid(flows=FLOWS[:1], antisymmetric=True, times=9), folder)
     sweep.carry_out(
-        grid(flows=FLOWS[:1], data=(str(tmp_path / "mine.npz"),), times=5, readouts=("loss",)),
+        grid(
+            flows=FLOWS[:1],
+            data=(str(tmp_path / "mine.npz"),),
+            n=None,
+            times=5,
+            readouts=("loss",),
+        ),
         folder,
     )
     results = nm.open_results(folder).load()
