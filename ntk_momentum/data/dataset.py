@@ -277,7 +277,7 @@ def standardize(X: Any) -> np.ndarray:
         InputError: If X holds something else than finite real numbers, or is no such array.
 
     Examples:
-        >>> nm.standardize([[1.0, 500.0], [3.0, 700.0]]).tolist()
+        >>> nm.standardize([[1.0, 500.0], [3.0, 700.0]]).round(12).tolist()
         [[-1.0, -1.0], [1.0, 1.0]]
     """
     X = _inputs(X)
