@@ -23,14 +23,16 @@ def ready(made: Plan) -> Iterator[Unit]:
     ones on their way in other threads; raises what compiling raises.
 
     Nothing is compiled ahead where all units share one program, where there is one core, where
-    several processes share the devices or runs are compacted, window by window.
+    several processes share the devices or runs are compacted, window by window; nor off CPUs, where
+    compiling tries kernels in the memory that the units of a plan may fill.
     """
     kind = {i: k for k, members in enumerate(kinds(made.flows)) for i in members}
     firsts: dict[Hashable, Unit] = {}
     for unit in made.units:
         firsts.setdefault(_program(made, unit, kind), unit)
     room = min(AT_ONCE, os.cpu_count() or 1, len(firsts))
-    if room == 1 or made.over.is_multi_process or made.strategy == "compacted":
+    ours = made.over.devices.flat[0].platform == "cpu" and not made.over.is_multi_process
+    if room == 1 or not ours or made.strategy == "compacted":
         yield from made.units
         return
     coming, on_their_way = iter(firsts.items()), dict[Hashable, Future[Any]]()
