@@ -25,7 +25,7 @@ TABLES = (".csv", ".tsv", ".parquet", ".pq")
 
 class ClaimWord(NamedTuple):
     """A numbered statement of the paper: its id, where it stands, what it is, its fault, under what
-    its corrected form holds, and what runs it."""
+    its corrected form holds, what runs it, and what is wrong, or right, with it."""
 
     id: str
     section: str
@@ -33,6 +33,7 @@ class ClaimWord(NamedTuple):
     fault: str
     under: str
     home: str
+    note: str
 
 
 class FlowWord(NamedTuple):
@@ -83,7 +84,8 @@ def claims() -> Mapping[str, ClaimWord]:
                         _plain(said[part]) for part in ("section", "kind", "fault", "under")
                     )
                     home = f"{_HERE.name}.{module.replace('/', '.')}.{node.name}"  # type: ignore[attr-defined]
-                    found[id] = ClaimWord(id, section, kind, fault, under, home)
+                    note = " ".join(_plain(said.get("note", "")).split())
+                    found[id] = ClaimWord(id, section, kind, fault, under, home, note)
     return {id: found[id] for id in declared("ledger/ledger", "PAPER_ORDER") if id in found}
 
 

@@ -71,10 +71,10 @@ print(json.dumps(codes))
 def test_the_claims_read_are_the_claims_registered():
     from ntk_momentum.ledger import entries
 
-    registered = {
-        id: (id, e.section, e.kind, e.fault, e.under, f"{e.run.__module__}.{e.run.__qualname__}")
-        for id, e in entries().items()
-    }
+    registered = {}
+    for id, e in entries().items():
+        home, note = f"{e.run.__module__}.{e.run.__qualname__}", " ".join(e.note.split())
+        registered[id] = (id, e.section, e.kind, e.fault, e.under, home, note)
     assert {id: tuple(claim) for id, claim in words.claims().items()} == registered
     assert list(words.claims()) == list(registered)
 

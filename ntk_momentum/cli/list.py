@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..words import claim_ids, claims
-from .options import Shared, command
+from .options import Shared, command, wrapped
 
 
 @command
@@ -19,7 +19,7 @@ class List:
 
     claims: tuple[str, ...] | None = None
     """With section, kind, class (what is wrong with the print), where the corrected form holds, and
-    the function that runs each; all of them where none is named."""
+    the function that runs each; all of them where none is named, else in words what is wrong."""
 
     flows: tuple[str, ...] | None = None
     """With equations and units, those named; else all in a sentence each."""
@@ -28,6 +28,7 @@ class List:
     """With equations and units, those named; else all in a sentence each."""
 
     def __call__(self, shared: Shared) -> int:
+        from ..study.notation import shown
         from ..study.registry import experiments, folder
 
         record: dict[str, Any] = {}
@@ -49,11 +50,12 @@ class List:
             known = claims()
             named = claim_ids(self.claims) if self.claims else known
             record["claims"] = [one for id, one in known.items() if id in named]
-            lines += [
-                f"{claim.id:23} section {claim.section:2} {claim.kind:12} "
-                f"{claim.fault:10}  {claim.under:29} {claim.home}"
-                for claim in record["claims"]
-            ]
+            for claim in record["claims"]:
+                lines.append(
+                    f"{claim.id:23} section {claim.section:2} {claim.kind:12} "
+                    f"{claim.fault:10}  {claim.under:29} {claim.home}"
+                )
+                lines += [wrapped(shown(claim.note), 96)] if self.claims else []
         if not record:
             studies = experiments()
             if not studies:
