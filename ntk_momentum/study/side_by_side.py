@@ -67,10 +67,10 @@ def side_by_side(
             try:
                 kind, name, value = told.get(timeout=1.0)
             except queue.Empty:
-                if any(worker.exitcode for worker in workers):
-                    codes = sorted({worker.exitcode for worker in workers if worker.exitcode})
+                ended = [worker.exitcode for worker in workers if worker.exitcode is not None]
+                if any(ended) or len(ended) == jobs:
                     raise InputError(
-                        f"a process ended with code {codes[0]} while it did one of "
+                        f"a process ended with code {max(ended, key=abs)} while it did one of "
                         f"{', '.join(sorted(left))}; it may have run out of memory. What was "
                         "finished is kept; the same command goes on from there, with --jobs 1 in "
                         "less memory."
