@@ -95,16 +95,13 @@ def drifts(
     _, push_later, pull_later = linear_maps(problem.f, end)
 
     def row(unit: Array) -> Array:
-        one, other, apart = (
-            pull(unit),
-            pull_later(unit),
-            unit - jnp.mean(unit, axis=0, keepdims=True),
-        )
+        one, other = pull(unit), pull_later(unit)
         parts = [norm(jax.tree.map(jnp.subtract, other, one)) ** 2, norm(one) ** 2]
-        parts += [norm(x) ** 2 for x in (other, pull(apart), pull_later(apart))]
         if kernel is None:
             H0, H = push(one), push_later(other)
-            parts += [jnp.sum(pair) for pair in ((H - H0) ** 2, H0**2, H**2, H0 * H)]
+            apart = unit - jnp.mean(unit, axis=0, keepdims=True)
+            pairs = (H - H0) ** 2, H0**2, H**2, H0 * H, apart * H0, unit * H0, apart * H, unit * H
+            parts += [jnp.sum(pair) for pair in pairs]
         return jnp.stack(parts)
 
     if f0.size <= EXACT:
@@ -114,12 +111,20 @@ def drifts(
     sums = jnp.sum(jax.lax.map(row, probes.reshape(-1, *f0.shape)), axis=0)
     features = jnp.sqrt(sums[0] / sums[1])
     if kernel is None or later is None:
-        far, size, size_later = jnp.sqrt(sums[5:8])
-        cosine = sums[8] / size / size_later
+        far, size, size_later = jnp.sqrt(sums[2:5])
+        cosine, shares = sums[5] / size / size_later, sums[6:10]
     else:
         far, size, size_later = norm(later - kernel), norm(kernel), norm(later)
         cosine = jnp.sum(kernel / size * (later / size_later))
+        shares = jnp.concatenate([_traces(kernel, len(f0)), _traces(later, len(f0))])
     turn = jnp.sqrt(jnp.maximum(1 - cosine**2, 0.0))
-    share = lambda part, whole: jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1.0), 0.0)
-    contrast = [jnp.ones(())] * 2 if len(f0) == 1 else [*map(share, sums[3:5], sums[1:3])]
+    whole = jnp.where(shares[1::2] > 0, shares[1::2], 1.0)
+    contrast = jnp.ones(2) if len(f0) == 1 else jnp.maximum(shares[::2], 0.0) / whole
     return far / size, turn, features, norm(moved) / norm(start), size_later / size, *contrast
+
+
+def _traces(kernel: Array, n: int) -> Array:
+    """The traces of C H and of H = J J^T, |C J|^2 and |J|^2, with C taking off the mean over n
+    inputs."""
+    over = jnp.einsum("icjc->ij", kernel.reshape(n, -1, n, len(kernel) // n))
+    return jnp.stack([jnp.trace(over) - jnp.sum(over) / n, jnp.trace(over)])
