@@ -199,8 +199,8 @@ def _why_off(asked: Advise, net: Any, data: Any, off: dict[str, tuple[Any, float
         own = {name: one.steps for name, one in found.methods.items()}
         steps = ", ".join(f"{name} {_count(count)}" for name, count in own.items())
         told = f"the advice is for infinite width; by this network's own kernel they take {steps}; "
-        took = [(own[name], took) for name, (_, took) in off.items()]
-        if all(math.isfinite(took) and abs(own - took) <= 0.2 * took for own, took in took):
+        near = lambda name, took: math.isfinite(took) and abs(own[name] - took) <= 0.2 * took
+        if all(near(name, took) for name, (_, took) in off.items()):
             return f"{told}--width {net.width} gives advice of its own."
     name, (one, _) = min(off.items(), key=lambda pair: pair[1][0].steps)
     count = int(one.steps)

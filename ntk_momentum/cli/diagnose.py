@@ -111,7 +111,7 @@ def print_diagnosis(asked: Diagnose, shared: Shared) -> int:
             "the MLP's weights",
             "use a smaller --width",
         )
-    if not asked.model:  # the MLP reads images as rows
+        # the MLP reads images as rows
         data = Dataset(data.X.reshape(data.n, -1), data.y, "allow", name=data.name)
     key = jax.random.key(asked.seed)
     model = (
