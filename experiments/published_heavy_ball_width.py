@@ -35,7 +35,7 @@ from ntk_momentum.study import plotting
 
 ORDER = 101
 CAPTION = """Left: mean squared error after a fixed number of steps, median and range over seeds,
-and dash-dotted what the kernel and the velocity after thirty steps foretell. Middle: the largest
+and dash-dotted what the kernel and the velocity after the first steps foretell. Middle: the largest
 eigenvalue of the kernel in units of the step, at the start (dots) and at the end (crosses), and
 each momentum's limit of stability, dashed; the widths where the start meets it are dotted on the
 left. Right: the paper's parametrisation (beta of the middle curve), the loss over the prediction of

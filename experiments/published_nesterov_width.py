@@ -6,7 +6,7 @@ of stability, 2 (1 + beta)/(1 + 2 beta) of eta lambda_max, falls from 2 to 4/3 a
 + d) grows: the best width is near the one where the initial kernel meets it. On the authors' images
 that holds for d = 2; for d = 10, whose momentum is still small in the first steps, the best width
 lies beyond it, as without momentum: the network is thrown to where its kernel is smaller and trains
-on from there. What the kernel and the velocity after thirty steps foretell (dash-dotted) puts the
+on from there. What the kernel and the velocity after the first steps foretell (dash-dotted) puts the
 best width of every d where it is, on digits. In the paper's scaling, m^(-1/2), the kernel does not
 grow and wider runs come closer to what their kernel predicts. Changed by default: 50 digits, widths
 500 to 3000, epoch 100, a step that puts the limit among these widths.
@@ -22,7 +22,7 @@ from ntk_momentum.study import plotting
 
 ORDER = 103
 CAPTION = """Left: mean squared error after a fixed number of steps, median and range over seeds,
-and dash-dotted what the kernel and the velocity after thirty steps foretell. Middle: the largest
+and dash-dotted what the kernel and the velocity after the first steps foretell. Middle: the largest
 eigenvalue of the kernel in units of the step, at the start (dots) and at the end (crosses), and the
 limit of stability at the momentum of the last step, dashed; the widths where the start meets it are
 dotted on the left. Right: the paper's parametrisation (the middle d), the loss over the prediction
