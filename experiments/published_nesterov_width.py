@@ -6,7 +6,7 @@ of stability, 2 (1 + beta)/(1 + 2 beta) of eta lambda_max, falls from 2 to 4/3 a
 + d) grows: the best width is near the one where the initial kernel meets it. On the authors' images
 that holds for d = 2; for d = 10, whose momentum is still small in the first steps, the best width
 lies beyond it, as without momentum: the network is thrown to where its kernel is smaller and trains
-on from there. What the kernel and the velocity after the first steps foretell (dash-dotted) puts the
+on from there. What the kernel and the velocity after thirty steps foretell (dash-dotted) puts the
 best width of every d where it is, on digits. In the paper's scaling, m^(-1/2), the kernel does not
 grow and wider runs come closer to what their kernel predicts. Changed by default: 50 digits, widths
 500 to 3000, epoch 100, a step that puts the limit among these widths.
